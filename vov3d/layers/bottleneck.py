@@ -1,0 +1,104 @@
+"""D(2+1)D and its siblings: the bottlenecks of VoV3D and X3D.
+
+Paper: https://arxiv.org/abs/2012.00317, section III.C, Tables 1 and 4. The 3D depthwise convolution of X3D's
+bottleneck becomes a spatial and a temporal depthwise convolution in series. All five forms of the middle
+convolution share this one class, so that T-OSA and D(2+1)D switch on and off independently (Table 3).
+"""
+
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import nn
+
+from vov3d.layers.conv import conv3d, middle_convs
+from vov3d.layers.norm_act import LayerType, create_act, create_norm
+from vov3d.layers.squeeze_excite import SqueezeExcite3d
+
+
+class D2plus1D(nn.Module):
+    """Bottleneck: 1x1x1 expand, middle convolution(s), squeeze-and-excitation, 1x1x1 project, shortcut.
+
+    1x1x1 conv, BN, ReLU -> 1 x k x k depthwise (stride here) -> t x 1 x 1 depthwise -> BN -> SE -> SiLU
+    -> 1x1x1 conv, BN -> plus the shortcut -> ReLU. Drops into any 3D CNN: ``D2plus1D(24, 54, 24)(x)``.
+
+    Args:
+        in_chs: Channels of the input.
+        mid_chs: Channels of the middle convolution.
+        out_chs: Channels of the output.
+        stride: Spatial stride; time is never strided.
+        kernel_size: Spatial size of the middle convolution, odd.
+        temporal_kernel_size: Temporal size of the middle convolution, odd.
+        se_ratio: Width of squeeze-and-excitation relative to ``mid_chs``; 0 for none.
+        shortcut: True adds the input where shapes match, False adds nothing, a module's output is added always
+            (a projection, as in X3D).
+        act_layer: Activation after the expansion and at the end.
+        mid_act_layer: Activation after the middle convolution.
+        norm_layer: Norm, a name or a class.
+        conv: Middle convolution, one of ``vov3d.layers.MIDDLE_CONVS``.
+        drop_path: Rate of stochastic depth on the residual branch.
+        zero_init_last: Starts the last norm at zero, so that the block starts as its shortcut.
+        device: Device of the parameters.
+        dtype: Floating type of the parameters.
+
+    Shape:
+        ``(B, in_chs, T, H, W)`` to ``(B, out_chs, T, ceil(H / stride), ceil(W / stride))``.
+
+    Raises:
+        ValueError: If ``conv``, a layer's name or a kernel size is not allowed.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        mid_chs: int,
+        out_chs: int,
+        stride: int = 1,
+        kernel_size: int = 3,
+        temporal_kernel_size: int = 3,
+        se_ratio: float = 1 / 16,
+        shortcut: bool | nn.Module = True,
+        act_layer: LayerType = "relu",
+        mid_act_layer: LayerType = "silu",
+        norm_layer: LayerType = "batchnorm3d",
+        conv: str = "d2plus1d",
+        drop_path: float = 0.0,
+        zero_init_last: bool = False,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.conv_pw = conv3d(in_chs, mid_chs, (1, 1), **dd)
+        self.bn1 = create_norm(norm_layer, mid_chs, **dd)
+        self.act1 = create_act(act_layer)
+
+        middle = middle_convs(conv, mid_chs, (temporal_kernel_size, kernel_size), stride, **dd)
+        self._middle = tuple(middle)
+        for name, module in middle.items():
+            self.add_module(name, module)
+        self.bn2 = create_norm(norm_layer, mid_chs, **dd)
+        self.se = SqueezeExcite3d(mid_chs, se_ratio, **dd) if se_ratio else nn.Identity()
+        self.act2 = create_act(mid_act_layer)
+
+        self.conv_pwl = conv3d(mid_chs, out_chs, (1, 1), **dd)
+        self.bn3 = create_norm(norm_layer, out_chs, **dd)
+        if zero_init_last:
+            nn.init.zeros_(self.bn3.get_parameter("weight"))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        if isinstance(shortcut, bool):
+            matches = stride == 1 and in_chs == out_chs
+            self.shortcut = nn.Identity() if shortcut and matches else None
+        else:
+            self.shortcut = shortcut
+        self.act3 = create_act(act_layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        residual = None if self.shortcut is None else self.shortcut(x)
+        x = self.act1(self.bn1(self.conv_pw(x)))
+        for name in self._middle:
+            x = getattr(self, name)(x)
+        x = self.act2(self.se(self.bn2(x)))
+        x = self.drop_path(self.bn3(self.conv_pwl(x)))
+        return self.act3(x if residual is None else x + residual)

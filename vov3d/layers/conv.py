@@ -1,0 +1,128 @@
+"""Convolutions on clips ``(B, C, T, H, W)``.
+
+The middle convolution of a bottleneck comes in the five forms that the VoV3D paper compares (Tables 1 and 4).
+With C channels in and out, temporal kernel t, spatial kernel k, spatial stride s and an input of T x H x W:
+
+========== =================================== ================ =============================================
+``conv=``  form                                parameters       multiply-adds
+========== =================================== ================ =============================================
+3d         t x k x k                           t k^2 C^2        t k^2 C^2 T H W / s^2
+r2plus1d   1 x k x k, then t x 1 x 1           (k^2 + t) C^2    (k^2 + t) C^2 T H W / s^2
+dw3d       depthwise t x k x k                 t k^2 C          t k^2 C T H W / s^2
+d1plus2d   depthwise t x 1 x 1, then 1 x k x k (k^2 + t) C      (k^2 / s^2 + t) C T H W         (equation 1)
+d2plus1d   depthwise 1 x k x k, then t x 1 x 1 (k^2 + t) C      (k^2 + t) C T H W / s^2         (equation 2)
+========== =================================== ================ =============================================
+
+The stride lies in the spatial convolution, which is the first of two in ``d2plus1d`` and the second in
+``d1plus2d``. The pairs have neither norm nor activation between them, so that they factorize one kernel;
+``r2plus1d`` keeps C channels between its two, not the wider middle of R(2+1)D that restores the parameters of (a).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vov3d.layers.norm_act import LayerType, create_act, create_norm
+
+MIDDLE_CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
+"""The five forms of a bottleneck's middle convolution, in the order (a) to (e) of Table 1."""
+
+
+def conv3d(
+    in_chs: int, out_chs: int, kernel: tuple[int, int], stride: int = 1, groups: int = 1, **dd: Any
+) -> nn.Conv3d:
+    """A bias-free convolution that keeps the length and divides height and width by ``stride`` (rounded up).
+
+    Args:
+        in_chs: Channels of the input.
+        out_chs: Channels of the output.
+        kernel: Temporal and spatial kernel size, both odd.
+        stride: Spatial stride; time is never strided.
+        groups: Groups of channels; ``in_chs`` makes it depthwise.
+        **dd: ``device`` and ``dtype``.
+
+    Raises:
+        ValueError: If a kernel size is even: no padding would keep the size.
+    """
+    t, k = kernel
+    if t % 2 == 0 or k % 2 == 0:
+        raise ValueError(f"kernel sizes must be odd, got {t} in time and {k} in space")
+    pad = (t // 2, k // 2, k // 2)
+    return nn.Conv3d(in_chs, out_chs, (t, k, k), (1, stride, stride), pad, groups=groups, bias=False, **dd)
+
+
+def middle_convs(conv: str, chs: int, kernel: tuple[int, int], stride: int = 1, **dd: Any) -> dict[str, nn.Conv3d]:
+    """The middle convolution of a bottleneck, as modules in the order in which they run.
+
+    Args:
+        conv: One of ``MIDDLE_CONVS``.
+        chs: Channels in and out.
+        kernel: Temporal and spatial kernel size.
+        stride: Spatial stride.
+        **dd: ``device`` and ``dtype``.
+
+    Returns:
+        ``{"conv_st": ...}`` for the whole kernels, ``conv_s`` (1 x k x k) and ``conv_t`` (t x 1 x 1) for the pairs.
+
+    Raises:
+        ValueError: If ``conv`` is none of the five.
+    """
+    if conv not in MIDDLE_CONVS:
+        raise ValueError(f"conv={conv!r} is not known; use one of {', '.join(MIDDLE_CONVS)}")
+    groups = 1 if conv in ("3d", "r2plus1d") else chs
+    if conv in ("3d", "dw3d"):
+        return {"conv_st": conv3d(chs, chs, kernel, stride, groups, **dd)}
+    pair = {
+        "conv_s": conv3d(chs, chs, (1, kernel[1]), stride, groups, **dd),
+        "conv_t": conv3d(chs, chs, (kernel[0], 1), 1, groups, **dd),
+    }
+    return pair if conv != "d1plus2d" else dict(reversed(pair.items()))
+
+
+class ConvNormAct3d(nn.Module):
+    """Convolution, norm and activation as separate submodules ``conv``, ``bn``, ``act``.
+
+    timm's fused norm-and-activation layers take no clips and lose the activation in a SyncBN conversion.
+
+    Args:
+        in_chs: Channels of the input.
+        out_chs: Channels of the output.
+        kernel_size: Spatial kernel size, odd.
+        temporal_kernel_size: Temporal kernel size, odd.
+        stride: Spatial stride; time is never strided.
+        groups: Groups of channels.
+        norm_layer: Norm, a name or a class.
+        act_layer: Activation, a timm name or a class; None for none.
+        device: Device of the parameters.
+        dtype: Floating type of the parameters.
+
+    Shape:
+        ``(B, in_chs, T, H, W)`` to ``(B, out_chs, T, ceil(H / stride), ceil(W / stride))``.
+
+    Raises:
+        ValueError: If a kernel size is even or a layer's name unknown.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        kernel_size: int = 1,
+        temporal_kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        norm_layer: LayerType = "batchnorm3d",
+        act_layer: LayerType | None = "relu",
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.conv = conv3d(in_chs, out_chs, (temporal_kernel_size, kernel_size), stride, groups, **dd)
+        self.bn = create_norm(norm_layer, out_chs, **dd)
+        self.act = create_act(act_layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolves, normalises, activates."""
+        return self.act(self.bn(self.conv(x)))

@@ -1,0 +1,139 @@
+"""The classifier head of X3D and VoV3D.
+
+1x1x1 conv, BN, ReLU -> pool over the clip -> 1x1x1 conv to the hidden features, ReLU -> dropout -> linear.
+It returns logits, in training and in evaluation. ``forward_dense`` is the published evaluation at larger crops:
+a window of the training crop's map slides over the map, and the softmax is averaged over its positions.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from timm.layers import SelectAdaptivePool2d
+from torch import nn
+
+from vov3d.layers.conv import conv3d
+from vov3d.layers.norm_act import LayerType, create_act, create_norm
+
+_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+
+
+class ClassifierHead3d(nn.Module):
+    """From the last feature map to logits.
+
+    Args:
+        in_chs: Channels of the feature map.
+        mid_chs: Channels that are pooled.
+        hidden_chs: Features before the classifier.
+        num_classes: Classes; 0 leaves the classifier out.
+        global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``, or ``""`` for a map of logits.
+        drop_rate: Dropout before the classifier.
+        act_layer: Activation, a timm name or a class.
+        norm_layer: Norm, a name or a class.
+        device: Device of the parameters.
+        dtype: Floating type of the parameters.
+
+    Shape:
+        ``(B, in_chs, T, H, W)`` to ``(B, num_classes)``; to ``(B, hidden_chs)`` without classes; with
+        ``global_pool=""`` to ``(B, num_classes or hidden_chs, T, H, W)``.
+
+    Raises:
+        ValueError: If ``global_pool`` is not known or ``num_classes`` negative.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        mid_chs: int,
+        hidden_chs: int = 2048,
+        num_classes: int = 400,
+        global_pool: str = "avg",
+        drop_rate: float = 0.5,
+        act_layer: LayerType = "relu",
+        norm_layer: LayerType = "batchnorm3d",
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_features = hidden_chs
+        self.conv = conv3d(in_chs, mid_chs, (1, 1), **dd)
+        self.bn = create_norm(norm_layer, mid_chs, **dd)
+        self.act1 = create_act(act_layer)
+        self.global_pool = self._pool(global_pool)
+        self.hidden = conv3d(mid_chs * self.global_pool.feat_mult(), hidden_chs, (1, 1), **dd)
+        self.act2 = create_act(act_layer)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc = self._classifier(num_classes, **dd)
+
+    @staticmethod
+    def _pool(global_pool: str) -> SelectAdaptivePool2d:
+        if global_pool not in _POOLS:
+            raise ValueError(f"global_pool={global_pool!r} is not known; use one of {_POOLS}")
+        return SelectAdaptivePool2d(pool_type=global_pool)
+
+    def _classifier(self, num_classes: int, **dd) -> nn.Module:
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be 0 or more, got {num_classes}")
+        if num_classes == 0:
+            return nn.Identity()
+        fc = nn.Linear(self.num_features, num_classes, **dd)
+        nn.init.normal_(fc.weight, std=0.01)
+        nn.init.zeros_(fc.bias)
+        return fc
+
+    def reset(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Puts in a fresh classifier and, if given, another pooling.
+
+        Raises:
+            ValueError: If the pooling is not known, or would pool to another width than the hidden layer takes.
+        """
+        weight = self.hidden.weight
+        if global_pool is not None:
+            pool = self._pool(global_pool)
+            if pool.feat_mult() != self.global_pool.feat_mult():
+                raise ValueError(
+                    f"global_pool={global_pool!r} changes the width of the hidden layer; create the model with it"
+                )
+            self.global_pool = pool
+        self.fc = self._classifier(num_classes, device=weight.device, dtype=weight.dtype)
+
+    def _hidden(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.act2(self.hidden(x)))
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        return rearrange(self.fc(rearrange(x, "b c t h w -> b t h w c")), "b t h w k -> b k t h w")
+
+    def forward(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Classifies a feature map ``(B, in_chs, T, H, W)``; with ``pre_logits`` stops before the classifier."""
+        x = self.act1(self.bn(self.conv(x)))
+        if not self.global_pool.is_identity():
+            # timm's pooling is 2-D: time is laid beside height.
+            x = self.global_pool(rearrange(x, "b c t h w -> b c (t h) w")).unsqueeze(2)
+            x = self._hidden(x).flatten(1)
+            return x if pre_logits else self.fc(x)
+        x = self._hidden(x)
+        return x if pre_logits else self._logits(x)
+
+    def forward_dense(self, x: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
+        """Averages the softmax over the positions of a window that slides over the map.
+
+        Args:
+            x: Feature map ``(B, in_chs, T, H, W)``.
+            window: Height and width of the window in map positions; a larger one than the map covers it.
+
+        Returns:
+            Probabilities ``(B, num_classes)``.
+
+        Raises:
+            ValueError: If the head has no classifier or does not pool by the average.
+        """
+        if isinstance(self.fc, nn.Identity):
+            raise ValueError("forward_dense needs a classifier, but num_classes is 0")
+        if self.global_pool.pool_type != "avg":
+            raise ValueError(f"forward_dense pools by the average, but global_pool is {self.global_pool.pool_type!r}")
+        x = self.act1(self.bn(self.conv(x)))
+        size = (x.shape[2], min(window[0], x.shape[3]), min(window[1], x.shape[4]))
+        x = F.avg_pool3d(x, size, stride=1)
+        return self._logits(self._hidden(x)).softmax(1).mean((2, 3, 4))

@@ -1,0 +1,61 @@
+"""Norm and activation layers by name.
+
+timm's activation factory serves clips unchanged. Its norm factory names 2-D layers only, so the few norms that
+take ``(B, C, T, H, W)`` are named here.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from timm.layers import GroupNorm1, create_act_layer
+from torch import nn
+
+LayerType = str | Callable[..., nn.Module]
+
+_NORM_LAYERS: dict[str, Callable[..., nn.Module]] = {
+    "batchnorm": nn.BatchNorm3d,
+    "batchnorm3d": nn.BatchNorm3d,
+    "syncbatchnorm": nn.SyncBatchNorm,
+    "instancenorm3d": partial(nn.InstanceNorm3d, affine=True),
+    "groupnorm1": GroupNorm1,
+}
+
+
+def create_norm(norm_layer: LayerType, num_features: int, device=None, dtype=None) -> nn.Module:
+    """Builds a norm layer for clips.
+
+    Args:
+        norm_layer: A name (``"batchnorm3d"``, ``"syncbatchnorm"``, ``"instancenorm3d"``, ``"groupnorm1"``) or
+            anything callable that takes the number of channels.
+        num_features: Channels.
+        device: Device of the parameters.
+        dtype: Floating type of the parameters.
+
+    Raises:
+        ValueError: If the name is not known.
+    """
+    if isinstance(norm_layer, str):
+        name = norm_layer.replace("_", "").lower()
+        if name not in _NORM_LAYERS:
+            raise ValueError(f"norm_layer={norm_layer!r} is not known; use one of {', '.join(_NORM_LAYERS)} or a class")
+        norm_layer = _NORM_LAYERS[name]
+    return norm_layer(num_features, device=device, dtype=dtype)
+
+
+def create_act(act_layer: LayerType | None) -> nn.Module:
+    """Builds an activation: a timm name such as ``"relu"`` or ``"silu"``, a class, or None for the identity.
+
+    Raises:
+        ValueError: If the name is not known to timm.
+    """
+    if act_layer is None:
+        return nn.Identity()
+    try:
+        # Only ReLU works in place: it keeps no input for its gradient.
+        act = create_act_layer(act_layer, inplace=True if act_layer in ("relu", nn.ReLU) else None)
+    except KeyError:
+        raise ValueError(
+            f"act_layer={act_layer!r} is not an activation of timm; try 'relu', 'silu' or a class"
+        ) from None
+    assert act is not None
+    return act

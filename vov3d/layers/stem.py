@@ -1,0 +1,71 @@
+"""The stem of X3D (https://arxiv.org/abs/2004.04730) and VoV3D: space first, then time, no pooling."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vov3d.layers.conv import conv3d
+from vov3d.layers.norm_act import LayerType, create_act, create_norm
+
+
+class Stem3d(nn.Module):
+    """1x3x3 conv with stride (1, 2, 2) -> depthwise 5x1x1 conv -> BN -> ReLU.
+
+    Args:
+        in_chans: Channels of the clip.
+        out_chs: Channels of the output.
+        kernel_size: Spatial kernel size, odd.
+        temporal_kernel_size: Temporal kernel size, odd.
+        act_layer: Activation, a timm name or a class.
+        norm_layer: Norm, a name or a class.
+        min_size: Smallest height and width that the network behind the stem takes.
+        device: Device of the parameters.
+        dtype: Floating type of the parameters.
+
+    Shape:
+        ``(B, in_chans, T, H, W)`` to ``(B, out_chs, T, ceil(H / 2), ceil(W / 2))``.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chs: int,
+        kernel_size: int = 3,
+        temporal_kernel_size: int = 5,
+        act_layer: LayerType = "relu",
+        norm_layer: LayerType = "batchnorm3d",
+        min_size: int = 2,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.in_chans = in_chans
+        self.min_size = min_size
+        self.conv_s = conv3d(in_chans, out_chs, (1, kernel_size), stride=2, **dd)
+        self.conv_t = conv3d(out_chs, out_chs, (temporal_kernel_size, 1), groups=out_chs, **dd)
+        self.bn = create_norm(norm_layer, out_chs, **dd)
+        self.act = create_act(act_layer)
+
+    def _check(self, x: torch.Tensor) -> None:
+        if x.ndim != 5:
+            raise ValueError(f"expected a clip (B, C, T, H, W), got {x.ndim} dimensions of sizes {tuple(x.shape)}")
+        if x.shape[1] != self.in_chans:
+            raise ValueError(
+                f"expected {self.in_chans} channels in (B, C, T, H, W), got {x.shape[1]} in {tuple(x.shape)}"
+            )
+        if x.shape[3] < self.min_size or x.shape[4] < self.min_size:
+            raise ValueError(
+                f"the strides need clips of at least {self.min_size}x{self.min_size} pixels,"
+                f" got {x.shape[3]}x{x.shape[4]}; enlarge the clip"
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Halves height and width.
+
+        Raises:
+            ValueError: If the clip has another number of dimensions or channels, or is too small.
+        """
+        self._check(x)
+        return self.act(self.bn(self.conv_t(self.conv_s(x))))

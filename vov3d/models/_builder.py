@@ -1,0 +1,135 @@
+"""The bridge to timm: builds a registered model, with or without weights.
+
+timm resolves arguments and wraps features. Reading and fitting weights is ours: timm's loader drops a 3-D stem that
+it cannot adapt, and loads loosely as soon as the classifier differs.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from timm.models import PretrainedCfg, build_model_with_cfg
+from torch import nn
+
+from vov3d.layers import MIDDLE_CONVS
+from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.models._registry import list_models, model_entrypoint
+from vov3d.models._weights import CLASSIFIER, STEM, FilterFn, StateDict, fetch, load_weights
+
+
+class Family(NamedTuple):
+    """What the variants of one paper share.
+
+    Attributes:
+        model_cls: Their class.
+        filter_fn: Renames the tensors of every format that holds them to the model's own names.
+        conv: Their published middle convolution.
+    """
+
+    model_cls: Callable[..., nn.Module]
+    filter_fn: FilterFn
+    conv: str
+
+
+_FAMILIES: dict[Any, Family] = {}
+
+
+def build_video_model(
+    family: Family,
+    variant: str,
+    pretrained: bool,
+    model_args: Mapping[str, Any],
+    *,
+    pretrained_cfg: str | Mapping[str, Any] | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Builds a model of the registry; entry points call this.
+
+    Args:
+        family: The family that the variant belongs to.
+        variant: Name of the model.
+        pretrained: Loads weights.
+        model_args: Arguments that make the variant; ``kwargs`` override them.
+        pretrained_cfg: Tag, dictionary or configuration; the variant's default tag if None.
+        pretrained_cfg_overlay: Fields that replace those of the configuration.
+        cache_dir: Where downloads are kept.
+        **kwargs: Arguments of the model, ``features_only`` and its companions.
+
+    Raises:
+        ValueError: If a tag, a field or an argument is not known or allowed.
+        FileNotFoundError: If a weights file is missing.
+        vov3d.WeightsError: If weights cannot be had, read or fitted.
+    """
+    cfg: Any = resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    kwargs.pop("pretrained_model_args", None)  # timm's copy of a saved model's arguments; they are in kwargs too
+    weights = fetch(cfg, cache_dir) if pretrained else None
+    # A file is described by its tensors, a folder or a repository by its config.json.
+    adopt_classes = bool(cfg.file) and cfg.source != "local-dir" and "num_classes" not in kwargs
+    requested = _title(variant, kwargs.get("conv", family.conv), family)
+
+    def construct(**model_kwargs: Any) -> nn.Module:
+        # Weights go in before timm wraps the model for features_only.
+        model = family.model_cls(**model_kwargs)
+        if weights is not None:
+            load_weights(
+                model,
+                *weights,
+                filter_fn=family.filter_fn,
+                adopt_classes=adopt_classes,
+                headless=cfg.num_classes == 0,
+                explain=lambda state_dict: _explain(state_dict, requested),
+            )
+        return model
+
+    kwargs = {**model_args, **kwargs}
+    features = dict(flatten_sequential=True)
+    model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
+    if adopt_classes and getattr(model, "num_classes", cfg.num_classes) != cfg.num_classes:
+        # The default tag does not describe this file.
+        for key in ("label_set", "label_names", "top1", "top5"):
+            model.pretrained_cfg.pop(key, None)
+        model.pretrained_cfg["num_classes"] = model.num_classes
+    return model
+
+
+def register_family(family: Family) -> Family:
+    """Makes a family known to ``identify``."""
+    _FAMILIES[family.model_cls] = family
+    return family
+
+
+def identify(state_dict: StateDict) -> str | None:
+    """The registered model whose tensors these are, or None.
+
+    Every variant with every ``conv=`` is built on the meta device and compared name by name, shape by shape, leaving
+    out what depends on input channels and classes.
+
+    Returns:
+        Name and a description, as in ``"vov3d_l (24-wide stem, stages of 1, 2, 5, 3 blocks)"``.
+    """
+    for variant in list_models():
+        for conv in MIDDLE_CONVS:
+            model: Any = model_entrypoint(variant)(conv=conv, device="meta")
+            family = _FAMILIES[type(model)]
+            if _shapes(family.filter_fn(dict(state_dict), model)) == _shapes(model.state_dict()):
+                depths = ", ".join(str(len(stage.blocks)) for stage in model.stages)
+                stem = model.state_dict()[STEM].shape[0]
+                return f"{_title(variant, conv, family)} ({stem}-wide stem, stages of {depths} blocks)"
+    return None
+
+
+def _shapes(state_dict: StateDict) -> dict[str, tuple[int, ...]]:
+    return {k: tuple(v.shape) for k, v in state_dict.items() if k not in (STEM, *CLASSIFIER)}
+
+
+def _title(variant: str, conv: str, family: Family) -> str:
+    return variant if conv == family.conv else f"{variant}(conv={conv!r})"
+
+
+def _explain(state_dict: StateDict, requested: str) -> str | None:
+    found = identify(state_dict)
+    if found is None or found.split(" (")[0] == requested:
+        return None
+    return f"this file holds {found}, not {requested}"

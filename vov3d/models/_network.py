@@ -1,0 +1,244 @@
+"""What VoV3D and X3D have in common: stem, stages of blocks, head, and the methods that timm's users expect."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import nn
+
+from vov3d.layers import ClassifierHead3d, Stem3d
+from vov3d.layers.norm_act import LayerType
+
+
+def check_stages(mid_chs: Sequence[int], out_chs: Sequence[int], depths: Sequence[int], output_stride: int) -> None:
+    """Raises ValueError unless stages agree in number and in ``output_stride``: 2 for the stem and for each of them."""
+    if not len(mid_chs) == len(out_chs) == len(depths):
+        raise ValueError(f"mid_chs, out_chs and depths must agree in length, got {mid_chs}, {out_chs}, {depths}")
+    if not depths or min(depths) < 1:
+        raise ValueError(f"depths must name one block or more for each stage, got {depths}")
+    own = 2 ** (len(depths) + 1)
+    if output_stride != own:
+        raise ValueError(
+            f"output_stride={output_stride} is not supported, a stem and {len(depths)} stages of stride 2 give {own};"
+            " for a finer map take an earlier stage with features_only=True, out_indices=..."
+        )
+
+
+def drop_path_rates(last: float, num_blocks: int) -> list[float]:
+    """Rates of stochastic depth, growing evenly from 0 at the first block."""
+    return [last * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
+
+
+def init_weights(module: nn.Module) -> None:
+    """Kaiming-normal convolutions over the true fan-out (PyTorch's ignores groups); biases start at zero."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv3d):
+            fan_out = m.out_channels // m.groups * m.weight[0, 0].numel()
+            nn.init.normal_(m.weight, std=(2.0 / fan_out) ** 0.5)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+class Stage(nn.Module):
+    """Blocks in series, recomputed in the backward pass when gradient checkpointing is on."""
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the blocks."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class VideoNetwork(nn.Module):
+    """Stem, stages and head. Every stage halves height and width; time keeps its length.
+
+    Args:
+        stages: Blocks of each stage.
+        stage_chs: Channels that each stage emits.
+        in_chans: Channels of the clip.
+        stem_chs: Channels of the stem.
+        stem_temporal_kernel_size: Temporal kernel of the stem.
+        head_chs: Channels that the head pools.
+        hidden_chs: Features before the classifier.
+        num_classes: Classes; 0 gives the features before the classifier.
+        global_pool: Pooling of the head.
+        drop_rate: Dropout before the classifier.
+        act_layer: Activation of stem and head.
+        norm_layer: Norm of stem and head.
+        device: Device of the parameters.
+        dtype: Floating type of the parameters.
+    """
+
+    def __init__(
+        self,
+        stages: list[list[nn.Module]],
+        stage_chs: tuple[int, ...],
+        *,
+        in_chans: int,
+        stem_chs: int,
+        stem_temporal_kernel_size: int,
+        head_chs: int,
+        hidden_chs: int,
+        num_classes: int,
+        global_pool: str,
+        drop_rate: float,
+        act_layer: LayerType,
+        norm_layer: LayerType,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, device=device, dtype=dtype)
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.num_features = stage_chs[-1]
+        self.head_hidden_size = hidden_chs
+        self.stem = Stem3d(
+            in_chans,
+            stem_chs,
+            temporal_kernel_size=stem_temporal_kernel_size,
+            min_size=2 ** (len(stages) + 1),
+            **layers,
+        )
+        self.stages = nn.Sequential(*(Stage(blocks) for blocks in stages))
+        self.head: Any = ClassifierHead3d(
+            self.num_features, head_chs, hidden_chs, num_classes, global_pool, drop_rate, **layers
+        )
+        self.feature_info = [
+            dict(num_chs=chs, reduction=2 ** (i + 1), time_reduction=1, module=f"stages.{i - 1}" if i else "stem")
+            for i, chs in enumerate((stem_chs, *stage_chs))
+        ]
+        init_weights(self)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, T, H, W)`` to the last feature map ``(B, num_features, T, ceil(H / 32), ceil(W / 32))``."""
+        return self.stages(self.stem(x))
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Feature map to logits ``(B, num_classes)``, or with ``pre_logits`` to ``(B, head_hidden_size)``."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Clip ``(B, C, T, H, W)`` to logits ``(B, num_classes)``, in train and eval mode alike.
+
+        Raises:
+            ValueError: If the clip has another number of dimensions or channels, or fewer pixels than the strides need.
+        """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_dense(self, x: torch.Tensor, window: int | tuple[int, int] | None = None) -> torch.Tensor:
+        """The published evaluation at crops larger than the training crop.
+
+        A head window slides over the last map, and the softmax is averaged over its positions.
+
+        Args:
+            x: Clip ``(B, C, T, H, W)``.
+            window: Height and width of the window in positions of the last map; the map of the training crop
+                (``pool_size`` of the pretrained configuration) when None. Where it exceeds the map it covers it,
+                and the result is the softmax of ``forward``.
+
+        Returns:
+            Probabilities ``(B, num_classes)``.
+
+        Raises:
+            ValueError: If no window is given or configured, or the head has no classifier or another pooling.
+        """
+        if window is None:
+            window = getattr(self, "pretrained_cfg", {}).get("pool_size")
+        if window is None:
+            raise ValueError(
+                "forward_dense needs a window, and the model's pretrained_cfg has no pool_size; give (7, 7)"
+            )
+        h, w = (window, window) if isinstance(window, int) else window
+        if h < 1 or w < 1:
+            raise ValueError(f"window must be at least 1x1, got {h}x{w}")
+        return self.head.forward_dense(self.forward_features(x), (h, w))
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Returns the feature maps of stem (index 0) and stages (from 1).
+
+        Args:
+            x: Clip ``(B, C, T, H, W)``.
+            indices: The last n if an integer, all if None, else which.
+            norm: Must be False: every map ends in its own norm and activation.
+            stop_early: Stops after the last map that is asked for.
+            output_fmt: Must be ``"NCHW"``, timm's word for channels first; maps are ``(B, C, T, H, W)``.
+            intermediates_only: Leaves out the final feature map.
+
+        Returns:
+            The maps, or the final map and the maps.
+
+        Raises:
+            ValueError: If ``norm`` or ``output_fmt`` ask for what the network does not have.
+        """
+        if norm:
+            raise ValueError("norm=True has no effect here: every feature map ends in its own norm and activation")
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW' (channels first; maps are B, C, T, H, W), got {output_fmt!r}")
+        take, last = feature_take_indices(len(self.stages) + 1, indices)
+        x = self.stem(x)
+        intermediates = [x] if 0 in take else []
+        for i, stage in enumerate(self.stages, 1):
+            if stop_early and i > last:
+                break
+            x = stage(x)
+            if i in take:
+                intermediates.append(x)
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops the stages behind the last wanted feature map (timm's feature getter calls this)."""
+        del prune_norm  # timm passes it; there is no final norm
+        take, last = feature_take_indices(len(self.stages) + 1, indices)
+        pruned = last < len(self.stages)
+        self.stages = self.stages[:last]
+        if pruned:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if pruned or prune_head:
+            self.num_classes = 0
+            self.head = nn.Identity()
+        return take
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Puts in a fresh classifier; 0 leaves it out. ``global_pool`` changes the pooling as well.
+
+        Raises:
+            ValueError: If ``num_classes`` is negative or the pooling does not fit the hidden layer.
+        """
+        self.head.reset(num_classes, global_pool)
+        self.num_classes = num_classes
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes blocks in the backward pass instead of keeping their activations."""
+        for stage in self.stages.children():
+            assert isinstance(stage, Stage)
+            stage.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Parameter groups for layer-wise decay, per stage if coarse, else per block."""
+        return dict(stem=r"^stem", blocks=r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)")
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters to exempt beyond norms and biases, which timm exempts itself: none."""
+        return set()

@@ -1,0 +1,167 @@
+"""``VideoPretrainedCfg``: timm's description of pretrained weights, with what video adds to it.
+
+timm's builder turns dictionaries into its own class, which refuses the video fields, and wants ``(C, H, W)`` input
+sizes; so the video fields are fields of their own, and dictionaries are converted here before timm sees them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
+
+DEFAULT_ORG = "vov3d"
+
+_SOURCES = {
+    "vov3d": dict(
+        license="cc-by-nc-4.0",
+        origin_url="https://github.com/youngwanLEE/VoV3D",
+        paper_name="Diverse Temporal Aggregation and Depthwise Spatiotemporal Factorization for Efficient Video"
+        " Classification",
+        paper_ids="arXiv:2012.00317",
+    ),
+    "pytorchvideo": dict(
+        license="apache-2.0",
+        origin_url="https://github.com/facebookresearch/pytorchvideo",
+        paper_name="X3D: Expanding Architectures for Efficient Video Recognition",
+        paper_ids="arXiv:2004.04730",
+    ),
+}
+
+
+@dataclass
+class VideoPretrainedCfg(PretrainedCfg):
+    """Where weights come from, what they were trained on, and how they want their clips.
+
+    timm's fields keep their meaning: ``input_size`` is the training crop, ``test_input_size`` the published test
+    crop, ``pool_size`` the last map at the training crop, which is the window of ``forward_dense``.
+
+    Attributes:
+        num_frames: Frames of a clip.
+        frame_stride: Frames between two frames of a clip at 30 frames per second; None for segment sampling.
+        sampling: ``"dense"`` (a window of ``num_frames * frame_stride`` frames) or ``"segment"`` (the whole video).
+        label_set: Names of the classes: ``"k400"``, ``"ssv1"`` or ``"ssv2"``.
+        pretrained_on: Label set that the weights were fine-tuned from.
+        views: Temporal clips and spatial crops of the published evaluation.
+        top1: Published top-1 accuracy in percent.
+        top5: Published top-5 accuracy in percent.
+        gmacs_per_view: Published multiply-adds of one view, in 10^9.
+    """
+
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    test_input_size: tuple[int, int, int] | None = (3, 256, 256)
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+    mean: tuple[float, ...] = (0.45, 0.45, 0.45)
+    std: tuple[float, ...] = (0.225, 0.225, 0.225)
+    num_classes: int = 400
+    pool_size: tuple[int, ...] | None = (7, 7)
+    classifier: str | None = "head.fc"
+
+    num_frames: int = 16
+    frame_stride: int | None = 5
+    sampling: str = "dense"
+    label_set: str | None = None
+    pretrained_on: str | None = None
+    views: tuple[int, int] = field(default=(10, 3))
+    top1: float | None = None
+    top5: float | None = None
+    gmacs_per_view: float | None = None
+
+
+def published_cfg(
+    name: str,
+    url: str,
+    num_frames: int = 16,
+    frame_stride: int = 5,
+    *,
+    source: str = "vov3d",
+    input_size: int = 224,
+    test_input_size: int = 256,
+    **fields: Any,
+) -> VideoPretrainedCfg:
+    """Configuration of a published checkpoint.
+
+    Args:
+        name: ``model.tag``; the tag begins with the label set, and decides classes, sampling and views.
+        url: Where its authors published it.
+        num_frames: Frames of a clip.
+        frame_stride: Frames between two frames of a clip, for dense sampling.
+        source: Whose implementation it comes from, ``"vov3d"`` or ``"pytorchvideo"``.
+        input_size: Training crop in pixels.
+        test_input_size: Crop of the published evaluation in pixels.
+        **fields: Other fields of ``VideoPretrainedCfg``.
+    """
+    label_set = name.split(".")[1].split("_")[0]
+    if label_set == "k400":
+        protocol = dict(num_classes=400, sampling="dense", frame_stride=frame_stride, views=(10, 3))
+    else:
+        protocol = dict(num_classes=174, sampling="segment", frame_stride=None, views=(2, 3))
+    window = -(-input_size // 32)
+    return VideoPretrainedCfg(
+        url=url,
+        hf_hub_id=f"{DEFAULT_ORG}/{name}",
+        num_frames=num_frames,
+        label_set=label_set,
+        input_size=(3, input_size, input_size),
+        test_input_size=(3, test_input_size, test_input_size),
+        pool_size=(window, window),
+        **protocol,
+        **_SOURCES[source],
+        **fields,
+    )
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    known = [f.name for f in dataclasses.fields(VideoPretrainedCfg)]
+    for key in values:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"pretrained_cfg has no field {key!r}{hint} (a file written by a newer vov3d needs that one)"
+            )
+    return dict(values)
+
+
+def resolve_cfg(
+    variant: str,
+    pretrained_cfg: str | Mapping[str, Any] | PretrainedCfg | None,
+    overlay: Mapping[str, Any] | None,
+) -> VideoPretrainedCfg:
+    """Resolves what timm hands to an entry point into one configuration.
+
+    Args:
+        variant: Name of the model.
+        pretrained_cfg: A tag, a dictionary (a saved ``config.json``), a configuration, or None for the default tag.
+        overlay: Fields that replace those of the configuration.
+
+    Raises:
+        ValueError: If the tag or a field is not known.
+    """
+    if isinstance(pretrained_cfg, PretrainedCfg):
+        values = {f.name: getattr(pretrained_cfg, f.name) for f in dataclasses.fields(pretrained_cfg)}
+        cfg = VideoPretrainedCfg(**values)
+    elif isinstance(pretrained_cfg, Mapping):
+        cfg = VideoPretrainedCfg(**_checked(pretrained_cfg))
+    else:
+        cfg = _registered(variant, pretrained_cfg)
+    fields = _checked(overlay or {})
+    if not cfg.architecture:
+        fields.setdefault("architecture", variant)
+    return dataclasses.replace(cfg, **fields)
+
+
+def _registered(variant: str, tag: str | None) -> VideoPretrainedCfg:
+    tags = get_arch_pretrained_cfgs(variant)
+    name = next(iter(tags)) if tag is None else f"{variant}.{tag}"
+    if name not in tags:
+        raise ValueError(f"{variant} has no tag {tag!r}; its tags are {', '.join(t.split('.')[1] for t in tags)}")
+    cfg = tags[name]
+    assert isinstance(cfg, VideoPretrainedCfg)
+    # Read at use, so that setting it after the import works as well.
+    org = os.environ.get("VOV3D_HUB_ORG") or DEFAULT_ORG
+    return dataclasses.replace(cfg, hf_hub_id=f"{org}/{name}")

@@ -1,0 +1,340 @@
+"""Weights from files, folders and the Hub: read without running code, checked by name, loaded whole or not at all."""
+
+import argparse
+import logging
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from huggingface_hub import constants, errors, hf_hub_download
+from safetensors import SafetensorError
+from timm.models import adapt_input_conv
+from torch import nn
+
+from vov3d.models._pretrained_cfg import VideoPretrainedCfg
+
+_logger = logging.getLogger(__name__)
+
+StateDict = dict[str, torch.Tensor]
+FilterFn = Callable[[StateDict, nn.Module], StateDict]
+
+SAFE_WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+STEM = "stem.conv_s.weight"
+CLASSIFIER = ("head.fc.weight", "head.fc.bias")
+
+# Averaged weights first, as timm prefers them; then PySlowFast and PyTorchVideo, Lightning, and others.
+_WRAPPERS = ("state_dict_ema", "model_ema", "model_state", "state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_COUNTER = "num_batches_tracked"
+
+# What a download can end in: the client's own errors, and those of the connection below it.
+HUB_ERRORS = (OSError, errors.EntryNotFoundError, errors.HFValidationError, getattr(errors, "HTTPError", OSError))
+
+
+class WeightsError(RuntimeError):
+    """Weights could not be had, read, or fitted to the model. Nothing was loaded."""
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names and how many more there are."""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def rename(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -> StateDict:
+    """Applies (pattern, replacement) rules in order to every name."""
+    out = {}
+    for name, value in state_dict.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        out[name] = value
+    return out
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_state_dict(path: str | Path) -> StateDict:
+    """Reads the tensors of a checkpoint, whatever is wrapped around them, without running code.
+
+    safetensors and PyTorch files; ``model_state``, ``state_dict`` or bare tensors; with prefixes of data-parallel or
+    compiled models; optimizer state beside them is left alone.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WeightsError: If it does not hold weights: empty, truncated, a web page, code, other values than finite floats.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; load a saved model's folder with create_model('local-dir:{path}')")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file")
+    with path.open("rb") as f:
+        head = f.read(512)
+    if _is_safetensors(head):
+        checkpoint = _read_safetensors(path)
+    elif problem := _not_weights(head):
+        raise WeightsError(f"{path}: {problem}")
+    else:
+        checkpoint = _read_pickled(path)
+    state_dict = _unwrap(path, checkpoint)
+    _check_values(path, state_dict)
+    return state_dict
+
+
+def _is_safetensors(head: bytes) -> bool:
+    # Eight bytes of header length, which the format limits to 100 MB, then a JSON object.
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000
+
+
+def _not_weights(head: bytes) -> str | None:
+    text = head.lstrip().lower()
+    if not head:
+        return "is empty (0 bytes); download it again"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "is a web page, not weights; the link behind it no longer serves the file, or wants a log-in"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the weights; run 'git lfs pull'"
+    if text.startswith((b"{", b"[")):
+        return "is JSON text, not weights; perhaps the error message of a server"
+    return None
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    try:
+        return safetensors.torch.load_file(path, device="cpu")
+    except (SafetensorError, OSError, ValueError) as e:
+        raise WeightsError(f"{path}: is truncated or damaged ({e}); download it again") from e
+
+
+def _read_pickled(path: Path) -> Any:
+    try:
+        # timm's training checkpoints hold a Namespace of arguments: plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise WeightsError(f"{path}: {_refusal(path, e)}") from e
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
+        cause = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise WeightsError(f"{path}: is truncated, damaged or not a PyTorch file ({cause}); download it again") from e
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Why a safe unpickling stopped: code in the file, or a file that is no pickle at all."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if found or "Unsupported" in str(error) or "blocked" in str(error).lower():
+        what = f" ({found.group(1)})" if found else ""
+        return (
+            f"holds more than tensors{what}, and was refused without running any of it; save it again as"
+            " torch.save(model.state_dict(), ...) or as safetensors, where you trust it"
+        )
+    return f"is truncated, damaged or not a PyTorch file ({str(error).splitlines()[0]}); download it again"
+
+
+def _unwrap(path: Path, checkpoint: Any) -> StateDict:
+    if isinstance(checkpoint, Mapping):
+        for key in _WRAPPERS:
+            if isinstance(checkpoint.get(key), Mapping):
+                _logger.info("%s: reading its %r", path, key)
+                checkpoint = checkpoint[key]
+                break
+    if not isinstance(checkpoint, Mapping):
+        raise WeightsError(f"{path}: holds a {type(checkpoint).__name__}, not tensors by name")
+    others = [str(k) for k, v in checkpoint.items() if not isinstance(v, torch.Tensor)]
+    if others or not checkpoint:
+        what = f"values that are no tensors: {some(others)}" if others else "no tensors"
+        raise WeightsError(f"{path}: holds {what}; expected tensors by name, or one of {', '.join(_WRAPPERS)}")
+    return _strip_prefixes({str(k): v for k, v in checkpoint.items()})
+
+
+def _strip_prefixes(state_dict: StateDict) -> StateDict:
+    while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state_dict)), None):
+        state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items()}
+    return state_dict
+
+
+def _check_values(path: Path, state_dict: StateDict) -> None:
+    counters = (torch.int64, torch.int32, *_FLOATS)
+    wrong = [
+        f"{k} ({str(v.dtype).removeprefix('torch.')})"
+        for k, v in state_dict.items()
+        if v.layout != torch.strided or v.dtype not in (counters if k.endswith(_COUNTER) else _FLOATS)
+    ]
+    if wrong:
+        raise WeightsError(f"{path}: expected dense floating-point tensors, got {some(wrong)}")
+    broken = [k for k, v in state_dict.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if broken:
+        raise WeightsError(
+            f"{path}: holds NaN or infinite values in {some(broken)}; the training that made it diverged"
+        )
+
+
+# --- where pretrained weights come from ------------------------------------------------------------------------------
+
+
+def fetch(cfg: VideoPretrainedCfg, cache_dir: str | Path | None = None) -> tuple[StateDict, str]:
+    """Weights of a configuration: a state dict given with it, a file, a saved folder, or the Hub.
+
+    Args:
+        cfg: The configuration.
+        cache_dir: Where the Hub client keeps downloads, its own cache if None.
+
+    Returns:
+        The tensors, and where they came from, for messages.
+
+    Raises:
+        FileNotFoundError: If a file that was named is not there.
+        WeightsError: If there are no weights, or they cannot be had or read.
+    """
+    if cfg.state_dict is not None:
+        return dict(cfg.state_dict), "the given state_dict"
+    if cfg.file and cfg.source == "local-dir":
+        path = _file_in(Path(cfg.file))
+    elif cfg.file:
+        path = Path(cfg.file)
+    elif cfg.hf_hub_id:
+        path = _download(cfg, cache_dir)
+    else:
+        raise WeightsError(f"{cfg.architecture} has no pretrained weights; use pretrained=False or checkpoint_path=...")
+    return read_state_dict(path), str(path)
+
+
+def _file_in(folder: Path) -> Path:
+    for name in (SAFE_WEIGHTS, PICKLED_WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{folder}: holds neither {SAFE_WEIGHTS} nor {PICKLED_WEIGHTS}")
+
+
+def _download(cfg: VideoPretrainedCfg, cache_dir: str | Path | None) -> Path:
+    assert cfg.hf_hub_id
+    repo, _, revision = cfg.hf_hub_id.partition("@")
+    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else [SAFE_WEIGHTS, PICKLED_WEIGHTS]
+    _logger.info("Looking for weights in %s/%s", constants.ENDPOINT, repo)
+    try:
+        for name in names[:-1]:
+            try:
+                return Path(hf_hub_download(repo, name, revision=revision or None, cache_dir=cache_dir))
+            except errors.LocalEntryNotFoundError:
+                raise
+            except errors.EntryNotFoundError:
+                continue
+        return Path(hf_hub_download(repo, names[-1], revision=revision or None, cache_dir=cache_dir))
+    except HUB_ERRORS as e:
+        raise hub_error(cfg.hf_hub_id, e, cfg.url) from e
+
+
+def hub_error(repo: str, error: Exception, url: Any = None) -> WeightsError:
+    """One error for all that a Hub can answer: what was tried, why it failed, and the ways out."""
+    published = f" (published by its authors at {url})" if url else ""
+    return WeightsError(
+        f"no weights from {constants.ENDPOINT}/{repo}: {_cause(error)}. Instead: give a local file with"
+        f" checkpoint_path=...{published}, choose another tag (vov3d.list_pretrained()), or set a mirror"
+        " (HF_ENDPOINT) or another organisation (VOV3D_HUB_ORG)"
+    )
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, errors.GatedRepoError):
+        return "access to this repository is restricted; log in with 'hf auth login'"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such repository, or not without logging in ('hf auth login')"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "no such revision"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        offline = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        return f"{offline}, and the file is not in the cache"
+    if isinstance(error, errors.EntryNotFoundError):
+        return "the repository does not hold the file"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+# --- into a model ----------------------------------------------------------------------------------------------------
+
+
+def load_weights(
+    model: nn.Module,
+    state_dict: StateDict,
+    origin: str,
+    filter_fn: FilterFn,
+    *,
+    adopt_classes: bool = False,
+    headless: bool = False,
+    explain: Callable[[StateDict], str | None] = lambda state_dict: None,
+) -> None:
+    """Loads every tensor, or raises and loads none.
+
+    The stem is adapted to the model's input channels as timm does it; a classifier of another number of classes is
+    left out, so that the model keeps a fresh one.
+
+    Args:
+        model: The model.
+        state_dict: Tensors in any format that ``filter_fn`` knows.
+        origin: Where the tensors come from, for messages.
+        filter_fn: The model family's ``checkpoint_filter_fn``.
+        adopt_classes: Gives the model the file's number of classes.
+        headless: The file is known to hold no classifier.
+        explain: Says what the tensors are where they do not fit.
+
+    Raises:
+        WeightsError: If tensors are missing, unexpected or of another shape.
+    """
+    state = filter_fn(dict(state_dict), model)
+    _fit_stem(model, state)
+    fresh = _fit_classifier(model, state, origin, adopt_classes, headless)
+    problems = _differences(model, state, ignore=CLASSIFIER if fresh else ())
+    if problems:
+        raise WeightsError(f"{origin}: {explain(state_dict) or '; '.join(problems)}. Nothing was loaded")
+    model.load_state_dict(state, strict=not fresh)
+
+
+def _fit_stem(model: nn.Module, state: StateDict) -> None:
+    weight, wanted = state.get(STEM), model.state_dict()[STEM].shape[1]
+    if weight is None or weight.ndim != 5 or weight.shape[1] != 3 or wanted == 3:
+        return
+    # timm adapts 4-D weights only; the temporal size of the stem's spatial kernel is 1.
+    state[STEM] = adapt_input_conv(wanted, weight.flatten(2, 3)).unflatten(2, weight.shape[2:4])
+
+
+def _fit_classifier(model: nn.Module, state: StateDict, origin: str, adopt: bool, headless: bool) -> bool:
+    """Whether the model keeps a fresh classifier (or none) instead of the file's."""
+    weight = state.get(CLASSIFIER[0])
+    if weight is None and not headless:
+        return False
+    own = model.state_dict().get(CLASSIFIER[0])
+    classes, wanted = (0 if t is None else t.shape[0] for t in (weight, own))
+    if classes == wanted:
+        return False
+    if adopt:
+        model.reset_classifier(classes)  # type: ignore[operator]
+        return False
+    for name in CLASSIFIER:
+        state.pop(name, None)
+    if wanted:
+        _logger.warning("%s: its %d-class head is left out, the model has a fresh one of %d", origin, classes, wanted)
+    return True
+
+
+def _differences(model: nn.Module, state: StateDict, ignore: Sequence[str]) -> list[str]:
+    own = {k: v for k, v in model.state_dict().items() if k not in ignore}
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    misshapen = [
+        f"{k} (is {tuple(state[k].shape)}, should be {tuple(v.shape)})"
+        for k, v in own.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    found = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+    return [f"{len(names)} tensors {what}: {some(names)}" for what, names in found if names]
