@@ -1,5 +1,12 @@
-"""Efficient video 3D CNNs: VoV3D, X3D and their building blocks."""
+"""Efficient video 3D CNNs: VoV3D, X3D and their building blocks.
 
+``VideoClassifier``, from a file to a label, is imported when first asked for: it needs the extra ``video``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from vov3d.hub import save_pretrained
+from vov3d.labels import class_names, load_labels
 from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
 from vov3d.models import (
     X3D,
@@ -10,8 +17,12 @@ from vov3d.models import (
     is_model,
     list_models,
     list_pretrained,
+    measure_budget,
     model_entrypoint,
 )
+
+if TYPE_CHECKING:
+    from vov3d.video import VideoClassifier
 
 __version__ = "0.1.0"
 
@@ -22,13 +33,26 @@ __all__ = [
     "ConvNormAct3d",
     "D2plus1D",
     "SqueezeExcite3d",
+    "VideoClassifier",
     "VideoPretrainedCfg",
     "VoV3D",
     "WeightsError",
     "__version__",
+    "class_names",
     "create_model",
     "is_model",
     "list_models",
     "list_pretrained",
+    "load_labels",
+    "measure_budget",
     "model_entrypoint",
+    "save_pretrained",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "VideoClassifier":
+        from vov3d.video import VideoClassifier
+
+        return VideoClassifier
+    raise AttributeError(f"module 'vov3d' has no attribute {name!r}")

@@ -3,11 +3,13 @@
 from vov3d.models._pretrained_cfg import VideoPretrainedCfg
 from vov3d.models._registry import create_model, is_model, list_models, list_pretrained, model_entrypoint
 from vov3d.models._weights import WeightsError
+from vov3d.models.budget import Budget, measure_budget
 from vov3d.models.vov3d import VoV3D
 from vov3d.models.x3d import X3D
 
 __all__ = [
     "X3D",
+    "Budget",
     "VideoPretrainedCfg",
     "VoV3D",
     "WeightsError",
@@ -15,5 +17,6 @@ __all__ = [
     "is_model",
     "list_models",
     "list_pretrained",
+    "measure_budget",
     "model_entrypoint",
 ]

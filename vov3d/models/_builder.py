@@ -5,6 +5,7 @@ it cannot adapt, and loads loosely as soon as the classifier differs.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def build_video_model(
                 filter_fn=family.filter_fn,
                 adopt_classes=adopt_classes,
                 headless=cfg.num_classes == 0,
-                explain=lambda state_dict: _explain(state_dict, requested),
+                explain=partial(_explain, family=family, requested=requested),
             )
         return model
 
@@ -110,26 +111,29 @@ def identify(state_dict: StateDict) -> str | None:
         Name and a description, as in ``"vov3d_l (24-wide stem, stages of 1, 2, 5, 3 blocks)"``.
     """
     for variant in list_models():
-        for conv in MIDDLE_CONVS:
+        # D(1+2)D and D(2+1)D hold the same tensors; the paper's own comes first.
+        for conv in reversed(MIDDLE_CONVS):
             model: Any = model_entrypoint(variant)(conv=conv, device="meta")
             family = _FAMILIES[type(model)]
-            if _shapes(family.filter_fn(dict(state_dict), model)) == _shapes(model.state_dict()):
+            if _fits(state_dict, model, family):
                 depths = ", ".join(str(len(stage.blocks)) for stage in model.stages)
                 stem = model.state_dict()[STEM].shape[0]
                 return f"{_title(variant, conv, family)} ({stem}-wide stem, stages of {depths} blocks)"
     return None
 
 
-def _shapes(state_dict: StateDict) -> dict[str, tuple[int, ...]]:
-    return {k: tuple(v.shape) for k, v in state_dict.items() if k not in (STEM, *CLASSIFIER)}
+def _fits(state_dict: StateDict, model: nn.Module, family: Family) -> bool:
+    own, given = model.state_dict(), family.filter_fn(dict(state_dict), model)
+    names = (own.keys() | given.keys()) - {STEM, *CLASSIFIER}
+    return all(k in own and k in given and own[k].shape == given[k].shape for k in names)
 
 
 def _title(variant: str, conv: str, family: Family) -> str:
     return variant if conv == family.conv else f"{variant}(conv={conv!r})"
 
 
-def _explain(state_dict: StateDict, requested: str) -> str | None:
+def _explain(state_dict: StateDict, model: nn.Module, family: Family, requested: str) -> str | None:
+    if _fits(state_dict, model, family):
+        return None  # it is the architecture that was asked for; only stem or classifier differ
     found = identify(state_dict)
-    if found is None or found.split(" (")[0] == requested:
-        return None
-    return f"this file holds {found}, not {requested}"
+    return f"this file holds {found}, not {requested}" if found else None

@@ -37,6 +37,19 @@ _COUNTER = "num_batches_tracked"
 HUB_ERRORS = (OSError, errors.EntryNotFoundError, errors.HFValidationError, getattr(errors, "HTTPError", OSError))
 
 
+# What reading damaged files ends in, between zip, pickle and safetensors.
+_UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+)
+
+
 class WeightsError(RuntimeError):
     """Weights could not be had, read, or fitted to the model. Nothing was loaded."""
 
@@ -125,22 +138,31 @@ def _read_pickled(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        raise WeightsError(f"{path}: {_refusal(path, e)}") from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
-        cause = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise WeightsError(f"{path}: is truncated, damaged or not a PyTorch file ({cause}); download it again") from e
+        raise WeightsError(f"{path}: {_refusal(e)}") from e
+    except _UNREADABLE as e:
+        raise WeightsError(
+            f"{path}: is truncated, damaged or not a PyTorch file ({_brief(e)}); download it again"
+        ) from e
 
 
-def _refusal(path: Path, error: Exception) -> str:
+def _refusal(error: Exception) -> str:
     """Why a safe unpickling stopped: code in the file, or a file that is no pickle at all."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if found or "Unsupported" in str(error) or "blocked" in str(error).lower():
-        what = f" ({found.group(1)})" if found else ""
-        return (
-            f"holds more than tensors{what}, and was refused without running any of it; save it again as"
-            " torch.save(model.state_dict(), ...) or as safetensors, where you trust it"
-        )
-    return f"is truncated, damaged or not a PyTorch file ({str(error).splitlines()[0]}); download it again"
+    text = str(error)
+    found = re.search(r"GLOBAL ([\w.]+)", text)
+    if not found and "Unsupported class" not in text:
+        return f"is truncated, damaged or not a PyTorch file ({_brief(error)}); download it again"
+    what = f" ({found.group(1)})" if found else ""
+    return (
+        f"holds more than tensors{what}, and was refused without running any of it; where you trust it, save it again"
+        " as torch.save(model.state_dict(), ...) or as safetensors"
+    )
+
+
+def _brief(error: Exception) -> str:
+    """An error in one line, without PyTorch's advice to read the file unsafely."""
+    advice = ("Weights only load failed", "Check the documentation", "Please file an issue")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(advice)]
+    return lines[0] if lines else type(error).__name__
 
 
 def _unwrap(path: Path, checkpoint: Any) -> StateDict:
@@ -258,7 +280,7 @@ def _cause(error: Exception) -> str:
         return f"{offline}, and the file is not in the cache"
     if isinstance(error, errors.EntryNotFoundError):
         return "the repository does not hold the file"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return _brief(error)
 
 
 # --- into a model ----------------------------------------------------------------------------------------------------
@@ -272,7 +294,7 @@ def load_weights(
     *,
     adopt_classes: bool = False,
     headless: bool = False,
-    explain: Callable[[StateDict], str | None] = lambda state_dict: None,
+    explain: Callable[[StateDict, nn.Module], str | None] = lambda state_dict, model: None,
 ) -> None:
     """Loads every tensor, or raises and loads none.
 
@@ -296,7 +318,7 @@ def load_weights(
     fresh = _fit_classifier(model, state, origin, adopt_classes, headless)
     problems = _differences(model, state, ignore=CLASSIFIER if fresh else ())
     if problems:
-        raise WeightsError(f"{origin}: {explain(state_dict) or '; '.join(problems)}. Nothing was loaded")
+        raise WeightsError(f"{origin}: {explain(state_dict, model) or '; '.join(problems)}. Nothing was loaded")
     model.load_state_dict(state, strict=not fresh)
 
 

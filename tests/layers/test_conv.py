@@ -1,0 +1,82 @@
+"""The five middle convolutions against Table 1's formulas and equations 1 and 2."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vov3d.layers import MIDDLE_CONVS, ConvNormAct3d, D2plus1D
+from vov3d.layers.conv import middle_convs
+
+odd = st.sampled_from([1, 3, 5, 7])
+
+
+def table1(conv: str, c: int, t: int, k: int, s: int, frames: int, h: int, w: int) -> tuple[int, int]:
+    """Parameters and multiply-adds; H and W are multiples of s."""
+    whole, strided = frames * h * w, frames * h * w // s**2
+    return {
+        "3d": (t * k**2 * c**2, t * k**2 * c**2 * strided),
+        "r2plus1d": ((k**2 + t) * c**2, (k**2 + t) * c**2 * strided),
+        "dw3d": (t * k**2 * c, t * k**2 * c * strided),
+        "d1plus2d": ((k**2 + t) * c, t * c * whole + k**2 * c * strided),
+        "d2plus1d": ((k**2 + t) * c, (k**2 + t) * c * strided),
+    }[conv]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    conv=st.sampled_from(MIDDLE_CONVS),
+    c=st.integers(1, 12),
+    t=odd,
+    k=odd,
+    s=st.integers(1, 3),
+    frames=st.integers(1, 9),
+    h=st.integers(1, 9),
+    w=st.integers(1, 9),
+)
+def test_middle_convolution_costs_what_table_1_says(conv, c, t, k, s, frames, h, w):
+    h, w = h * s, w * s
+    modules = nn.Sequential(*middle_convs(conv, c, (t, k), s, device="meta").values())
+    with FlopCounterMode(display=False) as counter:
+        out = modules(torch.empty(1, c, frames, h, w, device="meta"))
+    params, macs = table1(conv, c, t, k, s, frames, h, w)
+    assert sum(p.numel() for p in modules.parameters()) == params
+    assert counter.get_total_flops() // 2 == macs
+    assert out.shape == (1, c, frames, h // s, w // s)
+
+
+def test_order_of_the_pairs():
+    assert list(middle_convs("d2plus1d", 4, (3, 3))) == ["conv_s", "conv_t"]
+    assert list(middle_convs("d1plus2d", 4, (3, 3))) == ["conv_t", "conv_s"]
+    assert list(D2plus1D(4, 4, 4, conv="d1plus2d").state_dict())[6].startswith("conv_t")
+
+
+def test_unknown_conv_names_the_five():
+    with pytest.raises(ValueError, match="conv='2d' is not known; use one of 3d, r2plus1d, dw3d, d1plus2d, d2plus1d"):
+        D2plus1D(4, 4, 4, conv="2d")
+
+
+def test_even_kernels_are_refused():
+    with pytest.raises(ValueError, match="must be odd, got 4 in time"):
+        D2plus1D(4, 4, 4, temporal_kernel_size=4)
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 7), (2, 4)])
+def test_conv_norm_act(stride, size):
+    block = ConvNormAct3d(3, 6, kernel_size=3, temporal_kernel_size=3, stride=stride, act_layer="relu")
+    out = block(torch.randn(2, 3, 4, 7, 7))
+    assert out.shape == (2, 6, 4, size, size)
+    assert out.min() == 0
+
+
+def test_norm_and_activation_by_name():
+    block = ConvNormAct3d(4, 4, norm_layer="groupnorm1", act_layer="leaky_relu")
+    assert isinstance(block.bn, nn.GroupNorm)
+    assert isinstance(block.act, nn.LeakyReLU)
+    assert isinstance(ConvNormAct3d(4, 4, act_layer=None).act, nn.Identity)
+    with pytest.raises(ValueError, match="norm_layer='batchnorm2d' is not known"):
+        ConvNormAct3d(4, 4, norm_layer="batchnorm2d")
+    with pytest.raises(ValueError, match="act_layer='reluu' is not an activation"):
+        ConvNormAct3d(4, 4, act_layer="reluu")

@@ -1,0 +1,304 @@
+"""Files that hold weights, and files that do not."""
+
+import argparse
+import logging
+import os
+
+import pytest
+import safetensors.torch
+import torch
+from reference_files import PUBLISHED, published_state_dict
+from timm.models import adapt_input_conv
+
+import vov3d
+from vov3d import WeightsError, create_model
+from vov3d.models._weights import read_state_dict
+
+NAME = "vov3d_m_k400"
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    return published_state_dict(NAME)
+
+
+@pytest.fixture
+def native(state_dict):
+    """The published weights under this package's names."""
+    return vov3d.models.vov3d.checkpoint_filter_fn(state_dict, torch.nn.Identity())
+
+
+def save(content, path):
+    torch.save(content, path)
+    return path
+
+
+WRAPPINGS = {
+    "bare": lambda sd: sd,
+    "model_state, optimizer beside it": lambda sd: {
+        "epoch": 3,
+        "model_state": sd,
+        "optimizer_state": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+        "cfg": "TRAIN: {}",
+    },
+    "state_dict": lambda sd: {"state_dict": sd, "arch": "x"},
+    "module.": lambda sd: {f"module.{k}": v for k, v in sd.items()},
+    "compiled, data-parallel": lambda sd: {"state_dict": {f"_orig_mod.module.{k}": v for k, v in sd.items()}},
+    "lightning": lambda sd: {"state_dict": {f"model.{k}": v for k, v in sd.items()}},
+    "timm": lambda sd: {"state_dict": {"wrong": torch.ones(1)}, "state_dict_ema": sd, "args": argparse.Namespace(lr=1)},
+    "double": lambda sd: {k: v.double() if v.is_floating_point() else v for k, v in sd.items()},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_wrappings_load_the_same_weights(wrapping, state_dict, native, tmp_path):
+    path = save(WRAPPINGS[wrapping](state_dict), tmp_path / "weights.pth")
+    loaded = create_model("vov3d_m", checkpoint_path=path).state_dict()
+    assert all(torch.equal(loaded[k].double(), native[k].double()) for k in loaded)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_loads(dtype, state_dict, native, tmp_path):
+    # Some save the counters in half precision too.
+    path = save({k: v.to(dtype) for k, v in state_dict.items()}, tmp_path / "half.pth")
+    loaded = create_model("vov3d_m", checkpoint_path=path).state_dict()
+    assert loaded["stem.conv_s.weight"].dtype == torch.float32
+    assert all(torch.equal(loaded[k].double(), native[k].to(dtype).double()) for k in loaded)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_safetensors_load_by_content(suffix, state_dict, native, tmp_path):
+    path = tmp_path / f"weights.{suffix}"
+    safetensors.torch.save_file(state_dict, path)
+    loaded = create_model("vov3d_m", checkpoint_path=path).state_dict()
+    assert all(torch.equal(loaded[k], native[k]) for k in loaded)
+
+
+def test_number_of_classes_comes_from_the_file(tmp_path, caplog):
+    path = save(published_state_dict("vov3d_l_ssv1"), tmp_path / "ssv1.pth")
+    with caplog.at_level(logging.WARNING):
+        model = create_model("vov3d_l", checkpoint_path=path)
+        assert model.num_classes == model.pretrained_cfg["num_classes"] == 174
+        assert vov3d.class_names(model) is None  # the default tag's names are those of Kinetics
+        tagged = create_model("vov3d_l.ssv1_f16", checkpoint_path=path)
+    assert vov3d.class_names(tagged)[0] == "Holding something"
+    assert not caplog.records
+
+
+def test_other_number_of_classes_gets_a_fresh_head_and_says_so_once(state_dict, native, tmp_path, caplog):
+    path = save(state_dict, tmp_path / "weights.pth")
+    with caplog.at_level(logging.WARNING):
+        loaded = create_model("vov3d_m", checkpoint_path=path, num_classes=7).state_dict()
+    assert [r.message.split(": ", 1)[1] for r in caplog.records] == [
+        "its 400-class head is left out, the model has a fresh one of 7"
+    ]
+    assert loaded["head.fc.weight"].shape == (7, 2048)
+    assert all(torch.equal(loaded[k], native[k]) for k in loaded if not k.startswith("head.fc."))
+
+
+def test_no_classifier_wanted(state_dict, native, tmp_path, caplog):
+    path = save(state_dict, tmp_path / "weights.pth")
+    loaded = create_model("vov3d_m", checkpoint_path=path, num_classes=0).state_dict()
+    assert set(native) - set(loaded) == {"head.fc.weight", "head.fc.bias"}
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("in_chans", [1, 2, 4, 6])
+def test_stem_is_adapted_exactly(in_chans, state_dict, native, tmp_path):
+    path = save(state_dict, tmp_path / "weights.pth")
+    model = create_model("vov3d_m", checkpoint_path=path, in_chans=in_chans)
+    expected = adapt_input_conv(in_chans, native["stem.conv_s.weight"].squeeze(2)).unsqueeze(2)
+    assert torch.equal(model.stem.conv_s.weight, expected)
+    assert torch.equal(model.head.fc.weight, native["head.fc.weight"])
+
+
+def test_gray_clip_through_an_adapted_stem_equals_its_copies_in_three_channels(state_dict, tmp_path):
+    path = save(state_dict, tmp_path / "weights.pth")
+    gray = create_model("vov3d_m", checkpoint_path=path, in_chans=1).eval()
+    rgb = create_model("vov3d_m", checkpoint_path=path).eval()
+    x = torch.randn(1, 1, 4, 32, 32)
+    torch.testing.assert_close(gray(x), rgb(x.expand(1, 3, 4, 32, 32)), rtol=1e-4, atol=1e-5)
+
+
+def test_features_only_composes_with_a_checkpoint_and_channels(state_dict, native, tmp_path):
+    path = save(state_dict, tmp_path / "weights.pth")
+    model = create_model("vov3d_m", checkpoint_path=path, features_only=True, in_chans=1, out_indices=(1, 3))
+    assert torch.equal(model.stages_2.blocks[0].conv_agg.weight, native["stages.2.blocks.0.conv_agg.weight"])
+    assert [f.shape[1] for f in model(torch.randn(1, 1, 4, 32, 32))] == [20, 80]
+
+
+def test_pytorchvideo_shortcut_without_norm_is_the_exact_identity(tmp_path):
+    path = save(published_state_dict("pytorchvideo_x3d_s"), tmp_path / "x3d_s.pyth")
+    shortcut = create_model("x3d_s", checkpoint_path=path).stages[0].blocks[0].shortcut.double().eval()
+    x = torch.randn(1, 24, 2, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(shortcut(x), shortcut.conv(x), rtol=1e-7, atol=1e-9)
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "message"),
+    [
+        (
+            "vov3d_l_ssv1",
+            "vov3d_m",
+            r"this file holds vov3d_l \(24-wide stem, stages of 1, 2, 5, 3 blocks\), not vov3d_m",
+        ),
+        (
+            "vov3d_m_k400",
+            "vov3d_l",
+            r"this file holds vov3d_m \(20-wide stem, stages of 1, 2, 3, 2 blocks\), not vov3d_l",
+        ),
+        ("x3d_m_k400", "vov3d_m", r"this file holds x3d_m .*, not vov3d_m"),
+        ("vov3d_m_k400", "x3d_s", r"this file holds vov3d_m .*, not x3d_s"),
+        ("pytorchvideo_x3d_s", "x3d_l", r"this file holds x3d_m .*, not x3d_l"),
+    ],
+)
+def test_wrong_architecture_is_named(name, model, message, tmp_path):
+    path = save(published_state_dict(name), tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=message) as error:
+        create_model(model, checkpoint_path=path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_middle_convolution_is_named(state_dict, tmp_path):
+    path = save(state_dict, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"this file holds vov3d_m \(.*\), not vov3d_m\(conv='dw3d'\)"):
+        create_model("vov3d_m", checkpoint_path=path, conv="dw3d")
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_listed_and_nothing_is_loaded(native, tmp_path):
+    for i in range(7):
+        native[f"extra.{i}"] = torch.ones(1)
+    for name in [k for k in native if k.startswith("stages.1.blocks.0.layers.0.bn1")]:
+        del native[name]
+    native["head.hidden.weight"] = torch.ones(2048, 320, 1, 1, 2)
+    path = save(native, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError) as error:
+        create_model("vov3d_m", checkpoint_path=path)
+    message = str(error.value)
+    assert "5 tensors missing: stages.1.blocks.0.layers.0.bn1.weight, stages.1.blocks.0.layers.0.bn1.bias" in message
+    assert "7 tensors unexpected: extra.0, extra.1, extra.2, extra.3, extra.4, and 2 more" in message
+    assert "head.hidden.weight (is (2048, 320, 1, 1, 2), should be (2048, 320, 1, 1, 1))" in message
+    assert message.endswith("Nothing was loaded")
+
+
+def test_a_head_that_is_missing_is_not_excused_by_num_classes(native, tmp_path):
+    del native["head.fc.weight"], native["head.fc.bias"]
+    path = save(native, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="2 tensors missing: head.fc.weight, head.fc.bias"):
+        create_model("vov3d_m", checkpoint_path=path, num_classes=400)
+
+
+# --- what is no weights file -----------------------------------------------------------------------------------------
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_malicious_pickle_runs_nothing(state_dict, tmp_path):
+    bomb = str(tmp_path / "exploded")
+    for i, content in enumerate([{"model_state": state_dict, "x": Bomb(bomb)}, Bomb(bomb)]):
+        path = save(content, tmp_path / f"{i}.pth")
+        with pytest.raises(WeightsError, match="refused without running any of it"):
+            create_model("vov3d_m", checkpoint_path=path)
+        legacy = tmp_path / f"{i}_legacy.pth"
+        torch.save(content, legacy, _use_new_zipfile_serialization=False)
+        with pytest.raises(WeightsError, match="refused without running any of it"):
+            create_model("vov3d_m", checkpoint_path=legacy)
+    assert not os.path.exists(bomb)
+
+
+def test_whole_modules_are_refused(tmp_path):
+    path = save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    with pytest.raises(WeightsError, match=r"holds more than tensors \(torch.nn.modules.linear.Linear\)"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page, not weights"),
+        (b"<html><body>404</body></html>", "is a web page, not weights"),
+        (b'{"error": "not found"}', "is JSON text, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        (b"just some words", "truncated, damaged or not a PyTorch file"),
+        (b"\x00" * 4096, "truncated, damaged or not a PyTorch file"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_other_content_is_refused_by_name(content, message, suffix, tmp_path):
+    path = tmp_path / f"weights.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message) as error:
+        read_state_dict(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
+@pytest.mark.parametrize("suffix", ["pth", "legacy.pth", "safetensors"])
+def test_truncated_files_are_refused(suffix, kept, tmp_path):
+    content = {f"layer.{i}.weight": torch.randn(300) for i in range(60)}
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "safetensors":
+        safetensors.torch.save_file(content, path)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=suffix == "pth")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(WeightsError, match="truncated"):
+        read_state_dict(path)
+
+
+def test_a_safetensors_header_that_begins_like_json(tmp_path):
+    for padding in range(200):
+        path = tmp_path / "weights.safetensors"
+        safetensors.torch.save_file({"a": torch.ones(1)}, path, metadata={"x": "y" * padding})
+        if path.read_bytes()[:1] == b"{":  # the header's length is 123 + 256 n
+            break
+    assert read_state_dict(path)["a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.tensor([1.0, float("nan")]), r"NaN or infinite values in b\.weight"),
+        (torch.tensor([1.0, float("-inf")]), r"NaN or infinite values in b\.weight"),
+        (torch.ones(2, dtype=torch.int8), r"floating-point tensors, got b\.weight \(int8\)"),
+        (torch.ones(2, dtype=torch.complex64), r"got b\.weight \(complex64\)"),
+        (torch.ones(2).to_sparse(), r"expected dense"),
+        ([1.0, 2.0], r"no tensors: b\.weight"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(value, message, tmp_path):
+    path = save({"a.weight": torch.ones(2), "b.weight": value}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=message):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("content", [[torch.ones(1)], torch.ones(1), {}, {"model_state": {}}, "text"])
+def test_values_without_names_are_refused(content, tmp_path):
+    path = save(content, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="tensors"):
+        read_state_dict(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth: no such weights file"):
+        create_model("vov3d_m", checkpoint_path=tmp_path / "nowhere.pth")
+    with pytest.raises(WeightsError, match=r"is a folder; load a saved model's folder with create_model\('local-dir:"):
+        create_model("vov3d_m", checkpoint_path=tmp_path)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_own_names_pass_the_filter_unchanged(name, tmp_path):
+    model = create_model(PUBLISHED[name], checkpoint_path=save(published_state_dict(name), tmp_path / "a.pth"))
+    again = create_model(PUBLISHED[name], checkpoint_path=save(model.state_dict(), tmp_path / "b.pth"))
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())

@@ -1,0 +1,66 @@
+"""Saved models: a folder of ``model.safetensors`` and ``config.json`` in timm's form, with the video fields.
+
+The folder is what a repository of the Hub holds: ``create_model("local-dir:folder", pretrained=True)`` and
+``create_model("hf-hub:org/name", pretrained=True)`` read the same two files.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import safetensors.torch
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from vov3d.labels import class_names
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[str] | None = None) -> Path:
+    """Saves weights, configuration and class names of a model made by ``create_model``.
+
+    Both files are written beside the folder first and then moved into it, so that an interruption or a full disk
+    leaves what was there before.
+
+    Args:
+        model: The model; it is not changed.
+        folder: Where to; made if it is not there. Other files in it stay.
+        label_names: Class names in index order; those that the model knows itself if None.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the model was not made by ``create_model``, gives features only, has arguments that JSON
+            cannot hold, or another number of classes than names.
+    """
+    if not getattr(model, "pretrained_cfg", {}).get("architecture") or not hasattr(model, "reset_classifier"):
+        raise ValueError(
+            f"cannot save a {type(model).__name__}: only whole models made by create_model know how to be made again;"
+            " pass your widths and depths to create_model('vov3d_m', depths=..., ...)"
+        )
+    names = list(label_names) if label_names is not None else class_names(model)
+    if names is not None and len(names) != model.num_classes:
+        raise ValueError(f"got {len(names)} label_names for a model of {model.num_classes} classes")
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as tmp:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        safetensors.torch.save_file(tensors, Path(tmp) / WEIGHTS, metadata={"format": "pt"})
+        _save_config(model, Path(tmp) / CONFIG, names)
+        folder.mkdir(exist_ok=True)
+        for name in (WEIGHTS, CONFIG):
+            os.replace(Path(tmp) / name, folder / name)
+    return folder
+
+
+def _save_config(model: nn.Module, path: Path, names: list[str] | None) -> None:
+    config: dict[str, Any] = {"label_names": names} if names else {}
+    try:
+        save_config_for_hf(model, str(path), model_config=config)
+    except ValueError as e:
+        raise ValueError(f"{e} Name layers by strings, such as norm_layer='syncbatchnorm', to save the model") from e

@@ -1,0 +1,60 @@
+"""What a network costs: parameters, multiply-adds, activations, shapes. Counted on the meta device, nothing is run.
+
+Multiply-adds are those of convolutions and linear layers, as in the paper's Tables 2 and 8; activations are the
+elements that these layers put out.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vov3d.models._registry import create_model
+
+
+class Budget(NamedTuple):
+    """Cost of one clip.
+
+    Attributes:
+        params: Parameters.
+        macs: Multiply-adds of convolutions and linear layers.
+        activations: Elements that convolutions and linear layers put out.
+        stages: Name and output shape ``(C, T, H, W)`` of stem and stages, in order.
+    """
+
+    params: int
+    macs: int
+    activations: int
+    stages: list[tuple[str, tuple[int, ...]]]
+
+
+def measure_budget(model_name: str, num_frames: int = 16, size: int = 224, **kwargs: Any) -> Budget:
+    """Counts the cost of a model for one clip of ``num_frames`` frames of ``size`` x ``size`` pixels.
+
+    Args:
+        model_name: Name of a model, with or without a tag.
+        num_frames: Frames of the clip.
+        size: Height and width in pixels.
+        **kwargs: Arguments of ``create_model``, such as ``conv`` or ``num_classes``.
+
+    Raises:
+        ValueError: If there is no such model or the clip is too small.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+    model: Any = create_model(model_name, device="meta", **kwargs).eval()
+    layers: list[torch.Size] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d | nn.Linear):
+            module.register_forward_hook(lambda module, args, output: layers.append(output.shape))
+    clip = torch.empty(1, model.in_chans, num_frames, size, size, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        features, maps = model.forward_intermediates(clip)
+        model.forward_head(features)
+    return Budget(
+        params=sum(p.numel() for p in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        activations=sum(shape.numel() for shape in layers),
+        stages=[(info["module"], tuple(x.shape[1:])) for info, x in zip(model.feature_info, maps, strict=True)],
+    )
