@@ -1,6 +1,6 @@
 """Efficient video 3D CNNs: VoV3D, X3D and their building blocks.
 
-``VideoClassifier``, from a file to a label, is imported when first asked for: it needs the extra ``video``.
+`VideoClassifier`, from a file to a label, is imported when first asked for: it needs the extra `video`.
 """
 
 from typing import TYPE_CHECKING, Any

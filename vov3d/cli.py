@@ -1,4 +1,4 @@
-"""The command line: ``vov3d list``, ``vov3d info``, ``vov3d predict``.
+"""The command line: `vov3d list`, `vov3d info`, `vov3d predict`.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 something failed (named on stderr), 2 the
 command was not understood.
@@ -78,7 +78,7 @@ _COLUMNS = ("model.tag", "params (M)", "frames", "crop", "GMACs/view", "views", 
 
 
 def zoo_rows(filter: str = "") -> list[tuple[str, ...]]:
-    """One row a set of published weights, in the order of ``_COLUMNS``; accuracies are the published ones."""
+    """One row a set of published weights, in the order of `_COLUMNS`; accuracies are the published ones."""
     params: dict[tuple[str, int], str] = {}
     rows = []
     for name in list_pretrained(filter):
@@ -120,7 +120,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     kwargs: dict[str, Any] = {"conv": args.conv} if args.conv else {}
-    cfg = create_model(args.name, device="meta", **kwargs).pretrained_cfg
+    skeleton: Any = create_model(args.name, device="meta", **kwargs)
+    cfg = skeleton.pretrained_cfg
     frames = args.frames or cfg["num_frames"]
     size = args.size or (cfg.get("test_input_size") or cfg["input_size"])[-1]
     budget = measure_budget(args.name, frames, size, **kwargs)
@@ -133,7 +134,7 @@ def _print_weights(cfg: dict[str, Any]) -> None:
     names = cfg.get("label_set") or "its own labels"
     print(f"model            {cfg['architecture']}")
     print(
-        f"weights          {cfg.get('tag', 'saved')}: {cfg['num_classes']} classes of {names}", cfg.get("license", "")
+        f"weights          {cfg.get('tag', 'its own')}: {cfg['num_classes']} classes of {names}", cfg.get("license", "")
     )
     if "top1" in cfg:
         print("published        top-1 {top1}, top-5 {top5} with {views[0]} x {views[1]} views".format(**cfg))

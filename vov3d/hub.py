@@ -1,9 +1,10 @@
-"""Saved models: a folder of ``model.safetensors`` and ``config.json`` in timm's form, with the video fields.
+"""Saved models: a folder of `model.safetensors` and `config.json` in timm's form, with the video fields.
 
-The folder is what a repository of the Hub holds: ``create_model("local-dir:folder", pretrained=True)`` and
-``create_model("hf-hub:org/name", pretrained=True)`` read the same two files.
+The folder is what a repository of the Hub holds: `create_model("local-dir:folder", pretrained=True)` and
+`create_model("hf-hub:org/name", pretrained=True)` read the same two files.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +15,17 @@ import safetensors.torch
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from vov3d.labels import class_names
+from vov3d.labels import class_names, load_labels
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
+# What a published tag says of its weights, and a model of other classes does not inherit.
+_CLAIMS = ("tag", "label_set", "top1", "top5", "views", "gmacs_per_view")
+
 
 def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[str] | None = None) -> Path:
-    """Saves weights, configuration and class names of a model made by ``create_model``.
+    """Saves weights, configuration and class names of a model made by `create_model`.
 
     Both files are written beside the folder first and then moved into it, so that an interruption or a full disk
     leaves what was there before.
@@ -35,7 +39,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[
         The folder.
 
     Raises:
-        ValueError: If the model was not made by ``create_model``, gives features only, has arguments that JSON
+        ValueError: If the model was not made by `create_model`, gives features only, has arguments that JSON
             cannot hold, or another number of classes than names.
     """
     if not getattr(model, "pretrained_cfg", {}).get("architecture") or not hasattr(model, "reset_classifier"):
@@ -64,3 +68,9 @@ def _save_config(model: nn.Module, path: Path, names: list[str] | None) -> None:
         save_config_for_hf(model, str(path), model_config=config)
     except ValueError as e:
         raise ValueError(f"{e} Name layers by strings, such as norm_layer='syncbatchnorm', to save the model") from e
+    config = json.loads(path.read_text())
+    label_set = config["pretrained_cfg"].get("label_set")
+    if label_set and (names is None or tuple(names) != load_labels(label_set)):
+        for key in _CLAIMS:
+            config["pretrained_cfg"].pop(key, None)
+        path.write_text(json.dumps(config, indent=2))

@@ -24,8 +24,8 @@ def load_labels(label_set: str) -> tuple[str, ...]:
 def class_names(model: nn.Module) -> list[str] | None:
     """Class names of a model in index order, or None where they are not known.
 
-    They come from ``label_names`` of the model's ``pretrained_cfg`` (a saved model's ``config.json``), else from its
-    ``label_set``. Names of another number of classes than the model has do not count.
+    They come from `label_names` of the model's `pretrained_cfg` (a saved model's `config.json`), else from its
+    `label_set`. Names of another number of classes than the model has do not count.
     """
     cfg = getattr(model, "pretrained_cfg", {})
     names = cfg.get("label_names")

@@ -20,7 +20,7 @@ class D2plus1D(nn.Module):
     """Bottleneck: 1x1x1 expand, middle convolution(s), squeeze-and-excitation, 1x1x1 project, shortcut.
 
     1x1x1 conv, BN, ReLU -> 1 x k x k depthwise (stride here) -> t x 1 x 1 depthwise -> BN -> SE -> SiLU
-    -> 1x1x1 conv, BN -> plus the shortcut -> ReLU. Drops into any 3D CNN: ``D2plus1D(24, 54, 24)(x)``.
+    -> 1x1x1 conv, BN -> plus the shortcut -> ReLU. Drops into any 3D CNN: `D2plus1D(24, 54, 24)(x)`.
 
     Args:
         in_chs: Channels of the input.
@@ -29,23 +29,23 @@ class D2plus1D(nn.Module):
         stride: Spatial stride; time is never strided.
         kernel_size: Spatial size of the middle convolution, odd.
         temporal_kernel_size: Temporal size of the middle convolution, odd.
-        se_ratio: Width of squeeze-and-excitation relative to ``mid_chs``; 0 for none.
+        se_ratio: Width of squeeze-and-excitation relative to `mid_chs`; 0 for none.
         shortcut: True adds the input where shapes match, False adds nothing, a module's output is added always
             (a projection, as in X3D).
         act_layer: Activation after the expansion and at the end.
         mid_act_layer: Activation after the middle convolution.
         norm_layer: Norm, a name or a class.
-        conv: Middle convolution, one of ``vov3d.layers.MIDDLE_CONVS``.
+        conv: Middle convolution, one of `vov3d.layers.MIDDLE_CONVS`.
         drop_path: Rate of stochastic depth on the residual branch.
         zero_init_last: Starts the last norm at zero, so that the block starts as its shortcut.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
     Shape:
-        ``(B, in_chs, T, H, W)`` to ``(B, out_chs, T, ceil(H / stride), ceil(W / stride))``.
+        `(B, in_chs, T, H, W)` to `(B, out_chs, T, ceil(H / stride), ceil(W / stride))`.
 
     Raises:
-        ValueError: If ``conv``, a layer's name or a kernel size is not allowed.
+        ValueError: If `conv`, a layer's name or a kernel size is not allowed.
     """
 
     def __init__(

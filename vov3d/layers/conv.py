@@ -1,10 +1,10 @@
-"""Convolutions on clips ``(B, C, T, H, W)``.
+"""Convolutions on clips `(B, C, T, H, W)`.
 
 The middle convolution of a bottleneck comes in the five forms that the VoV3D paper compares (Tables 1 and 4).
 With C channels in and out, temporal kernel t, spatial kernel k, spatial stride s and an input of T x H x W:
 
 ========== =================================== ================ =============================================
-``conv=``  form                                parameters       multiply-adds
+`conv=`  form                                parameters       multiply-adds
 ========== =================================== ================ =============================================
 3d         t x k x k                           t k^2 C^2        t k^2 C^2 T H W / s^2
 r2plus1d   1 x k x k, then t x 1 x 1           (k^2 + t) C^2    (k^2 + t) C^2 T H W / s^2
@@ -13,9 +13,9 @@ d1plus2d   depthwise t x 1 x 1, then 1 x k x k (k^2 + t) C      (k^2 / s^2 + t) 
 d2plus1d   depthwise 1 x k x k, then t x 1 x 1 (k^2 + t) C      (k^2 + t) C T H W / s^2         (equation 2)
 ========== =================================== ================ =============================================
 
-The stride lies in the spatial convolution, which is the first of two in ``d2plus1d`` and the second in
-``d1plus2d``. The pairs have neither norm nor activation between them, so that they factorize one kernel;
-``r2plus1d`` keeps C channels between its two, not the wider middle of R(2+1)D that restores the parameters of (a).
+The stride lies in the spatial convolution, which is the first of two in `d2plus1d` and the second in
+`d1plus2d`. The pairs have neither norm nor activation between them, so that they factorize one kernel;
+`r2plus1d` keeps C channels between its two, not the wider middle of R(2+1)D that restores the parameters of (a).
 """
 
 from typing import Any
@@ -32,15 +32,15 @@ MIDDLE_CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
 def conv3d(
     in_chs: int, out_chs: int, kernel: tuple[int, int], stride: int = 1, groups: int = 1, **dd: Any
 ) -> nn.Conv3d:
-    """A bias-free convolution that keeps the length and divides height and width by ``stride`` (rounded up).
+    """A bias-free convolution that keeps the length and divides height and width by `stride` (rounded up).
 
     Args:
         in_chs: Channels of the input.
         out_chs: Channels of the output.
         kernel: Temporal and spatial kernel size, both odd.
         stride: Spatial stride; time is never strided.
-        groups: Groups of channels; ``in_chs`` makes it depthwise.
-        **dd: ``device`` and ``dtype``.
+        groups: Groups of channels; `in_chs` makes it depthwise.
+        **dd: `device` and `dtype`.
 
     Raises:
         ValueError: If a kernel size is even: no padding would keep the size.
@@ -56,17 +56,17 @@ def middle_convs(conv: str, chs: int, kernel: tuple[int, int], stride: int = 1, 
     """The middle convolution of a bottleneck, as modules in the order in which they run.
 
     Args:
-        conv: One of ``MIDDLE_CONVS``.
+        conv: One of `MIDDLE_CONVS`.
         chs: Channels in and out.
         kernel: Temporal and spatial kernel size.
         stride: Spatial stride.
-        **dd: ``device`` and ``dtype``.
+        **dd: `device` and `dtype`.
 
     Returns:
-        ``{"conv_st": ...}`` for the whole kernels, ``conv_s`` (1 x k x k) and ``conv_t`` (t x 1 x 1) for the pairs.
+        `{"conv_st": ...}` for the whole kernels, `conv_s` (1 x k x k) and `conv_t` (t x 1 x 1) for the pairs.
 
     Raises:
-        ValueError: If ``conv`` is none of the five.
+        ValueError: If `conv` is none of the five.
     """
     if conv not in MIDDLE_CONVS:
         raise ValueError(f"conv={conv!r} is not known; use one of {', '.join(MIDDLE_CONVS)}")
@@ -81,7 +81,7 @@ def middle_convs(conv: str, chs: int, kernel: tuple[int, int], stride: int = 1, 
 
 
 class ConvNormAct3d(nn.Module):
-    """Convolution, norm and activation as separate submodules ``conv``, ``bn``, ``act``.
+    """Convolution, norm and activation as separate submodules `conv`, `bn`, `act`.
 
     timm's fused norm-and-activation layers take no clips and lose the activation in a SyncBN conversion.
 
@@ -98,7 +98,7 @@ class ConvNormAct3d(nn.Module):
         dtype: Floating type of the parameters.
 
     Shape:
-        ``(B, in_chs, T, H, W)`` to ``(B, out_chs, T, ceil(H / stride), ceil(W / stride))``.
+        `(B, in_chs, T, H, W)` to `(B, out_chs, T, ceil(H / stride), ceil(W / stride))`.
 
     Raises:
         ValueError: If a kernel size is even or a layer's name unknown.

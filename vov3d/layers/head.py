@@ -1,13 +1,14 @@
 """The classifier head of X3D and VoV3D.
 
 1x1x1 conv, BN, ReLU -> pool over the clip -> 1x1x1 conv to the hidden features, ReLU -> dropout -> linear.
-It returns logits, in training and in evaluation. ``forward_dense`` is the published evaluation at larger crops:
+It returns logits, in training and in evaluation. `forward_dense` is the published evaluation at larger crops:
 a window of the training crop's map slides over the map, and the softmax is averaged over its positions.
 """
 
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from einops import rearrange
 from timm.layers import SelectAdaptivePool2d
@@ -15,6 +16,8 @@ from torch import nn
 
 from vov3d.layers.conv import conv3d
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
+
+torch.fx.wrap("rearrange")  # einops does not know the values of symbolic tracing
 
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
@@ -27,7 +30,7 @@ class ClassifierHead3d(nn.Module):
         mid_chs: Channels that are pooled.
         hidden_chs: Features before the classifier.
         num_classes: Classes; 0 leaves the classifier out.
-        global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``, or ``""`` for a map of logits.
+        global_pool: `"avg"`, `"max"`, `"avgmax"`, `"catavgmax"`, or `""` for a map of logits.
         drop_rate: Dropout before the classifier.
         act_layer: Activation, a timm name or a class.
         norm_layer: Norm, a name or a class.
@@ -35,11 +38,11 @@ class ClassifierHead3d(nn.Module):
         dtype: Floating type of the parameters.
 
     Shape:
-        ``(B, in_chs, T, H, W)`` to ``(B, num_classes)``; to ``(B, hidden_chs)`` without classes; with
-        ``global_pool=""`` to ``(B, num_classes or hidden_chs, T, H, W)``.
+        `(B, in_chs, T, H, W)` to `(B, num_classes)`; to `(B, hidden_chs)` without classes; with
+        `global_pool=""` to `(B, num_classes or hidden_chs, T, H, W)`.
 
     Raises:
-        ValueError: If ``global_pool`` is not known or ``num_classes`` negative.
+        ValueError: If `global_pool` is not known or `num_classes` negative.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class ClassifierHead3d(nn.Module):
         return rearrange(self.fc(rearrange(x, "b c t h w -> b t h w c")), "b t h w k -> b k t h w")
 
     def forward(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Classifies a feature map ``(B, in_chs, T, H, W)``; with ``pre_logits`` stops before the classifier."""
+        """Classifies a feature map `(B, in_chs, T, H, W)`; with `pre_logits` stops before the classifier."""
         x = self.act1(self.bn(self.conv(x)))
         if not self.global_pool.is_identity():
             # timm's pooling is 2-D: time is laid beside height.
@@ -120,11 +123,11 @@ class ClassifierHead3d(nn.Module):
         """Averages the softmax over the positions of a window that slides over the map.
 
         Args:
-            x: Feature map ``(B, in_chs, T, H, W)``.
+            x: Feature map `(B, in_chs, T, H, W)`.
             window: Height and width of the window in map positions; a larger one than the map covers it.
 
         Returns:
-            Probabilities ``(B, num_classes)``.
+            Probabilities `(B, num_classes)`.
 
         Raises:
             ValueError: If the head has no classifier or does not pool by the average.

@@ -1,7 +1,7 @@
 """Norm and activation layers by name.
 
 timm's activation factory serves clips unchanged. Its norm factory names 2-D layers only, so the few norms that
-take ``(B, C, T, H, W)`` are named here.
+take `(B, C, T, H, W)` are named here.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def create_norm(norm_layer: LayerType, num_features: int, device=None, dtype=Non
     """Builds a norm layer for clips.
 
     Args:
-        norm_layer: A name (``"batchnorm3d"``, ``"syncbatchnorm"``, ``"instancenorm3d"``, ``"groupnorm1"``) or
+        norm_layer: A name (`"batchnorm3d"`, `"syncbatchnorm"`, `"instancenorm3d"`, `"groupnorm1"`) or
             anything callable that takes the number of channels.
         num_features: Channels.
         device: Device of the parameters.
@@ -43,7 +43,7 @@ def create_norm(norm_layer: LayerType, num_features: int, device=None, dtype=Non
 
 
 def create_act(act_layer: LayerType | None) -> nn.Module:
-    """Builds an activation: a timm name such as ``"relu"`` or ``"silu"``, a class, or None for the identity.
+    """Builds an activation: a timm name such as `"relu"` or `"silu"`, a class, or None for the identity.
 
     Raises:
         ValueError: If the name is not known to timm.

@@ -1,6 +1,6 @@
 """Squeeze-and-excitation on clips (https://arxiv.org/abs/1709.01507), pooled over time as well as space.
 
-Width: timm's ``make_divisible(chs * ratio, 8)``, never more than 10% below ``chs * ratio``; the two 1x1x1
+Width: timm's `make_divisible(chs * ratio, 8)`, never more than 10% below `chs * ratio`; the two 1x1x1
 convolutions keep their biases. timm's own module is 2-D and rounds otherwise.
 """
 
@@ -14,15 +14,15 @@ class SqueezeExcite3d(nn.Module):
 
     Args:
         chs: Channels in and out.
-        se_ratio: Width of the squeezed layer relative to ``chs``.
+        se_ratio: Width of the squeezed layer relative to `chs`.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
     Shape:
-        ``(B, C, T, H, W)`` to the same.
+        `(B, C, T, H, W)` to the same.
 
     Raises:
-        ValueError: If ``se_ratio`` is not positive.
+        ValueError: If `se_ratio` is not positive.
     """
 
     def __init__(self, chs: int, se_ratio: float = 1 / 16, device=None, dtype=None) -> None:

@@ -3,10 +3,27 @@
 from typing import Any
 
 import torch
+import torch.fx
 from torch import nn
 
 from vov3d.layers.conv import conv3d
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
+
+
+def check_clip(x: torch.Tensor, in_chans: int, min_size: int) -> None:
+    """Raises ValueError unless `x` is a clip of so many channels and at least so many pixels each way."""
+    if x.ndim != 5:
+        raise ValueError(f"expected a clip (B, C, T, H, W), got {x.ndim} dimensions of sizes {tuple(x.shape)}")
+    if x.shape[1] != in_chans:
+        raise ValueError(f"expected {in_chans} channels in (B, C, T, H, W), got {x.shape[1]} in {tuple(x.shape)}")
+    if x.shape[3] < min_size or x.shape[4] < min_size:
+        raise ValueError(
+            f"the strides need clips of at least {min_size}x{min_size} pixels, got {x.shape[3]}x{x.shape[4]};"
+            " enlarge the clip"
+        )
+
+
+torch.fx.wrap("check_clip")  # symbolic tracing cannot follow its branches
 
 
 class Stem3d(nn.Module):
@@ -24,7 +41,7 @@ class Stem3d(nn.Module):
         dtype: Floating type of the parameters.
 
     Shape:
-        ``(B, in_chans, T, H, W)`` to ``(B, out_chs, T, ceil(H / 2), ceil(W / 2))``.
+        `(B, in_chans, T, H, W)` to `(B, out_chs, T, ceil(H / 2), ceil(W / 2))`.
     """
 
     def __init__(
@@ -48,24 +65,11 @@ class Stem3d(nn.Module):
         self.bn = create_norm(norm_layer, out_chs, **dd)
         self.act = create_act(act_layer)
 
-    def _check(self, x: torch.Tensor) -> None:
-        if x.ndim != 5:
-            raise ValueError(f"expected a clip (B, C, T, H, W), got {x.ndim} dimensions of sizes {tuple(x.shape)}")
-        if x.shape[1] != self.in_chans:
-            raise ValueError(
-                f"expected {self.in_chans} channels in (B, C, T, H, W), got {x.shape[1]} in {tuple(x.shape)}"
-            )
-        if x.shape[3] < self.min_size or x.shape[4] < self.min_size:
-            raise ValueError(
-                f"the strides need clips of at least {self.min_size}x{self.min_size} pixels,"
-                f" got {x.shape[3]}x{x.shape[4]}; enlarge the clip"
-            )
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Halves height and width.
 
         Raises:
             ValueError: If the clip has another number of dimensions or channels, or is too small.
         """
-        self._check(x)
+        check_clip(x, self.in_chans, self.min_size)
         return self.act(self.bn(self.conv_t(self.conv_s(x))))

@@ -18,7 +18,7 @@ from vov3d.layers.norm_act import LayerType, create_act, create_norm
 class TOSA(nn.Module):
     """Bottlenecks in series -> concatenate -> 1x1x1 conv, BN -> plus the shortcut -> ReLU.
 
-    ``TOSA(24, 48, 40, stride=2)(x)``.
+    `TOSA(24, 48, 40, stride=2)(x)`.
 
     Args:
         in_chs: Channels of the input.
@@ -28,9 +28,9 @@ class TOSA(nn.Module):
         stride: Spatial stride, carried by the first bottleneck; time is never strided.
         kernel_size: Spatial size of the middle convolutions, odd.
         temporal_kernel_size: Temporal size of the middle convolutions, odd.
-        se_ratio: Width of squeeze-and-excitation relative to ``mid_chs``; 0 for none.
+        se_ratio: Width of squeeze-and-excitation relative to `mid_chs`; 0 for none.
         se_every_other: Squeeze-and-excitation in the 1st, 3rd, 5th ... bottleneck only, else in all.
-        conv: Middle convolution, one of ``vov3d.layers.MIDDLE_CONVS``.
+        conv: Middle convolution, one of `vov3d.layers.MIDDLE_CONVS`.
         act_layer: Activation of the 1x1x1 convolutions and of the sums.
         mid_act_layer: Activation after the middle convolutions.
         norm_layer: Norm, a name or a class.
@@ -40,10 +40,10 @@ class TOSA(nn.Module):
         dtype: Floating type of the parameters.
 
     Shape:
-        ``(B, in_chs, T, H, W)`` to ``(B, out_chs, T, ceil(H / stride), ceil(W / stride))``.
+        `(B, in_chs, T, H, W)` to `(B, out_chs, T, ceil(H / stride), ceil(W / stride))`.
 
     Raises:
-        ValueError: If ``mid_chs`` is odd, ``num_blocks`` below 1, or ``conv`` or a layer's name unknown.
+        ValueError: If `mid_chs` is odd, `num_blocks` below 1, or `conv` or a layer's name unknown.
     """
 
     def __init__(

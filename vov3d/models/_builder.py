@@ -52,11 +52,11 @@ def build_video_model(
         family: The family that the variant belongs to.
         variant: Name of the model.
         pretrained: Loads weights.
-        model_args: Arguments that make the variant; ``kwargs`` override them.
+        model_args: Arguments that make the variant; `kwargs` override them.
         pretrained_cfg: Tag, dictionary or configuration; the variant's default tag if None.
         pretrained_cfg_overlay: Fields that replace those of the configuration.
         cache_dir: Where downloads are kept.
-        **kwargs: Arguments of the model, ``features_only`` and its companions.
+        **kwargs: Arguments of the model, `features_only` and its companions.
 
     Raises:
         ValueError: If a tag, a field or an argument is not known or allowed.
@@ -96,7 +96,7 @@ def build_video_model(
 
 
 def register_family(family: Family) -> Family:
-    """Makes a family known to ``identify``."""
+    """Makes a family known to `identify`."""
     _FAMILIES[family.model_cls] = family
     return family
 
@@ -104,11 +104,11 @@ def register_family(family: Family) -> Family:
 def identify(state_dict: StateDict) -> str | None:
     """The registered model whose tensors these are, or None.
 
-    Every variant with every ``conv=`` is built on the meta device and compared name by name, shape by shape, leaving
+    Every variant with every `conv=` is built on the meta device and compared name by name, shape by shape, leaving
     out what depends on input channels and classes.
 
     Returns:
-        Name and a description, as in ``"vov3d_l (24-wide stem, stages of 1, 2, 5, 3 blocks)"``.
+        Name and a description, as in `"vov3d_l (24-wide stem, stages of 1, 2, 5, 3 blocks)"`.
     """
     for variant in list_models():
         # D(1+2)D and D(2+1)D hold the same tensors; the paper's own comes first.

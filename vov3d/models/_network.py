@@ -13,7 +13,7 @@ from vov3d.layers.norm_act import LayerType
 
 
 def check_stages(mid_chs: Sequence[int], out_chs: Sequence[int], depths: Sequence[int], output_stride: int) -> None:
-    """Raises ValueError unless stages agree in number and in ``output_stride``: 2 for the stem and for each of them."""
+    """Raises ValueError unless stages agree in number and in `output_stride`: 2 for the stem and for each of them."""
     if not len(mid_chs) == len(out_chs) == len(depths):
         raise ValueError(f"mid_chs, out_chs and depths must agree in length, got {mid_chs}, {out_chs}, {depths}")
     if not depths or min(depths) < 1:
@@ -118,15 +118,15 @@ class VideoNetwork(nn.Module):
         init_weights(self)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, T, H, W)`` to the last feature map ``(B, num_features, T, ceil(H / 32), ceil(W / 32))``."""
+        """`(B, C, T, H, W)` to the last feature map `(B, num_features, T, ceil(H / 32), ceil(W / 32))`."""
         return self.stages(self.stem(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Feature map to logits ``(B, num_classes)``, or with ``pre_logits`` to ``(B, head_hidden_size)``."""
+        """Feature map to logits `(B, num_classes)`, or with `pre_logits` to `(B, head_hidden_size)`."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Clip ``(B, C, T, H, W)`` to logits ``(B, num_classes)``, in train and eval mode alike.
+        """Clip `(B, C, T, H, W)` to logits `(B, num_classes)`, in train and eval mode alike.
 
         Raises:
             ValueError: If the clip has another number of dimensions or channels, or fewer pixels than the strides need.
@@ -139,13 +139,13 @@ class VideoNetwork(nn.Module):
         A head window slides over the last map, and the softmax is averaged over its positions.
 
         Args:
-            x: Clip ``(B, C, T, H, W)``.
+            x: Clip `(B, C, T, H, W)`.
             window: Height and width of the window in positions of the last map; the map of the training crop
-                (``pool_size`` of the pretrained configuration) when None. Where it exceeds the map it covers it,
-                and the result is the softmax of ``forward``.
+                (`pool_size` of the pretrained configuration) when None. Where it exceeds the map it covers it,
+                and the result is the softmax of `forward`.
 
         Returns:
-            Probabilities ``(B, num_classes)``.
+            Probabilities `(B, num_classes)`.
 
         Raises:
             ValueError: If no window is given or configured, or the head has no classifier or another pooling.
@@ -173,18 +173,18 @@ class VideoNetwork(nn.Module):
         """Returns the feature maps of stem (index 0) and stages (from 1).
 
         Args:
-            x: Clip ``(B, C, T, H, W)``.
+            x: Clip `(B, C, T, H, W)`.
             indices: The last n if an integer, all if None, else which.
             norm: Must be False: every map ends in its own norm and activation.
             stop_early: Stops after the last map that is asked for.
-            output_fmt: Must be ``"NCHW"``, timm's word for channels first; maps are ``(B, C, T, H, W)``.
+            output_fmt: Must be `"NCHW"`, timm's word for channels first; maps are `(B, C, T, H, W)`.
             intermediates_only: Leaves out the final feature map.
 
         Returns:
             The maps, or the final map and the maps.
 
         Raises:
-            ValueError: If ``norm`` or ``output_fmt`` ask for what the network does not have.
+            ValueError: If `norm` or `output_fmt` ask for what the network does not have.
         """
         if norm:
             raise ValueError("norm=True has no effect here: every feature map ends in its own norm and activation")
@@ -221,10 +221,10 @@ class VideoNetwork(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts in a fresh classifier; 0 leaves it out. ``global_pool`` changes the pooling as well.
+        """Puts in a fresh classifier; 0 leaves it out. `global_pool` changes the pooling as well.
 
         Raises:
-            ValueError: If ``num_classes`` is negative or the pooling does not fit the hidden layer.
+            ValueError: If `num_classes` is negative or the pooling does not fit the hidden layer.
         """
         self.head.reset(num_classes, global_pool)
         self.num_classes = num_classes

@@ -1,6 +1,6 @@
-"""``VideoPretrainedCfg``: timm's description of pretrained weights, with what video adds to it.
+"""`VideoPretrainedCfg`: timm's description of pretrained weights, with what video adds to it.
 
-timm's builder turns dictionaries into its own class, which refuses the video fields, and wants ``(C, H, W)`` input
+timm's builder turns dictionaries into its own class, which refuses the video fields, and wants `(C, H, W)` input
 sizes; so the video fields are fields of their own, and dictionaries are converted here before timm sees them.
 """
 
@@ -36,14 +36,14 @@ _SOURCES = {
 class VideoPretrainedCfg(PretrainedCfg):
     """Where weights come from, what they were trained on, and how they want their clips.
 
-    timm's fields keep their meaning: ``input_size`` is the training crop, ``test_input_size`` the published test
-    crop, ``pool_size`` the last map at the training crop, which is the window of ``forward_dense``.
+    timm's fields keep their meaning: `input_size` is the training crop, `test_input_size` the published test
+    crop, `pool_size` the last map at the training crop, which is the window of `forward_dense`.
 
     Attributes:
         num_frames: Frames of a clip.
         frame_stride: Frames between two frames of a clip at 30 frames per second; None for segment sampling.
-        sampling: ``"dense"`` (a window of ``num_frames * frame_stride`` frames) or ``"segment"`` (the whole video).
-        label_set: Names of the classes: ``"k400"``, ``"ssv1"`` or ``"ssv2"``.
+        sampling: `"dense"` (a window of `num_frames * frame_stride` frames) or `"segment"` (the whole video).
+        label_set: Names of the classes: `"k400"`, `"ssv1"` or `"ssv2"`.
         pretrained_on: Label set that the weights were fine-tuned from.
         views: Temporal clips and spatial crops of the published evaluation.
         top1: Published top-1 accuracy in percent.
@@ -86,14 +86,14 @@ def published_cfg(
     """Configuration of a published checkpoint.
 
     Args:
-        name: ``model.tag``; the tag begins with the label set, and decides classes, sampling and views.
+        name: `model.tag`; the tag begins with the label set, and decides classes, sampling and views.
         url: Where its authors published it.
         num_frames: Frames of a clip.
         frame_stride: Frames between two frames of a clip, for dense sampling.
-        source: Whose implementation it comes from, ``"vov3d"`` or ``"pytorchvideo"``.
+        source: Whose implementation it comes from, `"vov3d"` or `"pytorchvideo"`.
         input_size: Training crop in pixels.
         test_input_size: Crop of the published evaluation in pixels.
-        **fields: Other fields of ``VideoPretrainedCfg``.
+        **fields: Other fields of `VideoPretrainedCfg`.
     """
     label_set = name.split(".")[1].split("_")[0]
     if label_set == "k400":
@@ -136,7 +136,7 @@ def resolve_cfg(
 
     Args:
         variant: Name of the model.
-        pretrained_cfg: A tag, a dictionary (a saved ``config.json``), a configuration, or None for the default tag.
+        pretrained_cfg: A tag, a dictionary (a saved `config.json`), a configuration, or None for the default tag.
         overlay: Fields that replace those of the configuration.
 
     Raises:

@@ -1,4 +1,4 @@
-"""timm's registry, seen through our own models: names, tags, entry points, and ``create_model``."""
+"""timm's registry, seen through our own models: names, tags, entry points, and `create_model`."""
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 from timm.models import load_model_config_from_hf, parse_model_name, split_model_name_tag
+from timm.models._hub import load_model_config_from_path
 from torch import nn
 
 from vov3d.models._weights import HUB_ERRORS, hub_error
@@ -24,14 +25,14 @@ def list_models(filter: str | Iterable[str] = "", pretrained: bool = False) -> l
     """Names of this package's models, sorted.
 
     Args:
-        filter: Wildcards, as in ``"vov3d_*"``; all if empty.
-        pretrained: Lists ``model.tag`` for each set of weights instead.
+        filter: Wildcards, as in `"vov3d_*"`; all if empty.
+        pretrained: Lists `model.tag` for each set of weights instead.
     """
     return [name for name in timm.list_models(filter, pretrained=pretrained) if is_model(name)]
 
 
 def list_pretrained(filter: str | Iterable[str] = "") -> list[str]:
-    """Names ``model.tag`` of all published weights, sorted."""
+    """Names `model.tag` of all published weights, sorted."""
     return list_models(filter, pretrained=True)
 
 
@@ -53,21 +54,21 @@ def create_model(
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Creates a model, as ``timm.create_model`` does, from a name, a saved folder or the Hub.
+    """Creates a model, as `timm.create_model` does, from a name, a saved folder or the Hub.
 
-    Nothing is looked up on the network unless ``pretrained`` is set or the name begins with ``hf-hub:``.
+    Nothing is looked up on the network unless `pretrained` is set or the name begins with `hf-hub:`.
 
     Args:
-        model_name: ``"vov3d_m"``, ``"vov3d_m.ssv2_f16"``, ``"local-dir:folder"`` or ``"hf-hub:org/name"``.
+        model_name: `"vov3d_m"`, `"vov3d_m.ssv2_f16"`, `"local-dir:folder"` or `"hf-hub:org/name"`.
         pretrained: Loads the weights of the tag, the folder or the repository.
         checkpoint_path: Loads this file instead, in any of the published formats or our own. Unless
-            ``num_classes`` is given, the model takes the file's number of classes.
+            `num_classes` is given, the model takes the file's number of classes.
         pretrained_cfg_overlay: Fields that replace those of the pretrained configuration.
-        **kwargs: ``num_classes``, ``in_chans``, ``global_pool``, ``drop_rate``, ``drop_path_rate``, ``conv``,
-            ``features_only``, ``out_indices``, ``pretrained_cfg``, ``cache_dir``, and all arguments of the model.
+        **kwargs: `num_classes`, `in_chans`, `global_pool`, `drop_rate`, `drop_path_rate`, `conv`,
+            `features_only`, `out_indices`, `pretrained_cfg`, `cache_dir`, and all arguments of the model.
 
     Returns:
-        The model in train mode; with ``features_only`` a module that returns a list of feature maps.
+        The model in train mode; with `features_only` a module that returns a list of feature maps.
 
     Raises:
         ValueError: If the name, a tag or an argument is not known or allowed.
@@ -84,16 +85,19 @@ def create_model(
 
 
 def _check_name(model_name: str, cache_dir: str | Path | None) -> None:
+    """Raises unless the name, or the configuration that it leads to, is of a model of this package."""
     source, name = parse_model_name(model_name)
-    if source == "hf-hub":
-        try:
+    try:
+        if source == "hf-hub":
             name = load_model_config_from_hf(name, cache_dir=cache_dir)[1]
-        except HUB_ERRORS as e:
-            raise hub_error(name, e) from e
-        except (KeyError, ValueError) as e:
-            raise ValueError(f"{model_name}: its config.json does not describe a model ({e!r})") from e
-    elif source == "local-dir":
-        return
+        elif source == "local-dir":
+            name = load_model_config_from_path(name)[1]
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{model_name}: its config.json does not describe a model ({e!r})") from e
+    except HUB_ERRORS as e:
+        if source != "hf-hub":
+            raise
+        raise hub_error(name, e) from e
     _require_model(name, model_name)
 
 

@@ -76,7 +76,7 @@ def rename(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -> StateDict
 def read_state_dict(path: str | Path) -> StateDict:
     """Reads the tensors of a checkpoint, whatever is wrapped around them, without running code.
 
-    safetensors and PyTorch files; ``model_state``, ``state_dict`` or bare tensors; with prefixes of data-parallel or
+    safetensors and PyTorch files; `model_state`, `state_dict` or bare tensors; with prefixes of data-parallel or
     compiled models; optimizer state beside them is left alone.
 
     Args:
@@ -158,7 +158,7 @@ def _refusal(error: Exception) -> str:
     )
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """An error in one line, without PyTorch's advice to read the file unsafely."""
     advice = ("Weights only load failed", "Check the documentation", "Please file an issue")
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(advice)]
@@ -255,17 +255,23 @@ def _download(cfg: VideoPretrainedCfg, cache_dir: str | Path | None) -> Path:
                 continue
         return Path(hf_hub_download(repo, names[-1], revision=revision or None, cache_dir=cache_dir))
     except HUB_ERRORS as e:
-        raise hub_error(cfg.hf_hub_id, e, cfg.url) from e
+        tag = f"{cfg.architecture}.{cfg.tag}" if cfg.source != "hf-hub" else None
+        raise hub_error(cfg.hf_hub_id, e, tag, cfg.url) from e
 
 
-def hub_error(repo: str, error: Exception, url: Any = None) -> WeightsError:
-    """One error for all that a Hub can answer: what was tried, why it failed, and the ways out."""
-    published = f" (published by its authors at {url})" if url else ""
-    return WeightsError(
-        f"no weights from {constants.ENDPOINT}/{repo}: {_cause(error)}. Instead: give a local file with"
-        f" checkpoint_path=...{published}, choose another tag (vov3d.list_pretrained()), or set a mirror"
-        " (HF_ENDPOINT) or another organisation (VOV3D_HUB_ORG)"
-    )
+def hub_error(repo: str, error: Exception, tag: str | None = None, url: Any = None) -> WeightsError:
+    """One error for all that a Hub can answer: what was tried, why it failed, and the ways out.
+
+    Args:
+        repo: The repository, with its revision if any.
+        error: What the client raised.
+        tag: The published `model.tag` that was wanted, if any.
+        url: Where its authors published it.
+    """
+    ways = ["give a local file with checkpoint_path=..." + (f" (published at {url})" if url else "")]
+    ways += ["choose another tag (vov3d.list_pretrained())"] if tag else ["check the name"]
+    ways += ["set a mirror (HF_ENDPOINT)" + (" or another organisation (VOV3D_HUB_ORG)" if tag else "")]
+    return WeightsError(f"no weights from {constants.ENDPOINT}/{repo}: {_cause(error)}. Instead: {', or '.join(ways)}")
 
 
 def _cause(error: Exception) -> str:
@@ -276,7 +282,8 @@ def _cause(error: Exception) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return "no such revision"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        offline = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        answer = f"the Hub did not answer with it ({_brief(error.__cause__ or error)})"
+        offline = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else answer
         return f"{offline}, and the file is not in the cache"
     if isinstance(error, errors.EntryNotFoundError):
         return "the repository does not hold the file"
@@ -303,9 +310,9 @@ def load_weights(
 
     Args:
         model: The model.
-        state_dict: Tensors in any format that ``filter_fn`` knows.
+        state_dict: Tensors in any format that `filter_fn` knows.
         origin: Where the tensors come from, for messages.
-        filter_fn: The model family's ``checkpoint_filter_fn``.
+        filter_fn: The model family's `checkpoint_filter_fn`.
         adopt_classes: Gives the model the file's number of classes.
         headless: The file is known to hold no classifier.
         explain: Says what the tensors are where they do not fit.

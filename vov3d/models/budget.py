@@ -20,7 +20,7 @@ class Budget(NamedTuple):
         params: Parameters.
         macs: Multiply-adds of convolutions and linear layers.
         activations: Elements that convolutions and linear layers put out.
-        stages: Name and output shape ``(C, T, H, W)`` of stem and stages, in order.
+        stages: Name and output shape `(C, T, H, W)` of stem and stages, in order.
     """
 
     params: int
@@ -30,13 +30,13 @@ class Budget(NamedTuple):
 
 
 def measure_budget(model_name: str, num_frames: int = 16, size: int = 224, **kwargs: Any) -> Budget:
-    """Counts the cost of a model for one clip of ``num_frames`` frames of ``size`` x ``size`` pixels.
+    """Counts the cost of a model for one clip of `num_frames` frames of `size` x `size` pixels.
 
     Args:
         model_name: Name of a model, with or without a tag.
         num_frames: Frames of the clip.
         size: Height and width in pixels.
-        **kwargs: Arguments of ``create_model``, such as ``conv`` or ``num_classes``.
+        **kwargs: Arguments of `create_model`, such as `conv` or `num_classes`.
 
     Raises:
         ValueError: If there is no such model or the clip is too small.

@@ -4,11 +4,11 @@ Paper: Diverse Temporal Aggregation and Depthwise Spatiotemporal Factorization f
 https://arxiv.org/abs/2012.00317
 
 Layout: stem -> four stages of T-OSA modules made of D(2+1)D bottlenecks -> head of X3D. Clips are
-``(B, C, T, H, W)``; every stage halves height and width, time keeps its length.
+`(B, C, T, H, W)`; every stage halves height and width, time keeps its length.
 
 Deviations: depths are those whose parameters and multiply-adds the paper reports (its Table 2 prints others for M);
-``forward`` returns logits in evaluation too, the published averaging of softmax over a larger crop is
-``forward_dense``; convolutions start from the true fan-out, which the published initialisation takes without groups.
+`forward` returns logits in evaluation too, the published averaging of softmax over a larger crop is
+`forward_dense`; convolutions start from the true fan-out, which the published initialisation takes without groups.
 """
 
 from typing import Any
@@ -31,8 +31,8 @@ class VoV3D(VideoNetwork):
 
     Args:
         in_chans: Channels of the clip.
-        num_classes: Classes; 0 gives the features before the classifier ``(B, head_hidden_size)``.
-        global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``, or ``""`` for a map of logits.
+        num_classes: Classes; 0 gives the features before the classifier `(B, head_hidden_size)`.
+        global_pool: `"avg"`, `"max"`, `"avgmax"`, `"catavgmax"`, or `""` for a map of logits.
         output_stride: Must be the network's own, 32 for four stages.
         stem_chs: Channels of the stem.
         mid_chs: Middle channels of the bottlenecks, per stage; even.
@@ -46,8 +46,8 @@ class VoV3D(VideoNetwork):
         stem_temporal_kernel_size: Temporal size of the stem's second convolution, odd.
         se_ratio: Width of squeeze-and-excitation relative to the middle channels; 0 for none.
         se_every_other: Squeeze-and-excitation in every other bottleneck of a module only.
-        conv: Middle convolution of the bottlenecks: ``"3d"``, ``"r2plus1d"``, ``"dw3d"``, ``"d1plus2d"`` or
-            ``"d2plus1d"`` (Table 4).
+        conv: Middle convolution of the bottlenecks: `"3d"`, `"r2plus1d"`, `"dw3d"`, `"d1plus2d"` or
+            `"d2plus1d"` (Table 4).
         act_layer: Activation of 1x1x1 convolutions and sums.
         mid_act_layer: Activation after middle convolutions.
         norm_layer: Norm, a name or a class.

@@ -3,7 +3,7 @@
 Paper: X3D: Expanding Architectures for Efficient Video Recognition, https://arxiv.org/abs/2004.04730
 
 Layout: stem -> four stages of bottlenecks with a depthwise 3x3x3 convolution -> head; the baseline of VoV3D
-(``conv="d2plus1d"`` is the paper's "D(2+1)D alone", Table 3). Clips are ``(B, C, T, H, W)``; every stage halves
+(`conv="d2plus1d"` is the paper's "D(2+1)D alone", Table 3). Clips are `(B, C, T, H, W)`; every stage halves
 height and width, time keeps its length.
 
 Deviations: XS, S and M are one network for clips of different length and size. PyTorchVideo leaves out the norm of
@@ -31,8 +31,8 @@ class X3D(VideoNetwork):
 
     Args:
         in_chans: Channels of the clip.
-        num_classes: Classes; 0 gives the features before the classifier ``(B, head_hidden_size)``.
-        global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``, or ``""`` for a map of logits.
+        num_classes: Classes; 0 gives the features before the classifier `(B, head_hidden_size)`.
+        global_pool: `"avg"`, `"max"`, `"avgmax"`, `"catavgmax"`, or `""` for a map of logits.
         output_stride: Must be the network's own, 32 for four stages.
         stem_chs: Channels of the stem.
         mid_chs: Middle channels of the bottlenecks, per stage.
@@ -45,8 +45,8 @@ class X3D(VideoNetwork):
         stem_temporal_kernel_size: Temporal size of the stem's second convolution, odd.
         se_ratio: Width of squeeze-and-excitation relative to the middle channels; 0 for none.
         se_every_other: Squeeze-and-excitation in every other bottleneck of a stage only.
-        conv: Middle convolution of the bottlenecks: ``"3d"``, ``"r2plus1d"``, ``"dw3d"``, ``"d1plus2d"`` or
-            ``"d2plus1d"``.
+        conv: Middle convolution of the bottlenecks: `"3d"`, `"r2plus1d"`, `"dw3d"`, `"d1plus2d"` or
+            `"d2plus1d"`.
         act_layer: Activation of 1x1x1 convolutions and sums.
         mid_act_layer: Activation after middle convolutions.
         norm_layer: Norm, a name or a class.

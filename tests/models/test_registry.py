@@ -1,0 +1,130 @@
+"""Names, tags and configurations, and the places where timm stumbles over five dimensions."""
+
+import pytest
+import timm
+import torch
+from reference_files import load_reference, published_state_dict
+from torch import nn
+
+import vov3d
+from vov3d.models._pretrained_cfg import VideoPretrainedCfg
+
+PUBLISHED = load_reference("published_checkpoints")["checkpoints"]
+
+
+def config(name: str) -> dict:
+    return vov3d.create_model(name, device="meta").pretrained_cfg
+
+
+def test_names():
+    assert vov3d.list_models() == ["vov3d_l", "vov3d_m", "x3d_l", "x3d_m", "x3d_s", "x3d_xs"]
+    assert vov3d.list_models("vov3d_*") == ["vov3d_l", "vov3d_m"]
+    assert vov3d.list_models("vov3d_m*", pretrained=True) == vov3d.list_pretrained("vov3d_m*")
+    assert sorted(vov3d.list_pretrained()) == sorted(entry["name"] for entry in PUBLISHED)
+    assert vov3d.is_model("vov3d_m")
+    assert vov3d.is_model("vov3d_m.k400_f16")
+    assert not vov3d.is_model("resnet50")  # timm's, not ours
+    assert vov3d.model_entrypoint("x3d_m.k400_ptv") is vov3d.models.x3d.x3d_m
+
+
+@pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry["name"])
+def test_tags_say_what_was_published(entry):
+    cfg = config(entry["name"])
+    name, tag = entry["name"].split(".")
+    assert (cfg["architecture"], cfg["tag"]) == (name, tag)
+    assert cfg["url"] == entry["url"]
+    assert cfg["hf_hub_id"] == f"vov3d/{entry['name']}"
+    assert (cfg["top1"], cfg["top5"]) == (entry["top1"], entry["top5"])
+    assert cfg["gmacs_per_view"] == entry["gmacs_per_view"]
+    assert cfg["views"][0] * cfg["views"][1] == entry["views"]
+    assert (cfg["label_set"], cfg["num_frames"]) == (entry["dataset"], entry["frames"])
+    assert cfg.get("pretrained_on") == entry["pretrained_on"]
+    assert cfg["num_classes"] == len(vov3d.load_labels(entry["dataset"]))
+    dense = entry["dataset"] == "k400"
+    assert cfg["sampling"] == ("dense" if dense else "segment")
+    assert cfg.get("frame_stride") == (entry.get("stride", 5) if dense else None)
+    assert cfg["license"] == ("apache-2.0" if tag.endswith("ptv") else "cc-by-nc-4.0")
+    assert set(cfg["mean"]) == {0.45}
+    assert set(cfg["std"]) == {0.225}
+    assert cfg["interpolation"] == "bilinear"
+
+
+def test_default_tags():
+    assert {name: config(name)["tag"] for name in vov3d.list_models()} == {
+        "vov3d_m": "k400_f16",
+        "vov3d_l": "k400_f16",
+        "x3d_m": "k400_f16",
+        "x3d_l": "k400_f16",
+        "x3d_s": "k400_ptv",
+        "x3d_xs": "k400_ptv",
+    }
+
+
+def test_timm_creates_our_models():
+    model = timm.create_model("vov3d_m", num_classes=7)
+    assert model(torch.randn(2, 3, 2, 32, 32)).shape == (2, 7)
+    assert isinstance(model, vov3d.VoV3D)
+    assert "x3d_m.k400_ptv" in timm.list_models("x3d*", pretrained=True)
+
+
+def test_timm_loads_a_published_file_through_the_filter(tmp_path):
+    path = tmp_path / "published.pth"
+    torch.save(published_state_dict("x3d_m_k400"), path)
+    ours = vov3d.create_model("x3d_m", checkpoint_path=path).state_dict()
+    theirs = timm.create_model("x3d_m", pretrained=True, pretrained_cfg_overlay={"file": str(path)}).state_dict()
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
+def test_state_dict_given_in_memory():
+    state_dict = published_state_dict("x3d_m_k400")
+    model = vov3d.create_model("x3d_m", pretrained=True, pretrained_cfg_overlay={"state_dict": state_dict})
+    assert torch.equal(model.head.fc.weight, state_dict["head.projection.weight"])
+
+
+@pytest.mark.parametrize("given", ["cfg", "dict", "tag", "name"])
+def test_configuration_in_every_form(given):
+    forms = {
+        "cfg": dict(pretrained_cfg=VideoPretrainedCfg(num_frames=9, num_classes=5)),
+        "dict": dict(pretrained_cfg=dict(num_frames=9, num_classes=5, input_size=[3, 224, 224])),
+        "tag": dict(pretrained_cfg="ssv2_f32"),
+        "name": {},
+    }
+    model = vov3d.create_model("vov3d_m.ssv2_f32" if given == "name" else "vov3d_m", device="meta", **forms[given])
+    frames, classes = (9, 5) if given in ("cfg", "dict") else (32, 174)
+    assert model.pretrained_cfg["num_frames"] == frames
+    assert model.num_classes == model.head.fc.out_features == classes
+
+
+def test_configuration_errors_say_what_is_known():
+    with pytest.raises(ValueError, match="vov3d_m has no tag 'k600'; its tags are k400_f16, ssv1_f16"):
+        vov3d.create_model("vov3d_m.k600")
+    with pytest.raises(ValueError, match="no field 'num_frame'; did you mean 'num_frames'"):
+        vov3d.create_model("vov3d_m", pretrained_cfg_overlay={"num_frame": 3})
+    with pytest.raises(ValueError, match="vov3d has no model 'vov3d_xl'; did you mean 'vov3d_"):
+        vov3d.create_model("vov3d_xl")
+    with pytest.raises(ValueError, match="vov3d has no model 'resnet50'; its models are vov3d_l, vov3d_m"):
+        vov3d.create_model("resnet50")
+    with pytest.raises(ValueError, match="has no source prefix"):
+        vov3d.create_model("folder/vov3d_m")
+    with pytest.raises(ValueError, match="vov3d has no model 'x3d_q'"):
+        vov3d.model_entrypoint("x3d_q")
+
+
+def test_organisation_of_the_hub(monkeypatch):
+    monkeypatch.setenv("VOV3D_HUB_ORG", "someone")
+    assert config("vov3d_l.ssv2_f32_ft_k400")["hf_hub_id"] == "someone/vov3d_l.ssv2_f32_ft_k400"
+    assert config("vov3d_m")["hf_hub_id"] == "someone/vov3d_m.k400_f16"
+
+
+def test_overlay_replaces_fields():
+    model = vov3d.create_model("vov3d_m", device="meta", pretrained_cfg_overlay=dict(num_frames=32, pool_size=(9, 9)))
+    assert model.pretrained_cfg["num_frames"] == 32
+    assert model.pretrained_cfg["pool_size"] == (9, 9)
+
+
+def test_no_label_names_for_another_number_of_classes():
+    assert vov3d.class_names(vov3d.create_model("vov3d_m", device="meta"))[6] == "arm wrestling"
+    assert vov3d.class_names(vov3d.create_model("vov3d_m", device="meta", num_classes=7)) is None
+    assert vov3d.class_names(nn.Linear(1, 1)) is None
+    with pytest.raises(ValueError, match="label set 'k700' is not known; use one of k400, ssv1, ssv2"):
+        vov3d.load_labels("k700")

@@ -1,0 +1,297 @@
+"""The whole registry, as timm tests its own: every model through everything that users do with one."""
+
+import copy
+import io
+import pickle
+import shutil
+from functools import cache
+
+import pytest
+import timm
+import torch
+from reference_recipe import weight
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+import vov3d
+from vov3d.layers import MIDDLE_CONVS
+
+MODELS = vov3d.list_models()
+CONVS = [(model, conv) for model in ("vov3d_m", "x3d_m") for conv in MIDDLE_CONVS]
+SMALL = (2, 3, 4, 32, 32)
+
+
+@cache
+def built(name: str) -> nn.Module:
+    """One instance a worker; tests that change it copy it."""
+    model = vov3d.create_model(name, num_classes=11).eval()
+    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    model.load_state_dict({k: torch.from_numpy(weight(k, shape)) for k, shape in shapes.items()})
+    return model
+
+
+def clip(*shape: int) -> torch.Tensor:
+    return torch.randn(shape or SMALL, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_forward_and_backward(name):
+    model = copy.deepcopy(built(name)).train()
+    out = model(clip())
+    assert out.shape == (2, 11)
+    out.square().mean().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not without
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_in_train_and_eval_mode_alike(name):
+    model = copy.deepcopy(built(name))
+    for mode in (True, False):
+        out = model.train(mode)(clip())
+        assert (out < 0).any()  # no softmax
+        assert out.shape == (2, 11)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_features_only_equals_forward_intermediates(name):
+    model = built(name)
+    features_model = vov3d.create_model(name, features_only=True)
+    state = {k.replace("stages.", "stages_"): v for k, v in model.state_dict().items() if not k.startswith("head.")}
+    features_model.load_state_dict(state)
+    x = clip(1, 3, 3, 64, 96)
+    with torch.no_grad():
+        features = features_model.eval()(x)
+        final, intermediates = model.forward_intermediates(x)
+        assert torch.equal(final, model.forward_features(x))
+    assert len(features) == len(intermediates) == 5
+    for i, (feature, intermediate) in enumerate(zip(features, intermediates, strict=True)):
+        assert torch.equal(feature, intermediate)
+        reduction = 2 ** (i + 1)
+        assert feature.shape == (1, model.feature_info[i]["num_chs"], 3, 64 // reduction, 96 // reduction)
+        assert features_model.feature_info.reduction()[i] == reduction
+        assert features_model.feature_info.get("time_reduction")[i] == 1
+
+
+@pytest.mark.parametrize("feature_cls", ["list", "dict", "hook", "getter", "fx"])
+def test_ways_of_extracting_features(feature_cls):
+    model = vov3d.create_model("vov3d_m", features_only=True, feature_cls=feature_cls, out_indices=(0, 2)).eval()
+    out = model(clip())
+    out = list(out.values()) if isinstance(out, dict) else out
+    assert [tuple(f.shape) for f in out] == [(2, 20, 4, 16, 16), (2, 40, 4, 4, 4)]
+
+
+def test_forward_intermediates_options():
+    model = built("vov3d_m")
+    with torch.no_grad():
+        final, last_two = model.forward_intermediates(clip(), indices=2)
+        only = model.forward_intermediates(clip(), indices=[1], stop_early=True, intermediates_only=True)
+    assert [f.shape[1] for f in last_two] == [80, 160]
+    assert torch.equal(final, last_two[-1])
+    assert [f.shape[1] for f in only] == [20]
+    with pytest.raises(ValueError, match="norm=True has no effect"):
+        model.forward_intermediates(clip(), norm=True)
+    with pytest.raises(ValueError, match="output_fmt must be 'NCHW'"):
+        model.forward_intermediates(clip(), output_fmt="NLC")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_copies_and_state_dicts(name):
+    model = built(name)
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = vov3d.create_model(name, num_classes=11).eval()
+    loaded.load_state_dict(torch.load(buffer, weights_only=True))
+    with torch.no_grad():
+        expected = model(clip())
+        for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), loaded):
+            assert torch.equal(other(clip()), expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_export_with_dynamic_batch_and_frames(name):
+    model = built(name)
+    shapes = ({0: torch.export.Dim("batch", min=1), 2: torch.export.Dim("frames", min=1)},)
+    program = torch.export.export(model, (clip(),), dynamic_shapes=shapes).module()
+    for shape in (SMALL, (3, 3, 7, 32, 32)):
+        torch.testing.assert_close(program(clip(*shape)), model(clip(*shape)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compile(backend):
+    if backend == "inductor" and not shutil.which("g++"):
+        pytest.skip("inductor needs a C++ compiler")
+    model = built("vov3d_m")
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(clip()), model(clip()), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_autocast_and_channels_last(name):
+    model = built(name)
+    with torch.no_grad():
+        expected = model(clip())
+        last = copy.deepcopy(model).to(memory_format=torch.channels_last_3d)
+        out = last(clip().to(memory_format=torch.channels_last_3d))
+        torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model(clip())
+    assert out.dtype == torch.bfloat16
+    assert (out.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sync_batchnorm_conversion_keeps_activations(name):
+    model = built(name)
+    converted = timm.layers.convert_sync_batchnorm(copy.deepcopy(model))
+    kinds = {type(m) for m in converted.modules()}
+    assert nn.SyncBatchNorm in kinds
+    assert nn.BatchNorm3d not in kinds
+    with torch.no_grad():
+        torch.testing.assert_close(converted(clip()), model(clip()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "conv"), CONVS)
+def test_every_middle_convolution(name, conv):
+    model = vov3d.create_model(name, conv=conv, num_classes=3).eval()
+    x = clip(1, 3, 2, 32, 32)
+    with torch.no_grad():
+        assert model(x).shape == (1, 3)
+    kinds = {n.split(".")[-2] for n in model.state_dict() if ".conv_s" in n or ".conv_t" in n}
+    assert ("conv_st" in kinds) == (conv in ("3d", "dw3d"))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 32, 32), (1, 3, 5, 33, 47), (2, 3, 2, 63, 32), (1, 3, 17, 35, 39)])
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
+def test_odd_sizes(name, shape):
+    model = built(name)
+    with torch.no_grad():
+        assert model(clip(*shape)).shape == (shape[0], 11)
+        features = model.forward_features(clip(*shape))
+    assert features.shape[2:] == (shape[2], -(-shape[3] // 32), -(-shape[4] // 32))
+
+
+def test_clips_that_do_not_fit():
+    model = built("vov3d_m")
+    with pytest.raises(ValueError, match=r"the strides need clips of at least 32x32 pixels, got 32x31"):
+        model(clip(1, 3, 4, 32, 31))
+    with pytest.raises(ValueError, match=r"expected a clip \(B, C, T, H, W\), got 4 dimensions"):
+        model(clip(3, 4, 32, 32))
+    with pytest.raises(ValueError, match=r"expected 3 channels .* got 4"):
+        model(clip(1, 4, 3, 32, 32))
+
+
+@pytest.mark.parametrize("name", ["vov3d_l", "x3d_l"])
+def test_classifier_can_be_replaced_and_left_out(name):
+    model = copy.deepcopy(built(name))
+    x = clip()
+    with torch.no_grad():
+        features = model.forward_features(x)
+        assert features.shape[1] == model.num_features
+        hidden = model.forward_head(features, pre_logits=True)
+        assert hidden.shape == (2, model.head_hidden_size)
+        torch.testing.assert_close(model.get_classifier()(hidden), model(x))
+        model.reset_classifier(5)
+        assert model(x).shape == (2, 5)
+        assert model.num_classes == model.get_classifier().out_features == 5
+        model.reset_classifier(0)
+        torch.testing.assert_close(model(x), hidden)
+        model.reset_classifier(0, "")
+        assert model(x).shape == (2, model.head_hidden_size, 4, 1, 1)
+        assert vov3d.create_model(name, num_classes=0).eval()(x).shape == (2, model.head_hidden_size)
+
+
+def test_dense_window():
+    model = built("vov3d_m")
+    x = clip(1, 3, 2, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_dense(x), model(x).softmax(1))  # the tag's 7x7 covers the map
+        torch.testing.assert_close(model.forward_dense(x, 3), model(x).softmax(1))
+        features = model.forward_features(x)
+        halves = [model.forward_head(features[..., i : i + 2, :]).softmax(1) for i in (0, 1)]
+        torch.testing.assert_close(model.forward_dense(x, (2, 2)), torch.stack(halves).mean(0))
+        with pytest.raises(ValueError, match="window must be at least 1x1, got 0x7"):
+            model.forward_dense(x, (0, 7))
+        with pytest.raises(ValueError, match="forward_dense needs a window"):
+            vov3d.VoV3D().forward_dense(x)
+    windows = {n: vov3d.create_model(n, device="meta").pretrained_cfg["pool_size"] for n in vov3d.list_pretrained()}
+    assert {n: w for n, w in windows.items() if w != (7, 7)} == {
+        "x3d_xs.k400_ptv": (5, 5),
+        "x3d_s.k400_ptv": (5, 5),
+        "x3d_l.k400_ptv": (10, 10),
+    }
+
+
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_xs"])
+def test_gradient_checkpointing_changes_no_gradient(name):
+    plain = copy.deepcopy(built(name)).double().train()
+    plain.head.drop.p = 0.0
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.set_grad_checkpointing()
+    for model in (plain, checkpointed):
+        model(clip().double()).square().mean().backward()
+    for (n, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12, msg=n)
+
+
+def test_parameter_groups_and_layer_decay():
+    model = built("vov3d_l")
+    optimizer = create_optimizer_v2(model, "sgd", lr=0.1, weight_decay=5e-5, layer_decay=0.5)
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    scales = {id(p): g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+    assert set(decays) == {id(p) for p in model.parameters()}
+    assert decays[id(model.stem.bn.weight)] == 0
+    assert decays[id(model.stem.conv_s.weight)] == 5e-5
+    # stem, 1 + 2 + 5 + 3 blocks, head
+    assert scales[id(model.head.fc.weight)] == 1
+    assert scales[id(model.stem.conv_s.weight)] == pytest.approx(0.5**12)
+    assert model.group_matcher(coarse=True)["blocks"] == r"^stages\.(\d+)"
+    assert model.no_weight_decay() == set()
+
+
+def test_constructor_arguments():
+    model = vov3d.VoV3D(
+        in_chans=2,
+        num_classes=3,
+        stem_chs=8,
+        mid_chs=(8, 16),
+        out_chs=(4, 8),
+        depths=(1, 1),
+        num_blocks=2,
+        head_chs=16,
+        hidden_chs=12,
+        output_stride=8,
+        global_pool="catavgmax",
+        norm_layer="groupnorm1",
+        act_layer="silu",
+        drop_rate=0.0,
+        drop_path_rate=0.5,
+    )
+    assert model(torch.randn(1, 2, 2, 8, 8)).shape == (1, 3)
+    assert model.stages[1].blocks[0].drop_path.drop_prob == 0.5
+    assert isinstance(model.stages[0].blocks[0].drop_path, nn.Identity)
+    assert not [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
+    with pytest.raises(ValueError, match="output_stride=16 is not supported.* give 32"):
+        vov3d.create_model("vov3d_m", output_stride=16)
+    with pytest.raises(ValueError, match="must agree in length"):
+        vov3d.X3D(depths=(1, 2, 3))
+    with pytest.raises(ValueError, match="one block or more for each stage"):
+        vov3d.VoV3D(depths=(1, 0, 3, 2))
+    with pytest.raises(TypeError, match="img_size"):
+        vov3d.create_model("vov3d_m", img_size=224)
+
+
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_xs"])
+def test_device_and_dtype_reach_every_parameter(name):
+    model = vov3d.create_model(name, device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+
+
+def test_starting_weights_keep_the_scale_of_depthwise_convolutions():
+    torch.manual_seed(0)
+    model = vov3d.create_model("vov3d_l")
+    weight = model.stages[3].blocks[0].layers[0].conv_s.weight
+    assert weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.05)  # fan-out 9, not 384 x 9
+    assert all(block.bn_agg.weight.abs().max() == 0 for stage in model.stages for block in stage.blocks)

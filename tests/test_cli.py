@@ -1,0 +1,148 @@
+"""The command line, from a published-format file and a video made on the spot to labels."""
+
+import json
+import re
+
+import pytest
+import torch
+from reference_files import published_file
+from video_files import write_video
+
+import vov3d
+from vov3d.cli import main
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(published_file("vov3d_m_k400", tmp_path_factory.mktemp("weights")))
+
+
+@pytest.fixture
+def video(tmp_path):
+    return str(write_video(tmp_path / "clip one.mp4", num_frames=40))
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    code = main(argv)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_list(capsys):
+    code, out, err = run(capsys, "list")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) == 1 + 24
+    assert lines[0].split()[:2] == ["model.tag", "params"]
+    row = next(line for line in lines if line.startswith("vov3d_m.k400_f16 "))
+    assert " ".join(row.split()) == "vov3d_m.k400_f16 3.67 16 x 5 256 6.4 10 x 3 74.7 92.1 cc-by-nc-4.0"
+    assert len(run(capsys, "list", "x3d_l*")[1].splitlines()) == 1 + 4
+    code, out, err = run(capsys, "list", "x4d*")
+    assert (code, out) == (1, "")
+    assert err == "vov3d list: no model matches 'x4d*'; the models are vov3d_l, vov3d_m, x3d_l, x3d_m, x3d_s, x3d_xs\n"
+
+
+def test_info_prints_the_papers_table(capsys):
+    code, out, err = run(capsys, "info", "vov3d_m", "--frames", "16", "--size", "256")
+    assert (code, err) == (0, "")
+    assert "parameters       3,667,360" in out
+    assert "multiply-adds    6,421,528,960 (6.422 G)" in out
+    assert re.search(r"activations      [\d,]+ \([\d.]+ M\)", out)
+    shapes = [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("st")]
+    assert shapes == [
+        ["stem", "20 x 16 x 128 x 128"],
+        ["stages.0", "20 x 16 x 64 x 64"],
+        ["stages.1", "40 x 16 x 32 x 32"],
+        ["stages.2", "80 x 16 x 16 x 16"],
+        ["stages.3", "160 x 16 x 8 x 8"],
+    ]
+    assert "top-1 74.7, top-5 92.1 with 10 x 3 views" in out
+
+
+def test_info_takes_the_tags_clip_another_convolution_and_a_saved_folder(capsys, tmp_path):
+    assert "input            3 x 13 x 182 x 182" in run(capsys, "info", "x3d_s")[1]
+    default, dw3d = (run(capsys, "info", "vov3d_m", *more)[1] for more in ((), ("--conv", "dw3d")))
+    assert default != dw3d
+    vov3d.save_pretrained(vov3d.create_model("x3d_xs", num_classes=3), tmp_path / "mine")
+    assert "3 classes of its own labels" in run(capsys, "info", f"local-dir:{tmp_path / 'mine'}")[1]
+    code, out, err = run(capsys, "info", "vov3d_s")
+    assert (code, out) == (1, "")
+    assert "vov3d has no model 'vov3d_s'; did you mean" in err
+
+
+def test_predict_prints_labels(capsys, video, checkpoint):
+    code, out, err = run(capsys, "predict", video, "--model", "vov3d_m", "--checkpoint", checkpoint, "--topk", "3")
+    assert (code, err) == (0, "")
+    first, *labels = out.splitlines()
+    assert first == video
+    assert len(labels) == 3
+    expected = vov3d.VideoClassifier(vov3d.create_model("vov3d_m", checkpoint_path=checkpoint))(video, topk=3)
+    assert labels == [f"  {100 * p.score:5.1f}%  {p.label}" for p in expected]
+    assert all(p.label in vov3d.load_labels("k400") for p in expected)
+
+
+def test_predict_json_is_one_list_with_the_broken_files_in_it(capsys, video, checkpoint, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    command = ["predict", str(broken), video, str(tmp_path / "none.mp4"), "--model", "vov3d_m"]
+    code, out, err = run(capsys, *command, "--checkpoint", checkpoint, "--views", "2x3", "--json")
+    assert code == 1
+    results = json.loads(out)
+    assert [r["file"] for r in results] == [str(broken), video, str(tmp_path / "none.mp4")]
+    assert [len(r["predictions"]) for r in results] == [0, 5, 0]
+    assert set(results[1]["predictions"][0]) == {"label", "index", "score"}
+    assert "error" not in results[1]
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"vov3d predict: {broken}: cannot be read as a video")
+    assert lines[1] == f"vov3d predict: {tmp_path / 'none.mp4'}: no such file"
+    assert "Traceback" not in err
+
+
+def test_predict_never_labels_from_random_weights_unasked(capsys, video, hub):
+    code, out, err = run(capsys, "predict", video, "--model", "vov3d_m")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"vov3d predict: no weights from {hub.url}/vov3d/vov3d_m.k400_f16: ")
+    code, out, err = run(capsys, "predict", video, "--model", "x3d_xs", "--random-weights", "--json")
+    assert code == 0
+    assert "RANDOM WEIGHTS" in err
+    assert json.loads(out)[0]["random_weights"] is True
+
+
+def test_predict_from_a_saved_folder_with_its_own_names(capsys, video, tmp_path):
+    model = vov3d.create_model("x3d_xs", num_classes=2)
+    vov3d.save_pretrained(model, tmp_path / "mine", label_names=["rising", "falling"])
+    code, out, _ = run(capsys, "predict", video, "--model", f"local-dir:{tmp_path / 'mine'}")
+    assert code == 0
+    assert {line.split("%  ")[1] for line in out.splitlines()[1:]} == {"rising", "falling"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--views", "3"], "views '3' cannot be read: give CLIPSxCROPS"),
+        (["--device", "nowhere"], "--device nowhere cannot be used here"),
+        (["--checkpoint", "none.pth"], "none.pth: no such weights file"),
+    ],
+)
+def test_predict_errors_in_one_line(arguments, message, capsys, video):
+    weights = [] if "--checkpoint" in arguments else ["--random-weights"]
+    code, out, err = run(capsys, "predict", video, "--model", "x3d_xs", *weights, *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert len([line for line in err.splitlines() if "RANDOM" not in line]) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there(capsys, video):
+    code, _, err = run(capsys, "predict", video, "--model", "x3d_xs", "--random-weights", "--device", "cuda")
+    assert code == 1
+    assert "--device cuda cannot be used here: " in err
+
+
+@pytest.mark.parametrize("arguments", [["predict"], ["info"], ["predict", "x", "--model", "m", "--topk", "0"], []])
+def test_usage_errors_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: vov3d" in capsys.readouterr().err

@@ -1,0 +1,278 @@
+"""Saved folders and the Hub, with the real client against a Hub on the loopback interface."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+
+import huggingface_hub.utils._http as hub_http
+import pytest
+import safetensors.torch
+import timm
+import torch
+from hub_server import COMMIT
+
+import vov3d
+from vov3d import WeightsError, create_model, save_pretrained
+
+NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 1, 1, 1), head_chs=8, hidden_chs=8)
+
+
+def nano(**kwargs) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_model("vov3d_m", **{**NANO, "num_classes": 5, **kwargs})
+
+
+def same(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def files(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_pretrained(nano(conv="dw3d"), tmp_path / "model", label_names=list("abcde"))
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_saved_folder_loads_with_names_and_video_fields(folder):
+    assert sorted(files(folder)) == ["config.json", "model.safetensors"]
+    model = create_model(f"local-dir:{folder}", pretrained=True)
+    assert same(model, nano(conv="dw3d"))
+    assert vov3d.class_names(model) == list("abcde")
+    cfg = model.pretrained_cfg
+    assert (cfg["num_frames"], cfg["frame_stride"], cfg["sampling"]) == (16, 5, "dense")
+    assert same(timm.create_model(f"local-dir:{folder}", pretrained=True), model)
+    x = torch.randn(1, 3, 2, 32, 32)
+    torch.testing.assert_close(model.eval().forward_dense(x), model(x).softmax(1))
+
+
+def test_names_of_a_published_label_set_are_saved(tmp_path):
+    save_pretrained(create_model("vov3d_m", num_classes=400, **NANO), tmp_path / "k400")
+    config = json.loads((tmp_path / "k400/config.json").read_text())
+    assert config["label_names"][6] == "arm wrestling"
+    assert config["pretrained_cfg"]["label_set"] == "k400"
+    assert config["pretrained_cfg"]["tag"] == "k400_f16"
+
+
+def test_a_model_of_other_classes_does_not_inherit_what_was_published(folder):
+    cfg = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert not {"tag", "label_set", "top1", "top5", "views"} & set(cfg)
+    assert cfg["pool_size"] == [7, 7]
+
+
+@pytest.mark.parametrize("kwargs", [dict(in_chans=1), dict(global_pool="catavgmax"), dict(num_classes=0)])
+def test_saved_arguments_come_back(kwargs, tmp_path):
+    model = nano(**kwargs)
+    save_pretrained(model, tmp_path / "model")
+    assert same(create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True), model)
+
+
+def test_folder_with_other_classes_channels_and_features(folder, caplog):
+    original = nano(conv="dw3d")
+    with caplog.at_level(logging.WARNING):
+        model = create_model(f"local-dir:{folder}", pretrained=True, num_classes=3, in_chans=1)
+    assert len(caplog.records) == 1
+    assert "5-class head is left out, the model has a fresh one of 3" in caplog.text
+    assert vov3d.class_names(model) is None
+    torch.testing.assert_close(model.stem.conv_s.weight, original.stem.conv_s.weight.sum(1, keepdim=True))
+    features = create_model(f"local-dir:{folder}", pretrained=True, features_only=True, in_chans=1)
+    assert torch.equal(features.stages_3.blocks[0].conv_agg.weight, original.stages[3].blocks[0].conv_agg.weight)
+    headless = create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+    assert "head.fc.weight" not in headless.state_dict()
+
+
+def test_saved_without_a_classifier_gets_a_fresh_one(tmp_path, caplog):
+    save_pretrained(nano(num_classes=0), tmp_path / "model")
+    with caplog.at_level(logging.WARNING):
+        model = create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True, num_classes=3)
+    assert model.head.fc.out_features == 3
+    assert "0-class head is left out, the model has a fresh one of 3" in caplog.text
+
+
+def test_channels_last_and_changed_classifier_save(tmp_path):
+    model = nano().to(memory_format=torch.channels_last_3d)
+    model.reset_classifier(9)
+    save_pretrained(model, tmp_path / "model")
+    assert same(create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True), model)
+
+
+def test_saving_leaves_the_former_model_when_it_fails(folder, monkeypatch):
+    before = files(folder)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_pretrained(nano(), folder)
+    assert files(folder) == before
+    assert os.listdir(folder.parent) == ["model"]
+
+
+def test_saving_keeps_other_files_and_replaces_its_own(folder):
+    (folder / "README.md").write_text("mine")
+    save_pretrained(nano(), folder)
+    assert sorted(files(folder)) == ["README.md", "config.json", "model.safetensors"]
+    assert same(create_model(f"local-dir:{folder}", pretrained=True), nano())
+
+
+def test_models_that_cannot_be_saved(tmp_path):
+    target = tmp_path / "model"
+    with pytest.raises(ValueError, match="got 2 label_names for a model of 5 classes"):
+        save_pretrained(nano(), target, label_names=["a", "b"])
+    with pytest.raises(ValueError, match="cannot save a VoV3D: only whole models made by create_model"):
+        save_pretrained(vov3d.VoV3D(**NANO), target)
+    with pytest.raises(ValueError, match="cannot save a FeatureListNet"):
+        save_pretrained(nano(features_only=True), target)
+    with pytest.raises(ValueError, match=r"'norm_layer' is not serializable.*Name layers by strings"):
+        save_pretrained(nano(norm_layer=torch.nn.BatchNorm3d), target)
+    assert os.listdir(tmp_path) == []
+
+
+def test_folders_that_do_not_load(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/config\.json"):
+        create_model(f"local-dir:{tmp_path}/nowhere", pretrained=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architecture": "resnet50"}))
+    with pytest.raises(ValueError, match=r"vov3d has no model 'resnet50' \(in local-dir:"):
+        create_model(f"local-dir:{folder}", pretrained=True)
+    config["pretrained_cfg"]["sample_rate"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no field 'sample_rate'.*newer vov3d"):
+        create_model(f"local-dir:{folder}", pretrained=True)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json does not describe a model"):
+        create_model(f"local-dir:{folder}", pretrained=True)
+    (folder / "model.safetensors").unlink()
+    config["pretrained_cfg"].pop("sample_rate")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError, match=r"holds neither model\.safetensors nor pytorch_model\.bin"):
+        create_model(f"local-dir:{folder}", pretrained=True)
+
+
+# --- Hub -------------------------------------------------------------------------------------------------------------
+
+
+def test_repository_and_tag_load_from_the_hub(hub, folder, tmp_path):
+    hub.repos["me/mine"] = files(folder)
+    for name in ("hf-hub:me/mine", f"hf-hub:me/mine@{COMMIT}"):
+        model = create_model(name, pretrained=True, cache_dir=tmp_path / "cache")
+        assert same(model, nano(conv="dw3d"))
+        assert vov3d.class_names(model) == list("abcde")
+    features = create_model("hf-hub:me/mine", pretrained=True, cache_dir=tmp_path / "cache", features_only=True)
+    assert [f.shape[1] for f in features(torch.randn(1, 3, 2, 32, 32))] == [4, 4, 4, 8, 8]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pickle"])
+def test_published_tag_loads_from_its_organisation(kind, hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("VOV3D_HUB_ORG", "someone")
+    original = create_model("x3d_xs")
+    if kind == "safetensors":
+        content = {"model.safetensors": safetensors.torch.save(original.state_dict())}
+    else:
+        torch.save(original.state_dict(), tmp_path / "weights.bin")
+        content = {"pytorch_model.bin": (tmp_path / "weights.bin").read_bytes()}
+    hub.repos["someone/x3d_xs.k400_ptv"] = content
+    assert same(create_model("x3d_xs", pretrained=True, cache_dir=tmp_path / "cache"), original)
+
+
+def test_warm_cache_needs_no_hub(hub, folder, tmp_path, monkeypatch):
+    hub.repos["me/mine"] = files(folder)
+    create_model("hf-hub:me/mine", pretrained=True, cache_dir=tmp_path / "cache")
+    hub.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert same(create_model("hf-hub:me/mine", pretrained=True, cache_dir=tmp_path / "cache"), nano(conv="dw3d"))
+    assert hub.requests == []
+
+
+ANSWERS = {
+    "401": ((401, "RepoNotFound"), "no such repository, or not without logging in"),
+    "404": (None, "no such repository, or not without logging in"),
+    "gated": ((403, "GatedRepo"), "access to this repository is restricted"),
+    "503": ((503, ""), "503 Service Unavailable"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("name", ["vov3d_m.ssv2_f32", "hf-hub:me/mine"])
+def test_one_error_names_the_repository_and_the_ways_out(answer, name, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_http.time, "sleep", lambda seconds: None)
+    repo = "vov3d/vov3d_m.ssv2_f32" if name.startswith("vov3d") else "me/mine"
+    status, cause = ANSWERS[answer]
+    if status:
+        hub.statuses[repo] = status
+    with pytest.raises(WeightsError) as error:
+        create_model(name, pretrained=True, cache_dir=tmp_path)
+    message = str(error.value)
+    assert message.startswith(f"no weights from {hub.url}/{repo}: ")
+    assert cause in message
+    assert "checkpoint_path" in message
+    assert "HF_ENDPOINT" in message
+    assert ("vov3d_M_f32_ssv2.pth" in message and "list_pretrained" in message) == name.startswith("vov3d")
+
+
+def test_repository_without_weights_or_with_a_web_page(hub, folder, tmp_path):
+    config = {"config.json": (folder / "config.json").read_bytes()}
+    hub.repos |= {"me/empty": config, "me/page": {**config, "model.safetensors": b"<html>sorry</html>"}}
+    with pytest.raises(WeightsError, match="the repository does not hold the file"):
+        create_model("hf-hub:me/empty", pretrained=True, cache_dir=tmp_path / "cache")
+    with pytest.raises(WeightsError, match="is a web page, not weights"):
+        create_model("hf-hub:me/page", pretrained=True, cache_dir=tmp_path / "cache")
+    hub.repos["me/other"] = {"config.json": b"{}"}
+    with pytest.raises(ValueError, match="hf-hub:me/other: its config.json does not describe a model"):
+        create_model("hf-hub:me/other", pretrained=True, cache_dir=tmp_path / "cache")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+SCRIPT = """
+import sys, vov3d
+vov3d.create_model("x3d_xs", device="meta")
+for name in sys.argv[1:]:
+    try:
+        vov3d.create_model(name, pretrained=True)
+    except vov3d.WeightsError as e:
+        print("refused", e)
+    else:
+        print("loaded", name)
+"""
+
+
+def run(names, **env) -> list[str]:
+    """What a new process, with the client's environment variables set, makes of the names."""
+    command = [sys.executable, "-c", SCRIPT, *names]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout.splitlines()
+
+
+def test_environment_in_a_new_process(hub, folder, tmp_path):
+    hub.repos["me/mine"] = files(folder)
+    home = {"HF_HOME": str(tmp_path / "home")}
+    assert run([], **home) == []
+    assert hub.requests == []  # neither the import nor an untrained model touches the network
+    assert run(["hf-hub:me/mine"], **home) == ["loaded hf-hub:me/mine"]
+    hub.clear()
+    warm, cold = run(["hf-hub:me/mine", "hf-hub:me/cold"], HF_HUB_OFFLINE="1", **home)
+    assert warm == "loaded hf-hub:me/mine"
+    assert "me/cold: offline mode is on (HF_HUB_OFFLINE), and the file is not in the cache" in cold
+    assert hub.requests == []
+
+
+@pytest.mark.slow  # the client tries six times
+def test_connection_refused(tmp_path):
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    (line,) = run(["vov3d_m"], HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path))
+    assert line.startswith(f"refused no weights from {endpoint}/vov3d/vov3d_m.k400_f16: the Hub did not answer with it")
+    assert "Connection refused" in line

@@ -1,0 +1,248 @@
+"""The classifier shows the model the right views and averages what it says."""
+
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from video_files import frame_numbers, write_video
+
+from vov3d.video import Prediction, VideoClassifier, VideoError, VideoReader, clip_indices, eval_transform
+
+CFG = {
+    "num_frames": 4,
+    "frame_stride": 2,
+    "sampling": "dense",
+    "input_size": (3, 24, 24),
+    "test_input_size": (3, 32, 32),
+    "mean": (0.45, 0.45, 0.45),
+    "std": (0.225, 0.225, 0.225),
+    "interpolation": "bilinear",
+}
+
+
+class StandIn(nn.Module):
+    """Softmax of a linear map of the mean colour of each frame; remembers the views it saw."""
+
+    def __init__(self, num_classes: int = 7, **change) -> None:
+        super().__init__()
+        self.pretrained_cfg = CFG | change
+        self.num_classes = num_classes
+        self.fc = nn.Linear(3 * self.pretrained_cfg["num_frames"], num_classes)
+        self.seen: list[torch.Tensor] = []
+
+    def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        assert torch.is_inference_mode_enabled()
+        self.seen.append(x)
+        return self.fc(5 * x.mean((3, 4)).flatten(1)).softmax(1)
+
+
+@pytest.fixture
+def model() -> StandIn:
+    torch.manual_seed(0)
+    return StandIn().train()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "a.mp4", num_frames=50, gop=12)
+
+
+def frames_of(path: Path) -> torch.Tensor:
+    with VideoReader(path) as reader:
+        return reader.read(range(reader.num_frames))
+
+
+def expected(model: StandIn, frames: torch.Tensor, clips: int, crops: int, fps: float = 30) -> torch.Tensor:
+    transform = eval_transform(model.pretrained_cfg, crops)
+    views = [transform(frames[clip]) for clip in clip_indices(model.pretrained_cfg, len(frames), fps, clips)]
+    with torch.inference_mode():
+        return model.eval().forward_dense(torch.cat(views)).mean(0)
+
+
+@pytest.mark.parametrize("views", ["1x1", "10x3", "2x3"])
+@pytest.mark.parametrize("sampling", ["dense", "segment"])
+def test_scores_are_the_mean_over_views(path: Path, views: str, sampling: str) -> None:
+    torch.manual_seed(0)
+    model = StandIn(sampling=sampling)
+    clips, crops = map(int, views.split("x"))
+    scores = VideoClassifier(model, views=views, batch_size=4).scores(path)
+    assert scores.shape == (7,)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, expected(model, frames_of(path), clips, crops))
+
+
+def test_batches_hold_all_views_once(path: Path, model: StandIn) -> None:
+    VideoClassifier(model, views="10x3", batch_size=4).scores(path)
+    assert [len(batch) for batch in model.seen] == [4] * 7 + [2]
+    assert model.seen[0].shape == (4, 3, 4, 32, 32)
+
+
+def test_equal_clips_are_computed_once_and_weighed(path: Path) -> None:
+    model = StandIn(sampling="segment")
+    VideoClassifier(model, views="10x1").scores(path)
+    assert [len(batch) for batch in model.seen] == [1]
+    short = StandIn()  # 9 frames, span 8: starts 0, 0.1, ... give a few different clips, not equally often
+    frames = frames_of(path)[:9]
+    scores = VideoClassifier(short, views="10x1").scores(frames)
+    assert 1 < sum(map(len, short.seen)) < 10
+    torch.testing.assert_close(scores, expected(short, frames, 10, 1))
+
+
+def test_each_frame_is_decoded_once(path: Path, model: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+    plain = VideoReader.read
+
+    def spied(self, indices, transform=None):
+        asked.append(list(indices))
+        return plain(self, asked[-1], transform)
+
+    monkeypatch.setattr(VideoReader, "read", spied)
+    VideoClassifier(model, views="10x3").scores(path)
+    assert len(asked) == 1
+    assert len(asked[0]) == len(set(asked[0]))
+
+
+def test_variable_rate_is_sampled_by_time(tmp_path: Path) -> None:
+    times = [20 * i for i in range(40)] + [800 + 200 * i for i in range(10)]
+    path = write_video(tmp_path / "v.mkv", times_ms=times)
+    model = StandIn(input_size=(3, 64, 64), test_input_size=(3, 64, 64), mean=(0, 0, 0), std=(1, 1, 1), frame_stride=20)
+    VideoClassifier(model, views="1x3").scores(path)
+    with VideoReader(path) as reader:
+        clip = reader.at_constant_rate(clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0])
+        assert clip != clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0]
+    left, _, right = model.seen[0].transpose(1, 2) * 255  # 64 of 96 columns each, which overlap in the middle 32
+    assert frame_numbers(torch.cat([left, right[..., 32:]], -1)) == clip
+
+
+def test_predictions_are_sorted_and_named(path: Path, model: StandIn) -> None:
+    names = [f"name {i}" for i in range(7)]
+    classifier = VideoClassifier(model, class_names=names)
+    best = classifier(path, topk=3)
+    scores = classifier.scores(path)
+    assert best == [Prediction(int(i), names[int(i)], float(scores[i])) for i in scores.argsort(descending=True)[:3]]
+    assert len(classifier(path, topk=100)) == 7
+    assert classifier(str(path), topk=3) == best
+    assert sum(p.score for p in classifier(path, topk=7)) == pytest.approx(1)
+
+
+def test_names_default_to_numbers_or_the_label_set(model: StandIn) -> None:
+    assert VideoClassifier(model).class_names[3] == "class 3"
+    labelled = StandIn(400, label_set="k400")
+    assert VideoClassifier(labelled).class_names[0] == "abseiling"
+    assert VideoClassifier(labelled, class_names=["x"] * 400).class_names[0] == "x"
+
+
+@pytest.mark.parametrize("count", [4, 5, 50])
+def test_frames_of_every_form_agree(path: Path, model: StandIn, count: int) -> None:
+    frames = frames_of(path)[:count]
+    classifier = VideoClassifier(model, views="2x3")
+    last = frames.permute(0, 2, 3, 1)
+    forms = [frames, frames.numpy(), last, last.contiguous().numpy(), last.numpy()[:, :, ::1]]
+    results = [classifier.scores(form) for form in forms]
+    assert all(torch.equal(result, results[0]) for result in results)
+    if count == 50:
+        assert torch.equal(results[0], classifier.scores(path))
+
+
+def test_a_whole_clip_is_taken_as_it_is(path: Path, model: StandIn) -> None:
+    frames = frames_of(path)[[3, 30, 10, 20]]
+    VideoClassifier(model, views="10x1").scores(frames, fps=7)
+    (view,) = model.seen
+    assert torch.equal(view, eval_transform(CFG)(frames))
+
+
+def test_fps_of_an_array_counts(path: Path, model: StandIn) -> None:
+    frames = frames_of(path)
+    scores = VideoClassifier(model).scores(frames, fps=60)
+    torch.testing.assert_close(scores, expected(model, frames, 1, 1, fps=60))
+    assert not torch.equal(scores, VideoClassifier(model).scores(frames))
+
+
+def test_lists_give_lists(path: Path, model: StandIn) -> None:
+    classifier = VideoClassifier(model)
+    frames = frames_of(path)
+    assert classifier([path, frames], topk=2) == [classifier(path, topk=2), classifier(frames, topk=2)]
+    assert classifier([]) == []
+
+
+def test_precision_of_the_model_is_kept(path: Path, model: StandIn) -> None:
+    exact = VideoClassifier(model).scores(path)
+    scores = VideoClassifier(model.bfloat16()).scores(path)
+    assert model.seen[-1].dtype == torch.bfloat16
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, exact, atol=0.05, rtol=0)
+
+
+def test_progress_is_silent_in_pipes(path: Path, model: StandIn, monkeypatch, capfd) -> None:
+    quick = VideoClassifier(model, views="2x1").scores(path)
+    monkeypatch.setattr(model, "forward_dense", _slow(model.forward_dense))
+    slow = VideoClassifier(model, views="2x1", batch_size=1, progress=True).scores(path)
+    torch.testing.assert_close(slow, quick)
+    assert capfd.readouterr() == ("", "")
+
+
+def _slow(function):
+    def slowed(x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.6)  # a bar shows itself after a second
+        return function(x)
+
+    return slowed
+
+
+def test_broken_file_is_named(tmp_path: Path, model: StandIn) -> None:
+    with pytest.raises(VideoError, match=r"absent\.mp4: no such file"):
+        VideoClassifier(model)(tmp_path / "absent.mp4")
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({"views": "1x2"}, "CLIPSxCROPS"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"class_names": ["a", "b"]}, "must be 7 names.*2 were given"),
+        ({"class_names": "abcdefg"}, "must be 7 names"),
+    ],
+)
+def test_bad_settings_are_refused(model: StandIn, settings: dict, cause: str) -> None:
+    with pytest.raises(ValueError, match=cause):
+        VideoClassifier(model, **settings)
+
+
+def test_unfit_models_are_refused() -> None:
+    headless = StandIn()
+    headless.num_classes = 0
+    with pytest.raises(ValueError, match="no classes"):
+        VideoClassifier(headless)
+    with pytest.raises(ValueError, match=r"StandIn.pretrained_cfg lacks mean, std"):
+        VideoClassifier(StandIn(mean=None, std=None))
+    with pytest.raises(ValueError, match=r"Linear.pretrained_cfg lacks num_frames"):
+        VideoClassifier(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        (np.zeros((4, 32, 32, 3), np.float32), "got float32 of shape (4, 32, 32, 3)"),
+        (torch.zeros(4, 3, 32, 32), "got torch.float32 of shape (4, 3, 32, 32)"),
+        (np.zeros((32, 32, 3), np.uint8), "got uint8 of shape (32, 32, 3)"),
+        (np.zeros((4, 32, 32, 1), np.uint8), "(4, 32, 32, 1)"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "got none"),
+        (7, "got int"),
+        ([np.zeros((32, 32, 3), np.uint8)] * 4, "(32, 32, 3)"),
+    ],
+)
+def test_unfit_frames_are_refused(model: StandIn, source, cause: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(cause)):
+        VideoClassifier(model)(source)
+
+
+def test_settings_without_effect_or_sense_are_refused(path: Path, model: StandIn) -> None:
+    with pytest.raises(ValueError, match=r"a\.mp4: fps is for frames in an array"):
+        VideoClassifier(model)(path, fps=25)
+    with pytest.raises(ValueError, match="topk is 0"):
+        VideoClassifier(model)(path, topk=0)

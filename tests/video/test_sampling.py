@@ -1,0 +1,159 @@
+"""Frames and crops equal the published loaders', and never leave the video."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vov3d.video import (
+    Views,
+    clip_indices,
+    crop_boxes,
+    dense_indices,
+    parse_views,
+    random_dense_indices,
+    segment_indices,
+)
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "sampling.json").read_text())
+
+counts = st.integers(1, 2000)
+rates = st.floats(0.01, 1000)
+lengths = st.integers(1, 64)
+strides = st.integers(1, 40)
+seeds = st.integers(0, 2**32)
+
+
+def assert_clip(indices: list[int], num_frames: int, clip_len: int) -> None:
+    assert len(indices) == clip_len
+    assert all(type(index) is int and 0 <= index < num_frames for index in indices)
+    assert indices == sorted(indices)
+
+
+def test_reference_has_rows() -> None:
+    assert {key: len(REFERENCE[key]) for key in ("dense", "segment_test", "three_crops")} == {
+        "dense": 7,
+        "segment_test": 4,
+        "three_crops": 4,
+    }
+
+
+@pytest.mark.parametrize("row", REFERENCE["dense"])
+def test_dense_equals_reference(row: dict) -> None:
+    found = dense_indices(row["num_frames_in_video"], row["fps"], row["T"], row["tau"], row["clip"], row["clips"])
+    assert found == row["indices"]
+
+
+@pytest.mark.parametrize("row", REFERENCE["segment_test"])
+def test_segment_equals_reference(row: dict) -> None:
+    assert segment_indices(row["num_frames_in_video"], row["T"]) == row["indices"]
+
+
+@pytest.mark.parametrize("row", REFERENCE["three_crops"])
+def test_crops_equal_reference(row: dict) -> None:
+    resized, corners = crop_boxes(row["height"], row["width"], row["size"], 3)
+    assert list(resized) == row["resized"]
+    assert [list(corner) for corner in corners] == row["top_left"]
+    assert crop_boxes(row["height"], row["width"], row["size"], 1) == (resized, [corners[1]])
+
+
+@given(counts, rates, lengths, strides, st.integers(1, 12), st.floats(0, 1))
+def test_dense_stays_inside(n: int, fps: float, clip_len: int, stride: int, clips: int, place: float) -> None:
+    for clip in (0, place * clips, clips - 1):
+        assert_clip(dense_indices(n, fps, clip_len, stride, clip, clips), n, clip_len)
+
+
+@given(counts, rates, lengths, strides, seeds)
+def test_random_dense_stays_inside(n: int, fps: float, clip_len: int, stride: int, seed: int) -> None:
+    indices = random_dense_indices(n, fps, clip_len, stride, random.Random(seed))
+    assert_clip(indices, n, clip_len)
+    assert indices == random_dense_indices(n, fps, clip_len, stride, random.Random(seed))
+
+
+@given(counts, lengths, seeds)
+def test_segment_stays_inside(n: int, clip_len: int, seed: int) -> None:
+    middle = segment_indices(n, clip_len)
+    drawn = segment_indices(n, clip_len, random.Random(seed))
+    assert_clip(middle, n, clip_len)
+    assert_clip(drawn, n, clip_len)
+    assert all(abs(a - b) <= (n - 1) / clip_len / 2 + 1 for a, b in zip(middle, drawn, strict=True))
+
+
+@given(st.integers(1, 2000), st.integers(1, 2000), st.integers(1, 400), st.sampled_from([1, 3]))
+def test_crops_lie_inside(height: int, width: int, size: int, num_crops: int) -> None:
+    (new_height, new_width), corners = crop_boxes(height, width, size, num_crops)
+    assert min(new_height, new_width) == size
+    assert len(corners) == num_crops
+    for top, left in corners:
+        assert 0 <= top <= new_height - size
+        assert 0 <= left <= new_width - size
+
+
+def test_a_very_long_video_is_not_left_by_rounding() -> None:
+    n = 2**24 + 4  # n - 1 rounds up to n in float32
+    assert dense_indices(n, 30, 4, 1, 1, 1)[-1] == n - 1
+
+
+def test_random_dense_reaches_both_ends() -> None:
+    rng = random.Random(0)
+    starts = {random_dense_indices(84, 30, 16, 5, rng)[0] for _ in range(200)}
+    assert starts == {0, 1, 2, 3}
+
+
+def test_random_segment_reaches_both_ends() -> None:
+    rng = random.Random(0)
+    assert {segment_indices(9, 2, rng)[0] for _ in range(200)} == {0, 1, 2, 3, 4}
+
+
+def test_one_dense_clip_is_the_middle() -> None:
+    cfg = {"num_frames": 4, "frame_stride": 2, "sampling": "dense"}
+    assert clip_indices(cfg, 107, 30, 1) == [[49, 51, 54, 56]]  # from 49.5 to 56.5
+    assert clip_indices(cfg, 107, 30, 3) == [dense_indices(107, 30, 4, 2, clip, 3) for clip in range(3)]
+
+
+def test_segment_clips_are_equal() -> None:
+    cfg = {"num_frames": 8, "frame_stride": None, "sampling": "segment"}
+    assert clip_indices(cfg, 45, 30, 2) == [segment_indices(45, 8)] * 2
+
+
+@pytest.mark.parametrize(("text", "views"), [("1x1", (1, 1)), ("10x3", (10, 3)), ("2x3", (2, 3))])
+def test_parse_views(text: str, views: tuple[int, int]) -> None:
+    assert parse_views(text) == Views(*views)
+
+
+@pytest.mark.parametrize("text", ["", "10", "0x1", "1x2", "-1x3", "1 x 3", "3x10", "1x1\n", "x3", "٣x3"])
+def test_bad_views_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="CLIPSxCROPS"):
+        parse_views(text)
+
+
+@pytest.mark.parametrize(
+    ("call", "cause"),
+    [
+        (lambda: dense_indices(0, 30, 16, 5), "0 frames"),
+        (lambda: dense_indices(9, 0, 16, 5), "fps 0"),
+        (lambda: dense_indices(9, float("nan"), 16, 5), "fps nan"),
+        (lambda: dense_indices(9, 30, 0, 5), "clip of 0"),
+        (lambda: dense_indices(9, 30, 16, 0), "stride 0"),
+        (lambda: dense_indices(9, 30, 16, 5, 3, 2), "clip 3 of 2"),
+        (lambda: random_dense_indices(0, 30, 16, 5, random.Random()), "0 frames"),
+        (lambda: segment_indices(-1, 16), "-1 frames"),
+        (lambda: segment_indices(9, 0), "clip of 0"),
+        (lambda: crop_boxes(0, 9, 9, 1), "0x9"),
+        (lambda: crop_boxes(9, 9, 9, 2), "2 crops"),
+        (lambda: clip_indices({"num_frames": 4, "sampling": "dense"}, 9, 30, 1), "no frame_stride"),
+        (lambda: clip_indices({"num_frames": 4, "sampling": "sparse"}, 9, 30, 1), "'sparse'"),
+        (lambda: clip_indices({"num_frames": 4, "sampling": "segment"}, 9, 30, 0), "at least one clip"),
+    ],
+)
+def test_bad_numbers_are_refused(call, cause: str) -> None:
+    with pytest.raises(ValueError, match=cause):
+        call()
+
+
+def test_points_are_float32_as_published() -> None:
+    # 183.33 * 0.9 is 164.99999999999997 in float64; torch.linspace of the published loader makes it 165
+    assert dense_indices(250, 25, 16, 5, 9, 10)[:3] == [165, 169, 173]

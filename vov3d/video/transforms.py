@@ -1,0 +1,181 @@
+"""From decoded frames to what a network takes, built from its `pretrained_cfg` on torchvision's public v2 API."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+try:
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as tv
+except ImportError as error:
+    raise ImportError("vov3d.video.transforms needs torchvision: pip install 'vov3d[video]'") from error
+
+from vov3d.video.sampling import crop_boxes
+
+__all__ = ["EvalTransform", "TrainTransform", "eval_transform", "train_transform"]
+
+_MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+
+
+class EvalTransform:
+    """Resizes, crops and normalises the frames of a clip for evaluation; made by `eval_transform`.
+
+    Attributes:
+        size: rows and columns of a crop, in pixels.
+        num_crops: 1 (centre) or 3 (along the long side).
+    """
+
+    def __init__(self, cfg: Mapping[str, Any], num_crops: int = 1) -> None:
+        self.size: int = (cfg.get("test_input_size") or cfg["input_size"])[-1]
+        self.num_crops = num_crops
+        self._mode = _interpolation(cfg)
+        self._mean, self._std = list(cfg["mean"]), list(cfg["std"])
+        crop_boxes(self.size, self.size, self.size, num_crops)  # refuses another number of crops before any video
+
+    def resize(self, frames: torch.Tensor) -> torch.Tensor:
+        """Brings the short side to `size`, the long side in proportion and floored.
+
+        Args:
+            frames: uint8 `(..., C, H, W)`.
+
+        Returns:
+            uint8 `(..., C, H', W')`.
+        """
+        height, width = frames.shape[-2:]
+        resized, _ = crop_boxes(height, width, self.size, self.num_crops)
+        return _resize(frames, resized, self._mode)
+
+    def crop(self, frames: torch.Tensor) -> torch.Tensor:
+        """Cuts the crops out of resized frames and normalises them.
+
+        Args:
+            frames: uint8 `(T, C, H', W')` as `resize` gives them.
+
+        Returns:
+            float32 `(num_crops, C, T, size, size)`.
+        """
+        height, width = frames.shape[-2:]
+        _, corners = crop_boxes(height, width, self.size, self.num_crops)
+        return _normalized(_cut(frames, corners, self.size), self._mean, self._std)
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Turns uint8 frames `(T, C, H, W)` into float32 crops `(num_crops, C, T, size, size)`.
+
+        Raises:
+            ValueError: for anything but uint8 frames of four dimensions.
+        """
+        _check_frames(frames)
+        return self.crop(self.resize(frames))
+
+
+class TrainTransform:
+    """Resizes, crops, flips and normalises the frames of a clip at random for training; made by `train_transform`.
+
+    All frames of a clip share one size, one crop and one flip, drawn from torch's global generator, which a
+    `DataLoader` seeds for each worker.
+
+    Attributes:
+        size: rows and columns of the crop, in pixels.
+        scales: smallest and largest short side, in pixels.
+        flip: whether half of the clips are mirrored.
+    """
+
+    def __init__(self, cfg: Mapping[str, Any], scales: tuple[int, int] = (256, 320), flip: bool | None = None) -> None:
+        self.size: int = cfg["input_size"][-1]
+        self.scales = scales
+        if flip is None:
+            flip = cfg["sampling"] != "segment"
+        self.flip = flip
+        self._mode = _interpolation(cfg)
+        self._mean, self._std = list(cfg["mean"]), list(cfg["std"])
+        if not self.size <= scales[0] <= scales[1]:
+            raise ValueError(f"scales {scales} must rise and start no lower than the crop's {self.size} pixels")
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Turns uint8 frames `(T, C, H, W)` into one float32 crop `(C, T, size, size)`.
+
+        Raises:
+            ValueError: for anything but uint8 frames of four dimensions.
+        """
+        _check_frames(frames)
+        short = _randint(self.scales[0], self.scales[1])
+        height, width = frames.shape[-2:]
+        (height, width), _ = crop_boxes(height, width, short, 1)
+        frames = _resize(frames, (height, width), self._mode)
+        corner = _randint(0, height - self.size), _randint(0, width - self.size)
+        clip = _normalized(_cut(frames, [corner], self.size), self._mean, self._std)[0]
+        return tv.horizontal_flip(clip) if self.flip and _randint(0, 1) else clip
+
+
+def eval_transform(cfg: Mapping[str, Any], num_crops: int = 1) -> EvalTransform:
+    """The evaluation pipeline that fits a model's weights.
+
+    The short side is resized (antialiased) to the test size, then crops are cut, divided by 255, and normalised.
+
+    Args:
+        cfg: a model's `pretrained_cfg`; `test_input_size` (or `input_size` where it is missing), `interpolation`,
+            `mean` and `std` are used.
+        num_crops: 1 for the centre; 3 for left, centre and right (top, centre and bottom of upright videos).
+
+    Returns:
+        A callable from uint8 `(T, C, H, W)` to float32 `(num_crops, C, T, S, S)`.
+
+    Raises:
+        ValueError: for another number of crops or an unknown interpolation.
+    """
+    return EvalTransform(cfg, num_crops)
+
+
+def train_transform(
+    cfg: Mapping[str, Any], scales: tuple[int, int] = (256, 320), flip: bool | None = None
+) -> TrainTransform:
+    """The training pipeline of the paper: a random short side, a random crop and a random flip.
+
+    Args:
+        cfg: a model's `pretrained_cfg`; `input_size`, `interpolation`, `mean`, `std` and `sampling` are used.
+        scales: smallest and largest short side in pixels; those of the paper fit crops of 224.
+        flip: whether half of the clips are mirrored. By default unless sampling is by segments:
+            Something-Something has classes that differ only in left and right.
+
+    Returns:
+        A callable from uint8 `(T, C, H, W)` to float32 `(C, T, S, S)`.
+
+    Raises:
+        ValueError: for scales below the crop or in the wrong order, or an unknown interpolation.
+    """
+    return TrainTransform(cfg, scales, flip)
+
+
+def _interpolation(cfg: Mapping[str, Any]) -> InterpolationMode:
+    """The name in torchvision of the interpolation that a config asks for."""
+    name = cfg["interpolation"]
+    if name not in _MODES:
+        raise ValueError(f"pretrained_cfg has interpolation {name!r}: {' and '.join(_MODES)} are known")
+    return _MODES[name]
+
+
+def _check_frames(frames: torch.Tensor) -> None:
+    """Refuses what is not a stack of uint8 pictures."""
+    if frames.dtype != torch.uint8 or frames.ndim != 4:
+        raise ValueError(f"expected uint8 frames (T, C, H, W), got {frames.dtype} {tuple(frames.shape)}")
+
+
+def _resize(frames: torch.Tensor, size: tuple[int, int], mode: InterpolationMode) -> torch.Tensor:
+    """Resizes uint8 frames to (height, width); in uint8, which torchvision does several times faster than in float."""
+    return frames if tuple(frames.shape[-2:]) == size else tv.resize(frames, list(size), mode, antialias=True)
+
+
+def _cut(frames: torch.Tensor, corners: list[tuple[int, int]], size: int) -> torch.Tensor:
+    """Square crops `(N, T, C, size, size)` of frames `(T, C, H, W)` at the given (top, left)."""
+    return torch.stack([frames[..., top : top + size, left : left + size] for top, left in corners])
+
+
+def _normalized(crops: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
+    """uint8 `(N, T, C, S, S)` to normalised float32 `(N, C, T, S, S)`."""
+    return tv.normalize(tv.to_dtype(crops, torch.float32, scale=True), mean, std).transpose(1, 2)
+
+
+def _randint(low: int, high: int) -> int:
+    """A uniform integer in `[low, high]` from torch's global generator."""
+    return int(torch.randint(low, high + 1, ()))
