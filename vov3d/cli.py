@@ -80,7 +80,7 @@ _COLUMNS = ("model.tag", "params (M)", "frames", "crop", "GMACs/view", "views", 
 def zoo_rows(filter: str = "") -> list[tuple[str, ...]]:
     """One row a set of published weights, in the order of `_COLUMNS`; accuracies are the published ones."""
     params: dict[tuple[str, int], str] = {}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in list_pretrained(filter):
         model, tag = name.split(".")
         cfg = resolve_cfg(model, tag, None)

@@ -86,11 +86,10 @@ class D2plus1D(nn.Module):
         if zero_init_last:
             nn.init.zeros_(self.bn3.get_parameter("weight"))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        if isinstance(shortcut, bool):
-            matches = stride == 1 and in_chs == out_chs
-            self.shortcut = nn.Identity() if shortcut and matches else None
-        else:
-            self.shortcut = shortcut
+        added: nn.Module | None = shortcut if isinstance(shortcut, nn.Module) else None
+        if shortcut is True and stride == 1 and in_chs == out_chs:
+            added = nn.Identity()
+        self.shortcut = added
         self.act3 = create_act(act_layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

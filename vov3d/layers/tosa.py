@@ -97,9 +97,8 @@ class TOSA(nn.Module):
         if zero_init_last:
             nn.init.zeros_(self.bn_agg.get_parameter("weight"))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        if stride == 1 and in_chs == out_chs:
-            self.shortcut = nn.Identity()
-        else:
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_chs != out_chs:
             self.shortcut = ConvNormAct3d(in_chs, out_chs, stride=stride, norm_layer=norm_layer, act_layer=None, **dd)
         self.act = create_act(act_layer)
 

@@ -15,7 +15,7 @@ from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 
 DEFAULT_ORG = "vov3d"
 
-_SOURCES = {
+_SOURCES: dict[str, dict[str, Any]] = {
     "vov3d": dict(
         license="cc-by-nc-4.0",
         origin_url="https://github.com/youngwanLEE/VoV3D",
@@ -97,7 +97,7 @@ def published_cfg(
     """
     label_set = name.split(".")[1].split("_")[0]
     if label_set == "k400":
-        protocol = dict(num_classes=400, sampling="dense", frame_stride=frame_stride, views=(10, 3))
+        protocol: dict[str, Any] = dict(num_classes=400, sampling="dense", frame_stride=frame_stride, views=(10, 3))
     else:
         protocol = dict(num_classes=174, sampling="segment", frame_stride=None, views=(2, 3))
     window = -(-input_size // 32)

@@ -206,7 +206,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
         if name.endswith(".shortcut.bn"):
             shortcut = name.removesuffix(".bn")
             if f"{name}.weight" not in state_dict and f"{shortcut}.conv.weight" in state_dict:
-                _identity_norm(state_dict, shortcut, module.eps)  # type: ignore[arg-type]
+                _identity_norm(state_dict, shortcut, module.eps)
     return state_dict
 
 
@@ -224,8 +224,8 @@ def _published(rows: dict[str, tuple]) -> dict[str, Any]:
     cfgs = {}
     for name, (file, top1, top5, gmacs, *crop) in rows.items():
         url = f"https://dl.dropbox.com/s/{file}"
-        crop = crop[0] if crop else 256
-        cfgs[name] = published_cfg(name, url, top1=top1, top5=top5, gmacs_per_view=gmacs, test_input_size=crop)
+        size = crop[0] if crop else 256
+        cfgs[name] = published_cfg(name, url, top1=top1, top5=top5, gmacs_per_view=gmacs, test_input_size=size)
     return cfgs
 
 

@@ -4,8 +4,9 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -21,10 +22,13 @@ __all__ = ["Prediction", "Source", "VideoClassifier"]
 Source = str | os.PathLike[str] | np.ndarray | torch.Tensor
 """A video file, or frames `(T, H, W, 3)` or `(T, 3, H, W)` in uint8."""
 
+Sources = list[Source] | tuple[Source, ...]
+
 _CFG_KEYS = ("num_frames", "sampling", "input_size", "mean", "std", "interpolation")
 
 
-class Prediction(NamedTuple):
+@dataclass(frozen=True)
+class Prediction:
     """A class with its score, the mean softmax over the views."""
 
     index: int
@@ -83,10 +87,10 @@ class VideoClassifier:
     def __call__(self, source: Source, topk: int = 5, fps: float | None = None) -> list[Prediction]: ...
 
     @overload
-    def __call__(self, source: Sequence[Source], topk: int = 5, fps: float | None = None) -> list[list[Prediction]]: ...
+    def __call__(self, source: Sources, topk: int = 5, fps: float | None = None) -> list[list[Prediction]]: ...
 
     def __call__(
-        self, source: Source | Sequence[Source], topk: int = 5, fps: float | None = None
+        self, source: Source | Sources, topk: int = 5, fps: float | None = None
     ) -> list[Prediction] | list[list[Prediction]]:
         """The best classes of one video, or of each in a list.
 
@@ -107,7 +111,7 @@ class VideoClassifier:
             raise ValueError(f"topk is {topk}: it must be at least 1")
         if isinstance(source, (list, tuple)):
             return [self._best(one, topk, fps) for one in source]
-        return self._best(source, topk, fps)  # pyright: ignore[reportArgumentType]
+        return self._best(source, topk, fps)
 
     def scores(self, source: Source, fps: float | None = None) -> torch.Tensor:
         """The softmax of one video, averaged over its views.
