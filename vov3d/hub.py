@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import safetensors.torch
-from timm.models._hub import save_config_for_hf
+from timm.models._pretrained import filter_pretrained_cfg
 from torch import nn
 
 from vov3d.labels import class_names, load_labels
@@ -50,27 +50,43 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[
     names = list(label_names) if label_names is not None else class_names(model)
     if names is not None and len(names) != model.num_classes:
         raise ValueError(f"got {len(names)} label_names for a model of {model.num_classes} classes")
+    config = _config(model, names)
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as tmp:
         tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         safetensors.torch.save_file(tensors, Path(tmp) / WEIGHTS, metadata={"format": "pt"})
-        _save_config(model, Path(tmp) / CONFIG, names)
+        (Path(tmp) / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for name in (WEIGHTS, CONFIG):
             os.replace(Path(tmp) / name, folder / name)
     return folder
 
 
-def _save_config(model: nn.Module, path: Path, names: list[str] | None) -> None:
-    config: dict[str, Any] = {"label_names": names} if names else {}
-    try:
-        save_config_for_hf(model, str(path), model_config=config)
-    except ValueError as e:
-        raise ValueError(f"{e} Name layers by strings, such as norm_layer='syncbatchnorm', to save the model") from e
-    config = json.loads(path.read_text())
-    label_set = config["pretrained_cfg"].get("label_set")
-    if label_set and (names is None or tuple(names) != load_labels(label_set)):
-        for key in _CLAIMS:
-            config["pretrained_cfg"].pop(key, None)
-        path.write_text(json.dumps(config, indent=2))
+def _config(model: Any, names: list[str] | None) -> dict[str, Any]:
+    """The `config.json` of timm: how to build the model, and how its weights want their clips."""
+    args = {**model.model_args, "in_chans": model.in_chans, "num_classes": model.num_classes}
+    args["global_pool"] = model.head.global_pool.pool_type
+    for key, value in args.items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise ValueError(
+                f"cannot save {key}={value!r} in a file; name layers by strings, such as norm_layer='syncbatchnorm'"
+            ) from None
+    cfg = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True)
+    label_set = cfg.get("label_set")
+    inherits = not label_set or (names is not None and tuple(names) == load_labels(label_set))
+    dropped = {"architecture", "state_dict", "label_names", "custom_load", *(() if inherits else _CLAIMS)}
+    cfg = {k: v for k, v in cfg.items() if k not in dropped} | {"num_classes": model.num_classes}
+    for key in ("input_size", "test_input_size"):
+        cfg[key] = (model.in_chans, *cfg.get(key, cfg["input_size"])[1:])
+    config = {
+        "architecture": model.pretrained_cfg["architecture"],
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "global_pool": args["global_pool"],
+        "model_args": args,
+        "pretrained_cfg": cfg,
+    }
+    return config | ({"label_names": names} if names else {})

@@ -100,6 +100,8 @@ def test_configuration_errors_say_what_is_known():
         vov3d.create_model("vov3d_m.k600")
     with pytest.raises(ValueError, match="no field 'num_frame'; did you mean 'num_frames'"):
         vov3d.create_model("vov3d_m", pretrained_cfg_overlay={"num_frame": 3})
+    with pytest.raises(ValueError, match=r"input_size must be \(C, H, W\), got \(3, 16, 224, 224\).* num_frames"):
+        vov3d.create_model("vov3d_m", pretrained_cfg_overlay={"input_size": (3, 16, 224, 224)})
     with pytest.raises(ValueError, match="vov3d has no model 'vov3d_xl'; did you mean 'vov3d_"):
         vov3d.create_model("vov3d_xl")
     with pytest.raises(ValueError, match="vov3d has no model 'resnet50'; its models are vov3d_l, vov3d_m"):

@@ -33,9 +33,9 @@ class D2plus1D(nn.Module):
         shortcut: True adds the input where shapes match, False adds nothing, a module's output is added always
             (a projection, as in X3D).
         act_layer: Activation after the expansion and at the end.
-        mid_act_layer: Activation after the middle convolution.
         norm_layer: Norm, a name or a class.
         conv: Middle convolution, one of `vov3d.layers.MIDDLE_CONVS`.
+        mid_act_layer: Activation after the middle convolution.
         drop_path: Rate of stochastic depth on the residual branch.
         zero_init_last: Starts the last norm at zero, so that the block starts as its shortcut.
         device: Device of the parameters.
@@ -59,9 +59,9 @@ class D2plus1D(nn.Module):
         se_ratio: float = 1 / 16,
         shortcut: bool | nn.Module = True,
         act_layer: LayerType = "relu",
-        mid_act_layer: LayerType = "silu",
         norm_layer: LayerType = "batchnorm3d",
         conv: str = "d2plus1d",
+        mid_act_layer: LayerType = "silu",
         drop_path: float = 0.0,
         zero_init_last: bool = False,
         device=None,

@@ -26,15 +26,15 @@ class TOSA(nn.Module):
         out_chs: Channels of the output.
         num_blocks: Bottlenecks in series.
         stride: Spatial stride, carried by the first bottleneck; time is never strided.
+        conv: Middle convolution, one of `vov3d.layers.MIDDLE_CONVS`.
+        se_every_other: Squeeze-and-excitation in the 1st, 3rd, 5th ... bottleneck only, else in all.
+        drop_path: Rate of stochastic depth on the aggregated branch.
         kernel_size: Spatial size of the middle convolutions, odd.
         temporal_kernel_size: Temporal size of the middle convolutions, odd.
         se_ratio: Width of squeeze-and-excitation relative to `mid_chs`; 0 for none.
-        se_every_other: Squeeze-and-excitation in the 1st, 3rd, 5th ... bottleneck only, else in all.
-        conv: Middle convolution, one of `vov3d.layers.MIDDLE_CONVS`.
         act_layer: Activation of the 1x1x1 convolutions and of the sums.
         mid_act_layer: Activation after the middle convolutions.
         norm_layer: Norm, a name or a class.
-        drop_path: Rate of stochastic depth on the aggregated branch.
         zero_init_last: Starts the aggregation's norm at zero, so that the block starts as its shortcut.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
@@ -53,15 +53,15 @@ class TOSA(nn.Module):
         out_chs: int,
         num_blocks: int = 5,
         stride: int = 1,
+        conv: str = "d2plus1d",
+        se_every_other: bool = True,
+        drop_path: float = 0.0,
         kernel_size: int = 3,
         temporal_kernel_size: int = 3,
         se_ratio: float = 1 / 16,
-        se_every_other: bool = True,
-        conv: str = "d2plus1d",
         act_layer: LayerType = "relu",
         mid_act_layer: LayerType = "silu",
         norm_layer: LayerType = "batchnorm3d",
-        drop_path: float = 0.0,
         zero_init_last: bool = True,
         device=None,
         dtype=None,

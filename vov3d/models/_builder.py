@@ -32,6 +32,9 @@ class Family(NamedTuple):
     conv: str
 
 
+# Arguments that belong to one use of a model, not to what it is.
+_NOT_SAVED = ("device", "dtype", "drop_rate", "drop_path_rate", "features_only", "out_indices", "feature_cls")
+
 _FAMILIES: dict[Any, Family] = {}
 
 
@@ -84,9 +87,11 @@ def build_video_model(
             )
         return model
 
+    given = {k: v for k, v in kwargs.items() if k not in _NOT_SAVED}
     kwargs = {**model_args, **kwargs}
     features = dict(flatten_sequential=True)
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
+    model.model_args = given  # what save_pretrained needs to build the model again
     if adopt_classes and getattr(model, "num_classes", cfg.num_classes) != cfg.num_classes:
         # The default tag does not describe this file.
         for key in ("label_set", "label_names", "top1", "top5"):

@@ -140,7 +140,7 @@ def resolve_cfg(
         overlay: Fields that replace those of the configuration.
 
     Raises:
-        ValueError: If the tag or a field is not known.
+        ValueError: If the tag or a field is not known, or an input size is not `(C, H, W)`.
     """
     if isinstance(pretrained_cfg, PretrainedCfg):
         values = {f.name: getattr(pretrained_cfg, f.name) for f in dataclasses.fields(pretrained_cfg)}
@@ -152,7 +152,12 @@ def resolve_cfg(
     fields = _checked(overlay or {})
     if not cfg.architecture:
         fields.setdefault("architecture", variant)
-    return dataclasses.replace(cfg, **fields)
+    cfg = dataclasses.replace(cfg, **fields)
+    for key in ("input_size", "test_input_size"):
+        size = getattr(cfg, key)
+        if size is not None and len(size) != 3:
+            raise ValueError(f"{key} must be (C, H, W), got {tuple(size)}; the number of frames is num_frames")
+    return cfg
 
 
 def _registered(variant: str, tag: str | None) -> VideoPretrainedCfg:
