@@ -134,6 +134,14 @@ def test_pytorchvideo_shortcut_without_norm_is_the_exact_identity(tmp_path):
     torch.testing.assert_close(shortcut(x), shortcut.conv(x), rtol=1e-7, atol=1e-9)
 
 
+def test_pytorchvideo_file_brings_its_own_tag(tmp_path):
+    path = save(published_state_dict("pytorchvideo_x3d_s"), tmp_path / "x3d_s.pyth")
+    model = create_model("x3d_m", checkpoint_path=path)
+    assert model.pretrained_cfg["tag"] == "k400_ptv"
+    assert model.pretrained_cfg["license"] == "apache-2.0"
+    assert create_model("x3d_m.k400_f16", checkpoint_path=path).pretrained_cfg["tag"] == "k400_f16"
+
+
 # --- what does not fit -----------------------------------------------------------------------------------------------
 
 

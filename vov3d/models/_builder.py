@@ -25,11 +25,13 @@ class Family(NamedTuple):
         model_cls: Their class.
         filter_fn: Renames the tensors of every format that holds them to the model's own names.
         conv: Their published middle convolution.
+        tag_of: Tag that a file's format gives away, for files loaded without naming one.
     """
 
     model_cls: Callable[..., nn.Module]
     filter_fn: FilterFn
     conv: str
+    tag_of: Callable[[StateDict], str | None] = lambda state_dict: None
 
 
 # Arguments that belong to one use of a model, not to what it is.
@@ -70,7 +72,10 @@ def build_video_model(
     kwargs.pop("pretrained_model_args", None)  # timm's copy of a saved model's arguments; they are in kwargs too
     weights = fetch(cfg, cache_dir) if pretrained else None
     # A file is described by its tensors, a folder or a repository by its config.json.
-    adopt_classes = bool(cfg.file) and cfg.source != "local-dir" and "num_classes" not in kwargs
+    from_file = bool(cfg.file) and cfg.source != "local-dir"
+    adopt_classes = from_file and "num_classes" not in kwargs
+    if from_file and weights and not pretrained_cfg and (tag := family.tag_of(weights[0])):
+        cfg = resolve_cfg(variant, tag, pretrained_cfg_overlay)
     requested = _title(variant, kwargs.get("conv", family.conv), family)
 
     def construct(**model_kwargs: Any) -> nn.Module:

@@ -87,6 +87,8 @@ def create_model(
 def _check_name(model_name: str, cache_dir: str | Path | None) -> None:
     """Raises unless the name, or the configuration that it leads to, is of a model of this package."""
     source, name = parse_model_name(model_name)
+    if not source and name != model_name:  # older timm drops what stands before the last slash
+        raise ValueError(f"{model_name!r} has no source prefix; use 'hf-hub:{model_name}' or 'local-dir:{model_name}'")
     try:
         if source == "hf-hub":
             name = load_model_config_from_hf(name, cache_dir=cache_dir)[1]

@@ -195,11 +195,15 @@ def _identity_norm(state_dict: StateDict, name: str, eps: float) -> None:
     }
 
 
+def _is_pytorchvideo(state_dict: StateDict) -> bool:
+    return "blocks.0.norm.weight" in state_dict
+
+
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
     """Renames the PySlowFast and PyTorchVideo formats to this model's names; its own names pass through."""
     if "s1.pathway0_stem.bn.weight" in state_dict:
         return rename(state_dict, _PYSLOWFAST)
-    if "blocks.0.norm.weight" not in state_dict:
+    if not _is_pytorchvideo(state_dict):
         return state_dict
     state_dict = rename(state_dict, _PYTORCHVIDEO)
     for name, module in model.named_modules():
@@ -270,7 +274,15 @@ default_cfgs = generate_default_cfgs(
     )
 )
 
-_FAMILY = register_family(Family(X3D, checkpoint_filter_fn, conv="dw3d"))
+_FAMILY = register_family(
+    Family(
+        X3D,
+        checkpoint_filter_fn,
+        conv="dw3d",
+        # The window of forward_dense, the crops and the licence are PyTorchVideo's own.
+        tag_of=lambda state_dict: "k400_ptv" if _is_pytorchvideo(state_dict) else None,
+    )
+)
 
 
 def _create_x3d(variant: str, pretrained: bool, **kwargs: Any) -> X3D:
