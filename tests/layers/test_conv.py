@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vov3d.layers import MIDDLE_CONVS, ConvNormAct3d, D2plus1D
-from vov3d.layers.conv import middle_convs
+from vov3d.layers.conv import conv3d, middle_convs
 
 odd = st.sampled_from([1, 3, 5, 7])
 
@@ -80,3 +81,70 @@ def test_norm_and_activation_by_name():
         ConvNormAct3d(4, 4, norm_layer="batchnorm2d")
     with pytest.raises(ValueError, match="act_layer='reluu' is not an activation"):
         ConvNormAct3d(4, 4, act_layer="reluu")
+
+
+# --- the same convolution by 2-D views -------------------------------------------------------------------------------
+
+CHANNELS_LAST = torch.channels_last_3d
+
+
+def plain(x: torch.Tensor, conv: nn.Conv3d) -> torch.Tensor:
+    return F.conv3d(x, conv.weight, None, conv.stride, conv.padding, 1, conv.groups)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+    kernel=st.sampled_from([(1, 1), (1, 3), (1, 5), (3, 1), (5, 1)]),
+    stride=st.integers(1, 2),
+    depthwise=st.booleans(),
+    channels_last=st.booleans(),
+)
+def test_views_give_the_same_values_gradients_and_second_gradients(shape, kernel, stride, depthwise, channels_last):
+    torch.manual_seed(0)
+    chs = shape[1]
+    conv = conv3d(chs, chs, kernel, 1 if kernel[1] == 1 else stride, chs if depthwise else 1, dtype=torch.float64)
+    x = torch.randn(shape, dtype=torch.float64)
+    x = (x.contiguous(memory_format=CHANNELS_LAST) if channels_last else x).requires_grad_()
+    results = []
+    for function in (conv, lambda x: plain(x, conv)):
+        out = function(x)
+        first = torch.autograd.grad(out.sin().sum(), (x, conv.weight), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, conv.weight))
+        results.append((out, *first, *second))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-11)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), plain(x, conv), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [(1, 3), (3, 1)])
+def test_training_runs_as_conv2d_on_channels_last_memory(kernel):
+    conv = conv3d(8, 8, kernel, groups=8)
+    x = torch.randn(2, 8, 4, 6, 6, requires_grad=True)
+    with torch.profiler.profile() as profile:
+        out = conv(x)
+    assert {"aten::conv2d"} == {e.name for e in profile.events()} & {"aten::conv2d", "aten::conv3d"}
+    assert out.is_contiguous(memory_format=CHANNELS_LAST)
+    with torch.profiler.profile() as profile, torch.no_grad():
+        conv(x)
+    assert {"aten::conv3d"} == {e.name for e in profile.events()} & {"aten::conv2d", "aten::conv3d"}
+
+
+def test_float32_and_autocast_agree_with_the_plain_form():
+    conv = conv3d(16, 16, (1, 3), groups=16)
+    x = torch.randn(2, 16, 4, 14, 14).contiguous(memory_format=CHANNELS_LAST)
+    torch.testing.assert_close(conv(x), plain(x, conv), rtol=1e-5, atol=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = conv(x)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), plain(x, conv), rtol=0.05, atol=0.05)
+
+
+def test_parameters_are_those_of_a_plain_convolution():
+    ours, theirs = conv3d(4, 4, (3, 1), groups=4), nn.Conv3d(4, 4, (3, 1, 1), padding=(1, 0, 0), groups=4, bias=False)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert isinstance(ours, nn.Conv3d)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(1, 4, 3, 5, 5)
+    torch.testing.assert_close(ours(x), theirs(x))

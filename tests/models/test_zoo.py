@@ -113,7 +113,9 @@ def test_copies_and_state_dicts(name):
 def test_export_with_dynamic_batch_and_frames(name):
     model = built(name)
     shapes = ({0: torch.export.Dim("batch", min=1, max=64), 2: torch.export.Dim("frames", min=1, max=512)},)
-    program = torch.export.export(model, (clip(),), dynamic_shapes=shapes).module()
+    exported = torch.export.export(model, (clip(),), dynamic_shapes=shapes)
+    assert "conv2d" not in str(exported.graph)  # the views that training uses do not leak into exported files
+    program = exported.module()
     for shape in (SMALL, (3, 3, 7, 32, 32)):
         torch.testing.assert_close(program(clip(*shape)), model(clip(*shape)), rtol=1e-4, atol=1e-4)
 
@@ -222,6 +224,18 @@ def test_dense_window():
         "x3d_s.k400_ptv": (5, 5),
         "x3d_l.k400_ptv": (10, 10),
     }
+
+
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_xs"])
+def test_fast_convolutions_change_no_gradient(name, monkeypatch):
+    fast = copy.deepcopy(built(name)).double().train()
+    fast.head.drop.p = 0.0
+    plain = copy.deepcopy(fast)
+    fast(clip().double()).square().mean().backward()
+    monkeypatch.setattr("vov3d.layers.conv._views_are_faster", lambda x, weight, groups: False)
+    plain(clip().double()).square().mean().backward()
+    for (n, a), b in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        assert (a.grad - b.grad).abs().max() <= 1e-9 * b.grad.abs().max(), n
 
 
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_xs"])
