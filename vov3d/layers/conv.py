@@ -62,6 +62,7 @@ def _convolve(
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         frames = F.conv2d(frames, weight.squeeze(2), None, stride[1:], padding[1:], 1, groups)
         return rearrange(frames, "(b t) c h w -> b c t h w", b=x.shape[0])
+    x = x[..., :: stride[1], :: stride[2]]  # what a t x 1 x 1 kernel with a spatial stride looks at
     lines = F.conv2d(x.flatten(3), weight.flatten(3), None, 1, (padding[0], 0), 1, groups)
     return lines.unflatten(3, x.shape[3:])
 
