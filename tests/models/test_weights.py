@@ -193,6 +193,21 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed_and_nothing_is_load
     assert message.endswith("Nothing was loaded")
 
 
+@pytest.mark.parametrize(
+    ("reference", "model", "dropped", "name"),
+    [
+        (NAME, "vov3d_m", "s1.pathway0_stem.bn.weight", "stem.bn.weight"),
+        ("pytorchvideo_x3d_s", "x3d_s", "blocks.0.norm.weight", "stem.bn.weight"),
+    ],
+)
+def test_one_missing_tensor_is_named_in_every_format(reference, model, dropped, name, tmp_path):
+    state = published_state_dict(reference)
+    del state[dropped]
+    path = save(state, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=f"weights.pth: 1 tensor missing: {name}. Nothing was loaded"):
+        create_model(model, checkpoint_path=path)
+
+
 def test_a_head_that_is_missing_is_not_excused_by_num_classes(native, tmp_path):
     del native["head.fc.weight"], native["head.fc.bias"]
     path = save(native, tmp_path / "weights.pth")

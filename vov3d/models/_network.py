@@ -1,6 +1,6 @@
 """What VoV3D and X3D have in common: stem, stages of blocks, head, and the methods that timm's users expect."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,28 @@ from torch import nn
 
 from vov3d.layers import ClassifierHead3d, Stem3d
 from vov3d.layers.norm_act import LayerType
+
+# What VoV3D and X3D share in the format of PySlowFast: (pattern, name here).
+PYSLOWFAST_FRAME = (
+    (r"^s1\.pathway0_stem\.conv_xy\.", "stem.conv_s."),
+    (r"^s1\.pathway0_stem\.conv\.", "stem.conv_t."),
+    (r"^s1\.pathway0_stem\.", "stem."),
+    (r"^s2\.pathway0_res", "stages.0.blocks."),
+    (r"^s3\.pathway0_res", "stages.1.blocks."),
+    (r"^s4\.pathway0_res", "stages.2.blocks."),
+    (r"^s5\.pathway0_res", "stages.3.blocks."),
+    (r"\.branch1\.", ".shortcut.conv."),
+    (r"\.branch1_bn\.", ".shortcut.bn."),
+    (r"^head\.conv_5\.", "head.conv."),
+    (r"^head\.conv_5_bn\.", "head.bn."),
+    (r"^head\.lin_5\.", "head.hidden."),
+    (r"^head\.projection\.", "head.fc."),
+)
+
+
+def is_pyslowfast(state_dict: Mapping[str, Any]) -> bool:
+    """Whether tensors have the names of PySlowFast."""
+    return any(name.startswith("s1.pathway0_stem.") for name in state_dict)
 
 
 def check_stages(mid_chs: Sequence[int], out_chs: Sequence[int], depths: Sequence[int], output_stride: int) -> None:

@@ -366,4 +366,4 @@ def _differences(model: nn.Module, state: StateDict, ignore: Sequence[str]) -> l
         if k in state and state[k].shape != v.shape
     ]
     found = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-    return [f"{len(names)} tensors {what}: {some(names)}" for what, names in found if names]
+    return [f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {some(names)}" for what, names in found if names]

@@ -19,7 +19,7 @@ from torch import nn
 from vov3d.layers import TOSA
 from vov3d.layers.norm_act import LayerType
 from vov3d.models._builder import Family, build_video_model, register_family
-from vov3d.models._network import VideoNetwork, check_stages, drop_path_rates
+from vov3d.models._network import PYSLOWFAST_FRAME, VideoNetwork, check_stages, drop_path_rates, is_pyslowfast
 from vov3d.models._pretrained_cfg import published_cfg
 from vov3d.models._weights import StateDict, rename
 
@@ -130,16 +130,8 @@ class VoV3D(VideoNetwork):
         )
 
 
-_PYSLOWFAST = (
-    (r"^s1\.pathway0_stem\.conv_xy\.", "stem.conv_s."),
-    (r"^s1\.pathway0_stem\.conv\.", "stem.conv_t."),
-    (r"^s1\.pathway0_stem\.", "stem."),
-    (r"^s2\.pathway0_res", "stages.0.blocks."),
-    (r"^s3\.pathway0_res", "stages.1.blocks."),
-    (r"^s4\.pathway0_res", "stages.2.blocks."),
-    (r"^s5\.pathway0_res", "stages.3.blocks."),
-    (r"\.branch1\.", ".shortcut.conv."),
-    (r"\.branch1_bn\.", ".shortcut.bn."),
+_PYSLOWFAST_NAMES = (
+    *PYSLOWFAST_FRAME,
     (r"\.branch2\.c\.", ".conv_agg."),
     (r"\.branch2\.c_bn\.", ".bn_agg."),
     (r"\.branch2\.layers\.", ".layers."),
@@ -150,17 +142,13 @@ _PYSLOWFAST = (
     (r"(\.layers\.\d+)\.b_bn\.", r"\1.bn2."),
     (r"(\.layers\.\d+)\.c\.0\.", r"\1.conv_pwl."),
     (r"(\.layers\.\d+)\.c\.1\.", r"\1.bn3."),
-    (r"^head\.conv_5\.", "head.conv."),
-    (r"^head\.conv_5_bn\.", "head.bn."),
-    (r"^head\.lin_5\.", "head.hidden."),
-    (r"^head\.projection\.", "head.fc."),
 )
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
     """Renames the published PySlowFast format to this model's names; its own names pass through."""
     del model  # timm's signature
-    return rename(state_dict, _PYSLOWFAST) if "s1.pathway0_stem.bn.weight" in state_dict else state_dict
+    return rename(state_dict, _PYSLOWFAST_NAMES) if is_pyslowfast(state_dict) else state_dict
 
 
 model_cfgs: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from torch import nn
 from vov3d.layers import ConvNormAct3d, D2plus1D
 from vov3d.layers.norm_act import LayerType
 from vov3d.models._builder import Family, build_video_model, register_family
-from vov3d.models._network import VideoNetwork, check_stages, drop_path_rates
+from vov3d.models._network import PYSLOWFAST_FRAME, VideoNetwork, check_stages, drop_path_rates, is_pyslowfast
 from vov3d.models._pretrained_cfg import published_cfg
 from vov3d.models._weights import StateDict, rename
 
@@ -134,16 +134,8 @@ class X3D(VideoNetwork):
         )
 
 
-_PYSLOWFAST = (
-    (r"^s1\.pathway0_stem\.conv_xy\.", "stem.conv_s."),
-    (r"^s1\.pathway0_stem\.conv\.", "stem.conv_t."),
-    (r"^s1\.pathway0_stem\.", "stem."),
-    (r"^s2\.pathway0_res", "stages.0.blocks."),
-    (r"^s3\.pathway0_res", "stages.1.blocks."),
-    (r"^s4\.pathway0_res", "stages.2.blocks."),
-    (r"^s5\.pathway0_res", "stages.3.blocks."),
-    (r"\.branch1\.", ".shortcut.conv."),
-    (r"\.branch1_bn\.", ".shortcut.bn."),
+_PYSLOWFAST_NAMES = (
+    *PYSLOWFAST_FRAME,
     (r"\.branch2\.a\.", ".conv_pw."),
     (r"\.branch2\.a_bn\.", ".bn1."),
     (r"\.branch2\.b\.", ".conv_st."),
@@ -151,14 +143,10 @@ _PYSLOWFAST = (
     (r"\.branch2\.se\.", ".se."),
     (r"\.branch2\.c\.", ".conv_pwl."),
     (r"\.branch2\.c_bn\.", ".bn3."),
-    (r"^head\.conv_5\.", "head.conv."),
-    (r"^head\.conv_5_bn\.", "head.bn."),
-    (r"^head\.lin_5\.", "head.hidden."),
-    (r"^head\.projection\.", "head.fc."),
 )
 
 # PyTorchVideo calls the stem's spatial convolution conv_t and its temporal one conv_xy.
-_PYTORCHVIDEO = (
+_PYTORCHVIDEO_NAMES = (
     (r"^blocks\.0\.conv\.conv_t\.", "stem.conv_s."),
     (r"^blocks\.0\.conv\.conv_xy\.", "stem.conv_t."),
     (r"^blocks\.0\.norm\.", "stem.bn."),
@@ -196,16 +184,16 @@ def _identity_norm(state_dict: StateDict, name: str, eps: float) -> None:
 
 
 def _is_pytorchvideo(state_dict: StateDict) -> bool:
-    return "blocks.0.norm.weight" in state_dict
+    return any(name.startswith(("blocks.0.conv.", "blocks.0.norm.")) for name in state_dict)
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
     """Renames the PySlowFast and PyTorchVideo formats to this model's names; its own names pass through."""
-    if "s1.pathway0_stem.bn.weight" in state_dict:
-        return rename(state_dict, _PYSLOWFAST)
+    if is_pyslowfast(state_dict):
+        return rename(state_dict, _PYSLOWFAST_NAMES)
     if not _is_pytorchvideo(state_dict):
         return state_dict
-    state_dict = rename(state_dict, _PYTORCHVIDEO)
+    state_dict = rename(state_dict, _PYTORCHVIDEO_NAMES)
     for name, module in model.named_modules():
         if name.endswith(".shortcut.bn"):
             shortcut = name.removesuffix(".bn")
