@@ -93,6 +93,8 @@ def draw_tosa(ax: Axes) -> None:
     ax.plot([0.12, 0.25], [1.4, 1.4], color=INK, linewidth=1)
     arrow(ax, (15.4, 3.85), (15.4, 3.25))
     note(ax, 7.6, 4.08, "shortcut")
+    arrow(ax, (15.4, 2.65), (15.4, 2.2))
+    note(ax, 15.4, 2.0, "ReLU", 9)
 
 
 def draw_bottleneck(ax: Axes) -> None:

@@ -37,10 +37,10 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 
 
 def _views_are_faster(x: torch.Tensor, weight: torch.Tensor, groups: int) -> bool:
-    """Whether `conv2d` beats `conv3d` on a CPU; measured with torch 2.14 on two cores of an AVX2 processor.
+    """Whether `conv2d` beats `conv3d` on a CPU, as seen with torch 2.14 on two cores of an AVX2 processor.
 
-    For the backward pass it does, mostly 3 to 10 times, but not for 1x1x1. A full convolution of one clip alone may
-    not reach oneDNN as `conv3d`, and then loses the layout. All else is as fast or faster as it is.
+    For the backward pass it does on most shapes of these networks, but not for 1x1x1. A full convolution of one clip
+    alone may not reach oneDNN as `conv3d`, and then loses the layout. All else is as fast or faster as it is.
     """
     if groups == 1 and x.shape[0] == 1:
         return True

@@ -32,7 +32,6 @@ class Stem3d(nn.Module):
     Args:
         in_chans: Channels of the clip.
         out_chs: Channels of the output.
-        kernel_size: Spatial kernel size, odd.
         temporal_kernel_size: Temporal kernel size, odd.
         act_layer: Activation, a timm name or a class.
         norm_layer: Norm, a name or a class.
@@ -48,7 +47,6 @@ class Stem3d(nn.Module):
         self,
         in_chans: int,
         out_chs: int,
-        kernel_size: int = 3,
         temporal_kernel_size: int = 5,
         act_layer: LayerType = "relu",
         norm_layer: LayerType = "batchnorm3d",
@@ -60,7 +58,7 @@ class Stem3d(nn.Module):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_chans = in_chans
         self.min_size = min_size
-        self.conv_s = conv3d(in_chans, out_chs, (1, kernel_size), stride=2, **dd)
+        self.conv_s = conv3d(in_chans, out_chs, (1, 3), stride=2, **dd)
         self.conv_t = conv3d(out_chs, out_chs, (temporal_kernel_size, 1), groups=out_chs, **dd)
         self.bn = create_norm(norm_layer, out_chs, **dd)
         self.act = create_act(act_layer)
