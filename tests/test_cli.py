@@ -1,7 +1,10 @@
 """The command line, from a published-format file and a video made on the spot to labels."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -40,6 +43,15 @@ def test_list(capsys):
     code, out, err = run(capsys, "list", "x4d*")
     assert (code, out) == (1, "")
     assert err == "vov3d list: no model matches 'x4d*'; the models are vov3d_l, vov3d_m, x3d_l, x3d_m, x3d_s, x3d_xs\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    code = "import sys; from vov3d.cli import main; sys.exit(main(['list']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_info_prints_the_papers_table(capsys):
