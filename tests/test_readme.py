@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vov3d.cli import _parser, zoo_table
+from vov3d.cli import _parser
+from vov3d.cli.zoo import zoo_table
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
 
