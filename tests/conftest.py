@@ -9,7 +9,9 @@ _HUB = start_hub()
 _HOME = tempfile.TemporaryDirectory(prefix="vov3d-hf-home-")
 # The Hub client reads these once, when it is imported.
 os.environ |= {"HF_ENDPOINT": _HUB.url, "HF_HOME": _HOME.name, "HF_HUB_DISABLE_TELEMETRY": "1"}
-for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "VOV3D_HUB_ORG"):
+# Whatever else would go out ends at the Hub on the loopback interface, which is no proxy.
+os.environ |= {"https_proxy": _HUB.url, "HTTPS_PROXY": _HUB.url}
+for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "VOV3D_HUB_ORG", "VOV3D_WEIGHTS_DIR", "NO_PROXY", "no_proxy"):
     os.environ.pop(name, None)
 
 import pytest  # noqa: E402
@@ -24,3 +26,11 @@ def hub() -> HubServer:
     """The Hub, empty."""
     _HUB.clear()
     return _HUB
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    """Every test has its own caches, and waits for no host."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setenv("VOV3D_CACHE", str(tmp_path / "vov3d-cache"))
+    monkeypatch.setattr("vov3d.models._download._FIRST_WAIT", 0.0)

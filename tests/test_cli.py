@@ -114,7 +114,7 @@ def test_predict_json_is_one_list_with_the_broken_files_in_it(capsys, video, che
 def test_predict_never_labels_from_random_weights_unasked(capsys, video, hub):
     code, out, err = run(capsys, "predict", video, "--model", "vov3d_m")
     assert (code, out) == (1, "")
-    assert err.startswith(f"vov3d predict: no weights from {hub.url}/vov3d/vov3d_m.k400_f16: ")
+    assert err.startswith(f"vov3d predict: vov3d_m.k400_f16: no weights; tried {hub.url}/vov3d/vov3d_m.k400_f16: ")
     code, out, err = run(capsys, "predict", video, "--model", "x3d_xs", "--random-weights", "--json")
     assert code == 0
     assert "RANDOM WEIGHTS" in err

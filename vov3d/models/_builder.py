@@ -15,7 +15,8 @@ from torch import nn
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.models._pretrained_cfg import resolve_cfg
 from vov3d.models._registry import list_models, model_entrypoint
-from vov3d.models._weights import CLASSIFIER, STEM, FilterFn, StateDict, fetch, load_weights
+from vov3d.models._sources import fetch
+from vov3d.models._weights import CLASSIFIER, STEM, FilterFn, StateDict, WeightsError, differences, load_weights
 
 
 class Family(NamedTuple):
@@ -70,7 +71,8 @@ def build_video_model(
     """
     cfg: Any = resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     kwargs.pop("pretrained_model_args", None)  # timm's copy of a saved model's arguments; they are in kwargs too
-    weights = fetch(cfg, cache_dir) if pretrained else None
+    to_published = partial(_to_published, family=family, model_args={**model_args, "num_classes": cfg.num_classes})
+    weights = fetch(cfg, cache_dir, to_published) if pretrained else None
     # A file is described by its tensors, a folder or a repository by its config.json.
     from_file = bool(cfg.file) and cfg.source != "local-dir"
     adopt_classes = from_file and "num_classes" not in kwargs
@@ -103,6 +105,15 @@ def build_video_model(
             model.pretrained_cfg.pop(key, None)
         model.pretrained_cfg["num_classes"] = model.num_classes
     return model
+
+
+def _to_published(state_dict: StateDict, family: Family, model_args: Mapping[str, Any]) -> StateDict:
+    """The tensors of a published file under the names of its model, if they are exactly those of the model."""
+    model = family.model_cls(**model_args, device="meta")
+    state = family.filter_fn(dict(state_dict), model)
+    if problems := differences(model, state):
+        raise WeightsError(f"does not hold this tag's network: {'; '.join(problems)}")
+    return state
 
 
 def register_family(family: Family) -> Family:

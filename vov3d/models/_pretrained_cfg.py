@@ -150,6 +150,9 @@ def resolve_cfg(
     else:
         cfg = _registered(variant, pretrained_cfg)
     fields = _checked(overlay or {})
+    # A place named for this call is the only one: the tag's other place may hold other weights.
+    if ("hf_hub_id" in fields) != ("url" in fields):
+        fields["url" if "hf_hub_id" in fields else "hf_hub_id"] = None
     if not cfg.architecture:
         fields.setdefault("architecture", variant)
     cfg = dataclasses.replace(cfg, **fields)

@@ -10,7 +10,7 @@ from timm.models import load_model_config_from_hf, parse_model_name, split_model
 from timm.models._hub import load_model_config_from_path
 from torch import nn
 
-from vov3d.models._weights import HUB_ERRORS, hub_error
+from vov3d.models._hub import HUB_ERRORS, hub_error
 
 _PACKAGE = __name__.split(".")[0] + "."
 

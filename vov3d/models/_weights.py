@@ -1,4 +1,4 @@
-"""Weights from files, folders and the Hub: read without running code, checked by name, loaded whole or not at all."""
+"""Weights in files: read without running code, checked by name, loaded whole or not at all."""
 
 import argparse
 import logging
@@ -10,20 +10,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from huggingface_hub import constants, errors, hf_hub_download
 from safetensors import SafetensorError
 from timm.models import adapt_input_conv
 from torch import nn
-
-from vov3d.models._pretrained_cfg import VideoPretrainedCfg
 
 _logger = logging.getLogger(__name__)
 
 StateDict = dict[str, torch.Tensor]
 FilterFn = Callable[[StateDict, nn.Module], StateDict]
 
-SAFE_WEIGHTS = "model.safetensors"
-PICKLED_WEIGHTS = "pytorch_model.bin"
 STEM = "stem.conv_s.weight"
 CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 
@@ -32,10 +27,6 @@ _WRAPPERS = ("state_dict_ema", "model_ema", "model_state", "state_dict", "model"
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTER = "num_batches_tracked"
-
-# What a download can end in: the client's own errors, and those of the connection below it.
-HUB_ERRORS = (OSError, errors.EntryNotFoundError, errors.HFValidationError, getattr(errors, "HTTPError", OSError))
-
 
 # What reading damaged files ends in, between zip, pickle and safetensors.
 _UNREADABLE = (
@@ -141,7 +132,7 @@ def _read_pickled(path: Path) -> Any:
         raise WeightsError(f"{path}: {_refusal(e)}") from e
     except _UNREADABLE as e:
         raise WeightsError(
-            f"{path}: is truncated, damaged or not a PyTorch file ({_brief(e)}); download it again"
+            f"{path}: is truncated, damaged or not a PyTorch file ({brief(e)}); download it again"
         ) from e
 
 
@@ -150,7 +141,7 @@ def _refusal(error: Exception) -> str:
     text = str(error)
     found = re.search(r"GLOBAL ([\w.]+)", text)
     if not found and "Unsupported class" not in text:
-        return f"is truncated, damaged or not a PyTorch file ({_brief(error)}); download it again"
+        return f"is truncated, damaged or not a PyTorch file ({brief(error)}); download it again"
     what = f" ({found.group(1)})" if found else ""
     return (
         f"holds more than tensors{what}, and was refused without running any of it; where you trust it, save it again"
@@ -158,7 +149,7 @@ def _refusal(error: Exception) -> str:
     )
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     """An error in one line, without PyTorch's advice to read the file unsafely."""
     advice = ("Weights only load failed", "Check the documentation", "Please file an issue")
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(advice)]
@@ -203,93 +194,6 @@ def _check_values(path: Path, state_dict: StateDict) -> None:
         )
 
 
-# --- where pretrained weights come from ------------------------------------------------------------------------------
-
-
-def fetch(cfg: VideoPretrainedCfg, cache_dir: str | Path | None = None) -> tuple[StateDict, str]:
-    """Weights of a configuration: a state dict given with it, a file, a saved folder, or the Hub.
-
-    Args:
-        cfg: The configuration.
-        cache_dir: Where the Hub client keeps downloads, its own cache if None.
-
-    Returns:
-        The tensors, and where they came from, for messages.
-
-    Raises:
-        FileNotFoundError: If a file that was named is not there.
-        WeightsError: If there are no weights, or they cannot be had or read.
-    """
-    if cfg.state_dict is not None:
-        return dict(cfg.state_dict), "the given state_dict"
-    if cfg.file and cfg.source == "local-dir":
-        path = _file_in(Path(cfg.file))
-    elif cfg.file:
-        path = Path(cfg.file)
-    elif cfg.hf_hub_id:
-        path = _download(cfg, cache_dir)
-    else:
-        raise WeightsError(f"{cfg.architecture} has no pretrained weights; use pretrained=False or checkpoint_path=...")
-    return read_state_dict(path), str(path)
-
-
-def _file_in(folder: Path) -> Path:
-    for name in (SAFE_WEIGHTS, PICKLED_WEIGHTS):
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"{folder}: holds neither {SAFE_WEIGHTS} nor {PICKLED_WEIGHTS}")
-
-
-def _download(cfg: VideoPretrainedCfg, cache_dir: str | Path | None) -> Path:
-    assert cfg.hf_hub_id
-    repo, _, revision = cfg.hf_hub_id.partition("@")
-    names = [cfg.hf_hub_filename] if cfg.hf_hub_filename else [SAFE_WEIGHTS, PICKLED_WEIGHTS]
-    _logger.info("Looking for weights in %s/%s", constants.ENDPOINT, repo)
-    try:
-        for name in names[:-1]:
-            try:
-                return Path(hf_hub_download(repo, name, revision=revision or None, cache_dir=cache_dir))
-            except errors.LocalEntryNotFoundError:
-                raise
-            except errors.EntryNotFoundError:
-                continue
-        return Path(hf_hub_download(repo, names[-1], revision=revision or None, cache_dir=cache_dir))
-    except HUB_ERRORS as e:
-        tag = f"{cfg.architecture}.{cfg.tag}" if cfg.source != "hf-hub" else None
-        raise hub_error(cfg.hf_hub_id, e, tag, cfg.url) from e
-
-
-def hub_error(repo: str, error: Exception, tag: str | None = None, url: Any = None) -> WeightsError:
-    """One error for all that a Hub can answer: what was tried, why it failed, and the ways out.
-
-    Args:
-        repo: The repository, with its revision if any.
-        error: What the client raised.
-        tag: The published `model.tag` that was wanted, if any.
-        url: Where its authors published it.
-    """
-    ways = ["give a local file with checkpoint_path=..." + (f" (published at {url})" if url else "")]
-    ways += ["choose another tag (vov3d.list_pretrained())"] if tag else ["check the name"]
-    ways += ["set a mirror (HF_ENDPOINT)" + (" or another organisation (VOV3D_HUB_ORG)" if tag else "")]
-    return WeightsError(f"no weights from {constants.ENDPOINT}/{repo}: {_cause(error)}. Instead: {', or '.join(ways)}")
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, errors.GatedRepoError):
-        return "access to this repository is restricted; log in with 'hf auth login'"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "no such repository, or not without logging in ('hf auth login')"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "no such revision"
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        answer = f"the Hub did not answer with it ({_brief(error.__cause__ or error)})"
-        offline = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else answer
-        return f"{offline}, and the file is not in the cache"
-    if isinstance(error, errors.EntryNotFoundError):
-        return "the repository does not hold the file"
-    return _brief(error)
-
-
 # --- into a model ----------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +227,7 @@ def load_weights(
     state = filter_fn(dict(state_dict), model)
     _fit_stem(model, state)
     fresh = _fit_classifier(model, state, origin, adopt_classes, headless)
-    problems = _differences(model, state, ignore=CLASSIFIER if fresh else ())
+    problems = differences(model, state, ignore=CLASSIFIER if fresh else ())
     if problems:
         raise WeightsError(f"{origin}: {explain(state_dict, model) or '; '.join(problems)}. Nothing was loaded")
     model.load_state_dict(state, strict=not fresh)
@@ -356,7 +260,8 @@ def _fit_classifier(model: nn.Module, state: StateDict, origin: str, adopt: bool
     return True
 
 
-def _differences(model: nn.Module, state: StateDict, ignore: Sequence[str]) -> list[str]:
+def differences(model: nn.Module, state: StateDict, ignore: Sequence[str] = ()) -> list[str]:
+    """What keeps tensors from being exactly those of a model, leaving out the names in `ignore`."""
     own = {k: v for k, v in model.state_dict().items() if k not in ignore}
     missing = [k for k in own if k not in state]
     unexpected = [k for k in state if k not in own]

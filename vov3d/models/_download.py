@@ -1,0 +1,176 @@
+"""A download of one large file that resumes where it was cut, and gives the whole file or none.
+
+The Hub client's HTTP session is used, so that proxies, certificates and the offline switch set up for it hold here too.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import get_session, tqdm
+
+_TRIES = 4  # in a row without one new byte
+_FIRST_WAIT = 0.5  # seconds, doubled from try to try
+_LONGEST_WAIT = 60.0  # seconds that a Retry-After may ask for
+_BUSY = (408, 425, 429, 500, 502, 503, 504)
+
+
+class DownloadError(RuntimeError):
+    """A file could not be downloaded; the message is the cause alone."""
+
+
+class _RetryableError(DownloadError):
+    """A cause that may pass, and the seconds that the host asks to wait."""
+
+    def __init__(self, cause: str, wait: float = 0.0) -> None:
+        super().__init__(cause)
+        self.wait = wait
+
+
+class _ChangedError(_RetryableError):
+    """What has arrived cannot be continued."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the host said of the file when its first byte came."""
+
+    url: str
+    total: int | None = None
+    validator: str | None = None
+
+
+def download(url: str, path: Path) -> None:
+    """Downloads a file.
+
+    What has arrived stays beside `path` as `*.part`, and the next call asks for the rest of it only, if the host still
+    has the same file.
+
+    Args:
+        url: An `http(s)` address.
+        path: Where to. It is there once the file is complete.
+
+    Raises:
+        DownloadError: If the file cannot be had.
+        OSError: If it cannot be written.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise DownloadError("is not an http(s) address")
+    part = path.with_name(path.name + ".part")
+    note = path.with_name(path.name + ".part.json")
+    best, tries = part.stat().st_size if part.is_file() else 0, 0
+    while True:
+        try:
+            _attempt(url, part, note)
+            break
+        except _RetryableError as e:
+            if isinstance(e, _ChangedError):
+                part.unlink(missing_ok=True)
+            size = part.stat().st_size if part.is_file() else 0
+            tries = 0 if size > best else tries + 1
+            best = max(size, best)
+            if tries == _TRIES:
+                raise DownloadError(f"{e} ({_TRIES} tries in a row)") from e
+            time.sleep(max(e.wait, _FIRST_WAIT * 2**tries))
+    os.replace(part, path)
+    note.unlink(missing_ok=True)
+
+
+def _attempt(url: str, part: Path, note: Path) -> None:
+    """Fetches what is missing of the file, once."""
+    known = _read_note(note, url)
+    offset = part.stat().st_size if known and part.is_file() else 0
+    known = known if known and offset else _Known(url)
+    if offset and offset == known.total:
+        return  # complete, but not yet moved when the process ended
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        headers |= {"If-Range": known.validator} if known.validator else {}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    try:
+        with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
+            known, offset = _check(response, known, offset)
+            note.write_text(json.dumps(asdict(known)))
+            _write(response, part, known, offset)
+    except errors.OfflineModeIsEnabled:
+        raise DownloadError("offline mode is on (HF_HUB_OFFLINE)") from None
+    except getattr(errors, "HTTPError", OSError) as e:
+        name, cause = type(e).__name__, " ".join(str(e).split()) or type(e).__name__
+        if name == "TooManyRedirects":
+            raise DownloadError("redirects without end") from e
+        cause = f"no answer for {timeout} s" if name.endswith("Timeout") else cause
+        raise _RetryableError(cause + _so_far(part, known)) from e
+    if known.total is not None and part.stat().st_size != known.total:
+        raise _RetryableError("the connection was closed early" + _so_far(part, known))
+
+
+def _read_note(note: Path, url: str) -> _Known | None:
+    try:
+        known = _Known(**json.loads(note.read_text()))
+    except (OSError, TypeError, ValueError):
+        return None
+    return known if known.url == url else None
+
+
+def _check(response: Any, known: _Known, offset: int) -> tuple[_Known, int]:
+    """What the answer says of the file, and the byte at which its body begins."""
+    status, headers = response.status_code, response.headers
+    if status in _BUSY:
+        wait = _retry_after(headers)
+        if wait > _LONGEST_WAIT:
+            raise DownloadError(f"HTTP status {status}: the host asks to come back in {wait / 60:.0f} minutes")
+        raise _RetryableError(f"HTTP status {status} {response.reason_phrase}".rstrip(), wait)
+    if status == 416:
+        raise _ChangedError("HTTP status 416: the file is shorter than what was downloaded of it")
+    if status not in (200, 206):
+        raise DownloadError(f"HTTP status {status} {response.reason_phrase}".rstrip())
+    if headers.get("Content-Type", "").startswith("text/html"):
+        raise DownloadError("the host answers with a web page, not with the file")
+    if status == 206:
+        start, total = _content_range(headers.get("Content-Range", ""))
+        if start != offset or (known.total is not None and total != known.total):
+            raise _ChangedError("the file changed while it was downloaded")
+        return replace(known, total=total), offset
+    length = headers.get("Content-Length", "")
+    etag = headers.get("ETag", "")
+    validator = etag if etag.startswith('"') else headers.get("Last-Modified")  # weak ones promise no equal bytes
+    return replace(known, total=int(length) if length.isdecimal() else None, validator=validator), 0
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds of a `Retry-After`, which holds a number or a date."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _content_range(text: str) -> tuple[int | None, int | None]:
+    """First byte and total of `bytes first-last/total`."""
+    span, _, total = text.removeprefix("bytes ").partition("/")
+    first = span.partition("-")[0]
+    return int(first) if first.isdecimal() else None, int(total) if total.isdecimal() else None
+
+
+def _write(response: Any, part: Path, known: _Known, offset: int) -> None:
+    bar = tqdm(total=known.total, initial=offset, unit="B", unit_scale=True, desc=part.name.removesuffix(".part"))
+    with part.open("ab" if offset else "wb") as file, bar:
+        for chunk in response.iter_raw():
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def _so_far(part: Path, known: _Known) -> str:
+    if known.total is None or not part.is_file():
+        return ""
+    return f", after {part.stat().st_size:,} of {known.total:,} bytes"

@@ -1,0 +1,66 @@
+"""Files from the Hugging Face Hub, and one error for all that it can answer."""
+
+from pathlib import Path
+
+from huggingface_hub import constants, errors, hf_hub_download
+
+from vov3d.models._weights import WeightsError, brief
+
+SAFE_WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+
+# What a download can end in: the client's own errors, and those of the connection below it.
+HUB_ERRORS = (OSError, errors.EntryNotFoundError, errors.HFValidationError, getattr(errors, "HTTPError", OSError))
+
+
+def download_weights(repo_id: str, filename: str | None, cache_dir: str | Path | None) -> Path:
+    """Downloads the weights of a repository, or finds them in the Hub client's cache.
+
+    Args:
+        repo_id: `org/name`, or `org/name@revision`.
+        filename: Their file; safetensors first, then PyTorch's, if None.
+        cache_dir: Where the Hub client keeps downloads, its own cache if None.
+
+    Raises:
+        Exception: One of `HUB_ERRORS`.
+    """
+    repo, _, revision = repo_id.partition("@")
+    names = [filename] if filename else [SAFE_WEIGHTS, PICKLED_WEIGHTS]
+    for name in names[:-1]:
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision or None, cache_dir=cache_dir))
+        except errors.LocalEntryNotFoundError:
+            raise
+        except errors.EntryNotFoundError:
+            continue
+    return Path(hf_hub_download(repo, names[-1], revision=revision or None, cache_dir=cache_dir))
+
+
+def hub_error(repo: str, error: Exception) -> WeightsError:
+    """One error for all that a Hub can answer: what was tried, why it failed, and the ways out.
+
+    Args:
+        repo: The repository, with its revision if any.
+        error: What the client raised, one of `HUB_ERRORS`.
+    """
+    return WeightsError(
+        f"no weights from {constants.ENDPOINT}/{repo}: {hub_cause(error)}. Instead: give a local file with"
+        " checkpoint_path=..., or check the name, or set a mirror (HF_ENDPOINT)"
+    )
+
+
+def hub_cause(error: Exception) -> str:
+    """Why the Hub did not give a file, in one line."""
+    if isinstance(error, errors.GatedRepoError):
+        return "access to this repository is restricted; log in with 'hf auth login'"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such repository, or not without logging in ('hf auth login')"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "no such revision"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        answer = f"the Hub did not answer with it ({brief(error.__cause__ or error)})"
+        offline = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else answer
+        return f"{offline}, and the file is not in the cache"
+    if isinstance(error, errors.EntryNotFoundError):
+        return "the repository does not hold the file"
+    return brief(error)
