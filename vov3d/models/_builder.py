@@ -4,41 +4,22 @@ timm resolves arguments and wraps features. Reading and fitting weights is ours:
 it cannot adapt, and loads loosely as soon as the classifier differs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from timm.models import PretrainedCfg, build_model_with_cfg
 from torch import nn
 
-from vov3d.layers import MIDDLE_CONVS
+from vov3d.models._family import Family
+from vov3d.models._identify import identify
 from vov3d.models._pretrained_cfg import resolve_cfg
-from vov3d.models._registry import list_models, model_entrypoint
 from vov3d.models._sources import fetch
-from vov3d.models._weights import CLASSIFIER, STEM, FilterFn, StateDict, WeightsError, differences, load_weights
-
-
-class Family(NamedTuple):
-    """What the variants of one paper share.
-
-    Attributes:
-        model_cls: Their class.
-        filter_fn: Renames the tensors of every format that holds them to the model's own names.
-        conv: Their published middle convolution.
-        tag_of: Tag that a file's format gives away, for files loaded without naming one.
-    """
-
-    model_cls: Callable[..., nn.Module]
-    filter_fn: FilterFn
-    conv: str
-    tag_of: Callable[[StateDict], str | None] = lambda state_dict: None
-
+from vov3d.models._weights import CLASSIFIER, STEM, StateDict, WeightsError, differences, load_weights
 
 # Arguments that belong to one use of a model, not to what it is.
 _NOT_SAVED = ("device", "dtype", "drop_rate", "drop_path_rate", "features_only", "out_indices", "feature_cls")
-
-_FAMILIES: dict[Any, Family] = {}
 
 
 def build_video_model(
@@ -114,33 +95,6 @@ def _to_published(state_dict: StateDict, family: Family, model_args: Mapping[str
     if problems := differences(model, state):
         raise WeightsError(f"does not hold this tag's network: {'; '.join(problems)}")
     return state
-
-
-def register_family(family: Family) -> Family:
-    """Makes a family known to `identify`."""
-    _FAMILIES[family.model_cls] = family
-    return family
-
-
-def identify(state_dict: StateDict) -> str | None:
-    """The registered model whose tensors these are, or None.
-
-    Every variant with every `conv=` is built on the meta device and compared name by name, shape by shape, leaving
-    out what depends on input channels and classes.
-
-    Returns:
-        Name and a description, as in `"vov3d_l (24-wide stem, stages of 1, 2, 5, 3 blocks)"`.
-    """
-    for variant in list_models():
-        # D(1+2)D and D(2+1)D hold the same tensors; the paper's own comes first.
-        for conv in reversed(MIDDLE_CONVS):
-            model: Any = model_entrypoint(variant)(conv=conv, device="meta")
-            family = _FAMILIES[type(model)]
-            if _fits(state_dict, model, family):
-                depths = ", ".join(str(len(stage.blocks)) for stage in model.stages)
-                stem = model.state_dict()[STEM].shape[0]
-                return f"{_title(variant, conv, family)} ({stem}-wide stem, stages of {depths} blocks)"
-    return None
 
 
 def _fits(state_dict: StateDict, model: nn.Module, family: Family) -> bool:

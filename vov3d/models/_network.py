@@ -11,21 +11,21 @@ from torch import nn
 from vov3d.layers import ClassifierHead3d, Stem3d
 from vov3d.layers.norm_act import LayerType
 
-# What VoV3D and X3D share in the format of PySlowFast: (pattern, name here).
+# What VoV3D and X3D share in the format of PySlowFast: (fragment there, fragment here), see `rename`.
 PYSLOWFAST_FRAME = (
-    (r"^s1\.pathway0_stem\.conv_xy\.", "stem.conv_s."),
-    (r"^s1\.pathway0_stem\.conv\.", "stem.conv_t."),
-    (r"^s1\.pathway0_stem\.", "stem."),
-    (r"^s2\.pathway0_res", "stages.0.blocks."),
-    (r"^s3\.pathway0_res", "stages.1.blocks."),
-    (r"^s4\.pathway0_res", "stages.2.blocks."),
-    (r"^s5\.pathway0_res", "stages.3.blocks."),
-    (r"\.branch1\.", ".shortcut.conv."),
-    (r"\.branch1_bn\.", ".shortcut.bn."),
-    (r"^head\.conv_5\.", "head.conv."),
-    (r"^head\.conv_5_bn\.", "head.bn."),
-    (r"^head\.lin_5\.", "head.hidden."),
-    (r"^head\.projection\.", "head.fc."),
+    ("^s1.pathway0_stem.conv_xy.", "^stem.conv_s."),
+    ("^s1.pathway0_stem.conv.", "^stem.conv_t."),
+    ("^s1.pathway0_stem.", "^stem."),
+    ("^s2.pathway0_res#.", "^stages.0.blocks.#."),
+    ("^s3.pathway0_res#.", "^stages.1.blocks.#."),
+    ("^s4.pathway0_res#.", "^stages.2.blocks.#."),
+    ("^s5.pathway0_res#.", "^stages.3.blocks.#."),
+    (".branch1.", ".shortcut.conv."),
+    (".branch1_bn.", ".shortcut.bn."),
+    ("^head.conv_5.", "^head.conv."),
+    ("^head.conv_5_bn.", "^head.bn."),
+    ("^head.lin_5.", "^head.hidden."),
+    ("^head.projection.", "^head.fc."),
 )
 
 

@@ -71,9 +71,9 @@ def find_local(cfg: VideoPretrainedCfg, cache_dir: str | Path | None = None) -> 
         return "VOV3D_CACHE", path
     if cfg.hf_hub_id:
         repo, _, revision = cfg.hf_hub_id.partition("@")
-        path = try_to_load_from_cache(repo, SAFE_WEIGHTS, cache_dir=cache_dir, revision=revision or None)
-        if isinstance(path, str):
-            return "Hub cache", Path(path)
+        known = try_to_load_from_cache(repo, SAFE_WEIGHTS, cache_dir=cache_dir, revision=revision or None)
+        if isinstance(known, str):
+            return "Hub cache", Path(known)
     return None
 
 

@@ -5,6 +5,7 @@ import logging
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,28 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def rename(state_dict: StateDict, rules: Sequence[tuple[str, str]]) -> StateDict:
-    """Applies (pattern, replacement) rules in order to every name."""
+def rename(state_dict: StateDict, rules: Sequence[tuple[str, str]], back: bool = False) -> StateDict:
+    """Applies rules in order to every name.
+
+    Args:
+        state_dict: Tensors by name.
+        rules: Pairs of a fragment of a foreign name and of ours; `^` in front holds it to the start of the name, `#`
+            stands for a number that both have.
+        back: Turns our names into foreign ones.
+    """
+    patterns = [_rule(*reversed(rule)) if back else _rule(*rule) for rule in rules]
     out = {}
     for name, value in state_dict.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
+        for pattern, replacement in patterns:
+            name = pattern.sub(replacement, name)
         out[name] = value
     return out
+
+
+@cache
+def _rule(given: str, wanted: str) -> tuple[re.Pattern[str], str]:
+    pattern = re.escape(given).replace(r"\^", "^", 1).replace(r"\#", r"(\d+)")
+    return re.compile(pattern), wanted.removeprefix("^").replace("#", r"\1")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

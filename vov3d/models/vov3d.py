@@ -18,7 +18,8 @@ from torch import nn
 
 from vov3d.layers import TOSA
 from vov3d.layers.norm_act import LayerType
-from vov3d.models._builder import Family, build_video_model, register_family
+from vov3d.models._builder import build_video_model
+from vov3d.models._family import Family, register_family
 from vov3d.models._network import PYSLOWFAST_FRAME, VideoNetwork, check_stages, drop_path_rates, is_pyslowfast
 from vov3d.models._pretrained_cfg import published_cfg
 from vov3d.models._weights import StateDict, rename
@@ -132,16 +133,16 @@ class VoV3D(VideoNetwork):
 
 _PYSLOWFAST_NAMES = (
     *PYSLOWFAST_FRAME,
-    (r"\.branch2\.c\.", ".conv_agg."),
-    (r"\.branch2\.c_bn\.", ".bn_agg."),
-    (r"\.branch2\.layers\.", ".layers."),
-    (r"(\.layers\.\d+)\.a\.0\.", r"\1.conv_pw."),
-    (r"(\.layers\.\d+)\.a\.1\.", r"\1.bn1."),
-    (r"(\.layers\.\d+)\.b1\.", r"\1.conv_s."),
-    (r"(\.layers\.\d+)\.b2\.", r"\1.conv_t."),
-    (r"(\.layers\.\d+)\.b_bn\.", r"\1.bn2."),
-    (r"(\.layers\.\d+)\.c\.0\.", r"\1.conv_pwl."),
-    (r"(\.layers\.\d+)\.c\.1\.", r"\1.bn3."),
+    (".branch2.c.", ".conv_agg."),
+    (".branch2.c_bn.", ".bn_agg."),
+    (".branch2.layers.", ".layers."),
+    (".layers.#.a.0.", ".layers.#.conv_pw."),
+    (".layers.#.a.1.", ".layers.#.bn1."),
+    (".layers.#.b1.", ".layers.#.conv_s."),
+    (".layers.#.b2.", ".layers.#.conv_t."),
+    (".layers.#.b_bn.", ".layers.#.bn2."),
+    (".layers.#.c.0.", ".layers.#.conv_pwl."),
+    (".layers.#.c.1.", ".layers.#.bn3."),
 )
 
 
@@ -198,7 +199,15 @@ default_cfgs = generate_default_cfgs(
     )
 )
 
-_FAMILY = register_family(Family(VoV3D, checkpoint_filter_fn, conv="d2plus1d"))
+_FAMILY = register_family(
+    Family(
+        VoV3D,
+        checkpoint_filter_fn,
+        conv="d2plus1d",
+        variants=model_cfgs,
+        formats={"slowfast": lambda state_dict: rename(state_dict, _PYSLOWFAST_NAMES, back=True)},
+    )
+)
 
 
 def _create_vov3d(variant: str, pretrained: bool, **kwargs: Any) -> VoV3D:

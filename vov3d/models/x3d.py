@@ -18,7 +18,8 @@ from torch import nn
 
 from vov3d.layers import ConvNormAct3d, D2plus1D
 from vov3d.layers.norm_act import LayerType
-from vov3d.models._builder import Family, build_video_model, register_family
+from vov3d.models._builder import build_video_model
+from vov3d.models._family import Family, register_family
 from vov3d.models._network import PYSLOWFAST_FRAME, VideoNetwork, check_stages, drop_path_rates, is_pyslowfast
 from vov3d.models._pretrained_cfg import published_cfg
 from vov3d.models._weights import StateDict, rename
@@ -136,51 +137,58 @@ class X3D(VideoNetwork):
 
 _PYSLOWFAST_NAMES = (
     *PYSLOWFAST_FRAME,
-    (r"\.branch2\.a\.", ".conv_pw."),
-    (r"\.branch2\.a_bn\.", ".bn1."),
-    (r"\.branch2\.b\.", ".conv_st."),
-    (r"\.branch2\.b_bn\.", ".bn2."),
-    (r"\.branch2\.se\.", ".se."),
-    (r"\.branch2\.c\.", ".conv_pwl."),
-    (r"\.branch2\.c_bn\.", ".bn3."),
+    (".branch2.a.", ".conv_pw."),
+    (".branch2.a_bn.", ".bn1."),
+    (".branch2.b.", ".conv_st."),
+    (".branch2.b_bn.", ".bn2."),
+    (".branch2.se.", ".se."),
+    (".branch2.c.", ".conv_pwl."),
+    (".branch2.c_bn.", ".bn3."),
 )
 
 # PyTorchVideo calls the stem's spatial convolution conv_t and its temporal one conv_xy.
 _PYTORCHVIDEO_NAMES = (
-    (r"^blocks\.0\.conv\.conv_t\.", "stem.conv_s."),
-    (r"^blocks\.0\.conv\.conv_xy\.", "stem.conv_t."),
-    (r"^blocks\.0\.norm\.", "stem.bn."),
-    (r"^blocks\.1\.res_blocks\.", "stages.0.blocks."),
-    (r"^blocks\.2\.res_blocks\.", "stages.1.blocks."),
-    (r"^blocks\.3\.res_blocks\.", "stages.2.blocks."),
-    (r"^blocks\.4\.res_blocks\.", "stages.3.blocks."),
-    (r"\.branch1_conv\.", ".shortcut.conv."),
-    (r"\.branch1_norm\.", ".shortcut.bn."),
-    (r"\.branch2\.conv_a\.", ".conv_pw."),
-    (r"\.branch2\.norm_a\.", ".bn1."),
-    (r"\.branch2\.conv_b\.", ".conv_st."),
-    (r"\.branch2\.norm_b\.0\.", ".bn2."),
-    (r"\.branch2\.norm_b\.1\.block\.0\.", ".se.fc1."),
-    (r"\.branch2\.norm_b\.1\.block\.2\.", ".se.fc2."),
-    (r"\.branch2\.conv_c\.", ".conv_pwl."),
-    (r"\.branch2\.norm_c\.", ".bn3."),
-    (r"^blocks\.5\.pool\.pre_conv\.", "head.conv."),
-    (r"^blocks\.5\.pool\.pre_norm\.", "head.bn."),
-    (r"^blocks\.5\.pool\.post_conv\.", "head.hidden."),
-    (r"^blocks\.5\.proj\.", "head.fc."),
+    ("^blocks.0.conv.conv_t.", "^stem.conv_s."),
+    ("^blocks.0.conv.conv_xy.", "^stem.conv_t."),
+    ("^blocks.0.norm.", "^stem.bn."),
+    ("^blocks.1.res_blocks.", "^stages.0.blocks."),
+    ("^blocks.2.res_blocks.", "^stages.1.blocks."),
+    ("^blocks.3.res_blocks.", "^stages.2.blocks."),
+    ("^blocks.4.res_blocks.", "^stages.3.blocks."),
+    (".branch1_conv.", ".shortcut.conv."),
+    (".branch1_norm.", ".shortcut.bn."),
+    (".branch2.conv_a.", ".conv_pw."),
+    (".branch2.norm_a.", ".bn1."),
+    (".branch2.conv_b.", ".conv_st."),
+    (".branch2.norm_b.0.", ".bn2."),
+    (".branch2.norm_b.1.block.0.", ".se.fc1."),
+    (".branch2.norm_b.1.block.2.", ".se.fc2."),
+    (".branch2.conv_c.", ".conv_pwl."),
+    (".branch2.norm_c.", ".bn3."),
+    ("^blocks.5.pool.pre_conv.", "^head.conv."),
+    ("^blocks.5.pool.pre_norm.", "^head.bn."),
+    ("^blocks.5.pool.post_conv.", "^head.hidden."),
+    ("^blocks.5.proj.", "^head.fc."),
 )
+_SHORTCUT = ".shortcut.conv.weight"
 
 
-def _identity_norm(state_dict: StateDict, name: str, eps: float) -> None:
-    """Adds a norm that changes nothing in evaluation: x / sqrt(1 + eps) * sqrt(1 + eps)."""
-    ones = torch.ones(state_dict[f"{name}.conv.weight"].shape[0])
-    state_dict |= {
-        f"{name}.bn.weight": ones * (1 + eps) ** 0.5,
-        f"{name}.bn.bias": ones * 0,
-        f"{name}.bn.running_mean": ones * 0,
-        f"{name}.bn.running_var": ones.clone(),
-        f"{name}.bn.num_batches_tracked": torch.tensor(0),
-    }
+def _identity_norm(chs: int, eps: float = 1e-5) -> StateDict:
+    """A norm that changes nothing in evaluation: x / sqrt(1 + eps) * sqrt(1 + eps)."""
+    ones = torch.ones(chs)
+    return dict(
+        weight=ones * (1 + eps) ** 0.5,
+        bias=ones * 0,
+        running_mean=ones * 0,
+        running_var=ones.clone(),
+        num_batches_tracked=torch.tensor(0),
+    )
+
+
+def _bare_shortcuts(state_dict: StateDict) -> list[str]:
+    """The shortcuts that have no norm in PyTorchVideo: those that keep the width."""
+    found = [name for name, v in state_dict.items() if name.endswith(_SHORTCUT) and v.shape[0] == v.shape[1]]
+    return [name.removesuffix(".conv.weight") for name in found]
 
 
 def _is_pytorchvideo(state_dict: StateDict) -> bool:
@@ -189,17 +197,29 @@ def _is_pytorchvideo(state_dict: StateDict) -> bool:
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
     """Renames the PySlowFast and PyTorchVideo formats to this model's names; its own names pass through."""
+    del model  # timm's signature
     if is_pyslowfast(state_dict):
         return rename(state_dict, _PYSLOWFAST_NAMES)
     if not _is_pytorchvideo(state_dict):
         return state_dict
     state_dict = rename(state_dict, _PYTORCHVIDEO_NAMES)
-    for name, module in model.named_modules():
-        if name.endswith(".shortcut.bn"):
-            shortcut = name.removesuffix(".bn")
-            if f"{name}.weight" not in state_dict and f"{shortcut}.conv.weight" in state_dict:
-                _identity_norm(state_dict, shortcut, module.eps)
+    for shortcut in _bare_shortcuts(state_dict):
+        norm = _identity_norm(state_dict[f"{shortcut}.conv.weight"].shape[0])
+        state_dict = {f"{shortcut}.bn.{k}": v for k, v in norm.items()} | state_dict
     return state_dict
+
+
+def _to_pytorchvideo(state_dict: StateDict) -> StateDict:
+    for shortcut in _bare_shortcuts(state_dict):
+        identity = _identity_norm(state_dict[f"{shortcut}.conv.weight"].shape[0])
+        norm = {k: state_dict[f"{shortcut}.bn.{k}"] for k in identity}
+        if any(not torch.equal(norm[k].cpu(), v.to(norm[k].dtype)) for k, v in identity.items()):
+            raise ValueError(
+                f"PyTorchVideo's X3D has no norm in {shortcut}, and this one does something (it was trained); the"
+                " format 'slowfast' holds it"
+            )
+        state_dict = {k: v for k, v in state_dict.items() if not k.startswith(f"{shortcut}.bn.")}
+    return rename(state_dict, _PYTORCHVIDEO_NAMES, back=True)
 
 
 _M = dict(mid_chs=(54, 108, 216, 432), depths=(3, 5, 11, 7))
@@ -267,6 +287,11 @@ _FAMILY = register_family(
         X3D,
         checkpoint_filter_fn,
         conv="dw3d",
+        variants=model_cfgs,
+        formats={
+            "slowfast": lambda state_dict: rename(state_dict, _PYSLOWFAST_NAMES, back=True),
+            "pytorchvideo": _to_pytorchvideo,
+        },
         # The window of forward_dense, the crops and the licence are PyTorchVideo's own.
         tag_of=lambda state_dict: "k400_ptv" if _is_pytorchvideo(state_dict) else None,
     )
