@@ -8,10 +8,23 @@ from hub_server import HubServer, start_hub
 _HUB = start_hub()
 _HOME = tempfile.TemporaryDirectory(prefix="vov3d-hf-home-")
 # The Hub client reads these once, when it is imported.
-os.environ |= {"HF_ENDPOINT": _HUB.url, "HF_HOME": _HOME.name, "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ |= {
+    "HF_ENDPOINT": _HUB.url,
+    "HF_HOME": _HOME.name,
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_XET": "1",
+}
 # Whatever else would go out ends at the Hub on the loopback interface, which is no proxy.
 os.environ |= {"https_proxy": _HUB.url, "HTTPS_PROXY": _HUB.url}
-for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "VOV3D_HUB_ORG", "VOV3D_WEIGHTS_DIR", "NO_PROXY", "no_proxy"):
+for name in (
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "HF_HUB_CACHE",
+    "VOV3D_HUB_ORG",
+    "VOV3D_WEIGHTS_DIR",
+    "NO_PROXY",
+    "no_proxy",
+):
     os.environ.pop(name, None)
 
 import pytest  # noqa: E402

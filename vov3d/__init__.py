@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vov3d.hub import save_pretrained
+from vov3d.hub import convert, convert_state_dict, from_pretrained, publish, push_to_hub, save_pretrained
 from vov3d.labels import class_names, load_labels
 from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
 from vov3d.models import (
@@ -39,13 +39,18 @@ __all__ = [
     "WeightsError",
     "__version__",
     "class_names",
+    "convert",
+    "convert_state_dict",
     "create_model",
+    "from_pretrained",
     "is_model",
     "list_models",
     "list_pretrained",
     "load_labels",
     "measure_budget",
     "model_entrypoint",
+    "publish",
+    "push_to_hub",
     "save_pretrained",
 ]
 

@@ -3,17 +3,22 @@
 import argparse
 from typing import Any
 
+from huggingface_hub import constants
+
 from vov3d.cli._arguments import positive
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.models import Budget, create_model, list_models, list_pretrained, measure_budget, model_entrypoint
 from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.models._sources import find_local, source_sha256
 
 
 def add_commands(commands: Any) -> None:
     """Adds `list` and `info` to the parser's commands."""
     p = commands.add_parser("list", help="the models and their published weights")
     p.add_argument("filter", nargs="?", default="", help="wildcard, as in 'vov3d_l*'")
-    p.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    what.add_argument("--weights", action="store_true", help="sizes, sources, and what is on this machine already")
     p.set_defaults(run=_list)
 
     p = commands.add_parser("info", help="parameters, multiply-adds, activations and shapes of a model")
@@ -55,16 +60,38 @@ def zoo_table(filter: str = "") -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
-    rows = zoo_rows(args.filter)
-    if not rows:
+    if not list_pretrained(args.filter):
         raise ValueError(f"no model matches {args.filter!r}; the models are {', '.join(list_models())}")
     if args.markdown:
         print(zoo_table(args.filter))
         return 0
-    widths = [max(len(row[i]) for row in (_COLUMNS, *rows)) for i in range(len(_COLUMNS))]
-    for row in (_COLUMNS, *rows):
+    table = [_WEIGHTS_COLUMNS, *_weights_rows(args.filter)] if args.weights else [_COLUMNS, *zoo_rows(args.filter)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+_WEIGHTS_COLUMNS = ("model.tag", "MB", "top-1", "licence", "here", "SHA-256 of source", "sources")
+
+
+def _weights_rows(filter: str) -> list[tuple[str, ...]]:
+    """One row a set of weights, in the order of `_WEIGHTS_COLUMNS`; nothing is asked over the network."""
+    sizes: dict[tuple[str, int], float] = {}
+    rows: list[tuple[str, ...]] = []
+    for name in list_pretrained(filter):
+        model, tag = name.split(".")
+        cfg = resolve_cfg(model, tag, None)
+        key = (model, cfg.num_classes)
+        if key not in sizes:
+            tensors = model_entrypoint(model)(device="meta", num_classes=cfg.num_classes).state_dict().values()
+            sizes[key] = sum(t.numel() * t.element_size() for t in tensors) / 1e6
+        local = find_local(cfg)
+        sha256 = source_sha256(local[1]) if local else None
+        here = (local[0] if local else "no", (sha256 or "")[:12])
+        sources = f"{constants.ENDPOINT}/{cfg.hf_hub_id} {cfg.url}"
+        rows.append((name, f"{sizes[key]:.1f}", f"{cfg.top1:.1f}", cfg.license or "", *here, sources))
+    return rows
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -1,7 +1,9 @@
 """Class names of the label sets that published weights were trained on; line number = class index."""
 
+import json
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 from torch import nn
 
@@ -33,3 +35,38 @@ def class_names(model: nn.Module) -> list[str] | None:
         names = load_labels(cfg["label_set"])
     num_classes = getattr(model, "num_classes", None)
     return list(names) if names is not None and len(names) == num_classes else None
+
+
+def read_label_names(path: str | Path) -> list[str]:
+    """Class names in a file of one's own, in index order.
+
+    Args:
+        path: One name a line, or JSON: a list of names, `{name: index}` or `{index: name}`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is neither, names a class twice, or leaves out an index.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    if not text.lstrip().startswith(("[", "{")):
+        names = [line.strip() for line in text.strip().splitlines()]
+    else:
+        names = _from_json(path, text)
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if not names or doubled or not all(isinstance(name, str) and name for name in names):
+        what = f"names {', '.join(map(repr, doubled[:3]))} twice" if doubled else "holds empty names, or none"
+        raise ValueError(f"{path}: {what}; give one name for each class, one a line, in index order")
+    return names
+
+
+def _from_json(path: str | Path, text: str) -> list[str]:
+    try:
+        content = json.loads(text)
+        if isinstance(content, list):
+            return content
+        by_index = {int(v if isinstance(v, int) else k): (k if isinstance(v, int) else v) for k, v in content.items()}
+        return [by_index[i].strip('"') for i in range(len(content))]
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(
+            f"{path}: expected JSON of class names, a list, {{name: index}} or {{index: name}} with every index from 0"
+        ) from e

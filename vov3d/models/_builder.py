@@ -16,7 +16,7 @@ from vov3d.models._family import Family
 from vov3d.models._identify import identify
 from vov3d.models._pretrained_cfg import resolve_cfg
 from vov3d.models._sources import fetch
-from vov3d.models._weights import CLASSIFIER, STEM, StateDict, WeightsError, differences, load_weights
+from vov3d.models._weights import CLASSIFIER, STEM, StateDict, WeightsError, differences, digest, load_weights
 
 # Arguments that belong to one use of a model, not to what it is.
 _NOT_SAVED = ("device", "dtype", "drop_rate", "drop_path_rate", "features_only", "out_indices", "feature_cls")
@@ -80,6 +80,9 @@ def build_video_model(
     features = dict(flatten_sequential=True)
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
     model.model_args = given  # what save_pretrained needs to build the model again
+    # What the configuration says of its weights holds for those alone, and not for a file that nobody named.
+    described = weights is not None and (not from_file or pretrained_cfg is not None)
+    model.weights_digest = digest(model) if described else None
     if adopt_classes and getattr(model, "num_classes", cfg.num_classes) != cfg.num_classes:
         # The default tag does not describe this file.
         for key in ("label_set", "label_names", "top1", "top5"):

@@ -132,7 +132,7 @@ def _of_tag(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Conv
 
 
 def _ways_out(cfg: VideoPretrainedCfg) -> str:
-    names = " or ".join([f"{tag_name(cfg)}.safetensors", *([_file_name(cfg.url)] if cfg.url else [])])
+    names = " or ".join([f"{tag_name(cfg)}.safetensors", *([source_file_name(cfg.url)] if cfg.url else [])])
     return (
         "Instead: give a file by hand, with checkpoint_path=... or as "
         f"{names} in a folder named by VOV3D_WEIGHTS_DIR; or choose another tag"
@@ -165,10 +165,11 @@ def _candidates(folder: Path, cfg: VideoPretrainedCfg) -> Iterator[Path]:
     yield from (folder / f"{name}{suffix}" for suffix in _SUFFIXES)
     yield folder / name / SAFE_WEIGHTS
     if cfg.url:
-        yield folder / _file_name(cfg.url)
+        yield folder / source_file_name(cfg.url)
 
 
-def _file_name(url: object) -> str:
+def source_file_name(url: object) -> str:
+    """Name of the file that an address ends in."""
     return PurePosixPath(unquote(urlsplit(str(url)).path)).name
 
 
@@ -201,7 +202,7 @@ def _from_authors(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert
         with WeakFileLock(path.with_suffix(".lock")):
             if path.is_file():
                 return path
-            source = path.with_name(f"{path.stem}.{_file_name(url)}")
+            source = path.with_name(f"{path.stem}.{source_file_name(url)}")
             download(url, source)
             _convert(cfg, source, path, convert)
     except OSError as e:

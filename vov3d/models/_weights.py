@@ -1,6 +1,7 @@
 """Weights in files: read without running code, checked by name, loaded whole or not at all."""
 
 import argparse
+import hashlib
 import logging
 import pickle
 import re
@@ -273,6 +274,14 @@ def _fit_classifier(model: nn.Module, state: StateDict, origin: str, adopt: bool
     if wanted:
         _logger.warning("%s: its %d-class head is left out, the model has a fresh one of %d", origin, classes, wanted)
     return True
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 of a model's tensors, which tells whether they are still those that were loaded."""
+    sha256 = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        sha256.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha256.hexdigest()
 
 
 def differences(model: nn.Module, state: StateDict, ignore: Sequence[str] = ()) -> list[str]:

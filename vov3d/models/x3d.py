@@ -210,16 +210,23 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
 
 
 def _to_pytorchvideo(state_dict: StateDict) -> StateDict:
+    """Norms that PyTorchVideo lacks go where they came from, or, if they were trained, into their neighbours."""
     for shortcut in _bare_shortcuts(state_dict):
         identity = _identity_norm(state_dict[f"{shortcut}.conv.weight"].shape[0])
         norm = {k: state_dict[f"{shortcut}.bn.{k}"] for k in identity}
-        if any(not torch.equal(norm[k].cpu(), v.to(norm[k].dtype)) for k, v in identity.items()):
-            raise ValueError(
-                f"PyTorchVideo's X3D has no norm in {shortcut}, and this one does something (it was trained); the"
-                " format 'slowfast' holds it"
-            )
         state_dict = {k: v for k, v in state_dict.items() if not k.startswith(f"{shortcut}.bn.")}
+        if any(not torch.equal(norm[k].cpu(), v.to(norm[k].dtype)) for k, v in identity.items()):
+            _fold_norm(state_dict, shortcut, norm)
     return rename(state_dict, _PYTORCHVIDEO_NAMES, back=True)
+
+
+def _fold_norm(state_dict: StateDict, shortcut: str, norm: StateDict, eps: float = 1e-5) -> None:
+    """Puts a norm's scale into its convolution and its offset into the norm that the shortcut is added to."""
+    scale = norm["weight"] / (norm["running_var"] + eps).sqrt()
+    offset = norm["bias"] - norm["running_mean"] * scale
+    state_dict[f"{shortcut}.conv.weight"] = state_dict[f"{shortcut}.conv.weight"] * scale.view(-1, 1, 1, 1, 1)
+    last = f"{shortcut.removesuffix('.shortcut')}.bn3.bias"
+    state_dict[last] = state_dict[last] + offset
 
 
 _M = dict(mid_chs=(54, 108, 216, 432), depths=(3, 5, 11, 7))

@@ -1,0 +1,149 @@
+"""Models to the Hub and from it, with the real client against a Hub on the loopback interface."""
+
+import json
+import re
+
+import huggingface_hub.utils._http as hub_http
+import pytest
+import torch
+from reference_files import published_state_dict
+from video_files import write_video
+
+import vov3d
+from vov3d import create_model, from_pretrained, push_to_hub
+from vov3d.cli import main
+
+NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 1, 1, 1), head_chs=8, hidden_chs=8)
+TAG = "vov3d_m.k400_f16"
+FILES = ["README.md", "config.json", "model.safetensors"]
+
+
+def same(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def posts(hub) -> list[str]:
+    return [line for line in hub.requests if line.startswith(("POST", "PUT")) and "create" not in line]
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A published tag's weights, found on this machine."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.save({"model_state": published_state_dict("vov3d_m_k400")}, folder / f"{TAG}.pth")
+    monkeypatch.setenv("VOV3D_WEIGHTS_DIR", str(folder))
+
+
+def code_of(card: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"), [("x3d_m", dict(conv="d2plus1d")), ("vov3d_m", {}), ("vov3d_l", dict(in_chans=1))]
+)
+def test_models_that_are_in_no_registry_come_back_from_their_configuration(hub, name, kwargs):
+    model = create_model(name, num_classes=3, **NANO, **kwargs)
+    assert push_to_hub(model, "me/mine", label_names=["a", "b", "c"]) == FILES
+    again = from_pretrained("me/mine")
+    assert same(again, model)
+    assert vov3d.class_names(again) == ["a", "b", "c"]
+    assert len(from_pretrained("me/mine", features_only=True)(torch.randn(1, model.in_chans, 2, 32, 32))) == 5
+
+
+def test_what_is_there_is_not_sent_again(hub):
+    model = create_model("vov3d_m", num_classes=3, **NANO)
+    push_to_hub(model, "me/mine")
+    hub.requests.clear()
+    assert push_to_hub(model, "me/mine") == []
+    assert posts(hub) == []
+    assert push_to_hub(model, "me/mine", label_names=["a", "b", "c"]) == ["config.json"]
+    torch.nn.init.ones_(model.head.fc.weight)
+    assert push_to_hub(model, "me/mine", label_names=["a", "b", "c"]) == ["model.safetensors"]
+    assert same(from_pretrained("me/mine"), model)
+
+
+def test_a_refusal_names_the_repository_and_the_cure(hub, monkeypatch):
+    monkeypatch.setattr(hub_http.time, "sleep", lambda seconds: None)
+    hub.statuses["me/mine"] = (403, "")
+    with pytest.raises(RuntimeError, match=r"/me/mine: cannot be written: .*403.* 'hf auth login'"):
+        push_to_hub(create_model("vov3d_m", num_classes=3, **NANO), "me/mine")
+    with pytest.raises(ValueError, match="cannot save a VoV3D"):
+        push_to_hub(vov3d.VoV3D(**NANO), "me/mine")
+
+
+def test_publish_sends_a_tag_once_and_its_card_runs(hub, weights, tmp_path, monkeypatch, capsys):
+    assert main(["publish", TAG, "--org", "someone"]) == 0
+    assert capsys.readouterr().out == f"{TAG}: {', '.join(FILES)}\n"
+    assert sorted(hub.repos[f"someone/{TAG}"]) == FILES
+    card = hub.repos[f"someone/{TAG}"]["README.md"].decode()
+    for part in (
+        "license: cc-by-nc-4.0",
+        "value: 74.7",
+        "| Kinetics-400 | 10 clips x 3 crops | 256 | 74.7 | 92.1 |",
+        "| 3.67 M | 6.42 G |",
+        "Trained on Kinetics-400",
+        "not for commercial use",
+        "@article{lee2021",
+    ):
+        assert part in card
+    assert main(["publish", TAG, "--org", "someone"]) == 0
+    assert capsys.readouterr().out == f"{TAG}: unchanged\n"
+
+    write_video(tmp_path / "clip.mp4", num_frames=20)
+    monkeypatch.chdir(tmp_path)
+    code = code_of(card)
+    assert f'vov3d.from_pretrained("someone/{TAG}")' in code
+    exec(code.replace('"10x3"', '"1x1"'), {})  # thirty views take a minute here
+    assert "Prediction(index=" in capsys.readouterr().out
+    monkeypatch.delenv("VOV3D_WEIGHTS_DIR")
+    monkeypatch.setenv("VOV3D_HUB_ORG", "someone")
+    assert same(create_model(TAG, pretrained=True), from_pretrained(f"someone/{TAG}"))
+
+
+def test_dry_run_writes_folders_and_sends_nothing(hub, weights, tmp_path, capsys):
+    assert main(["publish", TAG, "--org", "someone", "--dry-run", "-o", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out" / TAG).iterdir()) == FILES
+    assert not hub.repos
+    assert posts(hub) == []
+    config = json.loads((tmp_path / "out" / TAG / "config.json").read_text())
+    assert config["pretrained_cfg"]["top1"] == 74.7
+
+
+def test_publish_all_goes_on_after_a_failure_and_says_which(hub, weights, monkeypatch, capsys):
+    names = [TAG, "x3d_m.k400_f16"]
+    monkeypatch.setattr("vov3d.cli.weights.list_pretrained", lambda *_: names)
+    assert main(["publish", "--all", "--org", "someone"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{TAG}: README.md")
+    assert "vov3d publish: x3d_m.k400_f16: no weights; tried" in err
+    assert err.endswith("1 of 2 tags failed; run it again for those\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "name the tags to publish, or give --all"),
+        ([TAG, "--all"], "name the tags to publish, or give --all"),
+        ([TAG, "-o", "x"], "-o has no effect without --dry-run"),
+        (["vov3d_x.k400"], "no published tag vov3d_x.k400"),
+        (["vov3d_m"], "the tags of vov3d_m are vov3d_m.k400_f16"),
+    ],
+)
+def test_commands_that_make_no_sense(args, message, capsys):
+    assert main(["publish", *args, "--org", "someone"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_only_untouched_weights_claim_what_was_published(weights, tmp_path):
+    def config(model):
+        return json.loads((vov3d.save_pretrained(model, tmp_path / "m") / "config.json").read_text())["pretrained_cfg"]
+
+    model = create_model(TAG, pretrained=True)
+    assert config(model)["top1"] == 74.7
+    torch.nn.init.ones_(model.head.fc.bias)
+    trained = config(model)
+    assert not {"tag", "top1", "views"} & set(trained)
+    assert (trained["license"], trained["label_set"]) == ("cc-by-nc-4.0", "k400")
+    assert not {"tag", "top1", "license"} & set(config(create_model("vov3d_m")))

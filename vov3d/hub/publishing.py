@@ -1,0 +1,114 @@
+"""Models to the Hub and from it."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.hf_api import RepoSibling
+from torch import nn
+
+from vov3d.hub.card import model_card
+from vov3d.hub.saving import CARD, CONFIG, WEIGHTS, write_folder
+from vov3d.models import create_model
+from vov3d.models._hub import HUB_ERRORS, hub_cause
+from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.models._sources import find_local, source_file_name, source_sha256
+
+
+def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:
+    """A saved model with its weights, built from its `config.json` alone.
+
+    Args:
+        name: A repository of the Hub, `"org/name"` or `"org/name@revision"`, or a folder.
+        **kwargs: Arguments of `create_model`, such as `num_classes` or `features_only`.
+
+    Raises:
+        ValueError: If its configuration does not describe a model of this package.
+        vov3d.WeightsError: If weights cannot be had, read or fitted.
+    """
+    source = "local-dir" if Path(name).is_dir() else "hf-hub"
+    return create_model(f"{source}:{name}", pretrained=True, **kwargs)
+
+
+def push_to_hub(
+    model: nn.Module, repo_id: str, label_names: Sequence[str] | None = None, private: bool = False
+) -> list[str]:
+    """Uploads a model with its configuration and a card; what is there already is not sent again.
+
+    Args:
+        model: A model made by `create_model`.
+        repo_id: `"org/name"`; made if it is not there.
+        label_names: Class names in index order; those that the model knows itself if None.
+        private: Makes a new repository private.
+
+    Returns:
+        The files that were sent.
+
+    Raises:
+        ValueError: If the model cannot be saved, as `save_pretrained` tells.
+        RuntimeError: If the Hub refuses; one error names the repository, the cause and the cure.
+    """
+    with TemporaryDirectory() as tmp:
+        folder = write_folder(model, Path(tmp) / "model", label_names, card=model_card(model, repo_id, label_names))
+        return _upload(folder, repo_id, private)
+
+
+def publish(name: str, org: str, folder: str | Path | None = None) -> list[str]:
+    """Converts a published tag and uploads it with its card, as `org/model.tag`.
+
+    Args:
+        name: `model.tag` of `list_pretrained`.
+        org: Organisation or user on the Hub.
+        folder: Writes `folder/model.tag` and sends nothing.
+
+    Returns:
+        The files that were sent, or written.
+
+    Raises:
+        ValueError: If there is no such tag.
+        vov3d.WeightsError: If its weights cannot be had.
+        RuntimeError: If the Hub refuses.
+    """
+    model_name, _, tag = name.partition(".")
+    model: Any = create_model(name, pretrained=True)
+    cfg = resolve_cfg(model_name, tag or None, None)
+    local = find_local(cfg)
+    sha256 = source_sha256(local[1]) if local else None
+    source = {"file": source_file_name(cfg.url), "sha256": sha256, "format": "published"} if sha256 else None
+    repo_id = f"{org}/{cfg.architecture}.{cfg.tag}"
+    card = model_card(model, repo_id, source=source)
+    if folder is not None:
+        written = write_folder(model, Path(folder) / repo_id.split("/")[1], None, source, card)
+        return [str(written / file) for file in (WEIGHTS, CONFIG, CARD)]
+    with TemporaryDirectory() as tmp:
+        return _upload(write_folder(model, Path(tmp) / "model", None, source, card), repo_id, private=False)
+
+
+def _upload(folder: Path, repo_id: str, private: bool) -> list[str]:
+    """Sends the files that the repository does not hold yet, in one commit."""
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        there = {file.rfilename: file for file in api.model_info(repo_id, files_metadata=True).siblings or []}
+        new = [path.name for path in sorted(folder.iterdir()) if not _is_there(path, there.get(path.name))]
+        if new:
+            api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=new, commit_message="Upload by vov3d")
+    except HUB_ERRORS as e:
+        raise RuntimeError(
+            f"{constants.ENDPOINT}/{repo_id}: cannot be written: {hub_cause(e)}. Log in with 'hf auth login' as one who"
+            " may write there, and run it again: what was sent is not sent twice"
+        ) from e
+    return new
+
+
+def _is_there(path: Path, file: RepoSibling | None) -> bool:
+    """Whether the repository holds the same bytes: large files are known by SHA-256, small ones by git's hash."""
+    if file is None:
+        return False
+    content = path.read_bytes()
+    if file.lfs:
+        return file.lfs.sha256 == hashlib.sha256(content).hexdigest()
+    return file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
