@@ -158,3 +158,88 @@ def test_usage_errors_exit_with_2(arguments, capsys):
         main(arguments)
     assert stop.value.code == 2
     assert "usage: vov3d" in capsys.readouterr().err
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_list_weights_tells_what_is_here(capsys, tmp_path, monkeypatch):
+    file = published_file("vov3d_m_k400", tmp_path)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    file.rename(folder / "vov3d_m.k400_f16.pth")
+    monkeypatch.setenv("VOV3D_WEIGHTS_DIR", str(folder))
+    code, out, err = run(capsys, "list", "--weights", "vov3d_m*")
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert len(rows) == 8
+    assert "14.8  74.7   cc-by-nc-4.0  VOV3D_WEIGHTS_DIR" in rows["vov3d_m.k400_f16"]
+    assert " no " in rows["vov3d_m.ssv1_f16"]
+    assert "https://dl.dropbox.com/s/usbcudmhpknqvtd/vov3d_M_f16_ssv1.pth" in rows["vov3d_m.ssv1_f16"]
+
+
+def test_convert_prints_what_it_found(capsys, tmp_path):
+    file = published_file("pytorchvideo_x3d_s", tmp_path)
+    code, out, err = run(capsys, "convert", str(file), "-o", str(tmp_path / "out"))
+    assert (code, err) == (0, "")
+    for line in (
+        "format    pytorchvideo",
+        "network   x3d_m (24-wide stem, stages of 3, 5, 11, 7 blocks)",
+        "          x3d_xs, x3d_s, x3d_m are one network: taken for x3d_m; --model says otherwise",
+        "classes   400, named as in k400",
+        "weights   of no published tag, licence not stated",
+    ):
+        assert line in out.splitlines()
+    code, out, err = run(capsys, "convert", str(file), "-o", str(tmp_path / "s"), "--model", "x3d_s.k400_ptv")
+    assert "weights   x3d_s.k400_ptv, licence apache-2.0" in out
+    code, out, err = run(capsys, "convert", str(tmp_path / "s"), "--to", "pytorchvideo", "-o", str(tmp_path / "b.pyth"))
+    assert (code, err) == (0, "")
+    back, source = torch.load(tmp_path / "b.pyth")["model_state"], torch.load(file)["model_state"]
+    assert back.keys() == source.keys()
+    assert all(torch.equal(v, source[k]) for k, v in back.items())
+
+
+@pytest.mark.parametrize(
+    "content", ["a\nb\nc\n", '["a", "b", "c"]', '{"a": 0, "c": 2, "b": 1}', '{"0": "a", "1": "b", "2": "c"}']
+)
+def test_convert_with_names_of_ones_own(capsys, tmp_path, content):
+    model = vov3d.create_model("vov3d_m", num_classes=3, depths=(1, 1, 1, 1), out_chs=(8, 8, 8, 8))
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    (tmp_path / "names").write_text(content)
+    code, _, err = run(
+        capsys, "convert", f"{tmp_path}/w.pth", "-o", f"{tmp_path}/out", "--labels", str(tmp_path / "names")
+    )
+    assert (code, err) == (0, "")
+    assert vov3d.class_names(vov3d.from_pretrained(tmp_path / "out")) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("", "holds empty names"),
+        ("a\na", "names 'a' twice"),
+        ('{"a": 1}', "every index from 0"),
+        ("[1", "expected JSON"),
+    ],
+)
+def test_names_that_do_not_serve(capsys, tmp_path, content, cause):
+    (tmp_path / "names").write_text(content)
+    code, _, err = run(capsys, "convert", "x.pth", "-o", f"{tmp_path}/out", "--labels", str(tmp_path / "names"))
+    assert code == 1
+    assert err.startswith(f"vov3d convert: {tmp_path / 'names'}: ")
+    assert cause in err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--to", "slowfast", "--labels", "l"], "--labels has no effect with --to"),
+        (["--to", "slowfast"], "no such weights file"),
+        ([], "no such weights file"),
+    ],
+)
+def test_convert_refuses(capsys, tmp_path, more, message):
+    code, out, err = run(capsys, "convert", str(tmp_path / "none.pth"), "-o", str(tmp_path / "out"), *more)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert not (tmp_path / "out").exists()
