@@ -52,7 +52,9 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as tmp:
         tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        safetensors.torch.save_file(tensors, Path(tmp) / WEIGHTS, metadata={"format": "pt", **(source or {})})
+        # save_file would make a file that only its owner can read
+        content = safetensors.torch.save(tensors, metadata={"format": "pt", **(source or {})})
+        (Path(tmp) / WEIGHTS).write_bytes(content)
         (Path(tmp) / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         if card:
             (Path(tmp) / CARD).write_text(card, encoding="utf-8")

@@ -224,7 +224,8 @@ def _convert(cfg: VideoPretrainedCfg, source: Path, path: Path, convert: Convert
             raise DownloadError(f"the file {str(e).removeprefix(f'{source}: ')}") from e
         notes = {"source_url": str(cfg.url), "source_sha256": sha256, "license": cfg.license or "", "format": "pt"}
         unfinished = path.with_suffix(".unfinished")
-        safetensors.torch.save_file({k: v.clone() for k, v in state.items()}, unfinished, metadata=notes)
+        # save_file would make a file that only its owner can read
+        unfinished.write_bytes(safetensors.torch.save({k: v.clone() for k, v in state.items()}, metadata=notes))
         os.replace(unfinished, path)
     finally:
         source.unlink(missing_ok=True)
