@@ -190,6 +190,13 @@ def test_the_lock_of_a_killed_process_holds_nobody(authors, hub, expected, tmp_p
     assert same(load(), expected)
 
 
+def test_a_download_that_a_killed_process_did_not_convert_is_used(authors, hub, expected, tmp_path):
+    (tmp_path / "vov3d-cache").mkdir()
+    (tmp_path / "vov3d-cache" / f"{TAG}.{FILE}").write_bytes(authors.content)
+    assert same(load(), expected)
+    assert not authors.requests
+
+
 def test_a_cache_that_cannot_be_written_is_named(authors, hub, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("VOV3D_CACHE", str(tmp_path / "file"))

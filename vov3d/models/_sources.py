@@ -203,7 +203,8 @@ def _from_authors(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert
             if path.is_file():
                 return path
             source = path.with_name(f"{path.stem}.{source_file_name(url)}")
-            download(url, source)
+            if not source.is_file():  # whole, but not yet converted when a process was killed
+                download(url, source)
             _convert(cfg, source, path, convert)
     except OSError as e:
         raise WeightsError(
