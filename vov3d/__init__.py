@@ -20,6 +20,7 @@ from vov3d.models import (
     measure_budget,
     model_entrypoint,
 )
+from vov3d.surgery import factorize, freeze_batchnorm, recalibrate, replace_blocks
 
 if TYPE_CHECKING:
     from vov3d.video import VideoClassifier
@@ -42,6 +43,8 @@ __all__ = [
     "convert",
     "convert_state_dict",
     "create_model",
+    "factorize",
+    "freeze_batchnorm",
     "from_pretrained",
     "is_model",
     "list_models",
@@ -51,6 +54,8 @@ __all__ = [
     "model_entrypoint",
     "publish",
     "push_to_hub",
+    "recalibrate",
+    "replace_blocks",
     "save_pretrained",
 ]
 

@@ -1,0 +1,207 @@
+"""3D convolutions split in place: exact where kernels have the rank, nearest where they have not."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import vov3d
+from vov3d.surgery import FactorizedConv3d, factorize
+
+ORDERS = ("d2plus1d", "d1plus2d")
+NANO = dict(stem_chs=4, mid_chs=(6, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 1, 1, 1), head_chs=8, hidden_chs=8)
+
+
+def make_rank(model: nn.Module, rank: int) -> None:
+    """Gives every depthwise kernel of a model a rank, keeping their scale."""
+    for m in model.modules():
+        if isinstance(m, nn.Conv3d) and m.groups == m.in_channels > 1:
+            left, singular, right = torch.linalg.svd(m.weight.data.flatten(3)[:, 0], full_matrices=False)
+            singular[:, rank:] = 0
+            m.weight.data = (left * singular[:, None] @ right).reshape(m.weight.shape)
+
+
+def x3d(**kwargs):
+    model = vov3d.create_model("x3d_m", num_classes=3, **{**NANO, **kwargs})
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm3d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+    return model.eval()
+
+
+@st.composite
+def convolutions(draw):
+    def three(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(3))
+
+    chs = draw(st.integers(1, 4))
+    kernel = (draw(st.integers(2, 4)), draw(st.integers(1, 3)), draw(st.integers(2, 4)))
+    modes = ("zeros", "replicate", "circular")
+    kwargs = dict(stride=three(1, 2), padding=three(0, 1), dilation=three(1, 2), bias=draw(st.booleans()))
+    if draw(st.booleans()):
+        kwargs |= dict(stride=1, padding=draw(st.sampled_from(("same", "valid"))))
+    multiplier = draw(st.integers(1, 2)) if chs > 1 else 1
+    mode = draw(st.sampled_from(modes))
+    return nn.Conv3d(chs, chs * multiplier, kernel, groups=chs, padding_mode=mode, dtype=torch.float64, **kwargs)
+
+
+@settings(deadline=None, max_examples=60)
+@given(convolutions(), st.sampled_from(ORDERS), st.integers(1, 4))
+def test_any_depthwise_convolution_of_the_rank_is_reproduced(conv, order, rank):
+    left, singular, right = torch.linalg.svd(conv.weight.data.flatten(3)[:, 0], full_matrices=False)
+    singular[:, rank:] = 0
+    conv.weight.data = (left * singular[:, None] @ right).reshape(conv.weight.shape)
+    model, x = nn.Sequential(copy.deepcopy(conv)), torch.randn(2, conv.in_channels, 8, 9, 10, dtype=torch.float64)
+    report = factorize(model, order=order, rank=rank)
+    assert isinstance(model[0], FactorizedConv3d)
+    torch.testing.assert_close(model(x), conv(x), rtol=0, atol=1e-9)
+    assert report.layers[0].energy == pytest.approx(1)
+    assert report.layers[0].rank1_energy == pytest.approx(1) or rank > 1
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_network_of_rank_one_is_reproduced(order):
+    model = x3d()
+    make_rank(model, 1)
+    before, x = copy.deepcopy(model), torch.randn(1, 3, 4, 64, 64)
+    report = factorize(model, order=order, clip=x)
+    torch.testing.assert_close(model(x), before(x), rtol=1e-5, atol=1e-5)
+    assert [layer.name for layer in report.layers] == [f"stages.{i}.blocks.0.conv_st" for i in range(4)]
+    assert not report.left
+    assert report.layers[0].params == (6 * 27, 6 * 12)
+    assert report.layers[0].macs[0] == 6 * 27 * 4 * 16 * 16
+    assert report.layers[0].macs[1] == (6 * 9 + 6 * 3) * 4 * 16 * 16 if order == "d2plus1d" else 6 * 12 * 4 * 16 * 16
+    assert "stages.0.blocks.0.conv_st" in str(report)
+
+
+def test_rank_three_is_exact_and_nearer_with_every_rank():
+    model, x = x3d().double(), torch.randn(1, 3, 4, 64, 64, dtype=torch.float64)
+    errors, energies = [], []
+    for rank in (1, 2, 3):
+        split = copy.deepcopy(model)
+        energies.append(factorize(split, rank=rank).layers[0].energy)
+        errors.append((split(x) - model(x)).norm().item())
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-9 * model(x).norm()
+    assert energies[0] < energies[1] < energies[2] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_full_convolutions_split_with_the_width_of_r2plus1d(order):
+    model = nn.Sequential(nn.Conv3d(4, 6, 3, (2, 1, 1), 1), nn.Conv3d(6, 6, 3, groups=2), nn.Conv3d(6, 2, 1))
+    whole = copy.deepcopy(model)
+    assert set(factorize(nn.Sequential(*whole, nn.Conv3d(2, 2, 3, groups=2))).left) == {"0", "1"}
+    report = factorize(model, order=order, conv="r2plus1d")
+    assert report.left == {"1": "2 groups of several channels"}
+    assert report.layers[0].params[1] <= report.layers[0].params[0]
+    assert model[0].conv_s.in_channels == (4 if order == "d2plus1d" else model[0].conv_t.out_channels)
+    # a kernel that has the rank is reproduced
+    spatial, temporal = nn.Conv3d(4, 3, (1, 3, 3), padding=(0, 1, 1)), nn.Conv3d(3, 6, (3, 1, 1), padding=(1, 0, 0))
+    made = nn.Conv3d(4, 6, 3, padding=1)
+    made.weight.data = torch.einsum("omt,mihw->oithw", temporal.weight[:, :, :, 0, 0], spatial.weight[:, :, 0])
+    split, x = nn.Sequential(copy.deepcopy(made)), torch.randn(1, 4, 5, 8, 8)
+    factorize(split, order=order, conv="r2plus1d")
+    if order == "d2plus1d":
+        torch.testing.assert_close(split(x), made(x), rtol=1e-4, atol=1e-5)
+    assert split[0](x).shape == made(x).shape
+
+
+def test_dtype_mode_gradients_and_norm():
+    model = x3d().train().half()
+    model.stages[0].requires_grad_(False)
+    report = factorize(model, norm="batchnorm3d")
+    pair = model.stages[0].blocks[0].conv_st
+    assert pair.conv_s.weight.dtype == torch.float16
+    assert pair.training
+    assert not pair.conv_t.weight.requires_grad
+    assert model.stages[1].blocks[0].conv_st.conv_s.weight.requires_grad
+    assert isinstance(pair.norm, nn.BatchNorm3d)
+    assert len(report.layers) == 4
+    model = x3d()
+    plain = copy.deepcopy(model)
+    factorize(model, norm="batchnorm3d")
+    factorize(plain)
+    x = torch.randn(1, 3, 4, 64, 64)
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_random_factors_learn():
+    model = x3d().train()
+    report = factorize(model, init="random")
+    assert {layer.energy for layer in report.layers} == {0.0}
+    model(torch.randn(2, 3, 4, 64, 64)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_filters_choose_by_name_or_function():
+    assert [row.name for row in factorize(x3d(), filter="stages.[01]*").layers] == [
+        "stages.0.blocks.0.conv_st",
+        "stages.1.blocks.0.conv_st",
+    ]
+    assert [
+        row.name for row in factorize(x3d(), filter=lambda _, m: m.stride[1] == 2 and m.in_channels == 6).layers
+    ] == ["stages.0.blocks.0.conv_st"]
+
+
+def test_a_convolution_used_twice_stays_one():
+    conv = nn.Conv3d(4, 4, 3, padding=1, groups=4)
+    model = nn.Sequential(conv, nn.ReLU(), conv)
+    assert len(factorize(model).layers) == 1
+    assert model[0] is model[2]
+
+
+class Special(nn.Conv3d):
+    pass
+
+
+def test_what_is_left_and_why():
+    normed = nn.utils.parametrizations.weight_norm(nn.Conv3d(2, 2, 3, groups=2))
+    model = nn.Sequential(
+        nn.Conv3d(2, 2, 3, groups=2), nn.Conv3d(2, 4, 3), Special(2, 2, 3, groups=2), normed, nn.LazyConv3d(2, 3)
+    )
+    left = factorize(model).left
+    assert set(left) == {"1", "2", "3", "4"}
+    assert left["1"] == "not depthwise (conv='r2plus1d' splits full convolutions)"
+    assert "Special" in left["2"]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(init="zeros"), "init='zeros' is not known; use one of 'svd', 'random'"),
+        (dict(order="2d"), "order='2d' is not known"),
+        (dict(conv="3d"), "conv='3d' is not known"),
+        (dict(rank=0), "rank must be at least 1, got 0"),
+        (dict(filter="nothing"), "nothing in X3D can be split: it has no 3D convolutions that fit"),
+    ],
+)
+def test_bad_arguments_change_nothing(kwargs, message):
+    model = x3d()
+    names = list(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        factorize(model, **kwargs)
+    assert list(model.state_dict()) == names
+
+
+def test_hooks_are_not_dropped():
+    model = x3d()
+    model.stages[2].blocks[0].conv_st.register_forward_hook(lambda *_: None)
+    names = list(model.state_dict())
+    with pytest.raises(ValueError, match=r"stages\.2\.blocks\.0\.conv_st \(Conv3d\) has hooks"):
+        factorize(model)
+    assert list(model.state_dict()) == names
+    with pytest.raises(ValueError, match=r"wrap it in nn\.Sequential"):
+        factorize(nn.Conv3d(2, 2, 3, groups=2))
+
+
+def test_our_own_model_becomes_the_one_that_conv_builds():
+    model = x3d()
+    factorize(model)
+    built = vov3d.create_model("x3d_m", num_classes=3, conv="d2plus1d", **NANO)
+    shapes = {k.replace("conv_st.", ""): v.shape for k, v in model.state_dict().items()}
+    assert shapes == {k: v.shape for k, v in built.state_dict().items()}
+    assert math.isclose(sum(p.numel() for p in model.parameters()), sum(p.numel() for p in built.parameters()))

@@ -1,0 +1,106 @@
+"""Whole blocks exchanged for others, all or none."""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from vov3d.surgery.hooks import check_no_hooks
+
+
+def replace_blocks(
+    model: nn.Module,
+    blocks: Mapping[str, Callable[[nn.Module], nn.Module]],
+    clip_shape: tuple[int, ...] = (1, 3, 8, 64, 64),
+) -> list[str]:
+    """Exchanges blocks of a model, in place: bottlenecks for `D2plus1D`, chains of them for `TOSA`.
+
+    The model is run once on the meta device with each new block in its place; if one does not give what the old one
+    gave, in shape, the model stays as it was.
+
+    Args:
+        model: Any module.
+        blocks: Makes a new block from the old one, by a wildcard for names, as in
+            `{"blocks.4.res_blocks.*": lambda old: vov3d.D2plus1D(192, 432, 192)}`. The first that fits a name is taken;
+            what lies inside an exchanged block is not looked at.
+        clip_shape: Shape `(B, C, T, H, W)` of an input that the model takes.
+
+    Returns:
+        Names of the blocks that were exchanged.
+
+    Raises:
+        ValueError: If a wildcard fits nothing, an old block has hooks, or a new one does not fit.
+    """
+    found = _matches(model, blocks)
+    for name in found:
+        check_no_hooks(name, model.get_submodule(name))
+    wanted = _shapes(model, list(found), clip_shape)
+    old = {name: model.get_submodule(name) for name in found}
+    try:
+        for name, make in found.items():
+            model.set_submodule(name, _like(make(old[name]), old[name]))
+        given = _shapes(model, list(found), clip_shape)
+    except Exception as e:
+        _restore(model, old)
+        raise ValueError(f"the model does not run with the new blocks, and is as it was: {e}") from e
+    wrong = [f"{name} gives {given[name]}, not {wanted[name]}" for name in found if given[name] != wanted[name]]
+    if wrong:
+        _restore(model, old)
+        raise ValueError(f"new blocks do not fit, and the model is as it was: {'; '.join(wrong)}")
+    return list(found)
+
+
+def _matches(model: nn.Module, blocks: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, _ in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        pattern = next((p for p in blocks if name and fnmatchcase(name, p)), None)
+        if pattern is not None and not inside:
+            found[name] = blocks[pattern]
+    unused = [p for p in blocks if not any(fnmatchcase(name, p) for name in found)]
+    if unused:
+        names = ", ".join([name for name, _ in model.named_children()][:8])
+        raise ValueError(f"no module is named {', '.join(map(repr, unused))}; the model's children are {names}")
+    return found
+
+
+def _like(new: nn.Module, old: nn.Module) -> nn.Module:
+    """The new block on the device, in the precision and the mode of the old one."""
+    parameter = next(old.parameters(), None)
+    if parameter is not None:
+        new = new.to(parameter.device, parameter.dtype)
+    return new.train(old.training)
+
+
+def _shapes(model: nn.Module, names: list[str], clip_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Output shape of each named block, found on the meta device; nothing of the model is changed."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _, args, out, name=name: shapes.update({name: tuple(out.shape)})
+        )
+        for name in names
+    ]
+    training = [module for module in model.modules() if module.training]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model.eval(), meta, (torch.empty(clip_shape, device="meta", dtype=dtype),))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
+    missing = [name for name in names if name not in shapes]
+    if missing:
+        raise ValueError(f"the model does not run {', '.join(missing)}")
+    return shapes
+
+
+def _restore(model: nn.Module, old: Mapping[str, nn.Module]) -> None:
+    for name, module in old.items():
+        model.set_submodule(name, module)
