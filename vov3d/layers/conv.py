@@ -49,21 +49,26 @@ def _views_are_faster(x: torch.Tensor, weight: torch.Tensor, groups: int) -> boo
 
 
 def _convolve(
-    x: torch.Tensor, weight: torch.Tensor, stride: tuple[int, ...], padding: tuple[int, ...], groups: int
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    groups: int,
 ) -> torch.Tensor:
     """A convolution with a 1 x k x k or t x 1 x 1 kernel, in the form that is fastest where it runs."""
     if x.device.type != "cpu" or _is_exporting():
-        return F.conv3d(x, weight, None, stride, padding, 1, groups)
+        return F.conv3d(x, weight, bias, stride, padding, 1, groups)
     # Does nothing from the second layer on: the layers behind keep the layout.
     x = x.contiguous(memory_format=torch.channels_last_3d)
     if not _views_are_faster(x, weight, groups):
-        return F.conv3d(x, weight, None, stride, padding, 1, groups)
+        return F.conv3d(x, weight, bias, stride, padding, 1, groups)
     if weight.shape[2] == 1:
         frames = rearrange(x, "b c t h w -> (b t) c h w")
-        frames = F.conv2d(frames, weight.squeeze(2), None, stride[1:], padding[1:], 1, groups)
+        frames = F.conv2d(frames, weight.squeeze(2), bias, stride[1:], padding[1:], 1, groups)
         return rearrange(frames, "(b t) c h w -> b c t h w", b=x.shape[0])
     x = x[..., :: stride[1], :: stride[2]]  # what a t x 1 x 1 kernel with a spatial stride looks at
-    lines = F.conv2d(x.flatten(3), weight.flatten(3), None, 1, (padding[0], 0), 1, groups)
+    lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), 1, groups)
     return lines.unflatten(3, x.shape[3:])
 
 
@@ -71,7 +76,7 @@ torch.fx.wrap("_convolve")  # symbolic tracing cannot follow its branches
 
 
 class FactorConv3d(nn.Conv3d):
-    """One factor of a 3D kernel, 1 x k x k or t x 1 x 1, without bias: a `Conv3d` that is faster on CPUs.
+    """One factor of a 3D kernel, 1 x k x k or t x 1 x 1: a `Conv3d` that is faster on CPUs.
 
     Clips are stored channels-last there, at the first of these layers that they meet: `conv3d` is several times
     faster on them, and frames laid beside the batch, or rows beside columns, are views of the same memory, so that
@@ -81,7 +86,7 @@ class FactorConv3d(nn.Conv3d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`."""
         assert not isinstance(self.padding, str)
-        return _convolve(input, self.weight, self.stride, self.padding, self.groups)
+        return _convolve(input, self.weight, self.bias, self.stride, self.padding, self.groups)
 
 
 def conv3d(
