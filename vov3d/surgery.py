@@ -31,15 +31,19 @@ class Pair(NamedTuple):
     second: str
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    return any(getattr(module, kind) for kind in _HOOKS)
+
+
 class _Tracer(torch.fx.Tracer):
-    """Looks into whatever has submodules."""
+    """Looks into whatever has submodules and no hooks: what a hook does to a value cannot be seen."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not any(True for _ in m.children())
+        return _has_hooks(m) or not any(True for _ in m.children())
 
 
 def _graphs(module: nn.Module) -> Iterator[tuple[nn.Module, torch.fx.Graph]]:
-    """The largest parts of a model that can be traced, each with its graph."""
+    """The largest parts of a model that can be traced and are free of hooks inside, each with its graph."""
     if not any(True for _ in module.children()):
         return
     try:
@@ -49,6 +53,8 @@ def _graphs(module: nn.Module) -> Iterator[tuple[nn.Module, torch.fx.Graph]]:
             yield from _graphs(child)
         return
     yield module, graph
+    for target in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
+        yield from _graphs(module.get_submodule(target))
 
 
 def pairs(model: nn.Module) -> Iterator[Pair]:
@@ -80,7 +86,7 @@ def _source(owner: nn.Module, node: Any) -> torch.fx.Node | None:
 def check_no_hooks(name: str, module: nn.Module) -> None:
     """Raises ValueError if a module that is about to be replaced, or one inside it, has hooks."""
     for inner, m in module.named_modules(prefix=name):
-        if any(getattr(m, kind) for kind in _HOOKS):
+        if _has_hooks(m):
             raise ValueError(
                 f"{inner} ({type(m).__name__}) has hooks that rewriting the model would drop; remove them first"
             )
@@ -118,23 +124,24 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             check_no_hooks(first, layer)
             check_no_hooks(second, norm)
             owner.set_submodule(first, _folded(layer, norm))
-            owner.set_submodule(second, nn.Identity())
+            owner.set_submodule(second, nn.Identity().eval())
     return model
 
 
-def _foldable(layer: nn.Module, norm: Any) -> bool:
+def _foldable(layer: Any, norm: Any) -> bool:
     if type(norm) not in _NORMS or norm.running_mean is None or parametrize.is_parametrized(layer):
         return False
     if type(layer) is nn.Linear:
         return type(norm) is nn.BatchNorm1d and norm.num_features == layer.out_features
-    return type(layer) in _CONVS and norm.num_features == layer.out_channels  # type: ignore[union-attr]
+    return type(layer) in _CONVS and norm.num_features == layer.out_channels
 
 
 def _folded(layer: Any, norm: Any) -> nn.Module:
     """The layer with the norm in its weight and bias."""
-    terms = (layer.weight, layer.bias, norm.running_mean, norm.running_var)
-    wide = [None if t is None else t.detach().double() for t in (*terms, norm.weight, norm.bias)]
-    weight, bias = fuse_conv_bn_weights(*wide[:4], norm.eps, *wide[4:])
+    terms = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    w, b, mean, var, scale, shift = (None if t is None else t.detach().double() for t in terms)
+    assert w is not None and mean is not None and var is not None
+    weight, bias = fuse_conv_bn_weights(w, b, mean, var, norm.eps, scale, shift)
     folded = copy.deepcopy(layer)
     if type(layer) is nn.Linear:
         folded.__class__ = FoldedLinear

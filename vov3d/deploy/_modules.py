@@ -9,6 +9,9 @@ from torch import nn
 
 from vov3d.layers import TOSA, D2plus1D, SqueezeExcite3d
 
+FRAMES_BYTES = 16 << 20
+"""Size from which on a map is made for a few frames after another on a CPU: fresh memory is dear."""
+
 # Names that oneDNN has for activations which it can apply while a convolution writes its output.
 _EPILOGUES = {nn.ReLU: "relu", nn.SiLU: "swish"}
 ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.Hardswish, nn.ReLU6, nn.LeakyReLU, nn.ELU)
@@ -60,7 +63,8 @@ class Convolution(nn.Module):
 
     def __init__(self, conv: nn.Conv3d, act: nn.Module | None, onednn: bool) -> None:
         super().__init__()
-        self.stride, self.padding, self.dilation = list(conv.stride), list(conv.padding), list(conv.dilation)
+        self.stride, self.dilation = list(conv.stride), list(conv.dilation)
+        self.padding: list[int] = [int(p) for p in conv.padding]
         self.groups = conv.groups
         self.one_frame = conv.kernel_size[0] == 1 and self.padding[0] == 0
         self.matmul = not onednn and conv.kernel_size == (1, 1, 1) and conv.groups == 1 and not any(self.padding)
@@ -114,8 +118,26 @@ def _linear(conv: nn.Conv3d) -> nn.Linear:
     """A 1x1x1 convolution as a linear layer."""
     linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1))
-    linear.bias = conv.bias
+    linear.bias = conv.bias  # type: ignore[assignment]
     return linear
+
+
+class FrameWise(nn.Sequential):
+    """Layers that see one frame at a time, run on a few frames after another where their widest map is large."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, C, T, H, W)` to the layers' output; frames are divided on CPUs only."""
+        wide = x.element_size() * x.numel() // x.shape[1] * self.width
+        parts = -(-wide // FRAMES_BYTES) if x.device.type == "cpu" else 1
+        if parts < 2:
+            return super().forward(x)
+        frames = to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1)
+        done = [to_rows(super(FrameWise, self).forward(from_rows(part[None])))[0] for part in frames.chunk(parts)]
+        return from_rows(torch.cat(done).unflatten(0, (x.shape[0], x.shape[2])))
+
+    def __init__(self, width: int, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.width = width
 
 
 class Bottleneck(nn.Module):
@@ -124,8 +146,11 @@ class Bottleneck(nn.Module):
     def __init__(self, block: D2plus1D) -> None:
         super().__init__()
         middle = [getattr(block, name) for name in block._middle]
+        layers = [block.conv_pw, block.bn1, block.act1, *middle, block.bn2]
+        if block._middle[0] == "conv_s" and type(block.bn1) is nn.Identity:
+            layers = [FrameWise(block.conv_pw.out_channels, *layers[:4]), *layers[4:]]
         se = Gate(block.se) if type(block.se) is SqueezeExcite3d else block.se
-        self.branch = nn.Sequential(block.conv_pw, block.bn1, block.act1, *middle, block.bn2, se, in_place(block.act2))
+        self.branch = nn.Sequential(*layers, se, in_place(block.act2))
         self.project = nn.Sequential(block.conv_pwl, block.bn3)
         self.shortcut = block.shortcut
         self.act = block.act3

@@ -126,7 +126,8 @@ def _rewrite(model: nn.Module, onednn: bool) -> nn.Module:
     """Rewrites a folded copy, blocks first."""
     _replace(model, _fast_block)
     for owner, first, second in list(pairs(model)):
-        conv, act = owner.get_submodule(first), owner.get_submodule(second)
+        conv: Any = owner.get_submodule(first)
+        act = owner.get_submodule(second)
         if type(act) in ACTIVATIONS and _is_plain(conv):
             check_no_hooks(first, conv)
             check_no_hooks(second, act)
