@@ -67,10 +67,10 @@ def pairs(model: nn.Module) -> Iterator[Pair]:
         # A parameter that the owner reads itself counts as one more call of the layer that holds it.
         calls.update(str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr")
         for node in graph.nodes:
-            if node.op != "call_module" or calls[node.target] != 1 or len(node.args) != 1 or node.kwargs:
+            if node.op != "call_module" or calls[str(node.target)] != 1 or len(node.args) != 1 or node.kwargs:
                 continue
             source = _source(owner, node.args[0])
-            if source is not None and calls[source.target] == 1:
+            if source is not None and calls[str(source.target)] == 1:
                 yield Pair(owner, str(source.target), str(node.target))
 
 
@@ -140,7 +140,9 @@ def _folded(layer: Any, norm: Any) -> nn.Module:
     """The layer with the norm in its weight and bias."""
     terms = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     w, b, mean, var, scale, shift = (None if t is None else t.detach().double() for t in terms)
-    assert w is not None and mean is not None and var is not None
+    assert w is not None
+    assert mean is not None
+    assert var is not None
     weight, bias = fuse_conv_bn_weights(w, b, mean, var, norm.eps, scale, shift)
     folded = copy.deepcopy(layer)
     if type(layer) is nn.Linear:
