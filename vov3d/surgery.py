@@ -14,10 +14,10 @@ import torch.fx
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
-from vov3d.layers.conv import FactorConv3d
+from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
 
 # Exact types: a subclass may do more, as timm's weight-standardised convolutions and norms with activation do.
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, FactorConv3d)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, DepthwiseConv3d, FactorConv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

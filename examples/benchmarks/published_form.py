@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import vov3d
-from vov3d.layers.conv import FactorConv3d
+from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
 
 
 class _SwishFunction(torch.autograd.Function):
@@ -37,7 +37,7 @@ class Swish(nn.Module):
         return _SwishFunction.apply(x)
 
 
-def _plain_conv(conv: FactorConv3d) -> nn.Conv3d:
+def _plain_conv(conv: nn.Conv3d) -> nn.Conv3d:
     bias = conv.bias is not None
     plain = nn.Conv3d(
         conv.in_channels,
@@ -60,7 +60,7 @@ def published_form(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for owner in list(model.modules()):
         for name, module in list(owner.named_children()):
-            if isinstance(module, FactorConv3d):
+            if isinstance(module, DepthwiseConv3d | FactorConv3d):
                 setattr(owner, name, _plain_conv(module))
             elif isinstance(module, nn.SiLU):
                 setattr(owner, name, Swish())

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from vov3d.deploy._modules import ACTIVATIONS, Aggregation, Bottleneck, Convolution, has_onednn
 from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D
-from vov3d.layers.conv import FactorConv3d
+from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
 from vov3d.models._network import Stage
 from vov3d.surgery import check_no_hooks, fold_batchnorm, pairs
 
@@ -171,7 +171,7 @@ def _is_mergeable(block: Any) -> bool:
 def _is_plain(module: Any) -> bool:
     """Whether a module is a 3D convolution and nothing more."""
     return (
-        type(module) in (nn.Conv3d, FactorConv3d)
+        type(module) in (nn.Conv3d, DepthwiseConv3d, FactorConv3d)
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
         and not parametrize.is_parametrized(module)
