@@ -37,7 +37,9 @@ def infer_calls(batch: int) -> Calls:
         model = vov3d.create_model(name).eval()
         networks[f"{name}, published form"] = published_form(model)
         networks[f"{name}, as it is"] = model
-        networks[f"{name}, optimized"] = vov3d.optimize_for_inference(model)
+        networks[f"{name}, optimized"] = fast = vov3d.optimize_for_inference(model)
+        if batch > 1:
+            networks[f"{name}, optimized, not in pieces"] = fast.get_submodule("model")
     if batch == 1 and find_spec("pytorchvideo"):
         from pytorchvideo.models.x3d import create_x3d
 

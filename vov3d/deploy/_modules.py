@@ -125,6 +125,10 @@ def _linear(conv: nn.Conv3d) -> nn.Linear:
 class FrameWise(nn.Sequential):
     """Layers that see one frame at a time, run on a few frames after another where their widest map is large."""
 
+    def __init__(self, width: int, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.width = width
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, C, T, H, W)` to the layers' output; frames are divided on CPUs only."""
         wide = x.element_size() * x.numel() // x.shape[1] * self.width
@@ -134,10 +138,6 @@ class FrameWise(nn.Sequential):
         frames = to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1)
         done = [to_rows(super(FrameWise, self).forward(from_rows(part[None])))[0] for part in frames.chunk(parts)]
         return from_rows(torch.cat(done).unflatten(0, (x.shape[0], x.shape[2])))
-
-    def __init__(self, width: int, *layers: nn.Module) -> None:
-        super().__init__(*layers)
-        self.width = width
 
 
 class Bottleneck(nn.Module):
