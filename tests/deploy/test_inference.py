@@ -124,6 +124,13 @@ def test_shortcuts_sums_and_norms_are_gone():
     kinds = {type(m) for m in fast.modules()}
     assert not kinds & {nn.BatchNorm3d, nn.Conv3d, vov3d.layers.conv.FactorConv3d, vov3d.TOSA, vov3d.D2plus1D}
     assert not any(p.requires_grad for p in fast.parameters())
+    # Every activation is part of a convolution, except behind a gate, a sum and a linear layer.
+    alone = [name for name, m in fast.named_modules() if isinstance(m, nn.ReLU | nn.SiLU) and ".fc" not in name]
+    gates = [name for name, m in fast.named_modules() if isinstance(m, _modules.Gate)]
+    sums = [name for name, m in fast.named_modules() if isinstance(m, _modules.Bottleneck) and m.shortcut is not None]
+    assert len(
+        [name for name in alone if type(fast.get_submodule(name.rpartition(".")[0])) is not _modules.Convolution]
+    ) == (2 * len(gates) + len(sums))
     assert not fast(clip(1, 3, 2, 16, 16)).requires_grad
 
 

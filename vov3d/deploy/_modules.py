@@ -146,14 +146,20 @@ class Bottleneck(nn.Module):
     def __init__(self, block: D2plus1D) -> None:
         super().__init__()
         middle = [getattr(block, name) for name in block._middle]
-        layers = [block.conv_pw, block.bn1, block.act1, *middle, block.bn2]
-        if block._middle[0] == "conv_s" and type(block.bn1) is nn.Identity:
-            layers = [FrameWise(block.conv_pw.out_channels, *layers[:4]), *layers[4:]]
         se = Gate(block.se) if type(block.se) is SqueezeExcite3d else block.se
-        self.branch = nn.Sequential(*layers, se, in_place(block.act2))
+        layers = (block.conv_pw, block.bn1, block.act1, *middle, block.bn2, se, in_place(block.act2))
+        self.branch = nn.Sequential(*layers)
+        self.spatial_first = block._middle[0] == "conv_s"
         self.project = nn.Sequential(block.conv_pwl, block.bn3)
         self.shortcut = block.shortcut
         self.act = block.act3
+
+    def divide_frames(self) -> None:
+        """Runs the expansion and the spatial convolution frame by frame, once both are rewritten."""
+        layers: list[Any] = list(self.branch)
+        expand, norm, act, spatial, *others = layers
+        if self.spatial_first and type(norm) is nn.Identity:
+            self.branch = nn.Sequential(FrameWise(expand.weight.shape[0], expand, act, spatial), *others)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Runs the block."""

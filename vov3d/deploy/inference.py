@@ -134,6 +134,9 @@ def _rewrite(model: nn.Module, onednn: bool) -> nn.Module:
             owner.set_submodule(first, Convolution(conv, act, onednn))
             owner.set_submodule(second, nn.Identity())
     _replace(model, lambda module: Convolution(module, None, onednn) if _is_plain(module) else None)
+    for module in list(model.modules()):
+        if type(module) is Bottleneck:
+            module.divide_frames()
     return model
 
 
