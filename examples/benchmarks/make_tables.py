@@ -25,7 +25,8 @@ RULES = """## Rules that rest on these measurements
 
 - `vov3d/layers/conv.py`: on a CPU clips are stored channels-last. For the backward pass 1 x k x k and t x 1 x 1 kernels
   run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d`; elsewhere `conv3d` is used.
-- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`speed.py batch` compares); the bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over 16 MiB.
+- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`speed.py batch` compares); the
+  bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over 16 MiB.
 """
 
 
