@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md, README's speed table and the picture from the stored measurements.
+"""Writes docs/benchmarks.md and the speed table of README.md from the stored measurements.
 
     python examples/benchmarks/make_tables.py
 
@@ -31,7 +31,7 @@ RULES = """## Rules that rest on these measurements
 
 
 def main() -> None:
-    """Writes the three."""
+    """Writes the two."""
     speed = json.loads((STORED / "speed.json").read_text())
     (ROOT / "docs" / "benchmarks.md").write_text(page(speed))
     readme = ROOT / "README.md"
