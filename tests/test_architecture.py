@@ -14,7 +14,7 @@ ROOT = Path(vov3d.__file__).parent
 PROJECT = Path(__file__).parent.parent
 
 # From the top to the bottom.
-FLOORS = ["cli", "video", "surgery", "hub", "models", "labels", "layers"]
+FLOORS = ["cli", "deploy", "video", "surgery", "hub", "models", "labels", "layers"]
 CORE = {"torch", "timm", "huggingface_hub", "safetensors", "einops"}
 
 
@@ -104,7 +104,7 @@ def test_import_loads_neither_video_nor_what_only_extras_install():
     code = "import json, sys, vov3d; vov3d.VoV3D; print(json.dumps(list(sys.modules)))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     # torchvision, which timm imports, imports av itself in older releases
-    assert not {"vov3d.video", "vov3d.cli", "matplotlib"} & set(loaded)
+    assert not {"vov3d.video", "vov3d.cli", "vov3d.deploy", "matplotlib"} & set(loaded)
 
 
 def test_a_missing_extra_names_itself(tmp_path):

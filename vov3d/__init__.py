@@ -1,6 +1,7 @@
 """Efficient video 3D CNNs: VoV3D, X3D and their building blocks.
 
-`VideoClassifier`, from a file to a label, is imported when first asked for: it needs the extra `video`.
+`VideoClassifier`, from a file to a label, and what deploys a model are imported when first asked for; the classifier
+needs the extra `video`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,10 @@ from vov3d.models import (
     measure_budget,
     model_entrypoint,
 )
-from vov3d.surgery import factorize, freeze_batchnorm, recalibrate, replace_blocks
+from vov3d.surgery import factorize, fold_batchnorm, freeze_batchnorm, recalibrate, replace_blocks
 
 if TYPE_CHECKING:
+    from vov3d.deploy import optimize_for_inference
     from vov3d.video import VideoClassifier
 
 __version__ = "0.1.0"
@@ -44,6 +46,7 @@ __all__ = [
     "convert_state_dict",
     "create_model",
     "factorize",
+    "fold_batchnorm",
     "freeze_batchnorm",
     "from_pretrained",
     "is_model",
@@ -52,6 +55,7 @@ __all__ = [
     "load_labels",
     "measure_budget",
     "model_entrypoint",
+    "optimize_for_inference",
     "publish",
     "push_to_hub",
     "recalibrate",
@@ -65,4 +69,8 @@ def __getattr__(name: str) -> Any:
         from vov3d.video import VideoClassifier
 
         return VideoClassifier
+    if name == "optimize_for_inference":
+        from vov3d.deploy import optimize_for_inference
+
+        return optimize_for_inference
     raise AttributeError(f"module 'vov3d' has no attribute {name!r}")

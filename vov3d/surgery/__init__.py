@@ -1,7 +1,8 @@
-"""Rewriting of any `nn.Module`: convolutions factorized, blocks exchanged, statistics of norms renewed or frozen."""
+"""Rewriting of any `nn.Module`: convolutions factorized, blocks exchanged, norms folded, renewed or frozen."""
 
 from vov3d.surgery.blocks import replace_blocks
 from vov3d.surgery.factorization import Factorization, FactorizedConv3d, FactorizedLayer, factorize
+from vov3d.surgery.folding import fold_batchnorm
 from vov3d.surgery.statistics import freeze_batchnorm, recalibrate
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "FactorizedConv3d",
     "FactorizedLayer",
     "factorize",
+    "fold_batchnorm",
     "freeze_batchnorm",
     "recalibrate",
     "replace_blocks",

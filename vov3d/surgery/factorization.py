@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from vov3d.layers.conv import FactorConv3d
+from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
 from vov3d.layers.norm_act import LayerType, create_norm
 from vov3d.surgery.hooks import check_no_hooks
 
@@ -183,7 +183,7 @@ def _is_wanted(name: str, module: nn.Conv3d, filter: Filter | None) -> bool:
 
 
 def _why_not(module: nn.Conv3d, conv: str | None) -> str | None:
-    if type(module) not in (nn.Conv3d, FactorConv3d):
+    if type(module) not in (nn.Conv3d, DepthwiseConv3d, FactorConv3d):
         return f"a {type(module).__name__} may do more than a convolution"
     if parametrize.is_parametrized(module) or any("weight" in vars(h) for h in module._forward_pre_hooks.values()):
         return "its weight is computed from others"

@@ -1,0 +1,91 @@
+"""Writes docs/benchmarks.md and the speed table of README.md from the stored measurements.
+
+    python examples/benchmarks/make_tables.py
+
+It measures nothing: `docs/benchmarks/*.json` hold what `speed.py` and `vov3d benchmark --json` measured.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+STORED = ROOT / "docs" / "benchmarks"
+BEGIN, END = "<!-- speed -->\n", "\n<!-- /speed -->"
+
+HEAD = """# Benchmarks
+
+Written by `python examples/benchmarks/make_tables.py` from the measurements in `docs/benchmarks/`. Times are medians of
+interleaved repetitions in one process, with quartiles. The published form is the same network from plain
+`nn.Conv3d` on contiguous clips (`examples/benchmarks/published_form.py`), in the same run. No GPU was at hand, so there
+is no table of one. Measure your own machine with `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
+"""
+
+RULES = """## Rules that rest on these measurements
+
+- `vov3d/layers/conv.py`: on a CPU clips are stored channels-last. For the backward pass 1 x k x k and t x 1 x 1 kernels
+  run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d`; elsewhere `conv3d` is used.
+- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`speed.py batch` compares); the
+  bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over 16 MiB.
+"""
+
+
+def main() -> None:
+    """Writes the two."""
+    speed = json.loads((STORED / "speed.json").read_text())
+    (ROOT / "docs" / "benchmarks.md").write_text(page(speed))
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    readme.write_text(before + BEGIN + readme_table(speed) + END + rest.split(END)[1])
+
+
+def page(speed: dict[str, Any]) -> str:
+    """docs/benchmarks.md."""
+    return "\n".join([HEAD, *map(section, speed.values()), RULES])
+
+
+def section(part: dict[str, Any]) -> str:
+    """A title, what it was measured on and with, and a table."""
+    title = part["title"][0].upper() + part["title"][1:]
+    facts = ", ".join(f"{k} {v}" for k, v in part["machine"].items())
+    return f"## {title}\n\n`{part['command']}`; {facts}.\n\n{table(part['rows'])}\n"
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Rows with the ratio to the first form of the same network."""
+    timed = "median" in next(iter(rows.values()))
+    lines = [
+        "| network, form | " + ("ms (quartiles) | speed-up |" if timed else "MB | of the first |"),
+        "| --- | --- | --- |",
+    ]
+    first: dict[str, float] = {}
+    for name, row in rows.items():
+        value = row["median"] if timed else row["peak_bytes"]
+        base = first.setdefault(name.split(",")[0], value)
+        if timed:
+            shown = f"{1e3 * value:.0f} ({1e3 * row['q1']:.0f} to {1e3 * row['q3']:.0f}) | {base / value:.2f}"
+        else:
+            shown = f"{value / 1e6:.0f} | {value / base:.2f}"
+        lines.append(f"| {name} | {shown} |")
+    return "\n".join(lines)
+
+
+def readme_table(speed: dict[str, Any]) -> str:
+    """The published form against what a user gets."""
+    lines = ["| | published form | as it is | optimized |", "| --- | --- | --- | --- |"]
+    for key in ("infer", "batch", "train"):
+        rows = speed.get(key, {}).get("rows", {})
+        for model in ("vov3d_m", "x3d_m"):
+            forms = [rows.get(f"{model}, {form}") for form in ("published form", "as it is", "optimized")]
+            if forms[0]:
+                cells = [
+                    f"{1e3 * f['median']:.0f} ms ({forms[0]['median'] / f['median']:.1f}x)" if f else "" for f in forms
+                ]
+                lines.append(f"| `{model}`, {speed[key]['title']} | " + " | ".join(cells).replace(" (1.0x)", "") + " |")
+    machine = speed["infer"]["machine"]
+    facts = f"{machine['device']}, {machine['threads']} threads, {machine['instructions']}, PyTorch {machine['torch']}"
+    return "\n".join([*lines, "", f"{facts}, {machine['date']}."])
+
+
+if __name__ == "__main__":
+    main()

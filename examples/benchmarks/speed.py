@@ -1,0 +1,147 @@
+"""The ratios to the published form, each part in one process with interleaved repetitions.
+
+    python examples/benchmarks/speed.py infer -o docs/benchmarks/speed.json     # batch 1, 16 x 224 x 224
+    python examples/benchmarks/speed.py batch -o docs/benchmarks/speed.json     # batch 8
+    python examples/benchmarks/speed.py train -o docs/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
+    python examples/benchmarks/speed.py memory -o docs/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
+    python examples/benchmarks/speed.py forms -o docs/benchmarks/speed.json     # what layers/conv.py decides by
+
+A part replaces what the file holds of it. PyTorchVideo's X3D-M takes part where pytorchvideo is installed.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from published_form import published_form
+from torch import nn
+
+import vov3d
+from vov3d.deploy.benchmark import machine, measure, peak_memory
+
+CPU = torch.device("cpu")
+Calls = dict[str, Callable[[], object]]
+
+
+def infer_calls(batch: int) -> Calls:
+    """Forms of VoV3D-M and X3D-M on clips of 16 x 224 x 224."""
+    x = torch.randn(batch, 3, 16, 224, 224)
+    networks: dict[str, nn.Module] = {}
+    for name in ("vov3d_m", "x3d_m") if batch == 1 else ("vov3d_m",):
+        model = vov3d.create_model(name).eval()
+        networks[f"{name}, published form"] = published_form(model)
+        networks[f"{name}, as it is"] = model
+        networks[f"{name}, optimized"] = fast = vov3d.optimize_for_inference(model)
+        if batch > 1:
+            networks[f"{name}, optimized, not in pieces"] = fast.get_submodule("model")
+    if batch == 1 and find_spec("pytorchvideo"):
+        from pytorchvideo.models.x3d import create_x3d
+
+        peer = create_x3d(input_clip_length=16, input_crop_size=224).eval()
+        networks["x3d_m, PyTorchVideo"] = peer
+        networks["x3d_m, PyTorchVideo, optimized"] = vov3d.optimize_for_inference(peer)
+    return {name: partial(torch.no_grad()(network), x) for name, network in networks.items()}
+
+
+def training_step(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
+    """Forward, cross-entropy, backward, SGD with momentum."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    target = torch.zeros(len(x), dtype=torch.long)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(x), target).backward()
+        optimizer.step()
+
+    return step
+
+
+def train_calls() -> Calls:
+    """Steps of VoV3D-M and X3D-M on 4 clips of 16 x 112 x 112."""
+    x = torch.randn(4, 3, 16, 112, 112)
+    calls: Calls = {}
+    for name in ("vov3d_m", "x3d_m"):
+        model = vov3d.create_model(name)
+        calls[f"{name}, published form"] = training_step(published_form(model), x)
+        calls[f"{name}, as it is"] = training_step(model, x)
+    return calls
+
+
+def memory() -> dict[str, dict[str, float]]:
+    """Peak bytes of a training step of VoV3D-M on 2 clips of 8 x 224 x 224."""
+    x = torch.randn(2, 3, 8, 224, 224)
+    model = vov3d.create_model("vov3d_m")
+    checkpointed = vov3d.create_model("vov3d_m")
+    checkpointed.set_grad_checkpointing()
+    networks = {"published form": published_form(model), "as it is": model, "with checkpointing": checkpointed}
+    rows = {}
+    for name, network in networks.items():
+        step = training_step(network, x)
+        step()  # the optimizer's state is made in the first
+        rows[f"vov3d_m, {name}"] = {"peak_bytes": peak_memory(step, CPU)}
+    return rows
+
+
+def forms_calls() -> Calls:
+    """Forward and backward pass of depthwise convolutions by conv3d and by the zoo's form, 4 clips of 40 channels."""
+    calls: Calls = {}
+    x = torch.randn(4, 40, 16, 56, 56).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    for label, kernel in (("1x3x3", (1, 3)), ("3x1x1", (3, 1)), ("3x3x3", (3, 3))):
+        ours = vov3d.layers.conv.conv3d(40, 40, kernel, groups=40)
+        plain = published_form(nn.Sequential(ours))
+        for form, conv, clip in (
+            ("conv3d, contiguous", plain, x.detach().contiguous().requires_grad_()),
+            ("conv3d, channels-last", plain, x),
+            ("the zoo's", ours, x),
+        ):
+            calls[f"{label} depthwise, {form}"] = partial(_there_and_back, conv, clip)
+    return calls
+
+
+def _there_and_back(conv: nn.Module, x: torch.Tensor) -> None:
+    out = conv(x)
+    torch.autograd.grad(out, (x, *conv.parameters()), torch.ones_like(out))
+
+
+def times(calls: Calls, repetitions: int) -> dict[str, dict[str, float]]:
+    """Median and quartiles in seconds."""
+    return {name: t._asdict() for name, t in measure(calls, CPU, repetitions, warmup=1).items()}
+
+
+PARTS: dict[str, tuple[str, Callable[[], dict[str, dict[str, float]]]]] = {
+    "infer": ("forward pass, 1 clip of 16 x 224 x 224, float32", lambda: times(infer_calls(1), 11)),
+    "batch": ("forward pass, 8 clips of 16 x 224 x 224, float32", lambda: times(infer_calls(8), 5)),
+    "train": ("training step, 4 clips of 16 x 112 x 112, float32", lambda: times(train_calls(), 7)),
+    "memory": ("peak memory of a training step, 2 clips of 8 x 224 x 224, float32", memory),
+    "forms": ("depthwise convolutions, forward and backward, 4 x 40 x 16 x 56 x 56", lambda: times(forms_calls(), 7)),
+}
+
+
+def main() -> None:
+    """Measures one part and stores it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write or to add to")
+    args = parser.parse_args()
+    title, run = PARTS[args.part]
+    report = json.loads(args.output.read_text()) if args.output.exists() else {}
+    command = f"python examples/benchmarks/speed.py {args.part} -o {args.output}"
+    report[args.part] = {"title": title, "command": command, "machine": machine(CPU), "rows": run()}
+    part = args.output.with_suffix(".part")
+    part.write_text(json.dumps(report, indent=2) + "\n")
+    os.replace(part, args.output)
+    for name, row in report[args.part]["rows"].items():
+        print(
+            f"{name:36}", f"{1e3 * row['median']:8.1f} ms" if "median" in row else f"{row['peak_bytes'] / 1e6:6.0f} MB"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""optimize_for_inference: the same numbers and the same calls, for every model."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from settled import settle
+from torch import nn
+
+import vov3d
+from vov3d import optimize_for_inference
+from vov3d.deploy import _modules, inference
+from vov3d.layers import MIDDLE_CONVS
+
+SMALL = dict(mid_chs=(8, 8), out_chs=(4, 8), depths=(1, 2), output_stride=8, head_chs=16, hidden_chs=16, num_classes=5)
+EXACT = dict(rtol=1e-10, atol=1e-12)
+
+
+def small(name: str = "vov3d_m", **kwargs) -> nn.Module:
+    if kwargs.get("features_only"):
+        kwargs["out_indices"] = (0, 1, 2)
+    return settle(vov3d.create_model(name, **SMALL | kwargs))
+
+
+def clip(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    name=st.sampled_from(["vov3d_m", "x3d_m"]),
+    conv=st.sampled_from(MIDDLE_CONVS),
+    features_only=st.booleans(),
+    batch=st.integers(1, 3),
+    frames=st.integers(1, 5),
+    height=st.integers(8, 21),
+    width=st.integers(8, 21),
+    layers=st.sampled_from(
+        [{}, {"norm_layer": "groupnorm1"}, {"act_layer": "hard_swish"}, {"mid_act_layer": "gelu"}, {"se_ratio": 0}]
+    ),
+)
+def test_every_form_of_every_model(name, conv, features_only, batch, frames, height, width, layers):
+    model = small(name, conv=conv, features_only=features_only, **layers)
+    x = clip(batch, 3, frames, height, width)
+    expected = model(x)
+    torch.testing.assert_close(optimize_for_inference(model)(x), expected, **EXACT)
+    single, x = copy.deepcopy(model).float(), x.float()
+    torch.testing.assert_close(optimize_for_inference(single)(x), single(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(x.double()), model(x.double()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["vov3d_m", "vov3d_l", "x3d_s", "x3d_l"])
+def test_whole_models(name):
+    model = settle(vov3d.create_model(name)).float()
+    for m in model.modules():  # norms of these clips, so that numbers stay near 1
+        if isinstance(m, nn.BatchNorm3d):
+            m.reset_running_stats()
+            m.momentum = None
+    x = clip(2, 3, 4, 65, 47).float()
+    with torch.no_grad():
+        model.train()(x)
+    model.eval()
+    torch.testing.assert_close(optimize_for_inference(model)(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
+def test_every_call_and_setting(name):
+    model = small(name)
+    fast, x = optimize_for_inference(model), clip(3, 3, 4, 24, 24)
+    features = model.forward_features(x)
+    torch.testing.assert_close(fast.forward_features(x), features, **EXACT)
+    torch.testing.assert_close(fast.forward_head(features), model.forward_head(features), **EXACT)
+    hidden = fast.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(hidden, model.forward_head(features, pre_logits=True), **EXACT)
+    torch.testing.assert_close(fast.forward_dense(x, window=2), model.forward_dense(x, window=2), **EXACT)
+    torch.testing.assert_close(fast.forward_intermediates(x), model.forward_intermediates(x), **EXACT)
+    assert fast.pretrained_cfg == model.pretrained_cfg
+    assert (fast.num_classes, fast.in_chans, fast.feature_info) == (5, 3, model.feature_info)
+    with pytest.raises(AttributeError, match="forward_nonsense"):
+        fast.forward_nonsense  # noqa: B018
+    with pytest.raises(ValueError, match="expected 3 channels"):
+        fast(x[:, :2])
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+def test_pieces_give_what_the_batch_gives(monkeypatch, features_only):
+    fast, x = optimize_for_inference(small(features_only=features_only)), clip(5, 3, 2, 16, 16)
+    whole = fast(x)
+    monkeypatch.setattr(inference, "PIECE_VOXELS", 2 * x[0, 0].numel())
+    seen: list[int] = []
+    fast.model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    torch.testing.assert_close(fast(x), whole, **EXACT)
+    assert seen == [2, 2, 1]
+
+
+@settings(deadline=None, max_examples=12)
+@given(batch=st.integers(1, 3), frames=st.integers(1, 7), limit=st.integers(1, 4000))
+def test_frames_in_parts_give_what_the_clip_gives(batch, frames, limit):
+    fast, x = optimize_for_inference(small()), clip(batch, 3, frames, 16, 16)
+    whole = fast(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_modules, "FRAMES_BYTES", limit)
+        torch.testing.assert_close(fast(x), whole, **EXACT)
+
+
+def test_without_onednn(monkeypatch):
+    monkeypatch.setattr(inference, "has_onednn", lambda *args: False)
+    model, x = small().float(), clip(2, 3, 3, 16, 16).float()
+    torch.testing.assert_close(optimize_for_inference(model)(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_takes_float_clips():
+    model, x = small(), clip(2, 3, 3, 16, 16)
+    fast = optimize_for_inference(model, dtype=torch.bfloat16)
+    out = fast(x)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), model(x), rtol=0.1, atol=0.1)
+
+
+def test_shortcuts_sums_and_norms_are_gone():
+    fast = optimize_for_inference(small())
+    kinds = {type(m) for m in fast.modules()}
+    assert not kinds & {nn.BatchNorm3d, nn.Conv3d, vov3d.layers.conv.FactorConv3d, vov3d.TOSA, vov3d.D2plus1D}
+    assert not any(p.requires_grad for p in fast.parameters())
+    # Every activation is part of a convolution, except behind a gate, a sum and a linear layer.
+    alone = [name for name, m in fast.named_modules() if isinstance(m, nn.ReLU | nn.SiLU) and ".fc" not in name]
+    gates = [name for name, m in fast.named_modules() if isinstance(m, _modules.Gate)]
+    sums = [name for name, m in fast.named_modules() if isinstance(m, _modules.Bottleneck) and m.shortcut is not None]
+    assert len(
+        [name for name in alone if type(fast.get_submodule(name.rpartition(".")[0])) is not _modules.Convolution]
+    ) == (2 * len(gates) + len(sums))
+    assert not fast(clip(1, 3, 2, 16, 16)).requires_grad
+
+
+class Swish(nn.Module):
+    """Stands for PyTorchVideo's, which is known by its full name."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+
+
+Swish.__module__ = "pytorchvideo.layers.swish"
+
+
+def test_models_of_others():
+    model = nn.Sequential(
+        nn.Conv3d(3, 8, (1, 3, 3), (2, 2, 2), (0, 1, 1), bias=False),
+        nn.BatchNorm3d(8),
+        Swish(),
+        nn.Conv3d(8, 8, 3, dilation=2, padding=2, groups=4),
+        nn.LeakyReLU(),
+        nn.Conv3d(8, 8, 1, padding=1),
+        nn.Conv3d(8, 8, (1, 3, 3), padding="same", padding_mode="circular"),
+        nn.ConvTranspose3d(8, 4, 2, 2),
+        nn.Dropout(),
+        nn.ReLU(inplace=False),
+    )
+    x = clip(2, 3, 5, 9, 7)
+    settle(model)
+    fast = optimize_for_inference(model)
+    torch.testing.assert_close(fast(x), model(x), **EXACT)
+    assert any(isinstance(m, nn.SiLU) for m in fast.modules())
+    single = model.float()
+    torch.testing.assert_close(optimize_for_inference(single)(x.float()), single(x.float()), rtol=1e-4, atol=1e-4)
+
+
+def test_an_activation_never_overwrites_what_others_read():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act, self.drop = nn.Conv3d(3, 3, 1), nn.ReLU(), nn.Dropout()
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.act(self.drop(y)) + y
+
+    net, x = Net().double().eval(), clip(1, 3, 2, 4, 4)
+    torch.testing.assert_close(optimize_for_inference(net)(x), net(x), **EXACT)
+
+
+def test_train_mode_is_refused():
+    model = small()
+    model.stages[1].blocks[0].bn_agg.train()
+    with pytest.raises(ValueError, match=r"stages\.1\.blocks\.0\.bn_agg is in train mode; call eval"):
+        optimize_for_inference(model)
+    with pytest.raises(ValueError, match="cannot be trained"):
+        optimize_for_inference(small()).train()
+
+
+def test_hooks_are_refused_where_they_would_be_dropped_and_kept_elsewhere():
+    model, seen = small(), []
+    model.stages[0].register_forward_hook(lambda *args: seen.append(1))
+    optimize_for_inference(model)(clip(1, 3, 2, 16, 16))
+    assert seen == [1]
+    model.stages[0].blocks[0].layers[2].se.register_forward_hook(lambda *args: None)
+    with pytest.raises(ValueError, match=r"stages\.0\.blocks\.0\.layers\.2\.se \(SqueezeExcite3d\) has hooks"):
+        optimize_for_inference(model)
+
+
+def test_feature_hooks_of_timm_are_kept():
+    model = small(features_only=True, feature_cls="hook")
+    x = clip(1, 3, 2, 16, 16)
+    torch.testing.assert_close(optimize_for_inference(model)(x), model(x), **EXACT)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match="dtype must be a floating type"):
+        optimize_for_inference(small(), dtype=torch.int8)
+
+
+def test_an_optimized_model_is_not_saved_as_weights(tmp_path):
+    with pytest.raises(ValueError, match="cannot save a OptimizedModel"):
+        vov3d.save_pretrained(optimize_for_inference(small()), tmp_path)
+
+
+def test_the_classifier_takes_it():
+    model = small().float()
+    frames = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
+    expected = vov3d.VideoClassifier(model).scores(frames)
+    fast = vov3d.VideoClassifier(optimize_for_inference(model)).scores(frames)
+    torch.testing.assert_close(fast, expected, rtol=1e-4, atol=1e-6)

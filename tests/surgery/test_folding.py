@@ -1,0 +1,126 @@
+"""fold_batchnorm on the zoo and on models made to mislead it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from settled import settle
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import vov3d
+from vov3d.surgery import fold_batchnorm
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+def check(model: nn.Module, x: torch.Tensor, left: int) -> None:
+    before, folded = model(x), fold_batchnorm(model)
+    torch.testing.assert_close(folded(x), before, rtol=1e-10, atol=1e-12)
+    assert norms(folded) == left
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
+@pytest.mark.parametrize("conv", vov3d.layers.MIDDLE_CONVS)
+def test_no_norm_is_left_in_the_zoo(name, conv):
+    small = dict(mid_chs=(8, 8), out_chs=(4, 8), depths=(1, 2), output_stride=8, hidden_chs=16, num_classes=5)
+    check(settle(vov3d.create_model(name, conv=conv, **small)), torch.randn(2, 3, 3, 17, 19).double(), left=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    dims=st.sampled_from([1, 2, 3]),
+    groups=st.integers(1, 2),
+    stride=st.integers(1, 2),
+    bias=st.booleans(),
+    affine=st.booleans(),
+    eps=st.sampled_from([1e-5, 1e-2]),
+)
+def test_any_convolution_with_any_norm(dims, groups, stride, bias, affine, eps):
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1]
+    model = nn.Sequential(
+        conv(4, 6, 3, stride, 1, groups=groups, bias=bias), norm(6, eps=eps, affine=affine), nn.ReLU()
+    )
+    check(settle(model), torch.randn(2, 4, *(5,) * dims).double(), left=0)
+
+
+class Net(nn.Module):
+    """Layers a, n, b and a forward pass given as a function of them and x."""
+
+    def __init__(self, run, **layers: nn.Module):
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.run = run
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def conv() -> nn.Conv2d:
+    return nn.Conv2d(3, 3, 1)
+
+
+def norm() -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(3)
+
+
+NOT_FOLDABLE = {
+    "the convolution has a second reader": Net(lambda s, x: s.n(y := s.a(x)) + y, a=conv(), n=norm()),
+    "the convolution runs twice": Net(lambda s, x: s.n(s.a(s.a(x))), a=conv(), n=norm()),
+    "the norm runs twice": Net(lambda s, x: s.n(s.a(x)) + s.n(s.b(x)), a=conv(), b=conv(), n=norm()),
+    "the norm comes first": Net(lambda s, x: s.a(s.n(x)), a=conv(), n=norm()),
+    "declared in order, run otherwise": Net(lambda s, x: s.n(s.b(x).relu()) + s.a(x), a=conv(), n=norm(), b=conv()),
+    "the weight is read as well": Net(lambda s, x: s.n(s.a(x)) + s.a.weight.sum(), a=conv(), n=norm()),
+    "no running statistics": nn.Sequential(conv(), nn.BatchNorm2d(3, track_running_stats=False)),
+    "a subclass of a convolution": nn.Sequential(
+        type("Twice", (nn.Conv2d,), {"forward": lambda s, x: 2 * x})(3, 3, 1), norm()
+    ),
+    "a parametrized weight": nn.Sequential(parametrizations.weight_norm(conv()), norm()),
+}
+
+
+@pytest.mark.parametrize("case", NOT_FOLDABLE)
+def test_what_cannot_be_folded_stays(case):
+    model = settle(NOT_FOLDABLE[case])
+    check(model, torch.randn(2, 3, 4, 4).double(), left=norms(model))
+
+
+def test_parts_of_a_model_that_cannot_be_traced_are_folded():
+    part = nn.Sequential(conv(), nn.Identity(), norm())
+    check(
+        settle(Net(lambda s, x: s.a(x) if x.sum() > 0 else s.a(-x), a=part)), torch.randn(2, 3, 4, 4).double(), left=0
+    )
+
+
+def test_linear_layers_on_rows():
+    model = settle(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    check(model, torch.randn(5, 3).double(), left=0)
+    with pytest.raises(ValueError, match=r"takes \(B, C\), got \(2, 4, 3\)"):
+        fold_batchnorm(model)(torch.randn(2, 4, 3).double())
+
+
+def test_hooks_are_not_dropped():
+    model = settle(nn.Sequential(conv(), norm()))
+    model[1].register_forward_hook(lambda *args: None)
+    with pytest.raises(ValueError, match=r"1 \(BatchNorm2d\) has hooks"):
+        fold_batchnorm(model)
+
+
+def test_a_hook_between_convolution_and_norm_is_seen():
+    part = nn.Sequential(conv(), norm(), conv())
+    model = settle(nn.Sequential(part, norm()))
+    part.register_forward_hook(lambda module, args, output: output.relu())
+    check(model, torch.randn(2, 3, 4, 4).double(), left=1)
+
+
+def test_the_copy_is_in_eval_mode_and_the_original_where_it_was():
+    model = nn.Sequential(conv(), norm()).train()
+    folded = fold_batchnorm(model)
+    assert model.training
+    assert not any(m.training for m in folded.modules())
+    assert folded[0].bias.requires_grad

@@ -1,0 +1,269 @@
+"""`vov3d benchmark`: how fast models are here, and how far from what the machine can do."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vov3d.cli._arguments import device, positive
+from vov3d.deploy._peers import peers
+from vov3d.deploy.benchmark import (
+    Cost,
+    Roofline,
+    Times,
+    machine,
+    measure,
+    measure_roofline,
+    network_cost,
+    peak_memory,
+)
+from vov3d.deploy.inference import optimize_for_inference
+from vov3d.models import create_model
+
+BACKENDS = ("eager", "optimized", "compile", "openvino", "onnx")
+_SUFFIXES = {"openvino": ".xml", "onnx": ".onnx"}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_COLUMNS = ("model", "backend", "dtype", "batch", "ms", "quartiles", "clips/s", "peak MB", "x roofline")
+_TABLE8 = (
+    "model",
+    "backend",
+    "dtype",
+    "batch",
+    "params (M)",
+    "activations (M)",
+    "memory (MB)",
+    "s/video 10x3",
+    "s/video 2x3",
+)
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `benchmark` to the parser's commands."""
+    p = commands.add_parser("benchmark", help="time and memory of models on this machine, against its roofline")
+    p.add_argument("models", nargs="+", metavar="NAME", help="models of 'vov3d list'; weights do not matter for speed")
+    p.add_argument("--mode", choices=("infer", "train"), default="infer", help="forward pass or training step by SGD")
+    p.add_argument("--frames", type=positive, default=16, help="frames of a clip (default: 16)")
+    p.add_argument("--size", type=positive, default=224, help="height and width in pixels (default: 224)")
+    p.add_argument("--batch", type=positive, nargs="+", default=[1], metavar="N", help="clips at once (default: 1)")
+    p.add_argument("--backends", type=_choices(BACKENDS), default=["eager"], help=f"of {','.join(BACKENDS)}")
+    p.add_argument("--dtypes", type=_choices(tuple(_DTYPES)), default=["fp32"], help=f"of {','.join(_DTYPES)}")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    p.add_argument("--repetitions", type=positive, default=10, metavar="N", help="of each, in turn (default: 10)")
+    p.add_argument("--peers", action="store_true", help="other people's networks in the same run, as they come")
+    p.add_argument("--table8", action="store_true", help="the columns of the paper's Table 8")
+    p.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    p.add_argument("--picture", type=Path, metavar="FILE.png", help="draw the times as bars")
+    p.set_defaults(run=_benchmark)
+
+
+def _choices(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if wrong := [name for name in names if name not in allowed]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(allowed)}")
+        return names
+
+    return parse
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    target = device(args.device)
+    _check(args, target)
+    rooflines = {name: measure_roofline(target, _DTYPES[name]) for name in args.dtypes}
+    with TemporaryDirectory() as folder:
+        rows, calls = [], []
+        for row, call in _cases(args, target, Path(folder)):
+            print("prepared {model} {backend} {dtype}, batch {batch}".format(**row), file=sys.stderr)
+            rows.append(row)
+            calls.append(call)
+        times = measure({str(i): call for i, call in enumerate(calls)}, target, args.repetitions)
+        for i, row in enumerate(rows):
+            _fill(row, times[str(i)], rooflines[row["dtype"]], args.mode == "train")
+            # What exported files allocate, PyTorch's allocator does not see.
+            row["peak_bytes"] = None if row["backend"] in _SUFFIXES else peak_memory(calls[i], target)
+    report = {
+        "machine": machine(target),
+        "clip": {"frames": args.frames, "size": args.size},
+        "mode": args.mode,
+        "roofline": {name: roofline._asdict() for name, roofline in rooflines.items()},
+        "rows": rows,
+    }
+    if args.picture:
+        _draw(report, args.picture)
+    print(json.dumps(report, indent=2) if args.json else _text(report, args.table8))
+    return 0
+
+
+def _check(args: argparse.Namespace, target: torch.device) -> None:
+    """Raises ValueError for combinations that cannot run, before any work."""
+    if args.mode == "train" and (wrong := set(args.backends) - {"eager", "compile"}):
+        raise ValueError(f"--backends {wrong.pop()} cannot train; use eager or compile")
+    if args.table8 and args.mode == "train":
+        raise ValueError("--table8 is about inference; leave out --mode train")
+    if "fp16" in args.dtypes and target.type == "cpu":
+        raise ValueError("--dtypes fp16 is for GPUs; use bf16 or fp32 on a CPU")
+    exported = {"openvino", "onnx"} & set(args.backends)
+    if exported and (args.dtypes != ["fp32"] or target.type != "cpu"):
+        raise ValueError(f"--backends {exported.pop()} is measured in fp32 on the CPU; use --dtypes fp32")
+    if args.picture:
+        _pyplot()
+    for name in args.models:
+        create_model(name, device="meta")
+
+
+def _cases(
+    args: argparse.Namespace, target: torch.device, folder: Path
+) -> Iterator[tuple[dict[str, Any], Callable[[], object]]]:
+    """A row and a call for each combination, ours first."""
+    builders: dict[str, tuple[Callable[[], nn.Module], list[str]]]
+    builders = {name: (partial(create_model, name), args.backends) for name in args.models}
+    if args.peers:
+        found, absent = peers(args.frames, args.size)
+        for name, reason in absent.items():
+            print(f"without {name}: {reason}", file=sys.stderr)
+        builders |= {name: (build, ["eager"]) for name, build in found.items()}
+    clip = torch.randn(1, 3, args.frames, args.size, args.size, generator=torch.Generator().manual_seed(0))
+    for name, (build, backends) in builders.items():
+        cost = network_cost(build().eval(), clip)
+        for backend, dtype in product(backends, args.dtypes):
+            model = build().to(target)
+            if args.mode == "train":
+                call = _training_step(model, backend, _DTYPES[dtype])
+            else:
+                call = _inference(model, backend, _DTYPES[dtype], folder / name, clip)
+            for batch in args.batch:
+                row = {"model": name, "backend": backend, "dtype": dtype, "batch": batch, **cost._asdict()}
+                x = clip.expand(batch, -1, -1, -1, -1).to(target, copy=True)
+                yield row, partial(call, x)
+
+
+def _inference(
+    model: nn.Module, backend: str, dtype: torch.dtype, path: Path, clip: torch.Tensor
+) -> Callable[[torch.Tensor], object]:
+    model.eval().requires_grad_(False)
+    if backend == "optimized":
+        return optimize_for_inference(model, dtype=dtype)
+    if backend in _SUFFIXES:
+        from vov3d.deploy.export import export
+        from vov3d.deploy.exported import load_exported
+
+        frames, size = clip.shape[2], clip.shape[3]
+        return load_exported(export(model, path.with_suffix(_SUFFIXES[backend]), frames=frames, size=size))
+    network: Any = model.to(dtype)
+    if backend == "compile":
+        network = torch.compile(network)
+
+    def run(x: torch.Tensor) -> object:
+        with torch.no_grad():
+            return network(x.to(dtype))
+
+    return run
+
+
+def _training_step(model: nn.Module, backend: str, dtype: torch.dtype) -> Callable[[torch.Tensor], object]:
+    """Forward, cross-entropy, backward and SGD with momentum; autocast where the precision is lower."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    network: Any = torch.compile(model) if backend == "compile" else model
+
+    def step(x: torch.Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(x.device.type, dtype) if dtype != torch.float32 else nullcontext():
+            loss = F.cross_entropy(network(x), torch.zeros(len(x), dtype=torch.long, device=x.device))
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _fill(row: dict[str, Any], times: Times, roofline: Roofline, train: bool) -> None:
+    """Adds what was measured to a row."""
+    cost = Cost(row["params"], row["macs"], row["activations"])
+    row |= times._asdict()
+    row["clips_per_second"] = row["batch"] / times.median
+    least = roofline.seconds(cost, row["batch"], _DTYPES[row["dtype"]].itemsize, train)
+    row["roofline_seconds"], row["times_over_roofline"] = least, times.median / least
+
+
+def _text(report: dict[str, Any], table8: bool) -> str:
+    """The report as aligned columns under what it was measured on."""
+    cells = [_TABLE8 if table8 else _COLUMNS, *map(_table8_cells if table8 else _cells, report["rows"])]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    rooflines = (
+        f"{name}: matrix product {r['flops'] / 1e9:.0f} GFLOP/s, copy {r['bandwidth'] / 1e9:.1f} GB/s"
+        for name, r in report["roofline"].items()
+    )
+    facts = ", ".join(f"{k} {v}" for k, v in report["machine"].items())
+    clip = "{mode}, {clip[frames]} frames of {clip[size]} pixels".format(**report)
+    return "\n".join([facts, *rooflines, clip, "", *lines])
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    joules = f" {row['joules']:.1f} J" if row["joules"] is not None else ""
+    return (
+        row["model"],
+        row["backend"],
+        row["dtype"],
+        str(row["batch"]),
+        f"{1e3 * row['median']:.1f}{joules}",
+        f"{1e3 * row['q1']:.1f}-{1e3 * row['q3']:.1f}",
+        f"{row['clips_per_second']:.2f}",
+        _megabytes(row),
+        f"{row['times_over_roofline']:.1f}",
+    )
+
+
+def _table8_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Parameters and activations in millions, a video of several views as so many clips."""
+    figures = (f"{row['params'] / 1e6:.2f}", f"{row['activations'] / 1e6:.1f}", _megabytes(row))
+    seconds = (f"{views / row['clips_per_second']:.2f}" for views in (30, 6))
+    return (row["model"], row["backend"], row["dtype"], str(row["batch"]), *figures, *seconds)
+
+
+def _megabytes(row: dict[str, Any]) -> str:
+    return "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as e:
+        raise ImportError("--picture needs matplotlib: pip install 'vov3d[docs]'") from e
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _draw(report: dict[str, Any], path: Path) -> None:
+    """Bars of milliseconds per clip, with quartiles and a mark where the roofline is."""
+    plt, rows = _pyplot(), report["rows"]
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.4 * len(rows)), layout="constrained")
+    names = ["{model}  {backend} {dtype}  batch {batch}".format(**row) for row in rows]
+    per_clip = {k: [1e3 * row[k] / row["batch"] for row in rows] for k in ("median", "q1", "q3", "roofline_seconds")}
+    spread = [
+        [m - low for m, low in zip(per_clip["median"], per_clip["q1"], strict=True)],
+        [high - m for m, high in zip(per_clip["median"], per_clip["q3"], strict=True)],
+    ]
+    axes.barh(range(len(rows)), per_clip["median"], xerr=spread, color="tab:blue", capsize=3)
+    axes.plot(per_clip["roofline_seconds"], range(len(rows)), "k|", markersize=14, label="roofline")
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds per clip (median, quartiles)")
+    axes.set_title("{mode}, {clip[frames]} x {clip[size]}², {machine[device]}".format(**report), fontsize=10)
+    axes.legend(loc="lower right")
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, format=path.suffix.lstrip(".") or "png", dpi=150)
+    os.replace(part, path)

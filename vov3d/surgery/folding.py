@@ -1,0 +1,139 @@
+"""Batch norms folded into the layers in front of them, by following a model's data and never by names or order.
+
+`torch.fx` traces the model, or where its control flow cannot be traced, the largest parts of it that can. What is not
+understood stays as it is.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.fx
+from torch import nn
+from torch.nn.utils import fuse_conv_bn_weights, parametrize
+
+from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
+from vov3d.surgery.hooks import check_no_hooks, has_hooks
+
+# Exact types: a subclass may do more, as timm's weight-standardised convolutions and norms with activation do.
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, DepthwiseConv3d, FactorConv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Pair(NamedTuple):
+    """Two submodules of `owner`, by their dotted names in it: the second takes the first's output, alone and once."""
+
+    owner: nn.Module
+    first: str
+    second: str
+
+
+class _Tracer(torch.fx.Tracer):
+    """Looks into whatever has submodules and no hooks: what a hook does to a value cannot be seen."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return has_hooks(m) or not any(True for _ in m.children())
+
+
+def _graphs(module: nn.Module) -> Iterator[tuple[nn.Module, torch.fx.Graph]]:
+    """The largest parts of a model that can be traced and are free of hooks inside, each with its graph."""
+    if not any(True for _ in module.children()):
+        return
+    try:
+        graph = _Tracer().trace(module)
+    except Exception:  # any error of the model's own code on symbolic values
+        for child in module.children():
+            yield from _graphs(child)
+        return
+    yield module, graph
+    for target in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
+        yield from _graphs(module.get_submodule(target))
+
+
+def pairs(model: nn.Module) -> Iterator[Pair]:
+    """Submodules that feed one other submodule and nothing else, where each of the two runs once in a pass.
+
+    An `nn.Identity` between them counts as nothing.
+    """
+    for owner, graph in _graphs(model):
+        calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+        # A parameter that the owner reads itself counts as one more call of the layer that holds it.
+        calls.update(str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr")
+        for node in graph.nodes:
+            if node.op != "call_module" or calls[str(node.target)] != 1 or len(node.args) != 1 or node.kwargs:
+                continue
+            source = _source(owner, node.args[0])
+            if source is not None and calls[str(source.target)] == 1:
+                yield Pair(owner, str(source.target), str(node.target))
+
+
+def _source(owner: nn.Module, node: Any) -> torch.fx.Node | None:
+    """The call of a submodule that a value comes from, if the value has a single reader."""
+    while isinstance(node, torch.fx.Node) and node.op == "call_module" and len(node.users) == 1:
+        if type(owner.get_submodule(str(node.target))) is not nn.Identity:
+            return node
+        node = node.args[0]
+    return None
+
+
+class FoldedLinear(nn.Linear):
+    """A linear layer that a norm went into, which is exact for rows `(B, C)` only."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Applies the layer to `(B, C)`; raises ValueError for any other number of dimensions."""
+        if input.ndim != 2:
+            raise ValueError(f"a linear layer with a folded norm takes (B, C), got {tuple(input.shape)}")
+        return super().forward(input)
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """Folds batch norms into the convolutions and linear layers in front of them.
+
+    A norm is folded where the model's own data flow shows that it is all that follows a convolution (or a linear
+    layer on rows) which runs once; `nn.Identity` takes its place. Sums are kept in float64 until the end.
+
+    Args:
+        model: Any module; it is not changed.
+
+    Returns:
+        A copy in eval mode that gives the outputs of `model.eval()`, within rounding.
+
+    Raises:
+        ValueError: If a layer that would be folded has hooks.
+    """
+    model = copy.deepcopy(model).eval()
+    for owner, first, second in list(pairs(model)):
+        layer, norm = owner.get_submodule(first), owner.get_submodule(second)
+        if _foldable(layer, norm):
+            check_no_hooks(first, layer)
+            check_no_hooks(second, norm)
+            owner.set_submodule(first, _folded(layer, norm))
+            owner.set_submodule(second, nn.Identity().eval())
+    return model
+
+
+def _foldable(layer: Any, norm: Any) -> bool:
+    if type(norm) not in _NORMS or norm.running_mean is None or parametrize.is_parametrized(layer):
+        return False
+    if type(layer) is nn.Linear:
+        return type(norm) is nn.BatchNorm1d and norm.num_features == layer.out_features
+    return type(layer) in _CONVS and norm.num_features == layer.out_channels
+
+
+def _folded(layer: Any, norm: Any) -> nn.Module:
+    """The layer with the norm in its weight and bias."""
+    terms = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    w, b, mean, var, scale, shift = (None if t is None else t.detach().double() for t in terms)
+    assert w is not None
+    assert mean is not None
+    assert var is not None
+    weight, bias = fuse_conv_bn_weights(w, b, mean, var, norm.eps, scale, shift)
+    folded = copy.deepcopy(layer)
+    if type(layer) is nn.Linear:
+        folded.__class__ = FoldedLinear
+    for name, value in (("weight", weight), ("bias", bias)):
+        parameter = nn.Parameter(value.detach().to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
+        folded.register_parameter(name, parameter)
+    return folded
