@@ -11,6 +11,7 @@ from torch import nn
 from video_files import frame_numbers, write_video
 
 from vov3d.video import Prediction, VideoClassifier, VideoError, VideoReader, clip_indices, eval_transform
+from vov3d.video._pyav import PyAVFrames
 
 CFG = {
     "num_frames": 4,
@@ -95,13 +96,13 @@ def test_equal_clips_are_computed_once_and_weighed(path: Path) -> None:
 
 def test_each_frame_is_decoded_once(path: Path, model: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[int]] = []
-    plain = VideoReader.read
+    plain = PyAVFrames.frames
 
-    def spied(self, indices, transform=None):
-        asked.append(list(indices))
-        return plain(self, asked[-1], transform)
+    def spied(self, targets):
+        asked.append(list(targets))
+        return plain(self, asked[-1])
 
-    monkeypatch.setattr(VideoReader, "read", spied)
+    monkeypatch.setattr(PyAVFrames, "frames", spied)
     VideoClassifier(model, views="10x3").scores(path)
     assert len(asked) == 1
     assert len(asked[0]) == len(set(asked[0]))
@@ -111,7 +112,7 @@ def test_variable_rate_is_sampled_by_time(tmp_path: Path) -> None:
     times = [20 * i for i in range(40)] + [800 + 200 * i for i in range(10)]
     path = write_video(tmp_path / "v.mkv", times_ms=times)
     model = StandIn(input_size=(3, 64, 64), test_input_size=(3, 64, 64), mean=(0, 0, 0), std=(1, 1, 1), frame_stride=20)
-    VideoClassifier(model, views="1x3").scores(path)
+    VideoClassifier(model, views="1x3", batch_size=3).scores(path)
     with VideoReader(path) as reader:
         clip = reader.at_constant_rate(clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0])
         assert clip != clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0]

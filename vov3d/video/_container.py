@@ -172,9 +172,7 @@ def index_frames(container: InputContainer, stream: VideoStream, media: Media) -
     return FrameIndex(pts, key_pts, key_dts, ordered, promised, fps, variable, packets.cut_at)
 
 
-def _promised(
-    container: InputContainer, stream: VideoStream, packets: _Packets, present: int, fps: float
-) -> int:
+def _promised(container: InputContainer, stream: VideoStream, packets: _Packets, present: int, fps: float) -> int:
     """Frames that a file cut short should hold: what its header says, by count or (with `fps`) by duration."""
     by_time = round((container.duration or 0) / 1e6 * fps)
     promised = max(stream.frames - packets.discarded, by_time, present + (packets.cut_at is not None))

@@ -20,7 +20,7 @@ _FPS = 12.0  # the rate at which Something-Something V1 was cut into pictures
 
 
 class FolderFrames(FrameSource):
-    """The pictures of a folder in natural order: `2.jpg` comes before `10.jpg`. Other and hidden files are no frames."""
+    """The pictures of a folder, `2.jpg` before `10.jpg`; other files and hidden ones are no frames."""
 
     backend = "pillow"
 

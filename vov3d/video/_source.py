@@ -41,6 +41,11 @@ def is_folder(source: object) -> bool:
         return False
 
 
+def is_file(source: object) -> bool:
+    """Whether a source is a video file: on disk, in memory or at an address."""
+    return isinstance(source, (str, os.PathLike, bytes)) and (is_address(source) or not is_folder(source))
+
+
 def source_name(source: object) -> str:
     """What errors and pictures call a source."""
     if isinstance(source, bytes):

@@ -56,16 +56,14 @@ class TorchCodecFrames(PyAVFrames):
 
         Raises:
             VideoError: as `PyAVFrames`.
-            ImportError: if torchcodec cannot be used.
         """
-        require_torchcodec()
         super().__init__(media)
         self._decoder = self._open_decoder()
         if self._decoder is None:
             self.backend = PyAVFrames.backend
 
     def _open_decoder(self) -> Any:
-        """torchcodec's decoder, or None for a file that it would number otherwise."""
+        """The decoder of torchcodec, or None for a file that it would number otherwise."""
         from torchcodec.decoders import VideoDecoder
 
         lists_others = _PLAYLISTS & set(self._container.format.name.split(","))

@@ -13,7 +13,7 @@ import torch
 from vov3d.video._container import FFmpegError as FFmpegError  # tells at import that PyAV is missing
 from vov3d.video._errors import VideoError
 from vov3d.video._frames import FrameSource
-from vov3d.video._source import Media, Source, is_address, is_folder, media_of, source_name
+from vov3d.video._source import Media, Source, is_address, is_file, is_folder, media_of, source_name
 
 __all__ = ["BACKENDS", "VideoError", "VideoReader"]
 
@@ -214,15 +214,22 @@ def missing_text(name: str, missing: int, asked: int) -> str:
     )
 
 
-def _check_settings(source: Source, backend: str | None, fps: float | None) -> None:
-    """Refuses settings that make no sense or would have no effect."""
+def check_backend(backend: str | None) -> None:
+    """Refuses a backend that is not known or cannot be used here."""
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not known; use one of {', '.join(BACKENDS)}")
-    file = isinstance(source, (str, os.PathLike, bytes)) and (is_address(source) or not is_folder(source))
+    if backend == "torchcodec":
+        from vov3d.video._torchcodec import require_torchcodec
+
+        require_torchcodec()
+
+
+def _check_settings(source: Source, backend: str | None, fps: float | None) -> None:
+    """Refuses settings that make no sense or would have no effect."""
+    check_backend(backend)
+    file = is_file(source)
     if fps is not None and file:
-        raise ValueError(
-            f"{source_name(source)}: fps is for frames in an array or a folder; a file has its own rate"
-        )
+        raise ValueError(f"{source_name(source)}: fps is for frames in an array or a folder; a file has its own rate")
     if fps is not None and not 0 < fps < math.inf:
         raise ValueError(f"fps {fps} must be positive and finite")
     if backend is not None and not file:
