@@ -144,7 +144,7 @@ def test_only_what_is_needed_is_decoded(tmp_path: Path, monkeypatch: pytest.Monk
     with VideoReader(write_video(tmp_path / "a.mp4", num_frames=200, gop=20)) as reader:
         monkeypatch.setattr(PyAVFrames, "_decoded", counted)
         assert frame_numbers(reader.read([5, 185])) == [5, 185]
-    assert len(decoded) == 6 + 6
+    assert len(decoded) < 6 + 6  # what no wanted frame refers to is left out
 
 
 def test_edit_list_hides_the_first_frames(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def add_commands(commands: Any) -> None:
         "--stride",
         type=float,
         metavar="S",
-        help="frames at 30 fps from one of a clip to the next (default: the model's)",
+        help="distance of a clip's frames, at 30 fps (default: the model's)",
     )
     p.add_argument("--fps", type=float, help="frames per second of folders (default: 12); files have their own")
     p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels per file (default: 5)")
@@ -53,12 +53,17 @@ def _predict(args: argparse.Namespace) -> int:
     from vov3d.video import parse_views  # needs the extra `video`
 
     parse_views(args.views)
+    if args.picture:
+        from vov3d.video.picture import check_picture_name
+
+        check_picture_name(args.picture)
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
     model = create_model(args.model, pretrained=not args.random_weights, checkpoint_path=args.checkpoint)
-    results, failed = [], False
+    results: list[dict[str, Any]] = []
+    failed = False
     with warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)
         warnings.showwarning = _show_warning

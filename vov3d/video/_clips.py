@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vov3d.video._layout import stack_pictures
 from vov3d.video.reader import VideoReader
 from vov3d.video.sampling import clip_indices
 
@@ -43,6 +44,6 @@ def stream_clips(
     for index, frame in reader.stream({index for clip in order for index in clip}, transform):
         held[index] = frame
         while at < len(order) and order[at][-1] == index:
-            yield order[at], torch.stack([held[i] for i in order[at]])
+            yield order[at], stack_pictures([held[i] for i in order[at]])
             at += 1
             held = {i: kept for i, kept in held.items() if at < len(order) and i >= needed[at]}

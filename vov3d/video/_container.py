@@ -89,7 +89,7 @@ def _open(media: Media) -> InputContainer:
     """Opens without leading anywhere: to other local files only from a file of the caller's, never to the network."""
     if media.own and media.path is not None:
         return av.open(media.path, options={"protocol_whitelist": "file"})
-    return av.open(_content(media), options={"protocol_whitelist": "none"})
+    return av.open(_content(media), "r", options={"protocol_whitelist": "none"})
 
 
 def _content(media: Media) -> io.BytesIO | mmap.mmap:
@@ -196,24 +196,28 @@ def _ends_early(container: InputContainer, packets: _Packets, steady: bool, medi
 def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets:
     """Reads all packets of a container, keeping what concerns the frames of `stream`."""
     found, last_corrupt = _Packets(), None
+    ends: dict[int, int] = {}
     try:
         for packet in container.demux():
             if not packet.size:
                 continue
-            if packet.pts is not None and packet.time_base:
-                found.end = max(found.end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index != stream.index:
+            number, pts = packet.stream_index, packet.pts
+            if pts is not None:
+                ends[number] = max(ends.get(number, pts), pts + (packet.duration or 0))
+            if number != stream.index:
                 continue
-            if packet.is_keyframe and packet.pts is not None:
-                found.key_pts.append(packet.pts)
+            if packet.is_keyframe and pts is not None:
+                found.key_pts.append(pts)
                 found.key_dts.append(NO_TIME if packet.dts is None else packet.dts)
             last_corrupt = packet if packet.is_corrupt else None
             if packet.is_discard:  # before the start of an edit list: decoded, never shown
                 found.discarded += 1
             else:
-                found.pts.append(NO_TIME if packet.pts is None else packet.pts)
+                found.pts.append(NO_TIME if pts is None else pts)
     except FFmpegError:
         found.broken = True
+    bases = {number: container.streams[number].time_base for number in ends}
+    found.end = max((float(end * (bases[number] or 0)) for number, end in ends.items()), default=0.0)
     if last_corrupt is not None:  # half a packet: a decoder would make up the rest of the picture
         found.broken, found.cut_at = True, last_corrupt.pos
         if not last_corrupt.is_discard:

@@ -1,7 +1,7 @@
 """Sources, one after the other, as the events that `VideoClassifier` works on; runs in a thread beside the network."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ class Loader:
             else:
                 yield Closed(source, warning=warning)
 
-    def _read(self, source: Source, fps: float | None) -> Iterator[Any]:
+    def _read(self, source: Source, fps: float | None) -> Generator[Opened | Loaded, None, str | None]:
         """The events of one source but the last; returns what is to be said about it."""
         with VideoReader(source, self.backend if is_file(source) else None, fps) as reader:
             plan = plan_clips(self.cfg, reader, self.num_clips)

@@ -2,14 +2,14 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _END = object()
 
 
-def prefetched(items: Iterable[T], ahead: int) -> Iterator[T]:
+def prefetched(items: Iterable[T], ahead: int) -> Generator[T, None, None]:
     """Runs an iterable in a thread of its own, some items ahead.
 
     Args:

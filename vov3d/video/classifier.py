@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vov3d.labels import class_names as names_of_model
+from vov3d.video._layout import stack_pictures
 from vov3d.video._loading import Closed, Loaded, Loader, Opened
 from vov3d.video._memory import views_at_once
 from vov3d.video._prefetch import prefetched
@@ -299,7 +300,10 @@ class VideoClassifier:
         """The network's softmax `(B, num_classes)` in float64 on the CPU, of normalised views `(B, C, T, S, S)`."""
         parameter = self._parameter()
         with torch.inference_mode():
-            return self.model.forward_dense(views.to(parameter.device, parameter.dtype)).double().cpu()
+            views = views.to(parameter.device, parameter.dtype)
+            if views.device.type != "cpu":
+                views = views.contiguous()  # other devices take the published layout
+            return self.model.forward_dense(views).double().cpu()
 
     def _parameter(self) -> torch.Tensor:
         """A parameter of the network, for its device and precision."""
@@ -308,7 +312,7 @@ class VideoClassifier:
     def softmax_of_crops(self, crops: list[torch.Tensor]) -> torch.Tensor:
         """The network's softmax `(B, num_classes)` of uint8 crops `(T, C, S, S)`, in float64 on the CPU."""
         # a quarter of the bytes go to the device, and no more than one batch is ever in float
-        return self._softmax(self._transform.normalize(torch.stack(crops).to(self._parameter().device)))
+        return self._softmax(self._transform.normalize(stack_pictures(crops).to(self._parameter().device)))
 
     def views_at_once(self) -> int:
         """Views that go through the network at once: `batch_size`, or what fits in memory now."""

@@ -32,13 +32,12 @@ def save_look(look: Look, path: str | os.PathLike[str]) -> None:
         path: the file; nothing half-written is ever there.
 
     Raises:
-        ValueError: for an ending that Pillow does not know.
+        ValueError: for an ending that Pillow does not know, a folder that is not there, or a look after an error.
         OSError: if the file cannot be written.
     """
+    check_picture_name(path)
     path = os.fspath(path)
     ending = os.path.splitext(path)[1].lower()
-    if ending not in Image.registered_extensions():
-        raise ValueError(f"{path}: a picture's name must end in .png, .jpg or another format of Pillow")
     picture = draw_look(look)
     handle, draft = tempfile.mkstemp(suffix=ending, dir=os.path.dirname(os.path.abspath(path)))
     try:
@@ -49,6 +48,19 @@ def save_look(look: Look, path: str | os.PathLike[str]) -> None:
     except BaseException:
         os.unlink(draft)
         raise
+
+
+def check_picture_name(path: str | os.PathLike[str]) -> None:
+    """Refuses a name under which no picture can be written.
+
+    Raises:
+        ValueError: for an ending that Pillow does not know, or a folder that is not there.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.splitext(name)[1].lower() not in Image.registered_extensions():
+        raise ValueError(f"{os.fspath(path)}: a picture's name must end in .png, .jpg or another format of Pillow")
+    if not os.path.isdir(folder):
+        raise ValueError(f"{os.fspath(path)}: there is no folder {folder}; make it first")
 
 
 def draw_look(look: Look) -> Image.Image:
@@ -134,15 +146,17 @@ class _Canvas:
     def bar(self, label: str, score: float) -> None:
         """A label with its score, above a bar as long as the score."""
         font = _font(_TEXT)
-        draw = self._grown(90)
         percent = f"{100 * score:.1f}%"
-        room = font.getlength(percent) + 30
-        draw.text((_MARGIN, self._y), _fitted(label, font, self._inner - room), _INK, font)
+        lines = _lines(label, font, self._inner - font.getlength(percent) - 30)
+        draw = self._grown(90 + len(lines) * _TEXT)
         draw.text((_WIDTH - _MARGIN, self._y), percent, _INK, font, anchor="ra")
-        top = self._y + round(1.35 * _TEXT)
+        for line in lines:
+            draw.text((_MARGIN, self._y), line, _INK, font)
+            self._y += round(1.25 * _TEXT)
+        top = self._y + 4
         draw.rectangle((_MARGIN, top, _WIDTH - _MARGIN, top + 14), "#eeeef2")
         draw.rectangle((_MARGIN, top, _MARGIN + max(score * self._inner, 2), top + 14), _BAR)
-        self._y += 86
+        self._y = top + 36
 
     def time_line(self, clips: list[list[float]], duration: float) -> None:
         """The video from start to end, with a bar for each clip and a tick for each of its frames."""
@@ -174,6 +188,15 @@ def _font(size: int) -> Any:
         except OSError:
             continue
     return ImageFont.load_default(size)
+
+
+def _lines(text: str, font: Any, width: float) -> list[str]:
+    """Text on one line, or two, broken between words."""
+    words = text.split(" ")
+    fit = [count for count in range(1, len(words)) if font.getlength(" ".join(words[:count])) <= width]
+    if font.getlength(text) <= width or not fit:
+        return [_fitted(text, font, width)]
+    return [_fitted(" ".join(part), font, width) for part in (words[: fit[-1]], words[fit[-1] :])]
 
 
 def _fitted(text: str, font: Any, width: float) -> str:

@@ -13,6 +13,7 @@ import torch
 from vov3d.video._container import FFmpegError as FFmpegError  # tells at import that PyAV is missing
 from vov3d.video._errors import VideoError
 from vov3d.video._frames import FrameSource
+from vov3d.video._layout import stack_pictures
 from vov3d.video._source import Media, Source, is_address, is_file, is_folder, media_of, source_name
 
 __all__ = ["BACKENDS", "VideoError", "VideoReader"]
@@ -167,7 +168,7 @@ class VideoReader:
         if self.missing and not self._warned:
             self._warned = True
             warnings.warn(missing_text(self.path, self.missing, len(frames)), RuntimeWarning, stacklevel=2)
-        return torch.stack([frames[index] for index in wanted])
+        return stack_pictures([frames[index] for index in wanted])
 
     def stream(self, indices: Iterable[int], transform: Transform | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Decodes frames in one pass, giving each as soon as it is there; memory holds one at a time.

@@ -11,6 +11,7 @@ try:
 except ImportError as error:
     raise ImportError("vov3d.video.transforms needs torchvision: pip install 'vov3d[video]'") from error
 
+from vov3d.video._layout import stack_pictures
 from vov3d.video.sampling import crop_boxes
 
 __all__ = ["EvalTransform", "TrainTransform", "eval_transform", "train_transform"]
@@ -60,7 +61,7 @@ class EvalTransform:
         Returns:
             float32 `(num_crops, C, T, size, size)`.
         """
-        return self.normalize(torch.stack(self.cut(frames)))
+        return self.normalize(stack_pictures(self.cut(frames)))
 
     def cut(self, frames: torch.Tensor) -> list[torch.Tensor]:
         """Cuts the crops out of resized frames; they are views, which take no memory.
@@ -131,7 +132,7 @@ class TrainTransform:
         (height, width), _ = crop_boxes(height, width, short, 1)
         frames = _resize(frames, (height, width), self._mode)
         corner = _randint(0, height - self.size), _randint(0, width - self.size)
-        clip = _normalized(torch.stack(_cut(frames, [corner], self.size)), self._mean, self._std)[0]
+        clip = _normalized(stack_pictures(_cut(frames, [corner], self.size)), self._mean, self._std)[0]
         return tv.horizontal_flip(clip) if self.flip and _randint(0, 1) else clip
 
 
