@@ -56,7 +56,7 @@ def write_video(
         stream = container.add_stream(codec, rate=fps, options=options or {})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = WIDTH, HEIGHT
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         stream.codec_context.gop_size = gop
         stream.codec_context.time_base = base
         if codec in ("libx264", "mpeg4"):
@@ -64,6 +64,21 @@ def write_video(
         for number, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
             frame.pts, frame.time_base = int(time / base), base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_pictures(path: Path, pictures: Sequence[np.ndarray]) -> Path:
+    """Encodes RGB pictures (H, W, 3) of any size without loss."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=30)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "rgb24"
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
