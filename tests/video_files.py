@@ -10,6 +10,7 @@ import av
 import numpy as np
 import torch
 from av.video.stream import VideoStream
+from PIL import Image
 
 WIDTH, HEIGHT, BLOCK = 96, 64, 8
 BITS = WIDTH // BLOCK
@@ -82,6 +83,14 @@ def write_pictures(path: Path, pictures: Sequence[np.ndarray]) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def folder_of_frames(folder: Path, count: int, name: str = "{:05}.jpg") -> Path:
+    """A folder of pictures that carry their numbers, named from 1."""
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(numbered_frame(number)).save(folder / name.format(number + 1), quality=95)
+    return folder
 
 
 def write_audio(path: Path) -> Path:

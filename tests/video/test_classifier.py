@@ -7,39 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stand_in import CFG, StandIn, frames_of
 from torch import nn
 from video_files import frame_numbers, write_video
 
 from vov3d.video import Prediction, VideoClassifier, VideoError, VideoReader, clip_indices, eval_transform
 from vov3d.video._pyav import PyAVFrames
-
-CFG = {
-    "num_frames": 4,
-    "frame_stride": 2,
-    "sampling": "dense",
-    "input_size": (3, 24, 24),
-    "test_input_size": (3, 32, 32),
-    "mean": (0.45, 0.45, 0.45),
-    "std": (0.225, 0.225, 0.225),
-    "interpolation": "bilinear",
-}
-
-
-class StandIn(nn.Module):
-    """Softmax of a linear map of the mean colour of each frame; remembers the views it saw."""
-
-    def __init__(self, num_classes: int = 7, **change) -> None:
-        super().__init__()
-        self.pretrained_cfg = CFG | change
-        self.num_classes = num_classes
-        self.fc = nn.Linear(3 * self.pretrained_cfg["num_frames"], num_classes)
-        self.seen: list[torch.Tensor] = []
-
-    def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
-        assert not self.training
-        assert torch.is_inference_mode_enabled()
-        self.seen.append(x)
-        return self.fc(5 * x.mean((3, 4)).flatten(1)).softmax(1)
 
 
 @pytest.fixture
@@ -51,11 +24,6 @@ def model() -> StandIn:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write_video(tmp_path / "a.mp4", num_frames=50, gop=12)
-
-
-def frames_of(path: Path) -> torch.Tensor:
-    with VideoReader(path) as reader:
-        return reader.read(range(reader.num_frames))
 
 
 def expected(model: StandIn, frames: torch.Tensor, clips: int, crops: int, fps: float = 30) -> torch.Tensor:

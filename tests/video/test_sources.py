@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from video_files import frame_numbers, numbered_frame, sequential_frames, write_pictures, write_video
+from video_files import folder_of_frames, frame_numbers, sequential_frames, write_pictures, write_video
 
 from vov3d.video import VideoError, VideoReader, _download
 
@@ -21,13 +21,6 @@ from vov3d.video import VideoError, VideoReader, _download
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write_video(tmp_path / "a.mp4", num_frames=20, gop=8)
-
-
-def folder_of_frames(folder: Path, count: int, name: str = "{:05}.jpg") -> Path:
-    folder.mkdir()
-    for number in range(count):
-        Image.fromarray(numbered_frame(number)).save(folder / name.format(number + 1), quality=95)
-    return folder
 
 
 @pytest.mark.parametrize("name", ["{:05}.jpg", "{}.png", "frame_{}.JPEG"])
