@@ -76,14 +76,17 @@ class PyAVFrames(FrameSource):
         """The first frame, and how many there are; sees whether decoding keeps the order of the times."""
         keys = self._index.key_pts
         key = 0 if len(keys) and not self._by_count else None
+        first, count = None, 0
         try:
-            frames = [frame for _, frame in islice(self._numbered(key), None if self._by_count else _TRIAL)]
+            for _, frame in islice(self._numbered(key), None if self._by_count else _TRIAL):
+                first = frame if first is None else first
+                count += 1
         except _OutOfOrderError:
             self._count_frames()
             return self._trial()
-        if not frames:
+        if first is None:
             raise VideoError(f"{self._media.name}: not one frame can be decoded; see whether a player shows it")
-        return frames[0], len(frames) if self._by_count else len(self._index.pts)
+        return first, count if self._by_count else len(self._index.pts)
 
     def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
         """Decodes some frames, as `FrameSource.frames`."""
@@ -105,9 +108,10 @@ class PyAVFrames(FrameSource):
         waiting = deque(targets)
         try:
             yield from self._by_seeking(waiting)
+            if waiting:
+                yield from self._with_care(waiting)
         except _OutOfOrderError:
-            self._count_frames()
-        if waiting:
+            self._count_frames()  # counting never raises it
             yield from self._with_care(waiting)
 
     def _by_seeking(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
