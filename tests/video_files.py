@@ -10,6 +10,7 @@ import av
 import numpy as np
 import torch
 from av.video.stream import VideoStream
+from PIL import Image
 
 WIDTH, HEIGHT, BLOCK = 96, 64, 8
 BITS = WIDTH // BLOCK
@@ -56,7 +57,7 @@ def write_video(
         stream = container.add_stream(codec, rate=fps, options=options or {})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = WIDTH, HEIGHT
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         stream.codec_context.gop_size = gop
         stream.codec_context.time_base = base
         if codec in ("libx264", "mpeg4"):
@@ -67,6 +68,29 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def write_pictures(path: Path, pictures: Sequence[np.ndarray]) -> Path:
+    """Encodes RGB pictures (H, W, 3) of any size without loss."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=30)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "rgb24"
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def folder_of_frames(folder: Path, count: int, name: str = "{:05}.jpg") -> Path:
+    """A folder of pictures that carry their numbers, named from 1."""
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(numbered_frame(number)).save(folder / name.format(number + 1), quality=95)
+    return folder
 
 
 def write_audio(path: Path) -> Path:

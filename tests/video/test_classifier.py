@@ -7,38 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stand_in import CFG, StandIn, frames_of
 from torch import nn
 from video_files import frame_numbers, write_video
 
 from vov3d.video import Prediction, VideoClassifier, VideoError, VideoReader, clip_indices, eval_transform
-
-CFG = {
-    "num_frames": 4,
-    "frame_stride": 2,
-    "sampling": "dense",
-    "input_size": (3, 24, 24),
-    "test_input_size": (3, 32, 32),
-    "mean": (0.45, 0.45, 0.45),
-    "std": (0.225, 0.225, 0.225),
-    "interpolation": "bilinear",
-}
-
-
-class StandIn(nn.Module):
-    """Softmax of a linear map of the mean colour of each frame; remembers the views it saw."""
-
-    def __init__(self, num_classes: int = 7, **change) -> None:
-        super().__init__()
-        self.pretrained_cfg = CFG | change
-        self.num_classes = num_classes
-        self.fc = nn.Linear(3 * self.pretrained_cfg["num_frames"], num_classes)
-        self.seen: list[torch.Tensor] = []
-
-    def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
-        assert not self.training
-        assert torch.is_inference_mode_enabled()
-        self.seen.append(x)
-        return self.fc(5 * x.mean((3, 4)).flatten(1)).softmax(1)
+from vov3d.video._pyav import PyAVFrames
 
 
 @pytest.fixture
@@ -50,11 +24,6 @@ def model() -> StandIn:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write_video(tmp_path / "a.mp4", num_frames=50, gop=12)
-
-
-def frames_of(path: Path) -> torch.Tensor:
-    with VideoReader(path) as reader:
-        return reader.read(range(reader.num_frames))
 
 
 def expected(model: StandIn, frames: torch.Tensor, clips: int, crops: int, fps: float = 30) -> torch.Tensor:
@@ -95,13 +64,13 @@ def test_equal_clips_are_computed_once_and_weighed(path: Path) -> None:
 
 def test_each_frame_is_decoded_once(path: Path, model: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[int]] = []
-    plain = VideoReader.read
+    plain = PyAVFrames.frames
 
-    def spied(self, indices, transform=None):
-        asked.append(list(indices))
-        return plain(self, asked[-1], transform)
+    def spied(self, targets):
+        asked.append(list(targets))
+        return plain(self, asked[-1])
 
-    monkeypatch.setattr(VideoReader, "read", spied)
+    monkeypatch.setattr(PyAVFrames, "frames", spied)
     VideoClassifier(model, views="10x3").scores(path)
     assert len(asked) == 1
     assert len(asked[0]) == len(set(asked[0]))
@@ -111,7 +80,7 @@ def test_variable_rate_is_sampled_by_time(tmp_path: Path) -> None:
     times = [20 * i for i in range(40)] + [800 + 200 * i for i in range(10)]
     path = write_video(tmp_path / "v.mkv", times_ms=times)
     model = StandIn(input_size=(3, 64, 64), test_input_size=(3, 64, 64), mean=(0, 0, 0), std=(1, 1, 1), frame_stride=20)
-    VideoClassifier(model, views="1x3").scores(path)
+    VideoClassifier(model, views="1x3", batch_size=3).scores(path)
     with VideoReader(path) as reader:
         clip = reader.at_constant_rate(clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0])
         assert clip != clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0]

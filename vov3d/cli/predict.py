@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
+import warnings
 from typing import Any
 
 import torch
@@ -16,7 +18,9 @@ _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
 def add_commands(commands: Any) -> None:
     """Adds `predict` to the parser's commands."""
     p = commands.add_parser("predict", help="labels for video files")
-    p.add_argument("files", nargs="+", metavar="FILE", help="video files")
+    p.add_argument(
+        "files", nargs="+", metavar="FILE", help="video files, folders of frames (00001.jpg ...), http(s) addresses"
+    )
     p.add_argument(
         "--model", required=True, metavar="NAME", help="model or model.tag of 'vov3d list', or local-dir:FOLDER"
     )
@@ -24,42 +28,93 @@ def add_commands(commands: Any) -> None:
     weights.add_argument("--checkpoint", metavar="FILE", help="weights; without it the tag's are fetched from the Hub")
     weights.add_argument("--random-weights", action="store_true", help="no weights: to try the speed, labels are noise")
     p.add_argument("--views", default="1x1", metavar="CLIPSxCROPS", help="as 10x3 or 2x3 (default: 1x1)")
+    p.add_argument("--frames", type=positive, metavar="T", help="frames of a clip (default: the model's)")
+    p.add_argument(
+        "--stride",
+        type=float,
+        metavar="S",
+        help="distance of a clip's frames, at 30 fps (default: the model's)",
+    )
+    p.add_argument("--fps", type=float, help="frames per second of folders (default: 12); files have their own")
     p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels per file (default: 5)")
+    p.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: by the free memory)")
+    p.add_argument("--backend", choices=("pyav", "torchcodec"), help="what decodes files (default: pyav)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     p.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
+    p.add_argument(
+        "--picture",
+        metavar="FILE",
+        help="draw the frames seen, the labels and the time line; of several videos into FILE-1, FILE-2, ...",
+    )
     p.set_defaults(run=_predict)
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from vov3d.video import VideoClassifier, VideoError, parse_views  # needs the extra `video`
+    from vov3d.video import parse_views  # needs the extra `video`
 
     parse_views(args.views)
+    if args.picture:
+        from vov3d.video.picture import check_picture_name
+
+        check_picture_name(args.picture)
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
     model = create_model(args.model, pretrained=not args.random_weights, checkpoint_path=args.checkpoint)
-    classifier = VideoClassifier(model.to(target), views=args.views, progress=True)
-    results, failed = [], False
-    for file in args.files:
-        try:
-            predictions, error = classifier(file, topk=args.topk), None
-        except (VideoError, OSError, ValueError) as e:
-            predictions, error, failed = [], str(e), True
-            print(f"vov3d predict: {e}", file=sys.stderr)
-        results.append(_result(file, predictions, error, args.random_weights))
-        if not args.json and error is None:
-            print("\n".join(_lines(file, predictions)), flush=True)
+    results: list[dict[str, Any]] = []
+    failed = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = _show_warning
+        for file, look in zip(args.files, _looks(args, model.to(target)), strict=True):
+            if look.error is not None:
+                failed = True
+                print(f"vov3d predict: {look.error}", file=sys.stderr)
+            elif args.picture:
+                _draw(args, look, len(results))
+            results.append(_result(file, look, args.random_weights))
+            if not args.json and look.error is None:
+                print("\n".join(_lines(file, look.predictions)), flush=True)
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     return int(failed)
 
 
-def _result(file: str, predictions: list, error: str | None, random_weights: bool) -> dict[str, Any]:
-    labels = [{"label": p.label, "index": p.index, "score": p.score} for p in predictions]
+def _looks(args: argparse.Namespace, model: torch.nn.Module) -> Any:
+    """What the network sees of each file, with broken ones among them."""
+    from vov3d.video import VideoClassifier
+
+    classifier = VideoClassifier(
+        model,
+        views=args.views,
+        batch_size=args.batch_size,
+        progress=True,
+        stride=args.stride,
+        num_frames=args.frames,
+        backend=args.backend,
+    )
+    return classifier.looks(args.files, topk=args.topk, fps=args.fps, errors="return")
+
+
+def _draw(args: argparse.Namespace, look: Any, number: int) -> None:
+    """Writes the picture of one file."""
+    from vov3d.video.picture import save_look
+
+    stem, ending = os.path.splitext(args.picture)
+    save_look(look, args.picture if len(args.files) == 1 else f"{stem}-{number + 1}{ending}")
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as the command line tells it."""
+    print(f"vov3d predict: {message}", file=sys.stderr)
+
+
+def _result(file: str, look: Any, random_weights: bool) -> dict[str, Any]:
+    labels = [{"label": p.label, "index": p.index, "score": p.score} for p in look.predictions]
     result: dict[str, Any] = {"file": file, "predictions": labels}
-    if error is not None:
-        result["error"] = error
+    if look.error is not None:
+        result["error"] = str(look.error)
     if random_weights:
         result["random_weights"] = True
     return result

@@ -1,7 +1,8 @@
 """From a video file to frames, clips and a label. Needs the extra `video`: `pip install 'vov3d[video]'`."""
 
-from vov3d.video.classifier import Prediction, VideoClassifier
-from vov3d.video.reader import VideoError, VideoReader
+from vov3d.video._errors import VideoError
+from vov3d.video.classifier import Look, Prediction, VideoClassifier
+from vov3d.video.reader import VideoReader
 from vov3d.video.sampling import (
     Views,
     clip_indices,
@@ -15,6 +16,7 @@ from vov3d.video.transforms import EvalTransform, TrainTransform, eval_transform
 
 __all__ = [
     "EvalTransform",
+    "Look",
     "Prediction",
     "TrainTransform",
     "VideoClassifier",

@@ -1,30 +1,33 @@
 """From a video, or frames, to the names of what happens in it."""
 
-import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import nn
 
 from vov3d.labels import class_names as names_of_model
-from vov3d.video.reader import VideoReader
-from vov3d.video.sampling import clip_indices, parse_views
+from vov3d.video._layout import stack_pictures
+from vov3d.video._loading import Closed, Loaded, Loader, Opened
+from vov3d.video._memory import views_at_once
+from vov3d.video._prefetch import prefetched
+from vov3d.video._source import Source
+from vov3d.video._window import SlidingWindow
+from vov3d.video.reader import check_backend
+from vov3d.video.sampling import Views, parse_views
 from vov3d.video.transforms import eval_transform
 
-__all__ = ["Prediction", "Source", "VideoClassifier"]
-
-Source = str | os.PathLike[str] | np.ndarray | torch.Tensor
-"""A video file, or frames `(T, H, W, 3)` or `(T, 3, H, W)` in uint8."""
+__all__ = ["Look", "Prediction", "Source", "VideoClassifier"]
 
 Sources = list[Source] | tuple[Source, ...]
 
 _CFG_KEYS = ("num_frames", "sampling", "input_size", "mean", "std", "interpolation")
+_AHEAD = 2  # clips that may wait for the network
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,44 @@ class Prediction:
     score: float
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the network saw of a video and made of it.
+
+    Attributes:
+        source: the video, as it was given.
+        predictions: the best classes, best first; none after an error.
+        scores: float32 `(num_classes,)`, the softmax averaged over the views; None after an error.
+        error: why there is no prediction.
+        views: clips and crops.
+        clips: seconds of the frames of each clip.
+        duration: of the video, in seconds.
+        frames: uint8 RGB `(T, C, S, S)`: the first crop, or the centre one of three, of the clip in the middle.
+    """
+
+    source: Source
+    predictions: list[Prediction]
+    scores: torch.Tensor | None
+    error: Exception | None
+    views: Views
+    clips: list[list[float]]
+    duration: float
+    frames: torch.Tensor | None
+
+
 class VideoClassifier:
     """Names the classes of videos with a model of this package.
 
     Frames, crops and normalisation follow the model's `pretrained_cfg`. The model is put in eval mode and stays so;
-    it is used on the device and in the precision it has.
+    it is used on the device and in the precision it has. Videos are decoded in a thread beside the network, in one
+    pass for all views; memory holds the views in flight, however long a video is.
 
     Attributes:
         model: the network.
         views: clips and crops whose softmax is averaged.
-        batch_size: views that go through the model at once.
+        batch_size: views that go through the model at once; None for as many as fit in half of the free memory, at
+            24 times the bytes of its input a view, but no more than 2 on a CPU, whose cache they would leave, and 64
+            elsewhere.
         class_names: the names, in index order.
 
     Example:
@@ -57,31 +88,42 @@ class VideoClassifier:
         self,
         model: nn.Module,
         views: str = "1x1",
-        batch_size: int = 4,
+        batch_size: int | None = None,
         class_names: Sequence[str] | None = None,
         progress: bool = False,
+        *,
+        stride: float | None = None,
+        num_frames: int | None = None,
+        backend: str | None = None,
     ) -> None:
         """Builds the pipeline that fits the model.
 
         Args:
             model: a model with `pretrained_cfg`, `num_classes` and `forward_dense`, which gives averaged softmax.
             views: clips x crops, such as `"1x1"`, `"2x3"` or `"10x3"`.
-            batch_size: views that go through the model at once.
+            batch_size: views that go through the model at once, by default what fits in memory.
             class_names: names in index order. By default those of the model's label set, else `"class 0"` and on.
-            progress: show a bar over the batches of a video on a terminal, when it takes over a second.
+            progress: show a bar over the views of a video on a terminal, when it takes over a second.
+            stride: distance of a clip's frames, in frames at 30 per second, in place of the model's own.
+            num_frames: frames of a clip, in place of the model's own.
+            backend: what decodes video files, as for `VideoReader`.
 
         Raises:
-            ValueError: for views, a batch size or names that do not fit, or a model without classes or settings.
+            ValueError: for views, a batch size, names or a backend that do not fit, a model without classes or
+                settings, or a stride for a model that takes its frames from equal segments, where it has no effect.
+            ImportError: for a backend that cannot be used.
         """
         self.model: Any = model
         self.views = parse_views(views)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: it must be at least 1, or None for what fits in memory")
+        check_backend(backend)
         self.batch_size = batch_size
         self.progress = progress
-        self._cfg = _checked_cfg(model)
+        self._cfg = _checked_cfg(model, stride, num_frames)
         self.class_names = _checked_names(model, class_names)
         self._transform = eval_transform(self._cfg, self.views.num_crops)
+        self._loader = Loader(self._cfg, self._transform, self.views.num_clips, backend)
 
     @overload
     def __call__(self, source: Source, topk: int = 5, fps: float | None = None) -> list[Prediction]: ...
@@ -95,91 +137,235 @@ class VideoClassifier:
         """The best classes of one video, or of each in a list.
 
         Args:
-            source: a path; or uint8 RGB frames `(T, H, W, 3)` or `(T, 3, H, W)`; or a list of these. Exactly as many
-                frames as the model takes are one clip as they are, others are sampled like a video.
+            source: what `VideoReader` takes: a file, a folder of frames, an address, bytes, or uint8 RGB frames
+                `(T, H, W, 3)` or `(T, 3, H, W)`; or a list of these. Exactly as many frames in an array as the model
+                takes are one clip as they are, others are sampled like a video.
             topk: classes to name, best first; more than the model has gives all.
-            fps: frames per second of frames given as an array, 30 if not given. A file has its own.
+            fps: frames per second of frames given as an array (30 if not given) or a folder (12). A file has its own.
 
         Returns:
             Predictions, or a list of them for each source of a list.
 
         Raises:
             ValueError: for `topk` below 1, frames of another form, or `fps` for a file.
-            VideoError: for a file that gives no frames.
+            VideoError: for a source that gives no frames.
         """
-        if topk < 1:
-            raise ValueError(f"topk is {topk}: it must be at least 1")
         if isinstance(source, (list, tuple)):
-            return [self._best(one, topk, fps) for one in source]
-        return self._best(source, topk, fps)
+            return [look.predictions for look in self.looks(source, topk, fps)]
+        return self.look(source, topk, fps).predictions
 
     def scores(self, source: Source, fps: float | None = None) -> torch.Tensor:
         """The softmax of one video, averaged over its views.
 
         Args:
-            source: a path; or uint8 RGB frames `(T, H, W, 3)` or `(T, 3, H, W)`.
-            fps: frames per second of frames given as an array, 30 if not given. A file has its own.
+            source: as for a call.
+            fps: as for a call.
 
         Returns:
             float32 `(num_classes,)` on the CPU.
 
         Raises:
             ValueError: for frames of another form, or `fps` for a file.
-            VideoError: for a file that gives no frames.
+            VideoError: for a source that gives no frames.
         """
-        frames, clips = self._load(source, fps)
-        counts = Counter(map(tuple, clips))  # equal clips, as of a short video, are computed once
-        self.model.eval()
-        total = torch.zeros(len(self.class_names), dtype=torch.float64)
-        with torch.inference_mode():
-            for views, weights in self._batches(frames, counts):
-                total += weights @ self.model.forward_dense(views).double().cpu()
-        return (total / (len(clips) * self.views.num_crops)).float()
+        scores = self.look(source, fps=fps).scores
+        assert scores is not None  # an error was raised
+        return scores
 
-    def _best(self, source: Source, topk: int, fps: float | None) -> list[Prediction]:
-        """The `topk` best classes of one video."""
-        best = self.scores(source, fps).topk(min(topk, len(self.class_names)))
+    def look(self, source: Source, topk: int = 5, fps: float | None = None) -> Look:
+        """The best classes of one video, with what the network saw of it; takes and raises what a call does."""
+        return next(self.looks([source], topk, fps))
+
+    def stream(
+        self,
+        sources: Iterable[Source],
+        topk: int = 5,
+        fps: float | None = None,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Iterator[tuple[Source, list[Prediction] | Exception]]:
+        """The best classes of many videos, each as soon as it is known; the next is decoded while one is computed.
+
+        Args:
+            sources: as for a call, any number; they are taken from the iterable in another thread.
+            topk: as for a call.
+            fps: as for a call, for all sources.
+            errors: `"raise"` raises the error of a broken source at its turn, `"return"` gives it in place of the
+                predictions and goes on.
+
+        Returns:
+            An iterator over pairs of source and predictions (or error), in the order of the sources.
+
+        Raises:
+            ValueError: for `topk` below 1 or another word for `errors`; and as a call, at a source's turn.
+            VideoError: for a source that gives no frames, at its turn.
+        """
+        looks = self.looks(sources, topk, fps, errors)
+        return ((look.source, look.error or look.predictions) for look in looks)
+
+    def looks(
+        self,
+        sources: Iterable[Source],
+        topk: int = 5,
+        fps: float | None = None,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Iterator[Look]:
+        """As `stream`, with what the network saw; an error is in the `Look`."""
+        if topk < 1:
+            raise ValueError(f"topk is {topk}: it must be at least 1")
+        if errors not in ("raise", "return"):
+            raise ValueError(f"errors is {errors!r}: use 'raise' or 'return'")
+        return self._looks(sources, topk, fps, errors)
+
+    def window(
+        self,
+        frames: Iterable[np.ndarray | torch.Tensor],
+        hop: int,
+        fps: float = 30.0,
+        seconds: float | None = None,
+        topk: int = 5,
+    ) -> Iterator[tuple[int, list[Prediction]]]:
+        """Labels for frames that keep coming, as from a camera: one for each hop, of the latest frames.
+
+        Each frame is resized, cut and normalised once, those that no window looks at not at all; a window's label is
+        what a call on its frames in an array gives.
+
+        Args:
+            frames: uint8 RGB frames `(H, W, 3)` or `(3, H, W)`, all of one size.
+            hop: frames between two labels.
+            fps: frames that come per second.
+            seconds: length of the window. Only for models that take their frames from equal segments (4 is the
+                usual length of a Something-Something clip); in others it follows from the stride.
+            topk: classes to name, best first.
+
+        Yields:
+            The number of the newest frame, from 0, with the predictions; the first when the window is full.
+
+        Raises:
+            ValueError: for settings that do not fit or would have no effect, such as several clips in `views`;
+                frames of another form; or frames that end before the first window is full.
+        """
+        if topk < 1:
+            raise ValueError(f"topk is {topk}: it must be at least 1")
+        if self.views.num_clips != 1:
+            raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
+        window = SlidingWindow(self._cfg, self._transform, hop, fps, seconds)
+        self.model.eval()
+        return ((at, self._best(self._softmax(clip).mean(0), topk)) for at, clip in window.clips(frames))
+
+    def _looks(
+        self, sources: Iterable[Source], topk: int, fps: float | None, errors: Literal["raise", "return"]
+    ) -> Iterator[Look]:
+        """`looks`, once its arguments are checked."""
+        self.model.eval()
+        with closing(prefetched(self._loader.events(sources, fps), _AHEAD)) as events:
+            opened, mean, shown = None, _Mean(self), None
+            for event in events:
+                if isinstance(event, Opened):
+                    opened = event
+                    mean.start(event.distinct * self.views.num_crops)
+                elif isinstance(event, Loaded):
+                    shown = event.crops[len(event.crops) // 2] if event.shown else shown
+                    mean.add(event)
+                else:
+                    yield self._seen(event, opened, mean, shown, topk, errors)
+                    opened, mean, shown = None, _Mean(self), None
+
+    def _seen(
+        self,
+        closed: Closed,
+        opened: Opened | None,
+        mean: "_Mean",
+        shown: torch.Tensor | None,
+        topk: int,
+        errors: Literal["raise", "return"],
+    ) -> Look:
+        """What is told about one source."""
+        if closed.error is not None and errors == "raise":
+            raise closed.error
+        if closed.warning is not None:
+            warnings.warn(closed.warning, RuntimeWarning, stacklevel=3)
+        if closed.error is not None or opened is None:
+            return Look(closed.source, [], None, closed.error, self.views, [], 0.0, None)
+        scores = mean.finished()
+        best = self._best(scores, topk)
+        return Look(closed.source, best, scores, None, self.views, opened.clips, opened.duration, shown)
+
+    def _best(self, scores: torch.Tensor, topk: int) -> list[Prediction]:
+        """The `topk` best classes."""
+        best = scores.topk(min(topk, len(self.class_names)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [Prediction(index, self.class_names[index], score) for index, score in pairs]
 
-    def _load(self, source: Source, fps: float | None) -> tuple[torch.Tensor, list[list[int]]]:
-        """Resized frames `(N, C, H, W)`, each only once, and the clips as positions among them."""
-        if isinstance(source, (str, os.PathLike)):
-            if fps is not None:
-                raise ValueError(f"{os.fspath(source)}: fps is for frames in an array; a file has its own rate")
-            return self._load_file(source)
-        frames = _as_frames(source)
-        if len(frames) == self._cfg["num_frames"]:
-            clips = [list(range(len(frames)))] * self.views.num_clips
-        else:
-            clips = clip_indices(self._cfg, len(frames), 30 if fps is None else fps, self.views.num_clips)
-        wanted, clips = _compact(clips)
-        return self._transform.resize(frames[wanted]), clips
+    def _softmax(self, views: torch.Tensor) -> torch.Tensor:
+        """The network's softmax `(B, num_classes)` in float64 on the CPU, of normalised views `(B, C, T, S, S)`."""
+        parameter = self._parameter()
+        with torch.inference_mode():
+            views = views.to(parameter.device, parameter.dtype)
+            if views.device.type != "cpu":
+                views = views.contiguous()  # other devices take the published layout
+            return self.model.forward_dense(views).double().cpu()
 
-    def _load_file(self, path: str | os.PathLike[str]) -> tuple[torch.Tensor, list[list[int]]]:
-        """`_load` for a video file."""
-        with VideoReader(path) as reader:
-            plan = clip_indices(self._cfg, reader.num_frames, reader.fps, self.views.num_clips)
-            wanted, clips = _compact([reader.at_constant_rate(clip) for clip in plan])
-            return reader.read(wanted, transform=self._transform.resize), clips
+    def _parameter(self) -> torch.Tensor:
+        """A parameter of the network, for its device and precision."""
+        return next(self.model.parameters(), torch.zeros(()))
 
-    def _batches(
-        self, frames: torch.Tensor, counts: Mapping[tuple[int, ...], int]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches of views `(B, C, T, S, S)` with their weights, how often each stands in the plan."""
-        parameter = next(self.model.parameters(), torch.zeros(()))
-        views = ((view, n) for clip, n in counts.items() for view in self._transform.crop(frames[list(clip)]))
-        starts: Any = range(0, len(counts) * self.views.num_crops, self.batch_size)
-        for _ in _with_bar(starts) if self.progress else starts:
-            batch, weights = zip(*islice(views, self.batch_size), strict=True)
-            yield (
-                torch.stack(batch).to(parameter.device, parameter.dtype),
-                torch.tensor(weights, dtype=torch.float64),
-            )
+    def softmax_of_crops(self, crops: list[torch.Tensor]) -> torch.Tensor:
+        """The network's softmax `(B, num_classes)` of uint8 crops `(T, C, S, S)`, in float64 on the CPU."""
+        # a quarter of the bytes go to the device, and no more than one batch is ever in float
+        return self._softmax(self._transform.normalize(stack_pictures(crops).to(self._parameter().device)))
+
+    def views_at_once(self) -> int:
+        """Views that go through the network at once: `batch_size`, or what fits in memory now."""
+        if self.batch_size is not None:
+            return self.batch_size
+        parameter = self._parameter()
+        view = 3 * self._cfg["num_frames"] * self._transform.size**2 * parameter.element_size()
+        return views_at_once(view, parameter.device)
 
 
-def _checked_cfg(model: nn.Module) -> Mapping[str, Any]:
-    """The model's `pretrained_cfg`, if it says what a pipeline needs."""
+class _Mean:
+    """Collects the views of one video in batches and averages what the network says of them."""
+
+    def __init__(self, classifier: VideoClassifier) -> None:
+        self._classifier = classifier
+        self._waiting: list[tuple[torch.Tensor, int]] = []
+        self._total = torch.zeros(len(classifier.class_names), dtype=torch.float64)
+        self._weight = 0
+        self._bar: Any = None
+        self._size = 1
+
+    def start(self, views: int) -> None:
+        """Makes ready for a number of views."""
+        self._size = self._classifier.views_at_once()
+        if self._classifier.progress:
+            self._bar = _bar(views)
+
+    def add(self, clip: Loaded) -> None:
+        """Takes the views of a clip; runs the network when a batch is full."""
+        for crop in clip.crops:
+            self._waiting.append((crop, clip.weight))
+            if len(self._waiting) == self._size:
+                self._run()
+
+    def finished(self) -> torch.Tensor:
+        """The mean over all views, float32."""
+        if self._waiting:
+            self._run()
+        if self._bar is not None:
+            self._bar.close()
+        return (self._total / self._weight).float()
+
+    def _run(self) -> None:
+        crops, weights = zip(*self._waiting, strict=True)
+        self._total += torch.tensor(weights, dtype=torch.float64) @ self._classifier.softmax_of_crops(list(crops))
+        self._weight += sum(weights)
+        self._waiting = []
+        if self._bar is not None:
+            self._bar.update(len(crops))
+
+
+def _checked_cfg(model: nn.Module, stride: float | None, num_frames: int | None) -> Mapping[str, Any]:
+    """The model's `pretrained_cfg`, if it says what a pipeline needs, with what the caller sets in its place."""
     cfg: Any = getattr(model, "pretrained_cfg", None)
     lacking = [key for key in _CFG_KEYS if not isinstance(cfg, Mapping) or cfg.get(key) is None]
     if lacking:
@@ -187,7 +373,21 @@ def _checked_cfg(model: nn.Module) -> Mapping[str, Any]:
             f"{type(model).__name__}.pretrained_cfg lacks {', '.join(lacking)}: build the model with "
             "vov3d.create_model, or set them with pretrained_cfg_overlay"
         )
-    return cfg
+    change: dict[str, Any] = {}
+    if num_frames is not None:
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}: a clip needs at least one")
+        change["num_frames"] = num_frames
+    if stride is not None:
+        if cfg["sampling"] == "segment":
+            raise ValueError(
+                f"stride={stride:g} would have no effect: this model takes its {cfg['num_frames']} frames from equal "
+                "segments of the whole video (sampling 'segment'); leave it out, or use a model with dense sampling"
+            )
+        if not 0 < stride < float("inf"):
+            raise ValueError(f"stride {stride} must be positive and finite")
+        change["frame_stride"] = stride
+    return {**cfg, **change}
 
 
 def _checked_names(model: nn.Module, names: Sequence[str] | None) -> list[str]:
@@ -204,29 +404,8 @@ def _checked_names(model: nn.Module, names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _as_frames(source: Any) -> torch.Tensor:
-    """Frames given as an array, as uint8 `(T, 3, H, W)`."""
-    expected = "expected uint8 frames, 0 to 255, of shape (T, H, W, 3) or (T, 3, H, W)"
-    if not isinstance(source, (np.ndarray, torch.Tensor)):
-        raise ValueError(f"{expected}, or the path of a video; got {type(source).__name__}")
-    shape = tuple(source.shape)
-    if str(source.dtype).removeprefix("torch.") != "uint8" or len(shape) != 4 or 3 not in (shape[1], shape[3]):
-        raise ValueError(f"{expected}; got {source.dtype} of shape {shape}")
-    if 0 in shape:
-        raise ValueError(f"{expected}; got none, shape {shape}")
-    frames = torch.as_tensor(source) if isinstance(source, torch.Tensor) else torch.from_numpy(source.copy())
-    return frames.permute(0, 3, 1, 2) if shape[3] == 3 else frames
-
-
-def _compact(clips: list[list[int]]) -> tuple[list[int], list[list[int]]]:
-    """The frames that clips share, rising, and the clips as positions among them."""
-    wanted = sorted({index for clip in clips for index in clip})
-    place = {index: position for position, index in enumerate(wanted)}
-    return wanted, [[place[index] for index in clip] for clip in clips]
-
-
-def _with_bar(starts: Any) -> Any:
+def _bar(views: int) -> Any:
     """A progress bar on stderr, shown only on a terminal and after a second."""
     from tqdm import tqdm
 
-    return tqdm(starts, desc="views", unit="batch", delay=1, leave=False, file=sys.stderr, disable=None)
+    return tqdm(total=views, desc="views", unit="view", delay=1, leave=False, file=sys.stderr, disable=None)

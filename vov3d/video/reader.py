@@ -1,94 +1,114 @@
-"""Random access to the frames of a video file, exact to the frame."""
+"""Random access to the frames of a video, exact to the frame, wherever they come from."""
 
+import contextlib
+import math
 import operator
 import os
 import warnings
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 
-from vov3d.video._container import FFmpegError, FrameIndex, KeyFrame, VideoError, index_frames, open_video
+from vov3d.video._container import FFmpegError as FFmpegError  # tells at import that PyAV is missing
+from vov3d.video._errors import VideoError
+from vov3d.video._frames import FrameSource
+from vov3d.video._layout import stack_pictures
+from vov3d.video._source import Media, Source, is_address, is_file, is_folder, media_of, source_name
 
-__all__ = ["VideoError", "VideoReader"]
+__all__ = ["BACKENDS", "VideoError", "VideoReader"]
 
-_SEEK_GAP = 16  # frames; decoding up to so many costs less than a seek, which empties the decoder's pipeline
+BACKENDS = ("pyav", "torchcodec")
+"""What decodes video files: PyAV brings all it needs, torchcodec wants FFmpeg from the system."""
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
-class _OutOfOrderError(Exception):
-    """Decoded frames do not follow the times of the packets."""
-
-
 class VideoReader:
-    """A video file as a sequence of frames, in the order in which they are shown.
+    """A video as a sequence of frames, in the order in which they are shown.
 
-    Opening lists the packets without decoding them, so a wrong frame count in the container does not matter. Reading
-    seeks to the key frame before a wanted frame and decodes no further than needed. Files without usable times (AVI
-    with B-frames, raw streams) are decoded from the start and counted. Rotation metadata is honoured.
+    Opening a file lists the packets without decoding them, so a wrong frame count in the container does not matter.
+    Reading seeks to the key frame before a wanted frame and decodes no further than needed. Files without usable
+    times (AVI with B-frames, raw streams) are decoded from the start and counted. Rotation metadata is honoured.
 
     A file that is cut short gives the frames it has; the last frame that can be decoded stands for those missing,
     with one warning per reader.
 
     Attributes:
-        path: the file.
+        path: what was opened: the file, folder or address, or a description of bytes and arrays.
+        backend: what decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder) or `"memory"` (an array).
         num_frames: frames in the video; of a file cut short, the number it should have, where it tells.
         fps: frames per second, on average where the rate is variable.
         height: rows of an upright frame.
         width: columns of an upright frame.
-        timestamps: seconds from the first frame, for each frame.
+        timestamps: float64 array of seconds from the first frame, for each frame.
         duration: seconds, up to the end of the last frame.
+        missing: frames of the latest reading for which another stands.
 
     Example:
         >>> with VideoReader("clip.mp4") as reader:  # doctest: +SKIP
         ...     frames = reader.read(range(0, reader.num_frames, 5))
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Opens the file and lists its frames.
+    def __init__(self, source: Source, backend: str | None = None, fps: float | None = None) -> None:
+        """Opens the source and lists its frames.
 
         Args:
-            path: a video file.
+            source: a video file; a folder of pictures, one a frame, in natural order; an http(s) address, as a
+                string, which is downloaded to a temporary file; a video file's `bytes`; or uint8 RGB frames
+                `(T, H, W, 3)` or `(T, 3, H, W)` in an array or a tensor.
+            backend: what decodes files, `"pyav"` (the default) or `"torchcodec"`; both give the same frames. Damaged
+                files and files without usable times are decoded by PyAV in either case; `backend` tells.
+            fps: frames per second of a folder (12 if not given, as in Something-Something V1) or an array (30). A
+                file has its own.
 
         Raises:
-            VideoError: if the file is missing, unreadable, or has no frame that can be decoded.
+            VideoError: if the source is missing, unreadable, or has no frame that can be decoded.
+            ValueError: for an unknown backend, frames of another form, or settings that the source has no use for.
+            ImportError: if torchcodec is asked for and cannot be used.
         """
-        self.path = os.fspath(path)
-        self._threads = "AUTO"
-        self._warned = self._closed = self._by_count = False
-        self._container, self._stream = open_video(self.path, self._threads)
+        self.path = source_name(source)
+        _check_settings(source, backend, fps)
+        self._closed = self._warned = False
+        self._after = contextlib.ExitStack()  # what is to be let go of on closing
+        self._frames = self._opened(source, backend, fps)
+        self._after.callback(self._frames.close)
+        self.backend, self.num_frames, self.fps = self._frames.backend, self._frames.num_frames, self._frames.fps
+        self.height, self.width = self._frames.height, self._frames.width
+        self.timestamps = self._frames.timestamps
+        self.duration = float(self.timestamps[-1]) + 1 / self.fps
+
+    def _opened(self, source: Source, backend: str | None, fps: float | None) -> FrameSource:
+        """What gives the frames of a source."""
+        if isinstance(source, (str, os.PathLike, bytes)):
+            if is_address(source):
+                return self._downloaded(str(source), backend)
+            if not isinstance(source, bytes) and is_folder(source):
+                from vov3d.video._frame_folder import FolderFrames  # needs Pillow, which files do not
+
+                return FolderFrames(os.fspath(source), fps)
+            return _file_frames(media_of(source), backend)
+        from vov3d.video._frame_array import ArrayFrames
+
+        return ArrayFrames(source, fps)
+
+    def _downloaded(self, address: str, backend: str | None) -> FrameSource:
+        """The frames of a file that is fetched first, and deleted on closing."""
+        from vov3d.video._download import Download
+
+        copy = Download(address)
         try:
-            self._index = index_frames(self._container, self._stream)
-            self._place = {pts: index for index, pts in enumerate(self._index.pts)}
-            if not self._index.ordered:
-                self._count_frames()
-            self._survey()
+            frames = _file_frames(copy.media, backend)
         except BaseException:
-            self.close()
+            copy.close()
             raise
+        self._after.callback(copy.close)
+        return frames
 
-    def _count_frames(self) -> None:
-        """From now on frames are told by counting them from the start; in one thread, which loses none to damage."""
-        self._by_count, self._threads = True, "NONE"
-
-    def _survey(self) -> None:
-        """Decodes the first frame, or all where only counting tells their number, and sets the attributes."""
-        frames = self._decoded(None if self._by_count else next(iter(self._index.keys), None))
-        first = next(frames, None)
-        if first is None:
-            raise VideoError(f"{self.path}: not one frame can be decoded; see whether a player shows it")
-        index = self._index
-        present = 1 + sum(1 for _ in frames) if self._by_count else len(index.pts)
-        self.num_frames = max(present, index.promised)
-        self.fps = index.fps
-        self._turns = round(first.rotation / 90) % 4  # quarter turns counterclockwise that set the picture upright
-        self._coded_size = first.width, first.height
-        self.width, self.height = self._coded_size[::-1] if self._turns % 2 else self._coded_size
-        self.timestamps = _timestamps(index, self._stream.time_base, self._by_count, self.num_frames)
-        self.duration = self.timestamps[-1] + 1 / self.fps
+    @property
+    def missing(self) -> int:
+        """Frames of the latest reading for which another stands."""
+        return self._frames.missing
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -100,8 +120,8 @@ class VideoReader:
         return self.num_frames
 
     def close(self) -> None:
-        """Closes the file; reading afterwards raises."""
-        self._container.close()
+        """Closes the source; reading afterwards raises."""
+        self._after.close()
         self._closed = True
 
     def at_constant_rate(self, indices: Iterable[int]) -> list[int]:
@@ -116,7 +136,7 @@ class VideoReader:
         Returns:
             As many indices of frames of this file.
         """
-        if not self._index.variable:
+        if not self._frames.variable:
             return list(indices)
         return [self._nearest(index / self.fps) for index in indices]
 
@@ -144,9 +164,37 @@ class VideoReader:
         """
         wanted = [operator.index(index) for index in indices]
         self._check(wanted)
-        targets = sorted(set(wanted))
-        frames = self._collect(targets, lambda frame: self._converted(frame, transform))
-        return torch.stack([frames[index] for index in wanted])
+        frames = dict(self.stream(wanted, transform))
+        if self.missing and not self._warned:
+            self._warned = True
+            warnings.warn(missing_text(self.path, self.missing, len(frames)), RuntimeWarning, stacklevel=2)
+        return stack_pictures([frames[index] for index in wanted])
+
+    def stream(self, indices: Iterable[int], transform: Transform | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Decodes frames in one pass, giving each as soon as it is there; memory holds one at a time.
+
+        Afterwards `missing` tells how many had to be stood for by another; no warning is given.
+
+        Args:
+            indices: in any order, repeats allowed, each in `[0, num_frames - 1]`.
+            transform: applied to each frame `(C, H, W)`.
+
+        Yields:
+            Each index once, rising, with its uint8 RGB frame `(C, H, W)` or what `transform` made of it.
+
+        Raises:
+            IndexError: for a frame that the video does not have.
+            ValueError: if no frame is asked for or the reader is closed.
+            VideoError: if nothing can be decoded.
+        """
+        wanted = sorted({operator.index(index) for index in indices})
+        self._check(wanted)
+        latest: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        for index, frame in self._frames.frames(wanted):
+            if frame is not latest[0]:  # one frame may stand for several
+                latest = frame, frame if transform is None else transform(frame)
+            assert latest[1] is not None
+            yield index, latest[1]
 
     def _check(self, wanted: Sequence[int]) -> None:
         """Refuses what cannot be read, before anything is decoded."""
@@ -158,139 +206,43 @@ class VideoReader:
             if not 0 <= index < self.num_frames:
                 raise IndexError(f"{self.path}: frame {index} is not in 0..{self.num_frames - 1}")
 
-    def _converted(self, frame: Any, transform: Transform | None) -> torch.Tensor:
-        """A decoded frame as upright RGB `(C, H, W)`, transformed."""
-        width, height = self._coded_size  # some streams change their size on the way
-        array = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-        upright = torch.from_numpy(np.ascontiguousarray(np.rot90(array, self._turns))).permute(2, 0, 1)
-        return upright if transform is None else transform(upright)
 
-    def _collect(self, targets: list[int], convert: Callable[[Any], torch.Tensor]) -> dict[int, torch.Tensor]:
-        """The wanted frames (rising indices), by seeking; with care where that does not give all of them."""
-        try:
-            found = self._seek_and_collect(targets, convert)
-            return found if len(found) == len(targets) else self._collect_with_care(targets, convert)
-        except _OutOfOrderError:
-            self._count_frames()  # counting never raises it, so this happens once
-            return self._collect(targets, convert)
-
-    def _seek_and_collect(self, targets: list[int], convert: Callable[[Any], torch.Tensor]) -> dict[int, torch.Tensor]:
-        """The wanted frames that decoding from the nearest key frames gives."""
-        found: dict[int, torch.Tensor] = {}
-        for key, run in self._runs(targets):
-            waiting = set(run)
-            for index, frame in self._numbered(key):
-                if index in waiting:
-                    found[index] = convert(frame)
-                if index >= run[-1]:
-                    break
-        return found
-
-    def _collect_with_care(self, targets: list[int], convert: Callable[[Any], torch.Tensor]) -> dict[int, torch.Tensor]:
-        """The wanted frames of a damaged file, the frame before each missing one in its place."""
-        self._threads = "NONE"  # several threads lose frames around a damaged packet
-        shown: dict[int, Any] = {}
-        missing: list[int] = []
-        waiting, last = iter(targets), None
-        target = next(waiting, None)
-        for index, frame in self._numbered(None):
-            while target is not None and target <= index:
-                shown[target] = frame if target == index or last is None else last
-                missing += [] if target == index else [target]
-                target = next(waiting, None)
-            last = frame
-            if target is None:
-                break
-        missing += [] if target is None else [target, *waiting]
-        if last is None:
-            raise VideoError(f"{self.path}: not one frame can be decoded any more; was the file changed?")
-        self._warn_missing(len(missing), len(targets))
-        chosen = {target: shown.get(target, last) for target in targets}
-        made = {id_: convert(frame) for id_, frame in {id(frame): frame for frame in chosen.values()}.items()}
-        return {target: made[id(frame)] for target, frame in chosen.items()}
-
-    def _warn_missing(self, missing: int, asked: int) -> None:
-        """Tells once per reader that frames are replaced."""
-        if missing and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self.path}: {missing} of the {asked} frames asked for are missing (the file is cut short or "
-                "damaged); the last frame before them that can be decoded stands for each",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-
-    def _runs(self, targets: list[int]) -> list[tuple[KeyFrame | None, list[int]]]:
-        """Groups rising indices into stretches that are decoded in one go, each from a key frame (None: the start)."""
-        if self._by_count:
-            return [(None, targets)]
-        runs: list[tuple[KeyFrame | None, list[int]]] = []
-        for target in targets:
-            key = self._key_before(target)
-            start = self._place.get(key.pts, 0) if key else 0
-            if runs and start - runs[-1][1][-1] <= _SEEK_GAP:
-                runs[-1][1].append(target)
-            else:
-                runs.append((key, [target]))
-        return runs
-
-    def _key_before(self, target: int) -> KeyFrame | None:
-        """The key frame that decoding of a frame starts at."""
-        pts = self._index.pts[min(target, len(self._index.pts) - 1)]
-        at = bisect_right(self._index.keys, pts, key=lambda key: key.pts)
-        return self._index.keys[at - 1] if at else None
-
-    def _numbered(self, key: KeyFrame | None) -> Iterator[tuple[int, Any]]:
-        """Decoded frames from a key frame on, with their indices."""
-        previous = -1
-        for count, frame in enumerate(self._decoded(key)):
-            index = count if self._by_count else self._place.get(frame.pts, -1)
-            if index <= previous:
-                raise _OutOfOrderError
-            previous = index
-            yield index, frame
-
-    def _decoded(self, key: KeyFrame | None) -> Iterator[Any]:
-        """Decoded frames from a key frame on, in the order in which they are shown; damaged packets are passed over."""
-        for packet in self._packets(key):
-            # an empty packet would end decoding, a half one would give a picture that is half made up
-            if packet.size and not (packet.is_corrupt and packet.pos == self._index.cut_at):
-                try:
-                    yield from packet.decode()
-                except FFmpegError:
-                    continue
-        try:
-            yield from self._stream.codec_context.decode(None)
-        except FFmpegError:  # nothing left
-            return
-
-    def _packets(self, key: KeyFrame | None) -> Iterator[Any]:
-        """Packets from a key frame on; from the start of the file where seeking does not arrive at or before it."""
-        for time in (key.pts, key.dts) if key else ():
-            if time is None:
-                continue
-            try:
-                self._container.seek(time, stream=self._stream)
-                packets = self._container.demux(self._stream)
-                first = next(packets, None)
-            except FFmpegError:
-                continue
-            if key and first and first.is_keyframe and first.pts is not None and first.pts <= key.pts:
-                yield first
-                break
-        else:
-            self._container.close()
-            self._container, self._stream = open_video(self.path, self._threads)
-            packets = self._container.demux(self._stream)
-        try:
-            yield from packets
-        except FFmpegError:  # where the file is cut short
-            return
+def missing_text(name: str, missing: int, asked: int) -> str:
+    """What is said of a video some of whose frames are not there."""
+    return (
+        f"{name}: {missing} of the {asked} frames asked for are missing (the file is cut short or "
+        "damaged); the last frame before them that can be decoded stands for each"
+    )
 
 
-def _timestamps(index: FrameIndex, time_base: Any, by_count: bool, num_frames: int) -> list[float]:
-    """Seconds from the first frame; at the average rate where the file does not say."""
-    if by_count or not time_base:
-        return [count / index.fps for count in range(num_frames)]
-    times = [float((pts - index.pts[0]) * time_base) for pts in index.pts]
-    return times + [times[-1] + count / index.fps for count in range(1, num_frames - len(times) + 1)]
+def check_backend(backend: str | None) -> None:
+    """Refuses a backend that is not known or cannot be used here."""
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is not known; use one of {', '.join(BACKENDS)}")
+    if backend == "torchcodec":
+        from vov3d.video._torchcodec import require_torchcodec
+
+        require_torchcodec()
+
+
+def _check_settings(source: Source, backend: str | None, fps: float | None) -> None:
+    """Refuses settings that make no sense or would have no effect."""
+    check_backend(backend)
+    file = is_file(source)
+    if fps is not None and file:
+        raise ValueError(f"{source_name(source)}: fps is for frames in an array or a folder; a file has its own rate")
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"fps {fps} must be positive and finite")
+    if backend is not None and not file:
+        raise ValueError(f"{source_name(source)}: backend is for video files; frames are decoded already or by Pillow")
+
+
+def _file_frames(media: Media, backend: str | None) -> FrameSource:
+    """The frames of a video file."""
+    if backend == "torchcodec":
+        from vov3d.video._torchcodec import TorchCodecFrames
+
+        return TorchCodecFrames(media)
+    from vov3d.video._pyav import PyAVFrames
+
+    return PyAVFrames(media)

@@ -11,11 +11,14 @@ try:
 except ImportError as error:
     raise ImportError("vov3d.video.transforms needs torchvision: pip install 'vov3d[video]'") from error
 
+from vov3d.video._layout import stack_pictures
 from vov3d.video.sampling import crop_boxes
 
 __all__ = ["EvalTransform", "TrainTransform", "eval_transform", "train_transform"]
 
 _MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+
+_LONGEST = 64  # times the short side; a resized frame of 16384x256 pixels takes 12 MB
 
 
 class EvalTransform:
@@ -41,6 +44,9 @@ class EvalTransform:
 
         Returns:
             uint8 `(..., C, H', W')`.
+
+        Raises:
+            ValueError: for frames over 64 times as long as they are short.
         """
         height, width = frames.shape[-2:]
         resized, _ = crop_boxes(height, width, self.size, self.num_crops)
@@ -55,15 +61,37 @@ class EvalTransform:
         Returns:
             float32 `(num_crops, C, T, size, size)`.
         """
+        return self.normalize(stack_pictures(self.cut(frames)))
+
+    def cut(self, frames: torch.Tensor) -> list[torch.Tensor]:
+        """Cuts the crops out of resized frames; they are views, which take no memory.
+
+        Args:
+            frames: uint8 `(T, C, H', W')` as `resize` gives them.
+
+        Returns:
+            `num_crops` uint8 views `(T, C, size, size)`.
+        """
         height, width = frames.shape[-2:]
         _, corners = crop_boxes(height, width, self.size, self.num_crops)
-        return _normalized(_cut(frames, corners, self.size), self._mean, self._std)
+        return _cut(frames, corners, self.size)
+
+    def normalize(self, crops: torch.Tensor) -> torch.Tensor:
+        """Brings a batch of crops to the scale of the network.
+
+        Args:
+            crops: uint8 `(N, T, C, size, size)`, a stack of what `cut` gives.
+
+        Returns:
+            float32 `(N, C, T, size, size)`.
+        """
+        return _normalized(crops, self._mean, self._std)
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         """Turns uint8 frames `(T, C, H, W)` into float32 crops `(num_crops, C, T, size, size)`.
 
         Raises:
-            ValueError: for anything but uint8 frames of four dimensions.
+            ValueError: for anything but uint8 frames of four dimensions, or frames too long for their width.
         """
         _check_frames(frames)
         return self.crop(self.resize(frames))
@@ -96,7 +124,7 @@ class TrainTransform:
         """Turns uint8 frames `(T, C, H, W)` into one float32 crop `(C, T, size, size)`.
 
         Raises:
-            ValueError: for anything but uint8 frames of four dimensions.
+            ValueError: for anything but uint8 frames of four dimensions, or frames too long for their width.
         """
         _check_frames(frames)
         short = _randint(self.scales[0], self.scales[1])
@@ -104,7 +132,7 @@ class TrainTransform:
         (height, width), _ = crop_boxes(height, width, short, 1)
         frames = _resize(frames, (height, width), self._mode)
         corner = _randint(0, height - self.size), _randint(0, width - self.size)
-        clip = _normalized(_cut(frames, [corner], self.size), self._mean, self._std)[0]
+        clip = _normalized(stack_pictures(_cut(frames, [corner], self.size)), self._mean, self._std)[0]
         return tv.horizontal_flip(clip) if self.flip and _randint(0, 1) else clip
 
 
@@ -163,17 +191,23 @@ def _check_frames(frames: torch.Tensor) -> None:
 
 def _resize(frames: torch.Tensor, size: tuple[int, int], mode: InterpolationMode) -> torch.Tensor:
     """Resizes uint8 frames to (height, width); in uint8, which torchvision does several times faster than in float."""
+    if max(size) > _LONGEST * min(size):
+        raise ValueError(
+            f"frames of {frames.shape[-1]}x{frames.shape[-2]} pixels would become {size[1]}x{size[0]} by resizing "
+            f"the short side; the long side may be {_LONGEST} times as long at most: cut the frames first"
+        )
     return frames if tuple(frames.shape[-2:]) == size else tv.resize(frames, list(size), mode, antialias=True)
 
 
-def _cut(frames: torch.Tensor, corners: list[tuple[int, int]], size: int) -> torch.Tensor:
-    """Square crops `(N, T, C, size, size)` of frames `(T, C, H, W)` at the given (top, left)."""
-    return torch.stack([frames[..., top : top + size, left : left + size] for top, left in corners])
+def _cut(frames: torch.Tensor, corners: list[tuple[int, int]], size: int) -> list[torch.Tensor]:
+    """Square crops `(T, C, size, size)` of frames `(T, C, H, W)` at the given (top, left), as views."""
+    return [frames[..., top : top + size, left : left + size] for top, left in corners]
 
 
 def _normalized(crops: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
     """uint8 `(N, T, C, S, S)` to normalised float32 `(N, C, T, S, S)`."""
-    return tv.normalize(tv.to_dtype(crops, torch.float32, scale=True), mean, std).transpose(1, 2)
+    # in place on the copy that the change of type makes
+    return tv.normalize(tv.to_dtype(crops, torch.float32, scale=True), mean, std, inplace=True).transpose(1, 2)
 
 
 def _randint(low: int, high: int) -> int:

@@ -1,0 +1,222 @@
+"""From a video file to scores: `VideoClassifier` against the straight way, and memory against the length of a file.
+
+    python examples/benchmarks/video_input.py speed
+    python examples/benchmarks/video_input.py memory
+    python examples/benchmarks/video_input.py decode
+
+The straight way is what published evaluation code does: for each view decode the whole file, take the clip's frames,
+scale, resize and crop them in float, and run the network on the one view. It is timed with the network in its
+published form (plain `nn.Conv3d` on contiguous clips) and with this package's, so that the share of each is seen.
+All files are made on the spot; the weights are random.
+"""
+
+import argparse
+import copy
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import vov3d
+from vov3d.layers.conv import FactorConv3d
+from vov3d.video import VideoClassifier, VideoReader, clip_indices, crop_boxes, parse_views
+
+FPS, WIDTH, HEIGHT = 30, 320, 240
+
+
+def main() -> None:
+    """Runs a measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "memory", "decode", "peak"))
+    parser.add_argument("--model", default="vov3d_m")
+    parser.add_argument("--views", default="10x3")
+    parser.add_argument("--rounds", type=int, default=3, help="of each way, one after the other")
+    parser.add_argument("--file", help="measure on this file (of 'peak', which 'memory' starts)")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    {"speed": speed, "memory": memory, "decode": decode, "peak": peak}[args.what](args)
+
+
+def speed(args: argparse.Namespace) -> None:
+    """Times the three ways in turn on a 10-second clip."""
+    model = vov3d.create_model(args.model).eval()
+    classifier = VideoClassifier(model, views=args.views)
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_clip(Path(folder) / "clip.mp4")
+        ways: dict[str, Callable[[], torch.Tensor]] = {
+            "VideoClassifier": lambda: classifier.scores(path),
+            "straight, this package's network": lambda: straight(model, path, args.views),
+            "straight, published network": lambda: straight(published_form(model), path, args.views),
+        }
+        straight(model, path, "1x1"), VideoClassifier(model).scores(path)  # warm up
+        times, scores = interleaved(ways, args.rounds)
+    first = next(iter(ways))
+    print(f"{args.model}, {args.views} views of a 10-second {WIDTH}x{HEIGHT} h264 clip, medians of {args.rounds}")
+    for way, seconds in times.items():
+        difference = (scores[way] - scores[first]).abs().max() / scores[first].max()
+        print(
+            f"{way:<34} {statistics.median(seconds):6.1f} s   {median_ratio(seconds, times[first]):4.1f}x   "
+            f"scores differ by {difference:.1%} of the best at most"
+        )
+
+
+def interleaved(ways: dict[str, Callable[[], torch.Tensor]], rounds: int) -> tuple[dict, dict]:
+    """Seconds of each way, round by round, and what each gives."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    results = {}
+    for _ in range(rounds):
+        for way, run in ways.items():
+            start = time.perf_counter()
+            results[way] = run()
+            times[way].append(time.perf_counter() - start)
+    return times, results
+
+
+def median_ratio(seconds: list[float], base: list[float]) -> float:
+    """The median over the rounds of how much longer one takes."""
+    return statistics.median(a / b for a, b in zip(seconds, base, strict=True))
+
+
+def published_form(model: nn.Module) -> nn.Module:
+    """The network with plain convolutions, as it was published; the weights are the same."""
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        if type(module) is FactorConv3d:
+            module.__class__ = nn.Conv3d
+    return plain
+
+
+def straight(model: nn.Module, path: Path, views: str) -> torch.Tensor:
+    """Every view for itself."""
+    cfg = model.pretrained_cfg
+    num_clips, num_crops = parse_views(views)
+    total = torch.zeros(model.num_classes)
+    for clip in range(num_clips):
+        for crop in range(num_crops):
+            with av.open(str(path)) as container:
+                container.streams.video[0].thread_type = "AUTO"
+                frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            indices = clip_indices(cfg, len(frames), FPS, num_clips)[clip]
+            clip_frames = torch.from_numpy(np.stack([frames[index] for index in indices]))
+            with torch.inference_mode():
+                total += model.forward_dense(one_view(clip_frames, cfg, num_crops, crop))[0]
+    return total / (num_clips * num_crops)
+
+
+def one_view(frames: torch.Tensor, cfg: dict, num_crops: int, crop: int) -> torch.Tensor:
+    """Frames `(T, H, W, 3)` to a view `(1, C, T, S, S)`, in float."""
+    mean, std = torch.tensor(cfg["mean"]), torch.tensor(cfg["std"])
+    floats = ((frames.float() / 255 - mean) / std).permute(3, 0, 1, 2)
+    size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
+    resized, corners = crop_boxes(*floats.shape[2:], size, num_crops)
+    floats = F.interpolate(floats, resized, mode="bilinear", align_corners=False)
+    top, left = corners[crop]
+    return floats[None, :, :, top : top + size, left : left + size].contiguous()
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Peak memory of a process that labels a short and a long file."""
+    peaks = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, seconds in (("10 seconds", 10), ("2 hours", 7200)):
+            path = make_clip(Path(folder) / f"{seconds}.mp4", repeats=seconds // 10)
+            command = [sys.executable, __file__, "peak", "--file", str(path), "--model", args.model]
+            runs = [
+                subprocess.run([*command, "--views", args.views], capture_output=True, text=True, check=True).stdout
+                for _ in range(args.rounds)
+            ]
+            peaks[name] = statistics.median(float(run) for run in runs)
+            print(f"{name:<11} {path.stat().st_size / 1e6:6.1f} MB on disk   peak {peaks[name]:7.1f} MB")
+    short, long = peaks.values()
+    print(f"{args.model}, {args.views} views: {long / short - 1:+.1%} (medians of {args.rounds} processes)")
+
+
+def peak(args: argparse.Namespace) -> None:
+    """Labels a file and prints the peak memory of this process in MB."""
+    model = vov3d.create_model(args.model)
+    VideoClassifier(model, views=args.views, batch_size=2)(args.file)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+
+
+def decode(args: argparse.Namespace) -> None:
+    """Times reading the frames of one clip, and of ten, with each backend that loads."""
+    from vov3d.video._torchcodec import torchcodec_problem
+
+    backends = ["pyav"] if torchcodec_problem() else ["pyav", "torchcodec"]
+    cfg = vov3d.create_model(args.model, device="meta").pretrained_cfg
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(args.file) if args.file else make_clip(Path(folder) / "clip.mp4")
+        for num_clips in (1, 10):
+            ways = {backend: reading(path, backend, cfg, num_clips) for backend in backends}
+            ways["the whole file, plainly"] = lambda: whole(path)
+            times, _ = interleaved(ways, max(args.rounds, 5))
+            for way, seconds in times.items():
+                print(f"frames of {num_clips:>2} clips  {way:<24} {1000 * statistics.median(seconds):6.0f} ms")
+
+
+def reading(path: Path, backend: str, cfg: dict, num_clips: int) -> Callable[[], torch.Tensor]:
+    """Opens a file and reads the distinct frames of a plan."""
+
+    def run() -> torch.Tensor:
+        with VideoReader(path, backend=backend) as reader:
+            plan = clip_indices(cfg, reader.num_frames, reader.fps, num_clips)
+            return reader.read(sorted({index for clip in plan for index in clip}))
+
+    return run
+
+
+def whole(path: Path) -> torch.Tensor:
+    """Every frame of a file."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        return torch.from_numpy(np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]))
+
+
+def make_clip(path: Path, repeats: int = 1) -> Path:
+    """Ten seconds of moving shapes, encoded once, their packets written `repeats` times."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "28", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        packets = [packet for frame in shapes() for packet in stream.encode(frame)] + stream.encode()
+        base = packets[0].time_base
+        length = round(10 / base)
+        times = [(packet.pts, packet.dts) for packet in packets]
+        for repeat in range(repeats):
+            for packet, (pts, dts) in zip(packets, times, strict=True):
+                packet.stream, packet.time_base = stream, base
+                packet.pts, packet.dts = pts + repeat * length, dts + repeat * length
+                container.mux(packet)
+    return path
+
+
+def shapes() -> list[av.VideoFrame]:
+    """300 frames of discs that move over noise."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 120, (HEIGHT // 8, WIDTH // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = []
+    for number in range(10 * FPS):
+        picture = np.roll(ground, number, axis=1)
+        for speed, colour in ((2.1, (230, 60, 60)), (3.7, (60, 230, 60)), (5.3, (60, 60, 230))):
+            angle = speed * number / FPS
+            centre = WIDTH / 2 + 100 * np.cos(angle), HEIGHT / 2 + 80 * np.sin(1.3 * angle)
+            picture[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < 30**2] = colour
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame.pts, frame.time_base = number, Fraction(1, FPS)
+        frames.append(frame)
+    return frames
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""PyAV and torchcodec give the same frames to the bit; where torchcodec does not load, that is told plainly."""
+
+import random
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from video_files import cut_start, keep_part, rotate_mp4, write_video
+
+from vov3d.video import VideoClassifier, VideoReader, _torchcodec
+from vov3d.video._torchcodec import TorchCodecFrames, torchcodec_problem
+
+needs_torchcodec = pytest.mark.skipif(torchcodec_problem() is not None, reason=f"torchcodec: {torchcodec_problem()}")
+TIMES = [i * 33 + 400 * (i // 7) for i in range(40)]
+
+
+def _edited(path: Path) -> Path:
+    return cut_start(path, frames=15, media_time_per_frame=512)
+
+
+def _rotated(path: Path) -> Path:
+    return rotate_mp4(path, 90)
+
+
+def _cut(path: Path) -> Path:
+    return keep_part(path, 0.7)
+
+
+@needs_torchcodec
+@pytest.mark.parametrize(
+    ("name", "settings", "change", "decoder"),
+    [
+        ("b_frames.mp4", {"gop": 12}, None, "torchcodec"),
+        ("open_gop.mp4", {"gop": 12, "options": {"x264-params": "open-gop=1:b-adapt=0:bframes=3"}}, None, "torchcodec"),
+        ("fragmented.mp4", {"gop": 12, "muxer": {"movflags": "frag_keyframe+empty_moov"}}, None, "torchcodec"),
+        ("mpeg4.mkv", {"codec": "mpeg4", "gop": 12}, None, "torchcodec"),
+        ("vp9.webm", {"codec": "libvpx-vp9", "options": {"cpu-used": "8", "deadline": "realtime"}}, None, "torchcodec"),
+        ("mjpeg.avi", {"codec": "mjpeg"}, None, "torchcodec"),
+        ("variable.mkv", {"times_ms": TIMES}, None, "torchcodec"),
+        ("edited.mp4", {"gop": 10}, _edited, "torchcodec"),
+        ("rotated.mp4", {}, _rotated, "torchcodec"),
+        ("gif.gif", {"codec": "gif", "fps": 25}, None, "torchcodec"),
+        ("b_frames.avi", {"codec": "mpeg4", "gop": 12}, None, "pyav"),  # no times
+        ("raw.h264", {"gop": 12}, None, "pyav"),
+        ("cut.mp4", {"gop": 12, "muxer": {"movflags": "faststart"}}, _cut, "pyav"),
+    ],
+)
+def test_the_same_frames_to_the_bit(tmp_path: Path, name: str, settings: dict, change, decoder: str) -> None:
+    path = write_video(tmp_path / name, **{"num_frames": 40, **settings})
+    path = change(path) if change else path
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of missing frames
+        with VideoReader(path) as one, VideoReader(path, backend="torchcodec") as other:
+            assert other.backend == decoder
+            count = one.num_frames
+            wanted = random.Random(0).choices(range(count), k=5)
+            assert torch.equal(one.read(range(count)), other.read(range(count)))
+            assert torch.equal(one.read(wanted), other.read(wanted))
+
+
+@needs_torchcodec
+def test_frames_at_other_times_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=20)
+    with VideoReader(path) as reader:
+        truth = reader.read([3, 9])
+    monkeypatch.setattr(TorchCodecFrames, "_half_tick", lambda self: 0.0301)  # asks for the frame behind
+    monkeypatch.setattr(torch, "allclose", lambda a, b, **_: bool((abs(a - b) < 1e-3).all()))
+    with VideoReader(path, backend="torchcodec") as reader:
+        assert torch.equal(reader.read([3, 9]), truth)
+
+
+@needs_torchcodec
+def test_bytes_and_classifier(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=20)
+    with VideoReader(path) as one, VideoReader(path.read_bytes(), backend="torchcodec") as other:
+        assert torch.equal(one.read([3, 9]), other.read([3, 9]))
+
+
+@pytest.mark.parametrize("how", ["absent", "broken"])
+def test_a_torchcodec_that_does_not_load_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchcodec"]:
+        monkeypatch.delitem(sys.modules, name)
+    body = "raise ModuleNotFoundError('no', name='torchcodec')"
+    if how == "broken":
+        body = "raise RuntimeError('Could not load libtorchcodec.\\n\\n  many\\n  lines')"
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec" / "__init__.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    _torchcodec.torchcodec_problem.cache_clear()
+    path = write_video(tmp_path / "a.mp4", num_frames=5)
+    cause = "torchcodec is not installed" if how == "absent" else "Could not load libtorchcodec"
+    try:
+        for use in (VideoReader, lambda path, backend: VideoClassifier(torch.nn.Identity(), backend=backend)):
+            with pytest.raises(ImportError, match=rf"torchcodec' cannot be used here \({cause}.*pip install") as caught:
+                use(path, backend="torchcodec")
+            assert "\n" not in str(caught.value)
+        assert VideoReader(path).backend == "pyav"
+    finally:
+        _torchcodec.torchcodec_problem.cache_clear()

@@ -1,0 +1,222 @@
+"""A picture of what a network saw of a video and made of it: frames, ranked labels, and the time line."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from vov3d.video._source import source_name
+from vov3d.video.classifier import Look
+
+try:
+    from PIL import Image, ImageDraw, ImageFont
+except ImportError as error:
+    raise ImportError("a picture needs Pillow: pip install 'vov3d[video]'") from error
+
+__all__ = ["draw_look", "save_look"]
+
+_WIDTH, _MARGIN, _GAP = 1080, 40, 4  # pixels; 1080 is the width of a phone's screen
+_TEXT, _SMALL = 36, 28  # sizes of letters
+_COLUMNS = 8  # frames in a row of the strip
+_INK, _FAINT, _BAR, _SHOWN = "#1b1b1f", "#8a8a94", "#3d6fd9", "#d9663d"
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc")  # more letters than Pillow's own
+
+
+def save_look(look: Look, path: str | os.PathLike[str]) -> None:
+    """Writes the picture of `draw_look`, in the format that the file's ending names.
+
+    Args:
+        look: what a `VideoClassifier` saw; without an error.
+        path: the file; nothing half-written is ever there.
+
+    Raises:
+        ValueError: for an ending that Pillow does not know, a folder that is not there, or a look after an error.
+        OSError: if the file cannot be written.
+    """
+    check_picture_name(path)
+    path = os.fspath(path)
+    ending = os.path.splitext(path)[1].lower()
+    picture = draw_look(look)
+    handle, draft = tempfile.mkstemp(suffix=ending, dir=os.path.dirname(os.path.abspath(path)))
+    try:
+        os.close(handle)
+        picture.save(draft)
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
+
+
+def check_picture_name(path: str | os.PathLike[str]) -> None:
+    """Refuses a name under which no picture can be written.
+
+    Raises:
+        ValueError: for an ending that Pillow does not know, or a folder that is not there.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.splitext(name)[1].lower() not in Image.registered_extensions():
+        raise ValueError(f"{os.fspath(path)}: a picture's name must end in .png, .jpg or another format of Pillow")
+    if not os.path.isdir(folder):
+        raise ValueError(f"{os.fspath(path)}: there is no folder {folder}; make it first")
+
+
+def draw_look(look: Look) -> Image.Image:
+    """Draws the frames that the network saw as a strip, the labels as bars, and where in the video the views lie.
+
+    Args:
+        look: what a `VideoClassifier` saw; without an error.
+
+    Returns:
+        An RGB picture 1080 pixels wide.
+
+    Raises:
+        ValueError: if the look has no frames, as after an error.
+    """
+    if look.frames is None:
+        raise ValueError(f"{source_name(look.source)}: nothing was seen of it, so there is nothing to draw")
+    canvas = _Canvas()
+    canvas.text(os.path.basename(source_name(look.source)) or source_name(look.source), _TEXT)
+    canvas.strip(look.frames)
+    canvas.text(_caption(look), _SMALL, _FAINT)
+    canvas.space(24)
+    for prediction in look.predictions:
+        canvas.bar(prediction.label, prediction.score)
+    canvas.space(16)
+    canvas.time_line(look.clips, look.duration)
+    return canvas.finished()
+
+
+def _caption(look: Look) -> str:
+    """What the strip shows."""
+    clips, crops = look.views
+    seen = f"{len(look.clips[0])} frames"
+    if clips * crops == 1:
+        return f"The network saw these {seen}"
+    views = f"{clips} {'clip' if clips == 1 else 'clips'} x {crops} {'crop' if crops == 1 else 'crops'}"
+    crop = "" if crops == 1 else ", centre crop"
+    return f"{views}; shown: clip {len(look.clips) // 2 + 1}{crop}, {seen}"
+
+
+class _Canvas:
+    """A picture that grows downwards."""
+
+    def __init__(self) -> None:
+        self._picture = Image.new("RGB", (_WIDTH, 1), "white")
+        self._y = _MARGIN
+        self._inner = _WIDTH - 2 * _MARGIN
+
+    def space(self, height: int) -> None:
+        """Leaves room."""
+        self._y += height
+
+    def finished(self) -> Image.Image:
+        """The picture, to its lower margin."""
+        self._grown(_MARGIN)
+        return self._picture
+
+    def _grown(self, height: int) -> Any:
+        """Makes room for `height` more and gives what draws on it."""
+        taller = Image.new("RGB", (_WIDTH, self._y + height), "white")
+        taller.paste(self._picture)
+        self._picture = taller
+        return ImageDraw.Draw(taller)
+
+    def text(self, text: str, size: int, colour: str = _INK) -> None:
+        """A line of text, shortened in the middle to fit."""
+        font = _font(size)
+        draw = self._grown(2 * size)
+        draw.text((_MARGIN, self._y), _fitted(text, font, self._inner), colour, font)
+        self._y += round(1.5 * size)
+
+    def strip(self, frames: torch.Tensor) -> None:
+        """Frames `(T, C, S, S)` side by side, in rows."""
+        columns = min(len(frames), _COLUMNS)
+        side = min((self._inner + _GAP) // columns - _GAP, 320)
+        rows = -(-len(frames) // columns)
+        self._grown(rows * (side + _GAP))
+        for number, frame in enumerate(frames):
+            small = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy()).resize((side, side), Image.Resampling.LANCZOS)
+            row, column = divmod(number, columns)
+            self._picture.paste(small, (_MARGIN + column * (side + _GAP), self._y + row * (side + _GAP)))
+        self._y += rows * (side + _GAP) + 8
+
+    def bar(self, label: str, score: float) -> None:
+        """A label with its score, above a bar as long as the score."""
+        font = _font(_TEXT)
+        percent = f"{100 * score:.1f}%"
+        lines = _lines(label, font, self._inner - font.getlength(percent) - 30)
+        draw = self._grown(90 + len(lines) * _TEXT)
+        draw.text((_WIDTH - _MARGIN, self._y), percent, _INK, font, anchor="ra")
+        for line in lines:
+            draw.text((_MARGIN, self._y), line, _INK, font)
+            self._y += round(1.25 * _TEXT)
+        top = self._y + 4
+        draw.rectangle((_MARGIN, top, _WIDTH - _MARGIN, top + 14), "#eeeef2")
+        draw.rectangle((_MARGIN, top, _MARGIN + max(score * self._inner, 2), top + 14), _BAR)
+        self._y = top + 36
+
+    def time_line(self, clips: list[list[float]], duration: float) -> None:
+        """The video from start to end, with a bar for each clip and a tick for each of its frames."""
+        height = max(4, min(22, 264 // len(clips)))
+        draw = self._grown(len(clips) * (height + 4) + 80)
+        scale = self._inner / max(duration, clips[-1][-1], 1e-6)
+        for number, times in enumerate(clips):
+            colour = _SHOWN if number == len(clips) // 2 else _BAR
+            top = self._y + number * (height + 4)
+            left, right = (_MARGIN + time * scale for time in (times[0], times[-1]))
+            draw.rectangle((left, top + height / 3, max(right, left + 2), top + 2 * height / 3), colour)
+            for time in times:
+                draw.rectangle((_MARGIN + time * scale - 1, top, _MARGIN + time * scale + 1, top + height), colour)
+        self._y += len(clips) * (height + 4) + 6
+        draw.line((_MARGIN, self._y, _WIDTH - _MARGIN, self._y), _FAINT, 3)
+        font = _font(_SMALL)
+        for part, anchor in ((0, "la"), (0.5, "ma"), (1, "ra")):
+            x = _MARGIN + part * self._inner
+            draw.line((x, self._y - 6, x, self._y + 6), _FAINT, 3)
+            draw.text((x, self._y + 12), f"{part * duration:.1f} s", _FAINT, font, anchor=anchor)
+        self._y += 12 + 2 * _SMALL
+
+
+def _font(size: int) -> Any:
+    """A font of the system with many letters, or Pillow's own."""
+    for name in _FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
+
+
+def _lines(text: str, font: Any, width: float) -> list[str]:
+    """Text on one line, or two, broken between words."""
+    words = text.split(" ")
+    fit = [count for count in range(1, len(words)) if font.getlength(" ".join(words[:count])) <= width]
+    if font.getlength(text) <= width or not fit:
+        return [_fitted(text, font, width)]
+    return [_fitted(" ".join(part), font, width) for part in (words[: fit[-1]], words[fit[-1] :])]
+
+
+def _fitted(text: str, font: Any, width: float) -> str:
+    """Text on one line, shortened in the middle until it fits, without characters that the font lacks."""
+    missing = _drawn("\uffff", font)
+    text = "".join(char if char.isascii() or _drawn(char, font) != missing else "?" for char in _printable(text))
+    if font.getlength(text) <= width:
+        return text
+    for kept in range(len(text) - 1, 0, -1):
+        short = f"{text[: (kept + 1) // 2].rstrip()}...{text[len(text) - kept // 2 :].lstrip()}"
+        if font.getlength(short) <= width:
+            return short
+    return "..."
+
+
+def _printable(text: str) -> Iterable[str]:
+    """The characters that have a shape; others, as line breaks or half a name's bytes, become question marks."""
+    return (char if char.isprintable() else "?" for char in text)
+
+
+def _drawn(char: str, font: Any) -> bytes:
+    """The pixels of a character."""
+    return bytes(font.getmask(char))
