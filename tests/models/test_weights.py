@@ -79,6 +79,7 @@ def test_number_of_classes_comes_from_the_file(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         model = create_model("vov3d_l", checkpoint_path=path)
         assert model.num_classes == model.pretrained_cfg["num_classes"] == 174
+        assert model.pretrained_cfg["sampling"] == "segment"
         assert vov3d.class_names(model) is None  # the default tag's names are those of Kinetics
         tagged = create_model("vov3d_l.ssv1_f16", checkpoint_path=path)
     assert vov3d.class_names(tagged)[0] == "Holding something"

@@ -14,7 +14,7 @@ from vov3d.hub.saving import write_folder
 from vov3d.models import WeightsError, create_model, list_pretrained
 from vov3d.models._family import Family, families
 from vov3d.models._identify import Identity, identify
-from vov3d.models._pretrained_cfg import VideoPretrainedCfg, resolve_cfg
+from vov3d.models._pretrained_cfg import VideoPretrainedCfg, resolve_cfg, unnamed_protocol
 from vov3d.models._weights import read_state_dict
 
 # What a tag says of its weights alone, and other weights of the same network cannot claim.
@@ -105,10 +105,7 @@ def _cfg(name: str) -> VideoPretrainedCfg:
 def _unpublished(found: Identity) -> dict[str, Any]:
     """What is known of weights that no tag describes: Kinetics' and Something-Something's classes are counted."""
     label_set = "k400" if found.num_classes == 400 else None
-    fields = {**_NO_CLAIMS, "num_classes": found.num_classes, "label_set": label_set}
-    if found.num_classes == 174:
-        fields |= dict(sampling="segment", frame_stride=None, views=(2, 3))
-    return fields
+    return {**_NO_CLAIMS, "label_set": label_set, **unnamed_protocol(found.num_classes)}
 
 
 def convert_state_dict(model: nn.Module | Mapping[str, torch.Tensor], to: str) -> dict[str, torch.Tensor]:

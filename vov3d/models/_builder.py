@@ -14,7 +14,7 @@ from torch import nn
 
 from vov3d.models._family import Family
 from vov3d.models._identify import identify
-from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.models._pretrained_cfg import resolve_cfg, unnamed_protocol
 from vov3d.models._sources import fetch
 from vov3d.models._weights import CLASSIFIER, STEM, StateDict, WeightsError, differences, digest, load_weights
 
@@ -87,7 +87,7 @@ def build_video_model(
         # The default tag does not describe this file.
         for key in ("label_set", "label_names", "top1", "top5"):
             model.pretrained_cfg.pop(key, None)
-        model.pretrained_cfg["num_classes"] = model.num_classes
+        model.pretrained_cfg |= unnamed_protocol(model.num_classes)
     return model
 
 

@@ -115,6 +115,12 @@ def published_cfg(
     )
 
 
+def unnamed_protocol(num_classes: int) -> dict[str, Any]:
+    """Fields for weights that no tag describes: 174 classes are those of Something-Something, sampled by segments."""
+    segments = dict(sampling="segment", frame_stride=None, views=(2, 3)) if num_classes == 174 else {}
+    return {"num_classes": num_classes, **segments}
+
+
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     known = [f.name for f in dataclasses.fields(VideoPretrainedCfg)]
     for key in values:
