@@ -87,9 +87,10 @@ def open_video(media: Media, thread_type: str = "AUTO") -> tuple[InputContainer,
 
 def _open(media: Media) -> InputContainer:
     """Opens without leading anywhere: to other local files only from a file of the caller's, never to the network."""
+    # container_options: with options alone, PyAV 17.0 crashes on files that find their streams late, as FLV
     if media.own and media.path is not None:
-        return av.open(media.path, options={"protocol_whitelist": "file"})
-    return av.open(_content(media), "r", options={"protocol_whitelist": "none"})
+        return av.open(media.path, container_options={"protocol_whitelist": "file"})
+    return av.open(_content(media), "r", container_options={"protocol_whitelist": "none"})
 
 
 def _content(media: Media) -> io.BytesIO | mmap.mmap:
