@@ -1,8 +1,10 @@
 """Efficient video 3D CNNs: VoV3D, X3D and their building blocks.
 
-`VideoClassifier`, from a file to a label, is imported when first asked for: it needs the extra `video`.
+`VideoClassifier`, from a file to a label, is imported when first asked for: it needs the extra `video`. So are
+`export` and `load_exported`, models in files of other runtimes.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vov3d.hub import convert, convert_state_dict, from_pretrained, publish, push_to_hub, save_pretrained
@@ -23,6 +25,7 @@ from vov3d.models import (
 from vov3d.surgery import factorize, freeze_batchnorm, recalibrate, replace_blocks
 
 if TYPE_CHECKING:
+    from vov3d.deploy import export, load_exported
     from vov3d.video import VideoClassifier
 
 __version__ = "0.1.0"
@@ -43,12 +46,14 @@ __all__ = [
     "convert",
     "convert_state_dict",
     "create_model",
+    "export",
     "factorize",
     "freeze_batchnorm",
     "from_pretrained",
     "is_model",
     "list_models",
     "list_pretrained",
+    "load_exported",
     "load_labels",
     "measure_budget",
     "model_entrypoint",
@@ -60,9 +65,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "VideoClassifier":
-        from vov3d.video import VideoClassifier
+_LATE = {"VideoClassifier": "vov3d.video", "export": "vov3d.deploy", "load_exported": "vov3d.deploy"}
 
-        return VideoClassifier
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
     raise AttributeError(f"module 'vov3d' has no attribute {name!r}")
