@@ -3,11 +3,14 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vov3d.cli._arguments import device, positive
+from vov3d.deploy import load_exported
+from vov3d.deploy._formats import FORMATS
 from vov3d.models import create_model
 
 _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
@@ -18,7 +21,10 @@ def add_commands(commands: Any) -> None:
     p = commands.add_parser("predict", help="labels for video files")
     p.add_argument("files", nargs="+", metavar="FILE", help="video files")
     p.add_argument(
-        "--model", required=True, metavar="NAME", help="model or model.tag of 'vov3d list', or local-dir:FOLDER"
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="model or model.tag of 'vov3d list', local-dir:FOLDER, or a file of 'vov3d export'",
     )
     weights = p.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", metavar="FILE", help="weights; without it the tag's are fetched from the Hub")
@@ -38,7 +44,9 @@ def _predict(args: argparse.Namespace) -> int:
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    model = create_model(args.model, pretrained=not args.random_weights, checkpoint_path=args.checkpoint)
+    model = _exported(args) or create_model(
+        args.model, pretrained=not args.random_weights, checkpoint_path=args.checkpoint
+    )
     classifier = VideoClassifier(model.to(target), views=args.views, progress=True)
     results, failed = [], False
     for file in args.files:
@@ -53,6 +61,21 @@ def _predict(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     return int(failed)
+
+
+def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
+    """The model in an exported file, or None where `--model` names none."""
+    if Path(args.model).suffix not in FORMATS:
+        return None
+    without_effect = {
+        "--checkpoint": args.checkpoint is not None,
+        "--random-weights": args.random_weights,
+        f"--device {args.device}": device(args.device).type != "cpu",
+    }
+    for option, given in without_effect.items():
+        if given:
+            raise ValueError(f"{option} has no effect on {args.model}: it has its weights inside and runs on the CPU")
+    return load_exported(args.model)
 
 
 def _result(file: str, predictions: list, error: str | None, random_weights: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Comparison(NamedTuple):
     Attributes:
         clips: What clips they are.
         shape: Shape of the last one.
-        count: How many clips.
+        number: How many clips.
         difference: The largest difference between two outputs.
         relative: The largest, as a part of the largest absolute output of its clip and kind.
         agreement: Clips whose best class is the same; None where there are no classes.
@@ -23,22 +23,22 @@ class Comparison(NamedTuple):
 
     clips: str
     shape: tuple[int, ...]
-    count: int
+    number: int
     difference: float
     relative: float
     agreement: int | None
 
     def __str__(self) -> str:
         text = (
-            f"{self.clips} ({self.count} of {'x'.join(map(str, self.shape[1:]))}): largest difference"
+            f"{self.clips} ({self.number} of {'x'.join(map(str, self.shape[1:]))}): largest difference"
             f" {self.difference:.2g}, {self.relative:.2g} of the largest output"
         )
-        return text if self.agreement is None else f"{text}; top-1 agrees on {self.agreement} of {self.count}"
+        return text if self.agreement is None else f"{text}; top-1 agrees on {self.agreement} of {self.number}"
 
 
 def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torch.Tensor]) -> Comparison:
     """Runs both on every clip `(B, C, T, H, W)`."""
-    count = agreement = 0
+    number = agreement = 0
     difference = relative = 0.0
     shape: tuple[int, ...] = ()
     for clip in clips:
@@ -50,9 +50,10 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
             relative = max(relative, float(off / expected.abs().amax().clamp(min=1e-12)))
             if key == "logits":
                 agreement += int((found[key].flatten(1).argmax(1) == expected.flatten(1).argmax(1)).sum())
-        count += len(clip)
+        number += len(clip)
         shape = tuple(clip.shape)
-    return Comparison(name, shape, count, difference, relative, agreement if "logits" in exported.metadata.outputs else None)
+    classes = "logits" in exported.metadata.outputs
+    return Comparison(name, shape, number, difference, relative, agreement if classes else None)
 
 
 def _outputs(model: Any, clip: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
@@ -80,7 +81,7 @@ def moving_clips(cfg: dict[str, Any], frames: int, size: int, count: int) -> Ite
     for _ in range(count):
         large = size + 2 * frames
         coarse = (torch.rand(1, in_chans, n, n, generator=generator) for n in (5, 12, 40))
-        texture = sum(F.interpolate(c, (large, large), mode="bicubic") for c in coarse)[0].div(3).clamp(0, 1)
+        texture = torch.cat([F.interpolate(c, (large, large), mode="bicubic") for c in coarse]).mean(0).clamp(0, 1)
         down, right = torch.randint(0, 3, (2,), generator=generator).tolist()
         views = [texture[:, down * t : down * t + size, right * t : right * t + size] for t in range(frames)]
         yield torch.stack([(view - mean) / std for view in views], 1)[None]

@@ -12,8 +12,8 @@ from torch import nn
 Run = Callable[[torch.Tensor], list[torch.Tensor]]
 """A float32 clip on the CPU to the outputs in order."""
 
-BOUNDS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2, "int8": 0.5}
-"""Largest difference from the source that a precision may make, as a part of the largest output."""
+BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.2}
+"""Largest difference from the source that each may make, as a part of the largest output."""
 
 
 class Job(NamedTuple):
@@ -24,7 +24,7 @@ class Job(NamedTuple):
         metadata: Strings that go into the file.
         in_chans: Channels of the clip.
         clip: Frames, height and width for which a file with fixed sizes is made.
-        precision: One of the format's.
+        dtype: One of the format's.
         calibration: Clips `(B, C, T, H, W)` that int8 takes its ranges from.
     """
 
@@ -32,7 +32,7 @@ class Job(NamedTuple):
     metadata: dict[str, str]
     in_chans: int
     clip: tuple[int, int, int]
-    precision: str
+    dtype: str
     calibration: Iterable[torch.Tensor] | None
 
 
@@ -42,22 +42,22 @@ class Format(NamedTuple):
     Attributes:
         title: Its name.
         module: Module of this package with `write(job, path)` and `read(path)`.
-        precisions: What it holds.
+        dtypes: What it holds.
         reads: Packages that loading needs.
         writes: Packages that writing needs besides.
         extra: Extra that installs them.
-        min_size: Smallest height and width in pixels.
+        more_pixels: How many more pixels than the network a file needs in height and width.
         fixed: Whether a file takes clips of one size only.
         files: Endings of all files that make one, in the order in which they are put in place.
     """
 
     title: str
     module: str
-    precisions: tuple[str, ...]
+    dtypes: tuple[str, ...]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     extra: str = "deploy"
-    min_size: int = 32
+    more_pixels: int = 0
     fixed: bool = False
     files: tuple[str, ...] = ()
 
@@ -69,12 +69,12 @@ class Format(NamedTuple):
 
 FORMATS = {
     ".onnx": Format("ONNX", "_onnx", ("fp32",), ("onnxruntime",), ("onnx", "onnxscript"), files=(".onnx",)),
-    ".xml": Format(
-        "OpenVINO", "_openvino", ("fp32", "fp16", "bf16", "int8"), ("openvino",), files=(".bin", ".xml")
+    ".xml": Format("OpenVINO", "_openvino", ("fp32", "fp16", "bf16", "int8"), ("openvino",), files=(".bin", ".xml")),
+    # torch.export takes a map of one position for a constant
+    ".pt2": Format("torch.export", "_program", ("fp32",), more_pixels=1, files=(".pt2",)),
+    ".pte": Format(
+        "ExecuTorch", "_executorch", ("fp32",), ("executorch",), extra="mobile", fixed=True, files=(".pte",)
     ),
-    # torch.export takes a map of one position for a constant, so 32 pixels are one too few
-    ".pt2": Format("torch.export", "_program", ("fp32",), min_size=33, files=(".pt2",)),
-    ".pte": Format("ExecuTorch", "_executorch", ("fp32",), ("executorch",), extra="mobile", fixed=True, files=(".pte",)),
 }
 
 

@@ -81,7 +81,7 @@ def graph_of(model: Any) -> PlainGraph | ClassifierGraph:
     """The graph of a model that `create_model` made.
 
     Raises:
-        ValueError: If it was not made so, or returns something other than a tensor or a list of tensors.
+        ValueError: If it returns a dictionary of features.
     """
     if not isinstance(model, VideoNetwork):
         return PlainGraph(model, _feature_names(model))
@@ -93,11 +93,6 @@ def graph_of(model: Any) -> PlainGraph | ClassifierGraph:
 
 
 def _feature_names(model: Any) -> tuple[str, ...]:
-    if not hasattr(model, "feature_info") or not hasattr(model, "in_chans"):
-        raise ValueError(
-            f"cannot export a {type(model).__name__}: give a model made by vov3d.create_model, whole or with"
-            " features_only=True"
-        )
     if type(model) is FeatureDictNet:
         raise ValueError("cannot export features as a dictionary; leave out feature_cls='dict', then they are a list")
     return tuple(name.replace(".", "_") for name in model.feature_info.module_name())

@@ -24,7 +24,7 @@ class Metadata:
         num_classes: Classes; 0 for features.
         in_chans: Channels of the clip.
         outputs: Names of the outputs, in order.
-        precision: `"fp32"`, `"fp16"`, `"bf16"` or `"int8"`.
+        dtype: `"fp32"`, `"fp16"`, `"bf16"` or `"int8"`.
         min_size: Smallest height and width in pixels.
         clip: Frames, height and width, where the file takes no others.
     """
@@ -37,7 +37,7 @@ class Metadata:
     num_classes: int
     in_chans: int
     outputs: list[str]
-    precision: str
+    dtype: str
     min_size: int
     clip: list[int] | None
 
@@ -60,7 +60,7 @@ class Metadata:
 
 
 def describe(
-    model: Any, frames: int, size: int, outputs: tuple[str, ...], precision: str, min_size: int, fixed: bool
+    model: Any, frames: int, size: int, outputs: tuple[str, ...], dtype: str, min_size: int, fixed: bool
 ) -> Metadata:
     """The metadata of a model that is meant for clips of `frames` x `size` x `size`.
 
@@ -81,7 +81,7 @@ def describe(
         num_classes=getattr(model, "num_classes", 0),
         in_chans=model.in_chans,
         outputs=list(outputs),
-        precision=precision,
+        dtype=dtype,
         min_size=min_size,
         clip=[frames, size, size] if fixed else None,
     )

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -24,10 +26,11 @@ def write(job: Job, path: Path) -> None:
         logging.getLogger("nncf").setLevel(logging.ERROR)
         samples = nncf.Dataset(job.calibration, lambda clip: clip.numpy())
         # symmetric ranges for weights, asymmetric ones for SiLU, which is not symmetric
-        network = nncf.quantize(network, samples, preset=nncf.QuantizationPreset.MIXED)
+        with redirect_stdout(sys.stderr):  # its progress
+            network = nncf.quantize(network, samples, preset=nncf.QuantizationPreset.MIXED)
     for key, value in job.metadata.items():
         network.set_rt_info(value, ["vov3d", key])
-    openvino.save_model(network, path, compress_to_fp16=job.precision in ("fp16", "bf16"))
+    openvino.save_model(network, path, compress_to_fp16=job.dtype in ("fp16", "bf16"))
 
 
 def read(path: Path) -> tuple[dict[str, str], Run]:
@@ -39,7 +42,7 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
     info = network.get_rt_info(["vov3d"]).astype(dict) if network.has_rt_info(["vov3d"]) else {}
     metadata = {key: value.astype(str) if hasattr(value, "astype") else value for key, value in info.items()}
     # Left alone, CPUs with bf16 units compute everything in bf16, fp32 files as well.
-    asked = "bf16" if metadata.get("precision") == '"bf16"' else "f32"
+    asked = "bf16" if metadata.get("dtype") == '"bf16"' else "f32"
     capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": asked if capable else "f32"})
 

@@ -14,8 +14,10 @@ from torch import nn
 from vov3d.deploy import _metadata
 from vov3d.deploy._compare import Comparison, compare, moving_clips, random_clips
 from vov3d.deploy._formats import BOUNDS, Format, Job, format_of, require
+from vov3d.deploy._frames import frame_graph_of
 from vov3d.deploy._graph import graph_of
 from vov3d.deploy.exported import load_exported
+from vov3d.layers import Stem3d
 from vov3d.surgery.hooks import has_hooks
 
 _CALIBRATION_COMPARED = 8
@@ -30,12 +32,12 @@ class Report(NamedTuple):
 
     Attributes:
         path: The file.
-        precision: What it computes in.
+        dtype: What it computes in.
         comparisons: How it compares with its source.
     """
 
     path: Path
-    precision: str
+    dtype: str
     comparisons: list[Comparison]
 
 
@@ -45,7 +47,7 @@ def export(
     *,
     frames: int | None = None,
     size: int | None = None,
-    precision: str = "fp32",
+    dtype: str = "fp32",
     calibration: Iterable[torch.Tensor] | None = None,
     samples: Iterable[torch.Tensor] = (),
 ) -> Path:
@@ -56,7 +58,7 @@ def export(
     and class names. `.onnx`, `.xml` and `.pt2` take any batch, frames, height and width that the model takes
     (`.pt2` from 33 pixels on, not 32).
 
-    The bounds of the comparison, as a part of the largest output: fp32 1e-4, fp16 0.02, bf16 0.05, int8 0.5.
+    The bounds of the comparison, as a part of the largest output: fp32 1e-4, fp16 0.01, bf16 0.05, int8 0.2.
 
     Args:
         model: A model made by `create_model`, whole or with `features_only`; a copy in eval mode is exported.
@@ -65,7 +67,7 @@ def export(
         frames: Frames of the clips that the file is for; those of the model's configuration if None. A `.pte` file
             takes no others.
         size: Their height and width in pixels; the test crop of the configuration if None.
-        precision: `"fp32"`; for `.xml` also `"fp16"` (weights in half precision, computed in fp32) or `"bf16"`
+        dtype: `"fp32"`; for `.xml` also `"fp16"` (weights in half precision, computed in fp32) or `"bf16"`
             (the same file size, computed in bf16 where the CPU has units for it).
         calibration: For `.xml`: clips `(B, C, T, H, W)`, normalised as the model wants them, whose ranges quantise
             it to int8. A collection, not an iterator: it is walked more than once. nncf takes up to 300.
@@ -81,7 +83,7 @@ def export(
         ExportError: If the file differs from the model by more than the bound; there is no file then.
     """
     return export_and_report(
-        model, path, frames=frames, size=size, precision=precision, calibration=calibration, samples=samples
+        model, path, frames=frames, size=size, dtype=dtype, calibration=calibration, samples=samples
     ).path
 
 
@@ -91,51 +93,49 @@ def export_and_report(
     *,
     frames: int | None = None,
     size: int | None = None,
-    precision: str = "fp32",
+    dtype: str = "fp32",
     calibration: Iterable[torch.Tensor] | None = None,
     samples: Iterable[torch.Tensor] = (),
 ) -> Report:
     """`export`, which tells how the file compares with the model."""
     path = Path(path)
-    form = check_path(path, precision, calibration is not None)
-    precision = "int8" if calibration is not None else precision
-    graph = graph_of(model)
+    form = check_path(path, dtype, calibration is not None)
+    dtype = "int8" if calibration is not None else dtype
     _check_model(model)
     if calibration is not None and iter(calibration) is calibration:
-        raise ValueError("calibration must be a collection of clips, such as a list: an iterator is spent after one walk")
-    cfg = model.pretrained_cfg
-    clip = (frames or cfg["num_frames"], *2 * (size or (cfg.get("test_input_size") or cfg["input_size"])[-1],))
-    if clip[0] < 1 or clip[1] < form.min_size:
-        raise ValueError(f"{form.title} needs clips of 1 frame and {form.min_size} pixels or more, got {clip}")
+        raise ValueError("calibration must be a collection of clips, such as a list: an iterator is walked only once")
+    min_size = next(m.min_size for m in model.modules() if isinstance(m, Stem3d)) + form.more_pixels
+    clip = _clip(model.pretrained_cfg, frames, size, min_size)
     source = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    metadata = _metadata.describe(model, clip[0], clip[1], graph.output_names, precision, form.min_size, form.fixed)
-    job = Job(graph_of(source).eval(), metadata.to_strings(), model.in_chans, clip, precision, calibration)
+    graph = frame_graph_of(source) if form.fixed else graph_of(source)
+    metadata = _metadata.describe(model, clip[0], clip[1], graph.output_names, dtype, min_size, form.fixed)
+    job = Job(graph.eval(), metadata.to_strings(), model.in_chans, clip, dtype, calibration)
     with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         written = Path(folder) / path.name
         form.backend.write(job, written)
         comparisons = _compare(source, written, form, job, samples)
         for ending in form.files:
             os.replace(written.with_suffix(ending), path.with_suffix(ending))
-    return Report(path, precision, comparisons)
+    return Report(path, dtype, comparisons)
 
 
-def check_path(path: Path, precision: str, quantises: bool) -> Format:
+def check_path(path: Path, dtype: str, quantises: bool) -> Format:
     """The format that a path names.
 
     Raises:
-        ValueError: If there is none, or it does not hold the precision.
+        ValueError: If there is none, or it does not hold the dtype.
         FileNotFoundError: If the folder is not there.
         ImportError: If a package is missing.
     """
     form = format_of(path)
-    if quantises and "int8" not in form.precisions:
+    if quantises and "int8" not in form.dtypes:
         raise ValueError(f"{path.name}: calibration is for int8, which {form.title} files are not made in; use .xml")
-    if quantises and precision != "fp32":
-        raise ValueError(f"precision={precision!r} and calibration, which makes the file int8, exclude each other")
-    if not quantises and precision == "int8":
+    if quantises and dtype != "fp32":
+        raise ValueError(f"dtype={dtype!r} and calibration, which makes the file int8, exclude each other")
+    if not quantises and dtype == "int8":
         raise ValueError("int8 needs calibration clips")
-    if precision not in form.precisions:
-        raise ValueError(f"{path.name}: {form.title} files are made in {', '.join(form.precisions)}, not {precision!r}")
+    if dtype not in form.dtypes:
+        raise ValueError(f"{path.name}: {form.title} files are made in {', '.join(form.dtypes)}, not {dtype!r}")
     require(path, (*form.reads, *form.writes, *(("nncf",) if quantises else ())), form.extra)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into")
@@ -144,7 +144,21 @@ def check_path(path: Path, precision: str, quantises: bool) -> Format:
     return form
 
 
-def _check_model(model: nn.Module) -> None:
+def _clip(cfg: dict[str, Any], frames: int | None, size: int | None, min_size: int) -> tuple[int, int, int]:
+    """Frames, height and width that a file is for; those of the configuration where nothing is given."""
+    frames = cfg["num_frames"] if frames is None else frames
+    size = (cfg.get("test_input_size") or cfg["input_size"])[-1] if size is None else size
+    if frames < 1 or size < min_size:
+        raise ValueError(f"the file needs frames=1 and size={min_size} or more, got {frames} and {size}")
+    return frames, size, size
+
+
+def _check_model(model: Any) -> None:
+    if not getattr(model, "pretrained_cfg", {}).get("architecture") or not hasattr(model, "feature_info"):
+        raise ValueError(
+            f"cannot export a {type(model).__name__}: give a model made by vov3d.create_model, whole or with"
+            " features_only=True"
+        )
     hooked = [name or "the model" for name, module in model.named_modules() if has_hooks(module)]
     if hooked:
         raise ValueError(f"{hooked[0]} has hooks, which a file cannot hold; remove them first")
@@ -162,20 +176,20 @@ def _compare(source: Any, written: Path, form: Format, job: Job, samples: Iterab
         ExportError: If they differ by more than the bound.
     """
     exported = load_exported(written)
-    frames, size = job.clip[0], job.clip[1]
+    frames, size, smallest = job.clip[0], job.clip[1], exported.metadata.min_size
     # the smallest, the odd, the oblong, and a batch, where the file takes them
-    shapes = [(1, *job.clip)] if form.fixed else [(1, 1, form.min_size, form.min_size), (3, 2, 65, 47), (1, *job.clip)]
+    shapes = [(1, *job.clip)] if form.fixed else [(1, 1, smallest, smallest), (3, 2, 65, 47), (1, *job.clip)]
     groups: dict[str, Iterable[torch.Tensor]] = {
         "random": random_clips(job.in_chans, shapes),
         "made-up motion": moving_clips(source.pretrained_cfg | {"input_size": (job.in_chans,)}, frames, size, 2),
         "calibration clips": islice(job.calibration or (), _CALIBRATION_COMPARED),
         "given clips": samples,
     }
-    bound = BOUNDS[job.precision]
+    bound = BOUNDS[job.dtype]
     comparisons = []
     for name, clips in groups.items():
         result = compare(name, source, exported, clips)
         if result.relative > bound:
             raise ExportError(f"{written.name} is off by more than {bound:g} of the largest output: {result}")
-        comparisons += [result] if result.count else []
+        comparisons += [result] if result.number else []
     return comparisons

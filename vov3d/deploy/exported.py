@@ -77,7 +77,7 @@ class ExportedModel(nn.Module):
     def extra_repr(self) -> str:
         """What the file holds."""
         m = self.metadata
-        return f"{m.architecture}, {m.precision}, {', '.join(m.outputs)}"
+        return f"{m.architecture}, {m.dtype}, {', '.join(m.outputs)}"
 
 
 class ExportedClassifier(ExportedModel):

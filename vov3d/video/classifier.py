@@ -64,7 +64,8 @@ class VideoClassifier:
         """Builds the pipeline that fits the model.
 
         Args:
-            model: a model with `pretrained_cfg`, `num_classes` and `forward_dense`, which gives averaged softmax.
+            model: a model with `pretrained_cfg`, `num_classes` and `forward_dense`, which gives averaged softmax;
+                without the last, the softmax of its logits is taken.
             views: clips x crops, such as `"1x1"`, `"2x3"` or `"10x3"`.
             batch_size: views that go through the model at once.
             class_names: names in index order. By default those of the model's label set, else `"class 0"` and on.
@@ -133,7 +134,7 @@ class VideoClassifier:
         total = torch.zeros(len(self.class_names), dtype=torch.float64)
         with torch.inference_mode():
             for views, weights in self._batches(frames, counts):
-                total += weights @ self.model.forward_dense(views).double().cpu()
+                total += weights @ _probabilities(self.model, views).double().cpu()
         return (total / (len(clips) * self.views.num_crops)).float()
 
     def _best(self, source: Source, topk: int, fps: float | None) -> list[Prediction]:
@@ -176,6 +177,11 @@ class VideoClassifier:
                 torch.stack(batch).to(parameter.device, parameter.dtype),
                 torch.tensor(weights, dtype=torch.float64),
             )
+
+
+def _probabilities(model: Any, views: torch.Tensor) -> torch.Tensor:
+    """Scores `(B, num_classes)` of views: of `forward_dense`, or the softmax of `forward` where a model has no such."""
+    return model.forward_dense(views) if hasattr(model, "forward_dense") else model(views).softmax(1)
 
 
 def _checked_cfg(model: nn.Module) -> Mapping[str, Any]:
