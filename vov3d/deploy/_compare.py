@@ -14,7 +14,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         clips: What clips they are.
-        shape: Shape of the last one.
+        shapes: Their shapes.
         number: How many clips.
         difference: The largest difference between two outputs.
         relative: The largest, as a part of the largest absolute output of its clip and kind.
@@ -22,7 +22,7 @@ class Comparison(NamedTuple):
     """
 
     clips: str
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     number: int
     difference: float
     relative: float
@@ -30,7 +30,7 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         text = (
-            f"{self.clips} ({self.number} of {'x'.join(map(str, self.shape[1:]))}): largest difference"
+            f"{self.clips}, {', '.join('x'.join(map(str, shape)) for shape in self.shapes)}: largest difference"
             f" {self.difference:.2g}, {self.relative:.2g} of the largest output"
         )
         return text if self.agreement is None else f"{text}; top-1 agrees on {self.agreement} of {self.number}"
@@ -40,7 +40,7 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
     """Runs both on every clip `(B, C, T, H, W)`."""
     number = agreement = 0
     difference = relative = 0.0
-    shape: tuple[int, ...] = ()
+    shapes: dict[tuple[int, ...], None] = {}  # a set that keeps its order
     for clip in clips:
         found = exported.outputs(clip)
         for key, expected in _outputs(model, clip, exported.metadata.outputs).items():
@@ -51,9 +51,9 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
             if key == "logits":
                 agreement += int((found[key].flatten(1).argmax(1) == expected.flatten(1).argmax(1)).sum())
         number += len(clip)
-        shape = tuple(clip.shape)
+        shapes[tuple(clip.shape)] = None
     classes = "logits" in exported.metadata.outputs
-    return Comparison(name, shape, number, difference, relative, agreement if classes else None)
+    return Comparison(name, tuple(shapes), number, difference, relative, agreement if classes else None)
 
 
 def _outputs(model: Any, clip: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:

@@ -58,7 +58,8 @@ def export(
     and class names. `.onnx`, `.xml` and `.pt2` take any batch, frames, height and width that the model takes
     (`.pt2` from 33 pixels on, not 32).
 
-    The bounds of the comparison, as a part of the largest output: fp32 1e-4, fp16 0.01, bf16 0.05, int8 0.2.
+    The bounds of the comparison, as a part of the largest output: fp32 1e-4, fp16 0.01, bf16 0.05, int8 0.2; that of
+    int8 holds for the calibration clips and the samples, whose ranges it was given, not for noise.
 
     Args:
         model: A model made by `create_model`, whole or with `features_only`; a copy in eval mode is exported.
@@ -186,10 +187,12 @@ def _compare(source: Any, written: Path, form: Format, job: Job, samples: Iterab
         "given clips": samples,
     }
     bound = BOUNDS[job.dtype]
+    # int8 has ranges of the calibration clips, and noise leaves them
+    unbound = ("random", "made-up motion") if job.dtype == "int8" else ()
     comparisons = []
     for name, clips in groups.items():
         result = compare(name, source, exported, clips)
-        if result.relative > bound:
+        if result.relative > bound and name not in unbound:
             raise ExportError(f"{written.name} is off by more than {bound:g} of the largest output: {result}")
         comparisons += [result] if result.number else []
     return comparisons
