@@ -1,9 +1,10 @@
 """Efficient video 3D CNNs: VoV3D, X3D and their building blocks.
 
 `VideoClassifier`, from a file to a label, and what deploys a model are imported when first asked for; the classifier
-needs the extra `video`.
+needs the extra `video`, files of other runtimes the extra `deploy`.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vov3d.hub import convert, convert_state_dict, from_pretrained, publish, push_to_hub, save_pretrained
@@ -24,7 +25,7 @@ from vov3d.models import (
 from vov3d.surgery import factorize, fold_batchnorm, freeze_batchnorm, recalibrate, replace_blocks
 
 if TYPE_CHECKING:
-    from vov3d.deploy import optimize_for_inference
+    from vov3d.deploy import export, load_exported, optimize_for_inference
     from vov3d.video import VideoClassifier
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "convert",
     "convert_state_dict",
     "create_model",
+    "export",
     "factorize",
     "fold_batchnorm",
     "freeze_batchnorm",
@@ -52,6 +54,7 @@ __all__ = [
     "is_model",
     "list_models",
     "list_pretrained",
+    "load_exported",
     "load_labels",
     "measure_budget",
     "model_entrypoint",
@@ -64,13 +67,15 @@ __all__ = [
 ]
 
 
+_LATE = {
+    "VideoClassifier": "vov3d.video",
+    "export": "vov3d.deploy",
+    "load_exported": "vov3d.deploy",
+    "optimize_for_inference": "vov3d.deploy",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "VideoClassifier":
-        from vov3d.video import VideoClassifier
-
-        return VideoClassifier
-    if name == "optimize_for_inference":
-        from vov3d.deploy import optimize_for_inference
-
-        return optimize_for_inference
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
     raise AttributeError(f"module 'vov3d' has no attribute {name!r}")

@@ -5,11 +5,14 @@ import json
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vov3d.cli._arguments import device, positive
+from vov3d.deploy import load_exported
+from vov3d.deploy._formats import FORMATS
 from vov3d.models import create_model
 
 _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
@@ -22,7 +25,10 @@ def add_commands(commands: Any) -> None:
         "files", nargs="+", metavar="FILE", help="video files, folders of frames (00001.jpg ...), http(s) addresses"
     )
     p.add_argument(
-        "--model", required=True, metavar="NAME", help="model or model.tag of 'vov3d list', or local-dir:FOLDER"
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="model or model.tag of 'vov3d list', local-dir:FOLDER, or a file of 'vov3d export'",
     )
     weights = p.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", metavar="FILE", help="weights; without it the tag's are fetched from the Hub")
@@ -61,7 +67,9 @@ def _predict(args: argparse.Namespace) -> int:
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    model = create_model(args.model, pretrained=not args.random_weights, checkpoint_path=args.checkpoint)
+    model = _exported(args) or create_model(
+        args.model, pretrained=not args.random_weights, checkpoint_path=args.checkpoint
+    )
     results: list[dict[str, Any]] = []
     failed = False
     with warnings.catch_warnings():
@@ -79,6 +87,21 @@ def _predict(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     return int(failed)
+
+
+def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
+    """The model in an exported file, or None where `--model` names none."""
+    if Path(args.model).suffix not in FORMATS:
+        return None
+    without_effect = {
+        "--checkpoint": args.checkpoint is not None,
+        "--random-weights": args.random_weights,
+        f"--device {args.device}": device(args.device).type != "cpu",
+    }
+    for option, given in without_effect.items():
+        if given:
+            raise ValueError(f"{option} has no effect on {args.model}: it has its weights inside and runs on the CPU")
+    return load_exported(args.model)
 
 
 def _looks(args: argparse.Namespace, model: torch.nn.Module) -> Any:

@@ -1,5 +1,17 @@
-"""One call to a fast model: `optimize_for_inference`. It needs torch only."""
+"""Models made fast, here (`optimize_for_inference`, torch only) or in files of other runtimes (`export`).
 
+Each file format names the extra that it needs.
+"""
+
+from vov3d.deploy.export import ExportError, export
+from vov3d.deploy.exported import ExportedClassifier, ExportedModel, load_exported
 from vov3d.deploy.inference import optimize_for_inference
 
-__all__ = ["optimize_for_inference"]
+__all__ = [
+    "ExportError",
+    "ExportedClassifier",
+    "ExportedModel",
+    "export",
+    "load_exported",
+    "optimize_for_inference",
+]

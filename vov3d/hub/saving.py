@@ -84,7 +84,7 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
         "num_features": model.num_features,
         "global_pool": model.head.global_pool.pool_type,
         "model_args": _arguments(model),
-        "pretrained_cfg": _known(model, names),
+        "pretrained_cfg": known_cfg(model, names),
     }
     return config | ({"label_names": names} if names else {})
 
@@ -102,8 +102,8 @@ def _arguments(model: Any) -> dict[str, Any]:
     return args
 
 
-def _known(model: Any, names: list[str] | None) -> dict[str, Any]:
-    """The pretrained configuration, without what does not hold for the model's weights."""
+def known_cfg(model: Any, names: list[str] | None) -> dict[str, Any]:
+    """The pretrained configuration, without what does not hold for the model's weights and their class names."""
     cfg = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True)
     dropped = {"architecture", "state_dict", "label_names", "custom_load"}
     if not names or not cfg.get("label_set") or tuple(names) != load_labels(cfg["label_set"]):
@@ -112,7 +112,7 @@ def _known(model: Any, names: list[str] | None) -> dict[str, Any]:
         dropped.update(_CLAIMS)
     if model.weights_digest is None:
         dropped.update(_TERMS)
-    cfg = {k: v for k, v in cfg.items() if k not in dropped} | {"num_classes": model.num_classes}
+    cfg = {k: v for k, v in cfg.items() if k not in dropped} | {"num_classes": getattr(model, "num_classes", 0)}
     for key in ("input_size", "test_input_size"):
         cfg[key] = (model.in_chans, *cfg.get(key, cfg["input_size"])[1:])
     return cfg

@@ -99,7 +99,8 @@ class VideoClassifier:
         """Builds the pipeline that fits the model.
 
         Args:
-            model: a model with `pretrained_cfg`, `num_classes` and `forward_dense`, which gives averaged softmax.
+            model: a model with `pretrained_cfg`, `num_classes` and `forward_dense`, which gives averaged softmax;
+                without the last, the softmax of its logits is taken.
             views: clips x crops, such as `"1x1"`, `"2x3"` or `"10x3"`.
             batch_size: views that go through the model at once, by default what fits in memory.
             class_names: names in index order. By default those of the model's label set, else `"class 0"` and on.
@@ -362,6 +363,11 @@ class _Mean:
         self._waiting = []
         if self._bar is not None:
             self._bar.update(len(crops))
+
+
+def _probabilities(model: Any, views: torch.Tensor) -> torch.Tensor:
+    """Scores `(B, num_classes)` of views: of `forward_dense`, or the softmax of `forward` where a model has no such."""
+    return model.forward_dense(views) if hasattr(model, "forward_dense") else model(views).softmax(1)
 
 
 def _checked_cfg(model: nn.Module, stride: float | None, num_frames: int | None) -> Mapping[str, Any]:

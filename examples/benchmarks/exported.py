@@ -1,0 +1,125 @@
+"""How fast exported files are, beside the network in the form in which it was published.
+
+    python examples/benchmarks/exported.py --folder files
+
+writes VoV3D-M into every format, unless the folder holds it already, and times one clip at a time: interleaved
+repetitions, medians and quartiles. The published form is plain `nn.Conv3d` on contiguous tensors. Weights are made up,
+which does not change the speed; how far int8 is from the source, it says for these weights only.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import vov3d
+from vov3d.deploy._compare import moving_clips
+from vov3d.layers.conv import FactorConv3d
+
+FILES = {
+    "openvino.xml": {},
+    "openvino_bf16.xml": {"dtype": "bf16"},
+    "openvino_int8.xml": {"calibration": 24},
+    "onnxruntime.onnx": {},
+    "torch_export.pt2": {},
+    "executorch.pte": {},
+}
+
+
+def made_up_weights(model: nn.Module) -> nn.Module:
+    """Weights of which none is zero, as a fresh model's are, whose blocks start as their shortcuts."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def published_form(model: nn.Module) -> nn.Module:
+    """The same network with a plain `nn.Conv3d` in place of each of ours."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, conv in list(module.named_children()):
+            if isinstance(conv, FactorConv3d):
+                shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
+                plain = nn.Conv3d(*shape, groups=conv.groups, bias=False)
+                plain.weight = conv.weight
+                setattr(module, name, plain)
+    return model
+
+
+def write_files(model: nn.Module, folder: Path, frames: int, size: int, names: list[str]) -> None:
+    """Exports what the folder does not hold yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (folder / name).is_file():
+            continue
+        given = dict(FILES[name])
+        if "calibration" in given:
+            given["calibration"] = list(moving_clips(model.pretrained_cfg, frames, size, given["calibration"]))
+        vov3d.export(model, folder / name, frames=frames, size=size, **given)
+        print(f"written  {name}", flush=True)
+
+
+def interleaved(calls: dict, clip: torch.Tensor, repetitions: int) -> dict[str, list[float]]:
+    """Milliseconds of each call, in turns, after two turns of warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.inference_mode():
+        for turn in range(repetitions + 2):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call(clip)
+                if turn >= 2:
+                    times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def agreement(model: nn.Module, file: nn.Module, clips: list[torch.Tensor]) -> str:
+    """Largest difference and equal best classes on clips that calibration did not see."""
+    with torch.inference_mode():
+        pairs = [(model(clip)[0], file(clip)[0]) for clip in clips]
+    off = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+    same = sum(int(a.argmax() == b.argmax()) for a, b in pairs)
+    return f"{off:.2g} of the largest logit, top-1 {same} of {len(pairs)}"
+
+
+def main() -> None:
+    """Writes, times, prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--model", default="vov3d_m")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--files", nargs="*", choices=FILES, default=list(FILES))
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--write-only", action="store_true", help="time nothing")
+    args = parser.parse_args()
+    model = made_up_weights(vov3d.create_model(args.model))
+    write_files(model, args.folder, args.frames, args.size, args.files)
+    if args.write_only:
+        return
+    files = {name: vov3d.load_exported(args.folder / name) for name in args.files}
+    calls = {"published form": published_form(model), "vov3d, eager": model, **files}
+    clip = torch.randn(1, 3, args.frames, args.size, args.size)
+    times = interleaved(calls, clip, args.repetitions)
+    base = statistics.median(times["published form"])
+    print(f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print("| | ms | quartiles | times as fast |\n| --- | --- | --- | --- |")
+    for name, values in times.items():
+        low, median, high = statistics.quantiles(values, n=4)
+        print(f"| {name} | {median:.0f} | {low:.0f} to {high:.0f} | {base / median:.1f} |")
+    unseen = list(moving_clips(model.pretrained_cfg, args.frames, args.size, 30))[24:]
+    for name, file in files.items():
+        print(json.dumps({"file": name, "from the source": agreement(model, file, unseen)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""Exported files: what comes back is what went in, and what cannot work is refused before any work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_recipe import weight
+from torch import nn
+
+import vov3d
+from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError, _formats
+from vov3d.deploy import export as package_export
+from vov3d.deploy._compare import compare, moving_clips
+from vov3d.deploy._formats import BOUNDS
+from vov3d.deploy._frames import frame_graph_of
+from vov3d.deploy._graph import graph_of
+from vov3d.models._weights import digest
+
+EXPORT = sys.modules[package_export.__module__]
+TINY = dict(depths=(2,), mid_chs=(12,), out_chs=(8,), head_chs=24, hidden_chs=40, output_stride=4)
+NAMES = ["opening", "closing", 'naïve "quote"', "turning", "rising"]
+CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
+SMALLEST = {".onnx": 4, ".xml": 4, ".pt2": 5}
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Weights of which none is zero: a fresh model's blocks start as their shortcuts."""
+    state = {k: torch.from_numpy(weight(k, tuple(v.shape))) for k, v in model.state_dict().items()}
+    model.load_state_dict(state)
+    return model
+
+
+def tiny(name: str = "vov3d_m", **change) -> nn.Module:
+    more = {"num_blocks": 2} if name.startswith("vov3d") else {}
+    cfg = dict(label_names=NAMES, num_frames=3, test_input_size=(3, 40, 40), pool_size=(3, 4))
+    args = {**TINY, **more, "num_classes": 5, "pretrained_cfg_overlay": cfg, **change}
+    return lively(vov3d.create_model(name, **args))
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return tiny().eval()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """One file of each open-sized format, made once for all workers, of a model in train mode."""
+    folder = tmp_path_factory.getbasetemp().parent / "exported"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "tiny.onnx").is_file():  # the last that is made
+            folder.mkdir(exist_ok=True)
+            for end in (".pt2", ".xml", ".onnx"):
+                vov3d.export(tiny().train(), folder / f"tiny{end}")
+    return {end: folder / f"tiny{end}" for end in SMALLEST}
+
+
+@pytest.fixture(scope="module")
+def exported(files) -> dict[str, ExportedClassifier]:
+    return {end: vov3d.load_exported(path) for end, path in files.items()}
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+# --- what comes back -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", SMALLEST)
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(4, 61), st.integers(4, 61))
+def test_clips_of_every_shape_give_what_the_source_gives(end, model, exported, batch, frames, height, width):
+    low = SMALLEST[end]
+    clip = torch.randn(batch, 3, frames, max(height, low), max(width, low))
+    with torch.inference_mode():
+        close(exported[end](clip), model(clip))
+        close(exported[end].forward_dense(clip), model.forward_dense(clip))
+
+
+@pytest.mark.parametrize("end", SMALLEST)
+def test_configuration_and_names_travel_inside(end, exported, model):
+    found = exported[end]
+    assert found.class_names == vov3d.class_names(found) == NAMES
+    assert (found.num_classes, found.in_chans, found.training) == (5, 3, False)
+    for key in ("mean", "std", "test_input_size", "pool_size", "interpolation"):
+        assert tuple(found.pretrained_cfg[key]) == tuple(model.pretrained_cfg[key]), key
+    for key in ("architecture", "num_frames", "frame_stride", "sampling"):
+        assert found.pretrained_cfg[key] == model.pretrained_cfg[key], key
+    assert found.metadata.vov3d_version == vov3d.__version__
+    assert found.metadata.dtype == "fp32"
+
+
+def test_other_tools_can_read_the_metadata(files):
+    import onnx
+    import openvino
+
+    onnx_file = {p.key: p.value for p in onnx.load(files[".onnx"]).metadata_props}
+    info = openvino.Core().read_model(files[".xml"]).get_rt_info(["vov3d"]).astype(dict)
+    assert json.loads(onnx_file["class_names"]) == json.loads(info["class_names"].astype(str)) == NAMES
+
+
+def test_a_published_tag_its_licence_and_the_clip_that_was_asked_for(tmp_path):
+    model = tiny().train()
+    model.weights_digest = digest(model)  # as if they had been loaded
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    found = vov3d.load_exported(vov3d.export(model, tmp_path / "a.pt2", frames=2, size=24))
+    assert found.metadata.license == found.pretrained_cfg["license"] == "cc-by-nc-4.0"
+    assert found.pretrained_cfg["num_frames"] == 2
+    assert tuple(found.pretrained_cfg["test_input_size"]) == (3, 24, 24)
+    assert "top1" not in found.pretrained_cfg
+    # the model stays as it was
+    assert all(m.training for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_files_are_complete_and_no_larger_than_their_weights(files, model):
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    folder = files[".onnx"].parent
+    assert sorted(p.name for p in folder.iterdir()) == ["tiny.bin", "tiny.onnx", "tiny.pt2", "tiny.xml"]
+    assert files[".xml"].with_suffix(".bin").stat().st_size < weights + 10_000
+    assert torch.export.load(files[".pt2"]).example_inputs is None
+
+
+def test_features_come_back_as_a_list(tmp_path):
+    model = vov3d.create_model("x3d_xs", features_only=True, out_indices=(0, 1), **TINY).eval()
+    found = vov3d.load_exported(vov3d.export(model, tmp_path / "f.pt2", frames=2, size=33))
+    clip = torch.randn(1, 3, 2, 47, 33)
+    assert found.num_classes == 0
+    assert not hasattr(found, "forward_dense")
+    for one, expected in zip(found(clip), model(clip), strict=True):
+        close(one, expected)
+
+
+def test_other_poolings_give_logits_alone_which_the_classifier_takes(tmp_path):
+    model = tiny("x3d_s", global_pool="max").eval()
+    found = vov3d.load_exported(vov3d.export(model, tmp_path / "m.xml"))
+    assert found.metadata.outputs == ["logits"]
+    frames = torch.randint(0, 256, (3, 3, 50, 60), dtype=torch.uint8)
+    classifier = vov3d.VideoClassifier(found)
+    assert classifier.class_names == NAMES
+    seen = vov3d.video.eval_transform(found.pretrained_cfg)(frames)
+    with torch.inference_mode():
+        close(classifier.scores(frames), model(seen).softmax(1)[0])
+
+
+def test_half_precision_and_int8_make_smaller_files(tmp_path, files, model, capsys):
+    clips = list(moving_clips(model.pretrained_cfg, 3, 40, 8))
+    sizes = [files[".xml"].with_suffix(".bin").stat().st_size]
+    for dtype, how in (("bf16", {"dtype": "bf16"}), ("int8", {"calibration": clips})):
+        path = vov3d.export(model, tmp_path / f"{dtype}.xml", **how)
+        found = vov3d.load_exported(path)
+        assert found.metadata.dtype == dtype
+        sizes.append(path.with_suffix(".bin").stat().st_size)
+        logits = model(clips[0])
+        assert float((found(clips[0]) - logits).abs().max()) < BOUNDS[dtype] * float(logits.abs().max())
+    assert sizes[1] < 0.6 * sizes[0]
+    assert sizes[2] < 0.5 * sizes[0]
+    assert capsys.readouterr().out == ""
+
+
+def test_an_exported_model_is_not_trained(exported):
+    found = exported[".onnx"]
+    assert found.eval() is found
+    with pytest.raises(ValueError, match="cannot be trained"):
+        found.train()
+    with pytest.raises(ValueError, match="expected 3 channels"):
+        found(torch.zeros(1, 4, 3, 40, 40))
+    with pytest.raises(ValueError, match="at least 5x5 pixels, got 4x40"):
+        exported[".pt2"](torch.zeros(1, 3, 3, 4, 40))
+    assert found(torch.zeros(1, 3, 3, 40, 40, dtype=torch.float64)).dtype == torch.float64
+
+
+# --- the network without conv3d --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("conv", CONVS)
+@settings(max_examples=5, deadline=None)
+@given(st.integers(1, 5), st.integers(8, 60), st.integers(8, 60))
+def test_the_form_on_frames_is_the_same_network(conv, frames, height, width):
+    model = tiny(conv=conv).eval().double()
+    graph = frame_graph_of(model)
+    assert not any(isinstance(m, nn.Conv3d | nn.BatchNorm3d) for m in graph.modules())
+    clip = torch.randn(1, 3, frames, height, width, dtype=torch.float64)
+    with torch.inference_mode():
+        for found, expected in zip(graph(clip), (model(clip), model.forward_dense(clip)), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(8, 110), st.integers(8, 110), st.integers(1, 14), st.integers(1, 14))
+def test_the_window_of_open_sizes_is_that_of_forward_dense(height, width, rows, columns):
+    model = tiny().eval().double()
+    model.pretrained_cfg["pool_size"] = (rows, columns)
+    clip = torch.randn(1, 3, 2, height, width, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(graph_of(model)(clip)[1], model.forward_dense(clip), rtol=1e-9, atol=1e-12)
+
+
+def test_executorch_files_take_one_size(tmp_path):
+    pytest.importorskip("executorch")
+    model = tiny("x3d_m").eval()
+    found = vov3d.load_exported(vov3d.export(model, tmp_path / "a.pte", frames=2, size=33))
+    assert found.class_names == NAMES
+    clip = torch.randn(2, 3, 2, 33, 33)
+    close(found(clip), model(clip))
+    close(found.forward_dense(clip), model.forward_dense(clip))
+    with pytest.raises(ValueError, match="clips of 2x33x33 only, got 2x40x33"):
+        found(torch.zeros(1, 3, 2, 40, 33))
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def hooked() -> nn.Module:
+    model = tiny()
+    model.stem.conv_s.register_forward_hook(lambda *_: None)
+    return model
+
+
+REFUSED = [
+    (tiny, "a.tflite", {}, r"a\.tflite: exported files end in \.onnx \(ONNX\), \.xml"),
+    (tiny, "a", {}, "exported files end in"),
+    (
+        tiny,
+        "a.pt2",
+        {"calibration": [1]},
+        "calibration is for int8, which torch.export files are not made in; use .xml",
+    ),
+    (tiny, "a.onnx", {"dtype": "fp16"}, "ONNX files are made in fp32, not 'fp16'"),
+    (tiny, "a.xml", {"dtype": "fp8"}, "made in fp32, fp16, bf16, int8, not 'fp8'"),
+    (tiny, "a.xml", {"dtype": "int8"}, "int8 needs calibration clips"),
+    (tiny, "a.xml", {"dtype": "bf16", "calibration": [1]}, "exclude each other"),
+    (tiny, "a.xml", {"calibration": iter([1])}, "an iterator is walked only once"),
+    (tiny, "a.onnx", {"frames": 0}, "needs frames=1 and size=4 or more, got 0 and 40"),
+    (tiny, "a.pt2", {"size": 4}, "needs frames=1 and size=5 or more, got 3 and 4"),
+    (hooked, "a.onnx", {}, r"stem\.conv_s has hooks, which a file cannot hold"),
+    (lambda: tiny().half(), "a.onnx", {}, r"float16, but float32 models are exported; call model\.float"),
+    (lambda: vov3d.create_model("x3d_xs", device="meta"), "a.onnx", {}, "meta device"),
+    (lambda: nn.Conv3d(3, 4, 1), "a.onnx", {}, "cannot export a Conv3d: give a model made by vov3d.create_model"),
+    (lambda: vov3d.VoV3D(), "a.onnx", {}, "cannot export a VoV3D"),
+    (
+        lambda: vov3d.create_model("x3d_xs", features_only=True, feature_cls="dict"),
+        "a.onnx",
+        {},
+        "leave out feature_cls='dict'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "args", "message"), REFUSED, ids=[case[3][:30] for case in REFUSED])
+def test_what_cannot_work_is_refused_before_any_work(make, name, args, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.export, "export", None)
+    with pytest.raises(ValueError, match=message):
+        vov3d.export(make(), tmp_path / name, **args)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_are_looked_at_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.export, "export", None)
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder to write a\.onnx into"):
+        vov3d.export(tiny(), tmp_path / "nowhere/a.onnx")
+    (tmp_path / "a.onnx").mkdir()
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        vov3d.export(tiny(), tmp_path / "a.onnx")
+
+
+def test_a_missing_extra_names_itself(tmp_path, monkeypatch, files):
+    monkeypatch.setattr(_formats, "find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError, match=r"a\.onnx needs onnxruntime, onnx, onnxscript: pip install 'vov3d\[deploy\]'"
+    ):
+        vov3d.export(tiny(), tmp_path / "a.onnx")
+    with pytest.raises(ImportError, match=r"needs openvino, nncf: pip install 'vov3d\[deploy\]'"):
+        vov3d.export(tiny(), tmp_path / "a.xml", calibration=[torch.zeros(1, 3, 3, 40, 40)])
+    with pytest.raises(ImportError, match=r"tiny\.xml needs openvino: pip install"):
+        vov3d.load_exported(files[".xml"])
+    with pytest.raises(ImportError, match=r"pip install 'vov3d\[mobile\]'"):
+        vov3d.load_exported("a.pte")
+    assert vov3d.load_exported(files[".pt2"]).num_classes == 5
+
+
+def test_importing_the_package_imports_no_runtime():
+    code = "import json, sys, vov3d.deploy, vov3d.cli; vov3d.export; print(json.dumps(list(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert not {"onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "executorch", "vov3d.video"} & set(loaded)
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
+    def other_graph(model):
+        model = tiny()
+        with torch.no_grad():
+            model.head.fc.weight[1] += 0.01
+        return graph_of(model)
+
+    (tmp_path / "a.pt2").write_text("what was there")
+    monkeypatch.setattr(EXPORT, "graph_of", other_graph)
+    with pytest.raises(ExportError, match=r"a\.pt2 is off by more than 0\.0001 of the largest output: random, "):
+        vov3d.export(tiny(), tmp_path / "a.pt2")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt2"]
+    assert (tmp_path / "a.pt2").read_text() == "what was there"
+
+
+def test_a_file_that_gives_no_numbers_differs(model, exported):
+    clip = torch.zeros(1, 3, 3, 40, 40)
+    same = compare("zeros", model, exported[".pt2"], [clip])
+    assert same.relative < 1e-4
+    assert (same.number, same.agreement) == (1, 1)
+    found = ExportedModel(exported[".pt2"].metadata, lambda clip: [torch.full((1, 5), float("nan"))] * 2)
+    assert compare("zeros", model, found, [clip]).relative == float("inf")
+
+
+def foreign_onnx(path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
+    save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)]), path)
+
+
+def foreign_xml(path: Path) -> None:
+    import openvino
+    from openvino import opset13
+
+    x = opset13.parameter([1])
+    openvino.save_model(openvino.Model([opset13.relu(x)], [x]), path)
+
+
+def foreign_pt2(path: Path) -> None:
+    torch.export.save(torch.export.export(nn.ReLU(), (torch.zeros(1),)), path)
+
+
+@pytest.mark.parametrize("make", [foreign_onnx, foreign_xml, foreign_pt2])
+def test_files_of_others_are_refused(make, tmp_path):
+    path = tmp_path / f"a.{make.__name__.split('_')[1]}"
+    make(path)
+    with pytest.raises(ValueError, match=r"a\.\w+: cannot be loaded as .*: it was not written by vov3d\.export"):
+        vov3d.load_exported(path)
+
+
+@pytest.mark.parametrize("end", [".onnx", ".xml", ".bin", ".pt2"])
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_damaged_files_are_refused(end, part, files, tmp_path):
+    for path in files[".xml"].parent.iterdir():
+        data = path.read_bytes()
+        (tmp_path / path.name).write_bytes(data[: int(len(data) * part)] if path.suffix == end else data)
+    path = tmp_path / f"tiny{'.xml' if end == '.bin' else end}"
+    with pytest.raises(ValueError, match="cannot be loaded as"):
+        vov3d.load_exported(path)
+
+
+def test_missing_files_are_named(tmp_path, files):
+    with pytest.raises(FileNotFoundError, match=r"a\.onnx: no such file"):
+        vov3d.load_exported(tmp_path / "a.onnx")
+    (tmp_path / "a.xml").write_bytes(files[".xml"].read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"a\.bin: no such file"):
+        vov3d.load_exported(tmp_path / "a.xml")
+    with pytest.raises(ValueError, match="exported files end in"):
+        vov3d.load_exported("a.bin")
+
+
+# --- all of the zoo --------------------------------------------------------------------------------------------------
+
+ZOO = [(name, {}) for name in ("vov3d_m", "vov3d_l", "x3d_xs", "x3d_s", "x3d_m", "x3d_l")]
+ZOO += [("vov3d_m", {"conv": conv}) for conv in CONVS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [".onnx", ".xml"])
+@pytest.mark.parametrize(("name", "args"), ZOO)
+def test_every_model_exports_and_matches(name, args, end, tmp_path):
+    model = lively(vov3d.create_model(name, **args)).eval()
+    found = vov3d.load_exported(vov3d.export(model, tmp_path / f"a{end}", frames=4, size=96))
+    for shape in ((1, 3, 5, 131, 97), (2, 3, 4, 64, 260)):
+        clip = torch.randn(shape)
+        with torch.inference_mode():
+            close(found(clip), model(clip))
+            close(found.forward_dense(clip), model.forward_dense(clip))

@@ -1,0 +1,111 @@
+"""`vov3d export`: a model into a file of another runtime."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vov3d.cli._arguments import positive
+from vov3d.deploy._formats import BOUNDS, FORMATS
+from vov3d.deploy.export import check_path, export_and_report
+from vov3d.models import create_model
+
+_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `export` to the parser's commands."""
+    p = commands.add_parser(
+        "export",
+        help="a model into a file of ONNX, OpenVINO, torch.export or ExecuTorch",
+        description="Writes a model into a file and compares what the file computes with the model, on noise, on"
+        " made-up motion, and on your videos. A file that differs by more than its bound is not kept: "
+        + ", ".join(f"{dtype} {bound:g}" for dtype, bound in BOUNDS.items())
+        + " of the largest output.",
+    )
+    p.add_argument("name", metavar="NAME", help="model or model.tag of 'vov3d list', or local-dir:FOLDER")
+    endings = ", ".join(f"{ending} ({form.title})" for ending, form in FORMATS.items())
+    p.add_argument("-o", "--output", required=True, metavar="FILE", help=f"the file to write: {endings}")
+    weights = p.add_mutually_exclusive_group()
+    weights.add_argument("--checkpoint", metavar="FILE", help="weights; without it the tag's are fetched from the Hub")
+    weights.add_argument("--random-weights", action="store_true", help="no weights: to try the speed")
+    p.add_argument("--frames", type=positive, metavar="T", help="frames of its clips (default: the tag's)")
+    p.add_argument("--size", type=positive, metavar="S", help="their height and width (default: the tag's test crop)")
+    kind = p.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--dtype",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help="of .xml files: fp16 halves the file, bf16 also computes in bf16 where the CPU can (default: fp32)",
+    )
+    kind.add_argument("--int8", metavar="FOLDER", help="of .xml files: int8, with ranges from the videos of a folder")
+    p.add_argument("--video", nargs="+", default=[], metavar="FILE", help="compare on the middle clips of these too")
+    p.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> int:
+    output = Path(args.output)
+    form = check_path(output, args.dtype, args.int8 is not None)
+    if args.random_weights:
+        print("RANDOM WEIGHTS: the labels of this file mean nothing, only its speed is real", file=sys.stderr)
+        torch.manual_seed(0)
+    files = _videos_in(Path(args.int8)) if args.int8 else None
+    model: Any = create_model(args.name, pretrained=not args.random_weights, checkpoint_path=args.checkpoint)
+    cfg = _cfg(model.pretrained_cfg, args.frames, args.size)
+    report = export_and_report(
+        model,
+        output,
+        frames=args.frames,
+        size=args.size,
+        dtype=args.dtype,
+        calibration=_Clips(files, cfg) if files else None,
+        samples=_Clips(args.video, cfg),
+    )
+    size = sum(output.with_suffix(ending).stat().st_size for ending in form.files) / 1e6
+    print(f"written   {' and '.join(str(output.with_suffix(e)) for e in reversed(form.files))}")
+    print(f"format    {form.title}, {report.dtype}, {size:.1f} MB")
+    for comparison in report.comparisons:
+        print(f"compared  {comparison}")
+    if not args.video and not files:
+        print("          no real video among them; --video FILE compares on one")
+    return 0
+
+
+def _cfg(cfg: Mapping[str, Any], frames: int | None, size: int | None) -> dict[str, Any]:
+    """The configuration with the clip that was asked for."""
+    clip = {"num_frames": frames, "test_input_size": size and (cfg["input_size"][0], size, size)}
+    return {**cfg, **{key: value for key, value in clip.items() if value}}
+
+
+def _videos_in(folder: Path) -> list[str]:
+    """The videos of a folder and the folders in it."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of videos")
+    files = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in _VIDEOS)
+    if not files:
+        raise FileNotFoundError(f"{folder}: holds no file that ends in {', '.join(_VIDEOS)}")
+    return files
+
+
+class _Clips:
+    """The middle clip `(1, C, T, S, S)` of each video, read whenever it is asked for."""
+
+    def __init__(self, files: Iterable[str], cfg: Mapping[str, Any]) -> None:
+        self.files = list(files)
+        self.cfg = cfg
+        if self.files:
+            import vov3d.video  # noqa: F401  it needs the extra `video`, and says so before any work
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        from vov3d.video import VideoReader, clip_indices, eval_transform
+
+        for file in self.files:
+            with VideoReader(file) as reader:
+                (indices,) = clip_indices(self.cfg, reader.num_frames, reader.fps, 1)
+                yield eval_transform(self.cfg)(reader.read(reader.at_constant_rate(indices)))

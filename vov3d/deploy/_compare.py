@@ -1,0 +1,87 @@
+"""An exported file against the model it was made from."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from vov3d.deploy.exported import ExportedModel
+
+
+class Comparison(NamedTuple):
+    """What a file and its source make of the same clips.
+
+    Attributes:
+        clips: What clips they are.
+        shapes: Their shapes.
+        number: How many clips.
+        difference: The largest difference between two outputs.
+        relative: The largest, as a part of the largest absolute output of its clip and kind.
+        agreement: Clips whose best class is the same; None where there are no classes.
+    """
+
+    clips: str
+    shapes: tuple[tuple[int, ...], ...]
+    number: int
+    difference: float
+    relative: float
+    agreement: int | None
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.clips}, {', '.join('x'.join(map(str, shape)) for shape in self.shapes)}: largest difference"
+            f" {self.difference:.2g}, {self.relative:.2g} of the largest output"
+        )
+        return text if self.agreement is None else f"{text}; top-1 agrees on {self.agreement} of {self.number}"
+
+
+def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torch.Tensor]) -> Comparison:
+    """Runs both on every clip `(B, C, T, H, W)`."""
+    number = agreement = 0
+    difference = relative = 0.0
+    shapes: dict[tuple[int, ...], None] = {}  # a set that keeps its order
+    for clip in clips:
+        found = exported.outputs(clip)
+        for key, expected in _outputs(model, clip, exported.metadata.outputs).items():
+            # not `max`, which passes over nan
+            off = (found[key] - expected).abs().amax().nan_to_num(float("inf"))
+            difference = max(difference, float(off))
+            relative = max(relative, float(off / expected.abs().amax().clamp(min=1e-12)))
+            if key == "logits":
+                agreement += int((found[key].flatten(1).argmax(1) == expected.flatten(1).argmax(1)).sum())
+        number += len(clip)
+        shapes[tuple(clip.shape)] = None
+    classes = "logits" in exported.metadata.outputs
+    return Comparison(name, tuple(shapes), number, difference, relative, agreement if classes else None)
+
+
+def _outputs(model: Any, clip: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
+    """What the source gives under the names of a file's outputs, by its own methods."""
+    with torch.inference_mode():
+        out = model(clip)
+        outputs = dict(zip(names, out if isinstance(out, list | tuple) else [out], strict=False))
+        if "probabilities" in names:
+            outputs["probabilities"] = model.forward_dense(clip)
+    return outputs
+
+
+def random_clips(in_chans: int, shapes: Iterable[tuple[int, int, int, int]]) -> Iterable[torch.Tensor]:
+    """Gaussian noise `(B, in_chans, T, H, W)`, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    for batch, *clip in shapes:
+        yield torch.randn(batch, in_chans, *clip, generator=generator)
+
+
+def moving_clips(cfg: dict[str, Any], frames: int, size: int, count: int) -> Iterable[torch.Tensor]:
+    """Smooth textures that drift, normalised as `cfg` says: nearer to film than noise is, but not film."""
+    generator = torch.Generator().manual_seed(1)
+    mean, std = (torch.tensor(cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    in_chans = cfg["input_size"][0]
+    for _ in range(count):
+        large = size + 2 * frames
+        coarse = (torch.rand(1, in_chans, n, n, generator=generator) for n in (5, 12, 40))
+        texture = torch.cat([F.interpolate(c, (large, large), mode="bicubic") for c in coarse]).mean(0).clamp(0, 1)
+        down, right = torch.randint(0, 3, (2,), generator=generator).tolist()
+        views = [texture[:, down * t : down * t + size, right * t : right * t + size] for t in range(frames)]
+        yield torch.stack([(view - mean) / std for view in views], 1)[None]

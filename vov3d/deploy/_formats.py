@@ -1,0 +1,97 @@
+"""The file formats: what each needs, takes, and promises."""
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+Run = Callable[[torch.Tensor], list[torch.Tensor]]
+"""A float32 clip on the CPU to the outputs in order."""
+
+BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.2}
+"""Largest difference from the source that each may make, as a part of the largest output."""
+
+
+class Job(NamedTuple):
+    """What a format writes.
+
+    Attributes:
+        graph: The network in eval mode on the CPU.
+        metadata: Strings that go into the file.
+        in_chans: Channels of the clip.
+        clip: Frames, height and width for which a file with fixed sizes is made.
+        dtype: One of the format's.
+        calibration: Clips `(B, C, T, H, W)` that int8 takes its ranges from.
+    """
+
+    graph: nn.Module
+    metadata: dict[str, str]
+    in_chans: int
+    clip: tuple[int, int, int]
+    dtype: str
+    calibration: Iterable[torch.Tensor] | None
+
+
+class Format(NamedTuple):
+    """A file format, known by its extension.
+
+    Attributes:
+        title: Its name.
+        module: Module of this package with `write(job, path)` and `read(path)`.
+        dtypes: What it holds.
+        reads: Packages that loading needs.
+        writes: Packages that writing needs besides.
+        extra: Extra that installs them.
+        more_pixels: How many more pixels than the network a file needs in height and width.
+        fixed: Whether a file takes clips of one size only.
+        files: Endings of all files that make one, in the order in which they are put in place.
+    """
+
+    title: str
+    module: str
+    dtypes: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    extra: str = "deploy"
+    more_pixels: int = 0
+    fixed: bool = False
+    files: tuple[str, ...] = ()
+
+    @property
+    def backend(self) -> Any:
+        """The module that writes and reads it."""
+        return import_module(f"vov3d.deploy.{self.module}")
+
+
+FORMATS = {
+    ".onnx": Format("ONNX", "_onnx", ("fp32",), ("onnxruntime",), ("onnx", "onnxscript"), files=(".onnx",)),
+    ".xml": Format("OpenVINO", "_openvino", ("fp32", "fp16", "bf16", "int8"), ("openvino",), files=(".bin", ".xml")),
+    # torch.export takes a map of one position for a constant
+    ".pt2": Format("torch.export", "_program", ("fp32",), more_pixels=1, files=(".pt2",)),
+    ".pte": Format(
+        "ExecuTorch", "_executorch", ("fp32",), ("executorch",), extra="mobile", fixed=True, files=(".pte",)
+    ),
+}
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file by its extension.
+
+    Raises:
+        ValueError: If there is none of that extension.
+    """
+    if path.suffix not in FORMATS:
+        known = ", ".join(f"{suffix} ({form.title})" for suffix, form in FORMATS.items())
+        raise ValueError(f"{path}: exported files end in {known}")
+    return FORMATS[path.suffix]
+
+
+def require(path: Path, packages: Iterable[str], extra: str) -> None:
+    """Raises ImportError, with the command that helps, unless the packages can be imported."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"{path.name} needs {', '.join(missing)}: pip install 'vov3d[{extra}]'")

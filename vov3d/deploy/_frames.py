@@ -1,0 +1,133 @@
+"""A network on the frames of one clip, `(T, C, H, W)`, with no convolution but `conv2d`.
+
+Runtimes for phones have no `conv3d`. A kernel of t x k x k is the sum of t kernels of k x k, each on frames shifted by
+one; frames stand where a batch of pictures would. Batch norms are folded into the convolutions before them.
+"""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from vov3d.layers import ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d, Stem3d
+from vov3d.layers.tosa import TOSA
+from vov3d.models._network import VideoNetwork
+
+
+class _FrameConv(nn.Module):
+    """A convolution of a clip and the batch norm behind it, as a sum of `conv2d` over shifted frames."""
+
+    def __init__(self, conv: nn.Conv3d, norm: Any) -> None:
+        super().__init__()
+        weight, bias = conv.weight, conv.bias
+        if norm is not None:
+            weight, bias = fuse_conv_bn_weights(
+                weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+        self.taps = nn.ParameterList(weight.detach().unbind(2))
+        self.bias = None if bias is None else nn.Parameter(bias.detach())
+        self.stride, self.padding, self.groups = conv.stride[1:], conv.padding[1:], conv.groups
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frames, reach = x.shape[0], len(self.taps) // 2
+        x = F.pad(x, (0, 0, 0, 0, 0, 0, reach, reach)) if reach else x
+        out: Any = None
+        for shift, weight in enumerate(self.taps):
+            bias = None if shift else self.bias
+            tap = F.conv2d(x[shift : shift + frames], weight, bias, self.stride, self.padding, 1, self.groups)
+            out = tap if out is None else out + tap
+        return out
+
+
+class _FrameGate(nn.Module):
+    """Squeeze-and-excitation over all frames."""
+
+    def __init__(self, se: SqueezeExcite3d) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = _FrameConv(se.fc1, None), se.act, _FrameConv(se.fc2, None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = x.mean((2, 3), keepdim=True).mean(0, keepdim=True)
+        return x * self.fc2(self.act(self.fc1(gate))).sigmoid()
+
+
+class FrameGraph(nn.Module):
+    """A classifier on one clip: logits and, where it has a window, probabilities.
+
+    Attributes:
+        output_names: A name for each output.
+    """
+
+    def __init__(self, model: Any, output_names: tuple[str, ...], window: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.model: Any = _on_frames(model)
+        self.output_names = output_names
+        self.window = window
+
+    def forward(self, clip: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Clip `(1, C, T, H, W)` to a tuple of outputs."""
+        stem, head = self.model.stem, self.model.head
+        x = stem.act(stem.conv_t(stem.conv_s(clip[0].transpose(0, 1))))
+        x = head.act1(head.conv(self.model.stages(x))).mean(0, keepdim=True)
+        logits = self._classify(x.mean((2, 3), keepdim=True))[:, :, 0, 0]
+        if self.window is None:
+            return (logits,)
+        window = min(self.window[0], x.shape[2]), min(self.window[1], x.shape[3])
+        scores = self._classify(F.avg_pool2d(x, window, stride=1)).softmax(1)
+        return logits, scores.mean((2, 3))
+
+    def _classify(self, x: torch.Tensor) -> torch.Tensor:
+        head = self.model.head
+        return head.fc(head.act2(head.hidden(x)).movedim(1, -1)).movedim(-1, 1)
+
+
+def frame_graph_of(model: Any) -> FrameGraph:
+    """The graph of a classifier that `create_model` made.
+
+    Raises:
+        ValueError: If it is no such classifier, pools by something else than the average, or has other norms than
+            batch norm.
+    """
+    if not isinstance(model, VideoNetwork) or not model.num_classes or model.head.global_pool.pool_type != "avg":
+        raise ValueError("ExecuTorch files hold classifiers that pool by the average, and this model is none")
+    cfg: Any = model.pretrained_cfg
+    window = cfg.get("pool_size")
+    names = ("logits", "probabilities") if window else ("logits",)
+    return FrameGraph(model, names, tuple(window) if window else None)
+
+
+def _on_frames(model: nn.Module) -> nn.Module:
+    """A copy of a network whose layers take frames."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for conv, norm in _folded(module):
+            setattr(module, conv, _FrameConv(getattr(module, conv), _batch_norm(module, norm)))
+            setattr(module, norm, nn.Identity())
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, SqueezeExcite3d):
+                setattr(module, name, _FrameGate(child))
+            elif isinstance(child, nn.Conv3d):
+                setattr(module, name, _FrameConv(child, None))
+    return model
+
+
+def _folded(module: nn.Module) -> tuple[tuple[str, str], ...]:
+    """Names of the convolutions of a block, each with the norm behind it."""
+    if isinstance(module, D2plus1D):
+        return ("conv_pw", "bn1"), (module._middle[-1], "bn2"), ("conv_pwl", "bn3")
+    if isinstance(module, Stem3d):
+        return (("conv_t", "bn"),)
+    if isinstance(module, ConvNormAct3d | ClassifierHead3d):
+        return (("conv", "bn"),)
+    return (("conv_agg", "bn_agg"),) if isinstance(module, TOSA) else ()
+
+
+def _batch_norm(module: nn.Module, name: str) -> Any:
+    norm = getattr(module, name)
+    if not isinstance(norm, nn.BatchNorm3d | nn.SyncBatchNorm):
+        raise ValueError(f"ExecuTorch files fold batch norms, and {type(norm).__name__} is none")
+    return norm

@@ -1,0 +1,92 @@
+"""What travels inside an exported file beside the network."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from vov3d.hub.saving import known_cfg
+from vov3d.labels import class_names
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The fields that a file holds, each as JSON under its own name.
+
+    Attributes:
+        vov3d_version: Version that wrote the file.
+        architecture: Name of the model.
+        license: Licence of the weights, where it is known.
+        pretrained_cfg: What the weights want of their clips, and where they come from.
+        class_names: Names in index order, where they are known.
+        num_classes: Classes; 0 for features.
+        in_chans: Channels of the clip.
+        outputs: Names of the outputs, in order.
+        dtype: `"fp32"`, `"fp16"`, `"bf16"` or `"int8"`.
+        min_size: Smallest height and width in pixels.
+        clip: Frames, height and width, where the file takes no others.
+    """
+
+    vov3d_version: str
+    architecture: str
+    license: str | None
+    pretrained_cfg: dict[str, Any]
+    class_names: list[str] | None
+    num_classes: int
+    in_chans: int
+    outputs: list[str]
+    dtype: str
+    min_size: int
+    clip: list[int] | None
+
+    def to_strings(self) -> dict[str, str]:
+        """Every field as JSON."""
+        return {f.name: json.dumps(getattr(self, f.name), ensure_ascii=False) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_strings(cls, strings: Mapping[str, str]) -> "Metadata":
+        """Reads what `to_strings` wrote; other keys are ignored.
+
+        Raises:
+            ValueError: If a field is missing or is no JSON.
+        """
+        names = [f.name for f in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in strings]
+        if missing:
+            raise ValueError(f"it was not written by vov3d.export: it lacks {', '.join(missing)}")
+        return cls(**{name: json.loads(strings[name]) for name in names})
+
+
+def describe(
+    model: Any, frames: int, size: int, outputs: tuple[str, ...], dtype: str, min_size: int, fixed: bool
+) -> Metadata:
+    """The metadata of a model that is meant for clips of `frames` x `size` x `size`.
+
+    The clip becomes that of the configuration, so that `predict` shows the file what it was made for; where it is
+    another one than that of the weights, their published accuracy is left out.
+    """
+    names = class_names(model)
+    cfg = known_cfg(model, names)
+    clip = {"num_frames": frames, "test_input_size": (model.in_chans, size, size)}
+    if any(tuple_of(cfg.get(key)) != tuple_of(value) for key, value in clip.items()):
+        cfg = {k: v for k, v in cfg.items() if k not in ("top1", "top5", "gmacs_per_view")} | clip
+    return Metadata(
+        vov3d_version=version("vov3d"),
+        architecture=model.pretrained_cfg["architecture"],
+        license=cfg.get("license"),
+        pretrained_cfg=cfg,
+        class_names=names,
+        num_classes=getattr(model, "num_classes", 0),
+        in_chans=model.in_chans,
+        outputs=list(outputs),
+        dtype=dtype,
+        min_size=min_size,
+        clip=[frames, size, size] if fixed else None,
+    )
+
+
+def tuple_of(value: Any) -> Any:
+    """A list, as JSON gives it, as the tuple that it was."""
+    return tuple(value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,34 @@
+"""ONNX files, run by ONNX Runtime."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from vov3d.deploy._formats import Job, Run
+from vov3d.deploy._graph import trace
+
+
+def write(job: Job, path: Path) -> None:
+    """Writes one file, weights and metadata inside."""
+    names = json.loads(job.metadata["outputs"])
+    program = torch.onnx.export(
+        trace(job.graph, job.in_chans), dynamo=True, input_names=["clip"], output_names=names, verbose=False
+    )
+    assert program is not None
+    program.model.metadata_props.update(job.metadata)
+    program.save(path, external_data=False)
+
+
+def read(path: Path) -> tuple[dict[str, str], Run]:
+    """Metadata of a file, and the function that runs it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # warnings are about its own rewriting of the graph
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(clip: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.from_numpy(out) for out in session.run(None, {"clip": clip.numpy()})]
+
+    return session.get_modelmeta().custom_metadata_map, run
