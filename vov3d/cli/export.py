@@ -97,7 +97,11 @@ class _Clips:
         self.files = list(files)
         self.cfg = cfg
         if self.files:
-            import vov3d.video  # noqa: F401  it needs the extra `video`, and says so before any work
+            from vov3d.video import VideoReader  # needs the extra `video`
+
+            for file in self.files:  # opened, so that a broken one is named before any work
+                with VideoReader(file):
+                    pass
 
     def __len__(self) -> int:
         return len(self.files)

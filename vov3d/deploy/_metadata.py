@@ -70,7 +70,7 @@ def describe(
     names = class_names(model)
     cfg = known_cfg(model, names)
     clip = {"num_frames": frames, "test_input_size": (model.in_chans, size, size)}
-    if any(tuple_of(cfg.get(key)) != tuple_of(value) for key, value in clip.items()):
+    if any(cfg[key] != value for key, value in clip.items()):
         cfg = {k: v for k, v in cfg.items() if k not in ("top1", "top5", "gmacs_per_view")} | clip
     return Metadata(
         vov3d_version=version("vov3d"),
@@ -85,8 +85,3 @@ def describe(
         min_size=min_size,
         clip=[frames, size, size] if fixed else None,
     )
-
-
-def tuple_of(value: Any) -> Any:
-    """A list, as JSON gives it, as the tuple that it was."""
-    return tuple(value) if isinstance(value, list | tuple) else value
