@@ -6,12 +6,12 @@
 
 The straight way is what published evaluation code does: for each view decode the whole file, take the clip's frames,
 scale, resize and crop them in float, and run the network on the one view. It is timed with the network in its
-published form (plain `nn.Conv3d` on contiguous clips) and with this package's, so that the share of each is seen.
+published form (plain `nn.Conv3d` on contiguous clips) and with this package's, so that the share of each is seen;
+`vov3d predict` is `VideoClassifier` with the network rewritten by `optimize_for_inference`.
 All files are made on the spot; the weights are random.
 """
 
 import argparse
-import copy
 import resource
 import statistics
 import subprocess
@@ -26,10 +26,10 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from published_form import published_form
 from torch import nn
 
 import vov3d
-from vov3d.layers.conv import FactorConv3d
 from vov3d.video import VideoClassifier, VideoReader, clip_indices, crop_boxes, parse_views
 
 FPS, WIDTH, HEIGHT = 30, 320, 240
@@ -49,15 +49,18 @@ def main() -> None:
 
 
 def speed(args: argparse.Namespace) -> None:
-    """Times the three ways in turn on a 10-second clip."""
+    """Times the ways in turn on a 10-second clip."""
     model = vov3d.create_model(args.model).eval()
+    fast = VideoClassifier(vov3d.optimize_for_inference(model), views=args.views)
     classifier = VideoClassifier(model, views=args.views)
+    published = published_form(model)
     with tempfile.TemporaryDirectory() as folder:
         path = make_clip(Path(folder) / "clip.mp4")
         ways: dict[str, Callable[[], torch.Tensor]] = {
+            "vov3d predict (optimized)": lambda: fast.scores(path),
             "VideoClassifier": lambda: classifier.scores(path),
             "straight, this package's network": lambda: straight(model, path, args.views),
-            "straight, published network": lambda: straight(published_form(model), path, args.views),
+            "straight, published network": lambda: straight(published, path, args.views),
         }
         straight(model, path, "1x1"), VideoClassifier(model).scores(path)  # warm up
         times, scores = interleaved(ways, args.rounds)
@@ -86,15 +89,6 @@ def interleaved(ways: dict[str, Callable[[], torch.Tensor]], rounds: int) -> tup
 def median_ratio(seconds: list[float], base: list[float]) -> float:
     """The median over the rounds of how much longer one takes."""
     return statistics.median(a / b for a, b in zip(seconds, base, strict=True))
-
-
-def published_form(model: nn.Module) -> nn.Module:
-    """The network with plain convolutions, as it was published; the weights are the same."""
-    plain = copy.deepcopy(model)
-    for module in plain.modules():
-        if type(module) is FactorConv3d:
-            module.__class__ = nn.Conv3d
-    return plain
 
 
 def straight(model: nn.Module, path: Path, views: str) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vov3d.cli._arguments import device, positive
-from vov3d.deploy import load_exported
+from vov3d.deploy import load_exported, optimize_for_inference
 from vov3d.deploy._formats import FORMATS
 from vov3d.models import create_model
 
@@ -67,15 +67,13 @@ def _predict(args: argparse.Namespace) -> int:
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    model = _exported(args) or create_model(
-        args.model, pretrained=not args.random_weights, checkpoint_path=args.checkpoint
-    )
+    model = _exported(args) or _built(args, target)
     results: list[dict[str, Any]] = []
     failed = False
     with warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)
         warnings.showwarning = _show_warning
-        for file, look in zip(args.files, _looks(args, model.to(target)), strict=True):
+        for file, look in zip(args.files, _looks(args, model), strict=True):
             if look.error is not None:
                 failed = True
                 print(f"vov3d predict: {look.error}", file=sys.stderr)
@@ -102,6 +100,12 @@ def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
         if given:
             raise ValueError(f"{option} has no effect on {args.model}: it has its weights inside and runs on the CPU")
     return load_exported(args.model)
+
+
+def _built(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
+    """The model that was asked for, rewritten for speed where that is measured to gain: on CPUs."""
+    model = create_model(args.model, pretrained=not args.random_weights, checkpoint_path=args.checkpoint).eval()
+    return optimize_for_inference(model) if target.type == "cpu" else model.to(target)
 
 
 def _looks(args: argparse.Namespace, model: torch.nn.Module) -> Any:
