@@ -33,9 +33,10 @@ FILES = {
 }
 
 
-def made_up_weights(model: nn.Module) -> nn.Module:
-    """Weights of which none is zero, as a fresh model's are, whose blocks start as their shortcuts."""
+def made_up_model(name: str) -> nn.Module:
+    """The same weights every time, none of them zero: a fresh model's blocks start as their shortcuts."""
     torch.manual_seed(0)
+    model = vov3d.create_model(name)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
@@ -102,7 +103,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--write-only", action="store_true", help="time nothing")
     args = parser.parse_args()
-    model = made_up_weights(vov3d.create_model(args.model))
+    model = made_up_model(args.model)
     write_files(model, args.folder, args.frames, args.size, args.files)
     if args.write_only:
         return

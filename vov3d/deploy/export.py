@@ -60,7 +60,7 @@ def export(
     (`.pt2` from 33 pixels on, not 32).
 
     The bounds of the comparison, as a part of the largest output: fp32 1e-4, fp16 0.01, bf16 0.05, int8 0.2; that of
-    int8 holds for the calibration clips and the samples, whose ranges it was given, not for noise.
+    int8 holds for the logits of calibration clips and samples, whose ranges it was given, not for noise.
 
     Args:
         model: A model made by `create_model`, whole or with `features_only`; a copy in eval mode is exported.
