@@ -8,7 +8,6 @@ which does not change the speed; how far int8 is from the source, it says for th
 """
 
 import argparse
-import copy
 import json
 import platform
 import statistics
@@ -17,11 +16,11 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from published_form import published_form
 from torch import nn
 
 import vov3d
 from vov3d.deploy._compare import moving_clips
-from vov3d.layers.conv import FactorConv3d
 
 FILES = {
     "openvino.xml": {},
@@ -42,19 +41,6 @@ def made_up_model(name: str) -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model.eval()
-
-
-def published_form(model: nn.Module) -> nn.Module:
-    """The same network with a plain `nn.Conv3d` in place of each of ours."""
-    model = copy.deepcopy(model)
-    for module in list(model.modules()):
-        for name, conv in list(module.named_children()):
-            if isinstance(conv, FactorConv3d):
-                shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
-                plain = nn.Conv3d(*shape, groups=conv.groups, bias=False)
-                plain.weight = conv.weight
-                setattr(module, name, plain)
-    return model
 
 
 def write_files(model: nn.Module, folder: Path, frames: int, size: int, names: list[str]) -> None:
