@@ -1,8 +1,12 @@
 """Exported files: what comes back is what went in, and what cannot work is refused before any work."""
 
+import io
 import json
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +30,7 @@ EXPORT = sys.modules[package_export.__module__]
 TINY = dict(depths=(2,), mid_chs=(12,), out_chs=(8,), head_chs=24, hidden_chs=40, output_stride=4)
 NAMES = ["opening", "closing", 'naïve "quote"', "turning", "rising"]
 CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
-SMALLEST = {".onnx": 4, ".xml": 4, ".pt2": 5}
+OPEN = (".onnx", ".xml", ".pt2")  # formats whose files take clips of any size
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -51,13 +55,16 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
     """One file of each open-sized format, made once for all workers, of a model in train mode."""
-    folder = tmp_path_factory.getbasetemp().parent / "exported"
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # alone, the parent outlives the run
+        folder = folder.parent
+    folder = folder / "exported"
     with FileLock(f"{folder}.lock"):
         if not (folder / "tiny.onnx").is_file():  # the last that is made
             folder.mkdir(exist_ok=True)
             for end in (".pt2", ".xml", ".onnx"):
                 vov3d.export(tiny().train(), folder / f"tiny{end}")
-    return {end: folder / f"tiny{end}" for end in SMALLEST}
+    return {end: folder / f"tiny{end}" for end in OPEN}
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +79,17 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 # --- what comes back -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", SMALLEST)
+@pytest.mark.parametrize("end", OPEN)
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(4, 61), st.integers(4, 61))
 def test_clips_of_every_shape_give_what_the_source_gives(end, model, exported, batch, frames, height, width):
-    low = SMALLEST[end]
-    clip = torch.randn(batch, 3, frames, max(height, low), max(width, low))
+    clip = torch.randn(batch, 3, frames, height, width)
     with torch.inference_mode():
         close(exported[end](clip), model(clip))
         close(exported[end].forward_dense(clip), model.forward_dense(clip))
 
 
-@pytest.mark.parametrize("end", SMALLEST)
+@pytest.mark.parametrize("end", OPEN)
 def test_configuration_and_names_travel_inside(end, exported, model):
     found = exported[end]
     assert found.class_names == vov3d.class_names(found) == NAMES
@@ -126,6 +132,8 @@ def test_files_are_complete_and_no_larger_than_their_weights(files, model):
     assert sorted(p.name for p in folder.iterdir()) == ["tiny.bin", "tiny.onnx", "tiny.pt2", "tiny.xml"]
     assert files[".xml"].with_suffix(".bin").stat().st_size < weights + 10_000
     assert torch.export.load(files[".pt2"]).example_inputs is None
+    for path in folder.iterdir():
+        assert os.fsencode(Path(vov3d.__file__).parent) not in path.read_bytes(), f"{path.name} tells where it was made"
 
 
 def test_features_come_back_as_a_list(tmp_path):
@@ -136,6 +144,14 @@ def test_features_come_back_as_a_list(tmp_path):
     assert not hasattr(found, "forward_dense")
     for one, expected in zip(found(clip), model(clip), strict=True):
         close(one, expected)
+
+
+def test_channels_that_the_configuration_has_no_mean_of(tmp_path):
+    model = tiny(in_chans=2, num_classes=0).eval()
+    found = vov3d.load_exported(vov3d.export(model, tmp_path / "c.pt2"))
+    clip = torch.randn(1, 2, 1, 4, 4)
+    assert (found.in_chans, found.num_classes, found.metadata.outputs) == (2, 0, ["features"])
+    close(found(clip), model(clip))
 
 
 def test_other_poolings_give_logits_alone_which_the_classifier_takes(tmp_path):
@@ -172,8 +188,8 @@ def test_an_exported_model_is_not_trained(exported):
         found.train()
     with pytest.raises(ValueError, match="expected 3 channels"):
         found(torch.zeros(1, 4, 3, 40, 40))
-    with pytest.raises(ValueError, match="at least 5x5 pixels, got 4x40"):
-        exported[".pt2"](torch.zeros(1, 3, 3, 4, 40))
+    with pytest.raises(ValueError, match="at least 4x4 pixels, got 3x40"):
+        exported[".pt2"](torch.zeros(1, 3, 3, 3, 40))
     assert found(torch.zeros(1, 3, 3, 40, 40, dtype=torch.float64)).dtype == torch.float64
 
 
@@ -239,7 +255,7 @@ REFUSED = [
     (tiny, "a.xml", {"dtype": "bf16", "calibration": [1]}, "exclude each other"),
     (tiny, "a.xml", {"calibration": iter([1])}, "an iterator is walked only once"),
     (tiny, "a.onnx", {"frames": 0}, "needs frames=1 and size=4 or more, got 0 and 40"),
-    (tiny, "a.pt2", {"size": 4}, "needs frames=1 and size=5 or more, got 3 and 4"),
+    (tiny, "a.pt2", {"size": 3}, "needs frames=1 and size=4 or more, got 3 and 3"),
     (hooked, "a.onnx", {}, r"stem\.conv_s has hooks, which a file cannot hold"),
     (lambda: tiny().half(), "a.onnx", {}, r"float16, but float32 models are exported; call model\.float"),
     (lambda: vov3d.create_model("x3d_xs", device="meta"), "a.onnx", {}, "meta device"),
@@ -342,6 +358,47 @@ def test_files_of_others_are_refused(make, tmp_path):
     make(path)
     with pytest.raises(ValueError, match=r"a\.\w+: cannot be loaded as .*: it was not written by vov3d\.export"):
         vov3d.load_exported(path)
+
+
+class Code:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("place", ["sample_inputs/model.pt", "weights/weight_0"])
+def test_loading_runs_no_code_from_pickles(place, files, tmp_path):
+    """PyTorch keeps example inputs as a pickle, and weights where the file says so."""
+    pickled = io.BytesIO()
+    torch.save({"x": Code(f"touch {tmp_path / 'ran'}")}, pickled)
+    with zipfile.ZipFile(files[".pt2"]) as source, zipfile.ZipFile(tmp_path / "a.pt2", "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            if name.endswith("model_weights_config.json"):
+                config = json.loads(data)
+                if place.startswith("weights"):
+                    next(iter(config["config"].values())).update(use_pickle=True, path_name="weight_0")
+                data = json.dumps(config).encode()
+            target.writestr(name, pickled.getvalue() if name.endswith(place) else data)
+    assert any(name.endswith(place) for name in zipfile.ZipFile(tmp_path / "a.pt2").namelist())
+    with pytest.raises(ValueError, match=r"a\.pt2: cannot be loaded as torch\.export: Weights only load failed"):
+        vov3d.load_exported(tmp_path / "a.pt2")
+    assert not (tmp_path / "ran").exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_weights_of_another_file_are_refused(files, tmp_path):
+    """Of the same size, so that OpenVINO takes them."""
+    shutil.copy(files[".xml"], tmp_path / "tiny.xml")
+    weights = bytearray(files[".xml"].with_suffix(".bin").read_bytes())
+    weights[100] ^= 1
+    (tmp_path / "tiny.bin").write_bytes(weights)
+    with pytest.raises(ValueError, match=r"tiny\.bin does not belong to it"):
+        vov3d.load_exported(tmp_path / "tiny.xml")
 
 
 @pytest.mark.parametrize("end", [".onnx", ".xml", ".bin", ".pt2"])

@@ -78,8 +78,10 @@ def random_clips(in_chans: int, shapes: Iterable[tuple[int, int, int, int]]) -> 
 def moving_clips(cfg: dict[str, Any], frames: int, size: int, count: int) -> Iterable[torch.Tensor]:
     """Smooth textures that drift, normalised as `cfg` says: nearer to film than noise is, but not film."""
     generator = torch.Generator().manual_seed(1)
-    mean, std = (torch.tensor(cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
     in_chans = cfg["input_size"][0]
+    mean, std = (torch.tensor(cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    if len(mean) != in_chans:  # the configuration speaks of RGB
+        mean, std = mean.mean(), std.mean()
     for _ in range(count):
         large = size + 2 * frames
         coarse = (torch.rand(1, in_chans, n, n, generator=generator) for n in (5, 12, 40))

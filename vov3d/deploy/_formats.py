@@ -46,7 +46,6 @@ class Format(NamedTuple):
         reads: Packages that loading needs.
         writes: Packages that writing needs besides.
         extra: Extra that installs them.
-        more_pixels: How many more pixels than the network a file needs in height and width.
         fixed: Whether a file takes clips of one size only.
         files: Endings of all files that make one, in the order in which they are put in place.
     """
@@ -57,7 +56,6 @@ class Format(NamedTuple):
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     extra: str = "deploy"
-    more_pixels: int = 0
     fixed: bool = False
     files: tuple[str, ...] = ()
 
@@ -70,8 +68,7 @@ class Format(NamedTuple):
 FORMATS = {
     ".onnx": Format("ONNX", "_onnx", ("fp32",), ("onnxruntime",), ("onnx", "onnxscript"), files=(".onnx",)),
     ".xml": Format("OpenVINO", "_openvino", ("fp32", "fp16", "bf16", "int8"), ("openvino",), files=(".bin", ".xml")),
-    # torch.export takes a map of one position for a constant
-    ".pt2": Format("torch.export", "_program", ("fp32",), more_pixels=1, files=(".pt2",)),
+    ".pt2": Format("torch.export", "_program", ("fp32",), files=(".pt2",)),
     ".pte": Format(
         "ExecuTorch", "_executorch", ("fp32",), ("executorch",), extra="mobile", fixed=True, files=(".pte",)
     ),

@@ -107,4 +107,7 @@ def trace(graph: nn.Module, in_chans: int) -> torch.export.ExportedProgram:
     open_size = torch.export.Dim.DYNAMIC
     example = torch.zeros(2, in_chans, 3, 75, 101)
     shapes = ({0: open_size, 2: open_size, 3: open_size, 4: open_size},)
-    return torch.export.export(graph, (example,), dynamic_shapes=shapes)
+    program = torch.export.export(graph, (example,), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of source with their paths on this machine would go into the file
+    return program

@@ -1,5 +1,6 @@
 """OpenVINO files: a network in `.xml`, its weights in `.bin` beside it."""
 
+import hashlib
 import json
 import logging
 import sys
@@ -10,6 +11,8 @@ import torch
 
 from vov3d.deploy._formats import Job, Run
 from vov3d.deploy._graph import trace
+
+_DIGEST = "sha256_of_bin"
 
 
 def write(job: Job, path: Path) -> None:
@@ -30,7 +33,11 @@ def write(job: Job, path: Path) -> None:
             network = nncf.quantize(network, samples, preset=nncf.QuantizationPreset.MIXED)
     for key, value in job.metadata.items():
         network.set_rt_info(value, ["vov3d", key])
-    openvino.save_model(network, path, compress_to_fp16=job.dtype in ("fp16", "bf16"))
+    half = job.dtype in ("fp16", "bf16")
+    openvino.save_model(network, path, compress_to_fp16=half)
+    # Known only now; saving again changes the .xml alone.
+    network.set_rt_info(_digest_of_weights(path), ["vov3d", _DIGEST])
+    openvino.save_model(network, path, compress_to_fp16=half)
 
 
 def read(path: Path) -> tuple[dict[str, str], Run]:
@@ -41,6 +48,8 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
     network = core.read_model(path)
     info = network.get_rt_info(["vov3d"]).astype(dict) if network.has_rt_info(["vov3d"]) else {}
     metadata = {key: value.astype(str) if hasattr(value, "astype") else value for key, value in info.items()}
+    if _DIGEST in metadata and metadata[_DIGEST] != _digest_of_weights(path):
+        raise ValueError(f"{path.with_suffix('.bin').name} does not belong to it; export writes both files together")
     # Left alone, CPUs with bf16 units compute everything in bf16, fp32 files as well.
     asked = "bf16" if metadata.get("dtype") == '"bf16"' else "f32"
     capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -51,3 +60,8 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
         return [torch.from_numpy(outputs[i].copy()) for i in range(len(compiled.outputs))]
 
     return metadata, run
+
+
+def _digest_of_weights(path: Path) -> str:
+    """SHA-256 of the `.bin` beside a file: one of another file would be taken as well if its size is the same."""
+    return hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()

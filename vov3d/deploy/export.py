@@ -56,8 +56,7 @@ def export(
 
     A classifier that pools by the average gets two outputs: `logits`, those of `forward`, and `probabilities`, those
     of `forward_dense`, which `VideoClassifier` and `vov3d predict` use. The file carries the model's configuration
-    and class names. `.onnx`, `.xml` and `.pt2` take any batch, frames, height and width that the model takes
-    (`.pt2` from 33 pixels on, not 32).
+    and class names. `.onnx`, `.xml` and `.pt2` take any batch, frames, height and width that the model takes.
 
     The bounds of the comparison, as a part of the largest output: fp32 1e-4, fp16 0.01, bf16 0.05, int8 0.2; that of
     int8 holds for the logits of calibration clips and samples, whose ranges it was given, not for noise.
@@ -106,7 +105,7 @@ def export_and_report(
     _check_model(model)
     if calibration is not None and iter(calibration) is calibration:
         raise ValueError("calibration must be a collection of clips, such as a list: an iterator is walked only once")
-    min_size = next(m.min_size for m in model.modules() if isinstance(m, Stem3d)) + form.more_pixels
+    min_size = next(m.min_size for m in model.modules() if isinstance(m, Stem3d))
     clip = _clip(model.pretrained_cfg, frames, size, min_size)
     source = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     graph = frame_graph_of(source) if form.fixed else graph_of(source)
