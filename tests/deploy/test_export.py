@@ -166,6 +166,7 @@ def test_other_poolings_give_logits_alone_which_the_classifier_takes(tmp_path):
         close(classifier.scores(frames), model(seen).softmax(1)[0])
 
 
+@pytest.mark.slow  # nncf takes most of a minute
 def test_half_precision_and_int8_make_smaller_files(tmp_path, files, model, capsys):
     clips = list(moving_clips(model.pretrained_cfg, 3, 40, 8))
     sizes = [files[".xml"].with_suffix(".bin").stat().st_size]
