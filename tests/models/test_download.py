@@ -79,7 +79,7 @@ def test_what_passes_is_survived(host, tmp_path, monkeypatch, answer):
         (status(404), "HTTP status 404 Not Found"),
         (status(410), "HTTP status 410"),
         (status(429, Retry_After="7200"), "come back in 120 minutes"),
-        (status(429, Retry_After=in_an_hour()), "come back in 60 minutes"),
+        (lambda handler, n: handler.send(429, Retry_After=in_an_hour()), "come back in 60 minutes"),
         (status(429, Retry_After="soon"), "HTTP status 429 Too Many Requests (4 tries"),
         (status(500), "HTTP status 500"),
         (short_body, "1,000 of 300,000 bytes"),

@@ -304,7 +304,7 @@ class VideoClassifier:
             views = views.to(parameter.device, parameter.dtype)
             if views.device.type != "cpu":
                 views = views.contiguous()  # other devices take the published layout
-            return self.model.forward_dense(views).double().cpu()
+            return _probabilities(self.model, views).double().cpu()
 
     def _parameter(self) -> torch.Tensor:
         """A parameter of the network, for its device and precision."""
