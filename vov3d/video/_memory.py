@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 
-_PEAK = (
-    24  # times the bytes of its input that a view needs at most; 9 to 20 were measured on vov3d_m, vov3d_l and x3d_xs
-)
+# Times the bytes of its input that a view needs at most; 9 to 20 were measured on vov3d_m, vov3d_l and x3d_xs.
+_PEAK = 24
 _SHARE = 0.5  # of the free memory that views may take
 _MOST = {"cpu": 2}  # more fall out of a processor's cache: VoV3D-M takes 0.44 s a view by two, 0.51 s by four
 _MOST_ELSEWHERE = 64
