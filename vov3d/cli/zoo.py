@@ -1,9 +1,11 @@
 """`vov3d list` and `vov3d info`: what models there are, and what each costs."""
 
 import argparse
+from functools import cache
 from typing import Any
 
 from huggingface_hub import constants
+from torch import nn
 
 from vov3d.cli._arguments import positive
 from vov3d.layers import MIDDLE_CONVS
@@ -34,22 +36,24 @@ def add_commands(commands: Any) -> None:
 _COLUMNS = ("model.tag", "params (M)", "frames", "crop", "GMACs/view", "views", "top-1", "top-5", "licence")
 
 
+@cache
+def _skeleton(model: str, num_classes: int) -> nn.Module:
+    """A network without memory, to count."""
+    return model_entrypoint(model)(device="meta", num_classes=num_classes)
+
+
 def zoo_rows(filter: str = "") -> list[tuple[str, ...]]:
     """One row a set of published weights, in the order of `_COLUMNS`; accuracies are the published ones."""
-    params: dict[tuple[str, int], str] = {}
     rows: list[tuple[str, ...]] = []
     for name in list_pretrained(filter):
         model, tag = name.split(".")
         cfg = resolve_cfg(model, tag, None)
-        key = (model, cfg.num_classes)
-        if key not in params:
-            skeleton = model_entrypoint(model)(device="meta", num_classes=cfg.num_classes)
-            params[key] = f"{sum(p.numel() for p in skeleton.parameters()) / 1e6:.2f}"
+        params = f"{sum(p.numel() for p in _skeleton(model, cfg.num_classes).parameters()) / 1e6:.2f}"
         frames = f"{cfg.num_frames} x {cfg.frame_stride}" if cfg.frame_stride else f"{cfg.num_frames} segments"
         crop = (cfg.test_input_size or cfg.input_size)[-1]
         views = "{} x {}".format(*cfg.views)
         figures = (str(crop), f"{cfg.gmacs_per_view:g}", views, f"{cfg.top1:.1f}", f"{cfg.top5:.1f}")
-        rows.append((name, params[key], frames, *figures, cfg.license or ""))
+        rows.append((name, params, frames, *figures, cfg.license or ""))
     return rows
 
 
@@ -77,20 +81,17 @@ _WEIGHTS_COLUMNS = ("model.tag", "MB", "top-1", "licence", "here", "SHA-256 of s
 
 def _weights_rows(filter: str) -> list[tuple[str, ...]]:
     """One row a set of weights, in the order of `_WEIGHTS_COLUMNS`; nothing is asked over the network."""
-    sizes: dict[tuple[str, int], float] = {}
     rows: list[tuple[str, ...]] = []
     for name in list_pretrained(filter):
         model, tag = name.split(".")
         cfg = resolve_cfg(model, tag, None)
-        key = (model, cfg.num_classes)
-        if key not in sizes:
-            tensors = model_entrypoint(model)(device="meta", num_classes=cfg.num_classes).state_dict().values()
-            sizes[key] = sum(t.numel() * t.element_size() for t in tensors) / 1e6
+        tensors = _skeleton(model, cfg.num_classes).state_dict().values()
+        size = sum(t.numel() * t.element_size() for t in tensors) / 1e6
         local = find_local(cfg)
         sha256 = source_sha256(local[1]) if local else None
         here = (local[0] if local else "no", (sha256 or "")[:12])
         sources = f"{constants.ENDPOINT}/{cfg.hf_hub_id} {cfg.url}"
-        rows.append((name, f"{sizes[key]:.1f}", f"{cfg.top1:.1f}", cfg.license or "", *here, sources))
+        rows.append((name, f"{size:.1f}", f"{cfg.top1:.1f}", cfg.license or "", *here, sources))
     return rows
 
 

@@ -59,39 +59,24 @@ def _convolve(
     padding: tuple[int, ...],
     groups: int,
 ) -> torch.Tensor:
-    """A convolution with a 1 x k x k or t x 1 x 1 kernel, in the form that is fastest where it runs."""
+    """A convolution of stride 1 in time, in the form that is fastest where it runs."""
     if x.device.type != "cpu" or _is_exporting():
         return F.conv3d(x, weight, bias, stride, padding, 1, groups)
     # Does nothing from the second layer on: the layers behind keep the layout.
     x = x.contiguous(memory_format=torch.channels_last_3d)
     if not _views_are_faster(x, weight, groups):
         return F.conv3d(x, weight, bias, stride, padding, 1, groups)
-    if weight.shape[2] == 1:
-        frames = rearrange(x, "b c t h w -> (b t) c h w")
-        frames = F.conv2d(frames, weight.squeeze(2), bias, stride[1:], padding[1:], 1, groups)
-        return rearrange(frames, "(b t) c h w -> b c t h w", b=x.shape[0])
-    x = x[..., :: stride[1], :: stride[2]]  # what a t x 1 x 1 kernel with a spatial stride looks at
-    lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), 1, groups)
-    return lines.unflatten(3, x.shape[3:])
+    if weight[0, 0, 0].numel() == 1:
+        x = x[..., :: stride[1], :: stride[2]]  # what a t x 1 x 1 kernel with a spatial stride looks at
+        lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), 1, groups)
+        return lines.unflatten(3, x.shape[3:])
+    return _convolve_frames(x, weight, bias, stride, padding, groups)
 
 
-def _convolve_depthwise(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    groups: int,
+def _convolve_frames(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: tuple, padding: tuple, groups: int
 ) -> torch.Tensor:
-    """A depthwise convolution with a whole kernel; `conv3d` has a slow backward pass for it on CPUs.
-
-    There each of the kernel's frames runs as a `conv2d` on all frames of the clip; the results are shifted and summed.
-    """
-    if x.device.type != "cpu" or _is_exporting():
-        return F.conv3d(x, weight, bias, stride, padding, 1, groups)
-    x = x.contiguous(memory_format=torch.channels_last_3d)
-    if not _trains(x, weight):
-        return F.conv3d(x, weight, bias, stride, padding, 1, groups)
+    """Each of the kernel's frames as a `conv2d` on all frames of the clip; the results are shifted and summed."""
     frames, out = rearrange(x, "b c t h w -> (b t) c h w"), None
     for shift, kernel in enumerate(weight.unbind(2), start=-padding[0]):
         if abs(shift) < x.shape[2]:
@@ -103,17 +88,7 @@ def _convolve_depthwise(
     return out
 
 
-torch.fx.wrap("_convolve")  # symbolic tracing cannot follow their branches
-torch.fx.wrap("_convolve_depthwise")
-
-
-class DepthwiseConv3d(nn.Conv3d):
-    """A depthwise t x k x k convolution of stride 1 in time: a `Conv3d` that trains faster on CPUs."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Convolves `(B, C, T, H, W)`."""
-        assert not isinstance(self.padding, str)
-        return _convolve_depthwise(input, self.weight, self.bias, self.stride, self.padding, self.groups)
+torch.fx.wrap("_convolve")  # symbolic tracing cannot follow its branches
 
 
 class FactorConv3d(nn.Conv3d):
@@ -128,6 +103,10 @@ class FactorConv3d(nn.Conv3d):
         """Convolves `(B, C, T, H, W)`."""
         assert not isinstance(self.padding, str)
         return _convolve(input, self.weight, self.bias, self.stride, self.padding, self.groups)
+
+
+class DepthwiseConv3d(FactorConv3d):
+    """A depthwise t x k x k convolution of stride 1 in time: a `Conv3d` that trains faster on CPUs."""
 
 
 def conv3d(
