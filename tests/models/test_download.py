@@ -105,6 +105,25 @@ def test_no_host_at_all(tmp_path):
         download("file:///etc/passwd", tmp_path / "w")
 
 
+def without_length(handler, n):
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(CONTENT)
+
+
+def test_a_file_of_unknown_length(host, tmp_path):
+    host.answer = without_length
+    download(host.url, tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("answer", [lambda handler, n: handler.send_file(), without_length])
+def test_what_does_not_fit_on_the_disk_is_not_written(host, tmp_path, monkeypatch, answer):
+    monkeypatch.setattr("vov3d.models._download._SPARE", 1 << 60)
+    assert "do not fit" in fails(host, tmp_path / "w", answer)
+    assert not [path for path in tmp_path.glob("*.part") if path.stat().st_size]
+
+
 def test_a_later_call_goes_on_where_the_first_stopped(host, tmp_path):
     fails(host, tmp_path / "w", lambda handler, n: handler.send_file(HALF) if n == 1 else handler.send(404))
     host.answer = lambda handler, n: handler.send_file()

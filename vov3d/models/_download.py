@@ -5,12 +5,14 @@ The Hub client's HTTP session is used, so that proxies, certificates and the off
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import get_session, tqdm
@@ -18,6 +20,7 @@ from huggingface_hub.utils import get_session, tqdm
 _TRIES = 4  # in a row without one new byte
 _FIRST_WAIT = 0.5  # seconds, doubled from try to try
 _LONGEST_WAIT = 60.0  # seconds that a Retry-After may ask for
+_SPARE = 1 << 28  # bytes that a download leaves free on the disk
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -60,7 +63,7 @@ def download(url: str, path: Path) -> None:
         DownloadError: If the file cannot be had.
         OSError: If it cannot be written.
     """
-    if not url.startswith(("http://", "https://")):
+    if not _is_address(url):
         raise DownloadError("is not an http(s) address")
     part = path.with_name(path.name + ".part")
     note = path.with_name(path.name + ".part.json")
@@ -80,6 +83,14 @@ def download(url: str, path: Path) -> None:
             time.sleep(max(e.wait, _FIRST_WAIT * 2**tries))
     os.replace(part, path)
     note.unlink(missing_ok=True)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _attempt(url: str, part: Path, note: Path) -> None:
@@ -163,11 +174,23 @@ def _content_range(text: str) -> tuple[int | None, int | None]:
 
 
 def _write(response: Any, part: Path, known: _Known, offset: int) -> None:
-    bar = tqdm(total=known.total, initial=offset, unit="B", unit_scale=True, desc=part.name.removesuffix(".part"))
+    name = part.name.removesuffix(".part")
+    # None shows it on terminals only
+    bar = tqdm(total=known.total, initial=offset, unit="B", unit_scale=True, desc=name, disable=None)
+    left = 0 if known.total is None else known.total - offset
+    _require_room(part.parent, left)
     with part.open("ab" if offset else "wb") as file, bar:
         for chunk in response.iter_raw():
-            file.write(chunk)
+            _require_room(part.parent, max(left, len(chunk)))
+            left -= file.write(chunk)
             bar.update(len(chunk))
+
+
+def _require_room(folder: Path, size: int) -> None:
+    if size > shutil.disk_usage(folder).free - _SPARE:
+        raise DownloadError(
+            f"{size / 1e6:,.0f} MB do not fit beside the spare {_SPARE / 1e6:,.0f} MB of the disk that holds {folder}"
+        )
 
 
 def _so_far(part: Path, known: _Known) -> str:
