@@ -4,31 +4,24 @@ Runtimes for phones have no `conv3d`. A kernel of t x k x k is the sum of t kern
 one; frames stand where a batch of pictures would. Batch norms are folded into the convolutions before them.
 """
 
-import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from vov3d.layers import ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d, Stem3d
-from vov3d.layers.tosa import TOSA
+from vov3d.layers import SqueezeExcite3d
 from vov3d.models._network import VideoNetwork
+from vov3d.surgery import fold_batchnorm
 
 
 class _FrameConv(nn.Module):
-    """A convolution of a clip and the batch norm behind it, as a sum of `conv2d` over shifted frames."""
+    """A convolution of a clip, as a sum of `conv2d` over shifted frames."""
 
-    def __init__(self, conv: nn.Conv3d, norm: Any) -> None:
+    def __init__(self, conv: nn.Conv3d) -> None:
         super().__init__()
-        weight, bias = conv.weight, conv.bias
-        if norm is not None:
-            weight, bias = fuse_conv_bn_weights(
-                weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-        self.taps = nn.ParameterList(weight.detach().unbind(2))
-        self.bias = None if bias is None else nn.Parameter(bias.detach())
+        self.taps = nn.ParameterList(conv.weight.detach().unbind(2))
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach())
         self.stride, self.padding, self.groups = conv.stride[1:], conv.padding[1:], conv.groups
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -47,7 +40,7 @@ class _FrameGate(nn.Module):
 
     def __init__(self, se: SqueezeExcite3d) -> None:
         super().__init__()
-        self.fc1, self.act, self.fc2 = _FrameConv(se.fc1, None), se.act, _FrameConv(se.fc2, None)
+        self.fc1, self.act, self.fc2 = _FrameConv(se.fc1), se.act, _FrameConv(se.fc2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate = x.mean((2, 3), keepdim=True).mean(0, keepdim=True)
@@ -101,33 +94,13 @@ def frame_graph_of(model: Any) -> FrameGraph:
 
 def _on_frames(model: nn.Module) -> nn.Module:
     """A copy of a network whose layers take frames."""
-    model = copy.deepcopy(model)
-    for module in list(model.modules()):
-        for conv, norm in _folded(module):
-            setattr(module, conv, _FrameConv(getattr(module, conv), _batch_norm(module, norm)))
-            setattr(module, norm, nn.Identity())
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
+    model = fold_batchnorm(model)
+    for name, module in list(model.named_modules()):
+        if name.rpartition(".")[2].startswith("bn") and type(module) is not nn.Identity:
+            raise ValueError(f"ExecuTorch files fold batch norms, and {name} is a {type(module).__name__}")
+        for child_name, child in list(module.named_children()):
             if isinstance(child, SqueezeExcite3d):
-                setattr(module, name, _FrameGate(child))
+                setattr(module, child_name, _FrameGate(child))
             elif isinstance(child, nn.Conv3d):
-                setattr(module, name, _FrameConv(child, None))
+                setattr(module, child_name, _FrameConv(child))
     return model
-
-
-def _folded(module: nn.Module) -> tuple[tuple[str, str], ...]:
-    """Names of the convolutions of a block, each with the norm behind it."""
-    if isinstance(module, D2plus1D):
-        return ("conv_pw", "bn1"), (module._middle[-1], "bn2"), ("conv_pwl", "bn3")
-    if isinstance(module, Stem3d):
-        return (("conv_t", "bn"),)
-    if isinstance(module, ConvNormAct3d | ClassifierHead3d):
-        return (("conv", "bn"),)
-    return (("conv_agg", "bn_agg"),) if isinstance(module, TOSA) else ()
-
-
-def _batch_norm(module: nn.Module, name: str) -> Any:
-    norm = getattr(module, name)
-    if not isinstance(norm, nn.BatchNorm3d | nn.SyncBatchNorm):
-        raise ValueError(f"ExecuTorch files fold batch norms, and {type(norm).__name__} is none")
-    return norm

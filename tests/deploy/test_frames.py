@@ -1,0 +1,31 @@
+"""The network without conv3d that goes into ExecuTorch files, whose runtime is not needed here."""
+
+import pytest
+import torch
+from settled import settle
+from torch import nn
+
+import vov3d
+from vov3d.deploy._frames import frame_graph_of
+from vov3d.layers import MIDDLE_CONVS
+
+NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 2, 1, 1), head_chs=8, hidden_chs=8)
+
+
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
+@pytest.mark.parametrize("conv", MIDDLE_CONVS)
+def test_frames_give_what_the_clip_gives(name, conv):
+    model = settle(vov3d.create_model(name, conv=conv, num_classes=5, **NANO))
+    clip = torch.randn(1, 3, 5, 320, 288, dtype=torch.float64)  # a map larger than the window of 7
+    graph = frame_graph_of(model)
+    assert not any(isinstance(m, nn.Conv3d | nn.BatchNorm3d) for m in graph.modules())
+    logits, probabilities = graph(clip)
+    torch.testing.assert_close(logits, model(clip), rtol=0, atol=1e-9)
+    torch.testing.assert_close(probabilities, model.forward_dense(clip), rtol=0, atol=1e-9)
+
+
+def test_what_cannot_be_put_on_frames():
+    with pytest.raises(ValueError, match=r"fold batch norms, and stem\.bn is a "):
+        frame_graph_of(vov3d.create_model("vov3d_m", norm_layer="groupnorm1", num_classes=3, **NANO).eval())
+    with pytest.raises(ValueError, match="classifiers that pool by the average"):
+        frame_graph_of(vov3d.create_model("vov3d_m", global_pool="max", num_classes=3, **NANO).eval())
