@@ -6,14 +6,14 @@ Without `--checkpoint` the weights are random, and their classes lie closer toge
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
 import vov3d
-from vov3d.video import VideoReader
+from vov3d.video import VideoReader, train_transform
 
-MEAN, STD = 0.45, 0.225
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -24,21 +24,14 @@ def random_clips(count: int, frames: int, size: int) -> Iterator[torch.Tensor]:
         yield torch.randn(1, 3, frames, size, size, generator=generator)
 
 
-def crops(paths: list[str], count: int, frames: int, size: int) -> Iterator[torch.Tensor]:
-    """Random spans and places of videos, one video after another."""
-    generator = torch.Generator().manual_seed(0)
+def crops(cfg: Mapping[str, Any], paths: list[str], count: int, frames: int, size: int) -> Iterator[torch.Tensor]:
+    """Random spans of videos, one video after another, each with a random scale and crop."""
+    transform = train_transform({**cfg, "input_size": (3, size, size)}, scales=(size, 2 * size), flip=False)
     for i in range(count):
         with VideoReader(paths[i % len(paths)]) as reader:
-            last = max(reader.num_frames - frames, 0)
-            start = int(torch.randint(last + 1, (), generator=generator))
-            wanted = [min(start + t, reader.num_frames - 1) for t in range(frames)]
-            video = reader.read(wanted).float() / 255
-        h, w = video.shape[2:]
-        side = min(h, w, 2 * size)
-        top, left = (int(torch.randint(n - side + 1, (), generator=generator)) for n in (h, w))
-        video = video[:, :, top : top + side, left : left + side]
-        video = torch.nn.functional.interpolate(video, (size, size), mode="bilinear", antialias=True)
-        yield ((video - MEAN) / STD).transpose(0, 1)[None]
+            start = int(torch.randint(max(reader.num_frames - frames, 0) + 1, ()))
+            video = reader.read([min(start + t, reader.num_frames - 1) for t in range(frames)])
+        yield transform(video)[None]
 
 
 def main() -> None:
@@ -58,7 +51,7 @@ def main() -> None:
     fast = vov3d.optimize_for_inference(model, dtype=DTYPES[args.dtype])
     sources = {
         "random clips": random_clips(args.random, args.frames, args.size),
-        "crops of videos": crops(args.videos, args.crops, args.frames, args.size),
+        "crops of videos": crops(model.pretrained_cfg, args.videos, args.crops, args.frames, args.size),
     }
     for name, clips in sources.items():
         same, total, largest = 0, 0, 0.0

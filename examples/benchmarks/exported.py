@@ -9,10 +9,7 @@ which does not change the speed; how far int8 is from the source, it says for th
 
 import argparse
 import json
-import platform
-import statistics
-import time
-from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +18,7 @@ from torch import nn
 
 import vov3d
 from vov3d.deploy._compare import moving_clips
+from vov3d.deploy.benchmark import machine, measure
 
 FILES = {
     "openvino.xml": {},
@@ -56,19 +54,6 @@ def write_files(model: nn.Module, folder: Path, frames: int, size: int, names: l
         print(f"written  {name}", flush=True)
 
 
-def interleaved(calls: dict, clip: torch.Tensor, repetitions: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, in turns, after two turns of warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.inference_mode():
-        for turn in range(repetitions + 2):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call(clip)
-                if turn >= 2:
-                    times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
 def agreement(model: nn.Module, file: nn.Module, clips: list[torch.Tensor]) -> str:
     """Largest difference and equal best classes on clips that calibration did not see."""
     with torch.inference_mode():
@@ -96,13 +81,13 @@ def main() -> None:
     files = {name: vov3d.load_exported(args.folder / name) for name in args.files}
     calls = {"published form": published_form(model), "vov3d, eager": model, **files}
     clip = torch.randn(1, 3, args.frames, args.size, args.size)
-    times = interleaved(calls, clip, args.repetitions)
-    base = statistics.median(times["published form"])
-    print(f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("| | ms | quartiles | times as fast |\n| --- | --- | --- | --- |")
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        print(f"| {name} | {median:.0f} | {low:.0f} to {high:.0f} | {base / median:.1f} |")
+    runs = {name: partial(torch.inference_mode()(call), clip) for name, call in calls.items()}
+    times = measure(runs, torch.device("cpu"), args.repetitions)
+    base = times["published form"].median
+    print(", ".join(f"{k} {v}" for k, v in machine(torch.device("cpu")).items()))
+    print("\n| | ms | quartiles | times as fast |\n| --- | --- | --- | --- |")
+    for name, t in times.items():
+        print(f"| {name} | {1e3 * t.median:.0f} | {1e3 * t.q1:.0f} to {1e3 * t.q3:.0f} | {base / t.median:.1f} |")
     unseen = list(moving_clips(model.pretrained_cfg, args.frames, args.size, 30))[24:]
     for name, file in files.items():
         print(json.dumps({"file": name, "from the source": agreement(model, file, unseen)}))

@@ -11,7 +11,8 @@ import vov3d
 from vov3d.cli import main
 from vov3d.cli.benchmark import _table8_cells, _training_step
 from vov3d.deploy import _peers
-from vov3d.deploy.benchmark import Cost, Roofline, measure, network_cost, peak_memory
+from vov3d.deploy.benchmark import Roofline, measure, peak_memory
+from vov3d.models.budget import Cost, network_cost
 
 CPU = torch.device("cpu")
 TINY = ["vov3d_m", "--frames", "2", "--size", "32", "--repetitions", "2"]

@@ -19,17 +19,16 @@ from torch import nn
 from vov3d.cli._arguments import device, positive
 from vov3d.deploy._peers import peers
 from vov3d.deploy.benchmark import (
-    Cost,
     Roofline,
     Times,
     machine,
     measure,
     measure_roofline,
-    network_cost,
     peak_memory,
 )
 from vov3d.deploy.inference import optimize_for_inference
 from vov3d.models import create_model
+from vov3d.models.budget import Cost, network_cost
 
 BACKENDS = ("eager", "optimized", "compile", "openvino", "onnx")
 _SUFFIXES = {"openvino": ".xml", "onnx": ".onnx"}

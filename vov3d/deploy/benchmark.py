@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from vov3d.models.budget import Cost
 
 _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 
@@ -105,35 +105,6 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
         live += event["args"]["Bytes"]
         peak = max(peak, live)
     return peak
-
-
-class Cost(NamedTuple):
-    """What a network does for one clip, by the count of the paper.
-
-    Attributes:
-        params: Parameters.
-        macs: Multiply-adds of convolutions, linear layers and matrix products.
-        activations: Elements that convolutions and linear layers put out.
-    """
-
-    params: int
-    macs: int
-    activations: int
-
-
-def network_cost(model: nn.Module, clip: torch.Tensor) -> Cost:
-    """Counts any network by running it once on one clip `(1, C, T, H, W)`."""
-    sizes: list[int] = []
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)]
-    hooks = [m.register_forward_hook(lambda module, args, output: sizes.append(output.numel())) for m in layers]
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(clip)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    params = sum(p.numel() for p in model.parameters())
-    return Cost(params, counter.get_total_flops() // 2, sum(sizes))
 
 
 class Roofline(NamedTuple):

@@ -13,6 +13,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from vov3d.models._registry import create_model
 
 
+class Cost(NamedTuple):
+    """What a network does for one clip, by the count of the paper.
+
+    Attributes:
+        params: Parameters.
+        macs: Multiply-adds of convolutions, linear layers and matrix products.
+        activations: Elements that convolutions and linear layers put out.
+    """
+
+    params: int
+    macs: int
+    activations: int
+
+
 class Budget(NamedTuple):
     """Cost of one clip.
 
@@ -44,17 +58,23 @@ def measure_budget(model_name: str, num_frames: int = 16, size: int = 224, **kwa
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
     model: Any = create_model(model_name, device="meta", **kwargs).eval()
-    layers: list[torch.Size] = []
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d | nn.Linear):
-            module.register_forward_hook(lambda module, args, output: layers.append(output.shape))
     clip = torch.empty(1, model.in_chans, num_frames, size, size, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        features, maps = model.forward_intermediates(clip)
-        model.forward_head(features)
-    return Budget(
-        params=sum(p.numel() for p in model.parameters()),
-        macs=counter.get_total_flops() // 2,
-        activations=sum(shape.numel() for shape in layers),
-        stages=[(info["module"], tuple(x.shape[1:])) for info, x in zip(model.feature_info, maps, strict=True)],
-    )
+    with torch.no_grad():
+        maps = model.forward_intermediates(clip, intermediates_only=True)
+    stages = [(info["module"], tuple(x.shape[1:])) for info, x in zip(model.feature_info, maps, strict=True)]
+    return Budget(*network_cost(model, clip), stages)
+
+
+def network_cost(model: nn.Module, clip: torch.Tensor) -> Cost:
+    """Counts any network by running it once on one clip `(1, C, T, H, W)`; on the meta device nothing is computed."""
+    sizes: list[int] = []
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)]
+    hooks = [m.register_forward_hook(lambda module, args, output: sizes.append(output.numel())) for m in layers]
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(clip)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    params = sum(p.numel() for p in model.parameters())
+    return Cost(params, counter.get_total_flops() // 2, sum(sizes))
