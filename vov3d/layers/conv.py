@@ -66,7 +66,7 @@ def _convolve(
     x = x.contiguous(memory_format=torch.channels_last_3d)
     if not _views_are_faster(x, weight, groups):
         return F.conv3d(x, weight, bias, stride, padding, 1, groups)
-    if weight[0, 0, 0].numel() == 1:
+    if weight.shape[2] > 1 and weight[0, 0, 0].numel() == 1:
         x = x[..., :: stride[1], :: stride[2]]  # what a t x 1 x 1 kernel with a spatial stride looks at
         lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), 1, groups)
         return lines.unflatten(3, x.shape[3:])
