@@ -104,18 +104,19 @@ def _hand() -> _Shape:
 
 def _background(rng: Random, num_frames: int, size: int) -> Array:
     """A texture `(T, size, size, 3)` of a few waves, drifting."""
-    t = np.arange(num_frames)[:, None, None]
-    rows, columns = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    t = np.arange(num_frames)[:, None]
+    grid = np.linspace(-1, 1, size)[None]
     velocity = rng.uniform(-0.06, 0.06, 2)
-    y, x = rows[None] + velocity[0] * t, columns[None] + velocity[1] * t
+    y, x = grid + velocity[0] * t, grid + velocity[1] * t
     base = rng.uniform(40, 215, 3)
-    frames = np.empty((num_frames, size, size, 3), np.float32)
-    frames[:] = base
-    for _ in range(3):
+    waves, colours = np.empty((num_frames, size, size, 3), np.float32), np.empty((3, 3), np.float32)
+    for i in range(3):
         kx, ky = rng.uniform(-9, 9, 2)
-        wave = np.sin(kx * x + ky * y + rng.uniform(0, 2 * np.pi)).astype(np.float32)
-        frames += wave[..., None] * rng.uniform(-28, 28, 3).astype(np.float32)
-    return frames
+        # sin(a + b) of a row and a column each: products instead of a sine for every pixel
+        a, b = ky * y + rng.uniform(0, 2 * np.pi), kx * x
+        waves[..., i] = np.stack([np.sin(a), np.cos(a)], -1) @ np.stack([np.cos(b), np.sin(b)], -2)
+        colours[i] = rng.uniform(-28, 28, 3)
+    return waves @ colours + base.astype(np.float32)
 
 
 # --- motions: the first class of each pair ---------------------------------------------------------------------------
