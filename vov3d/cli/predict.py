@@ -15,6 +15,7 @@ from vov3d.deploy import load_exported, optimize_for_inference
 from vov3d.deploy._formats import FORMATS
 from vov3d.models import create_model
 
+DEFAULT_MODEL = "vov3d_n"
 _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
 
 
@@ -26,9 +27,10 @@ def add_commands(commands: Any) -> None:
     )
     p.add_argument(
         "--model",
-        required=True,
+        default=DEFAULT_MODEL,
         metavar="NAME",
-        help="model or model.tag of 'vov3d list', local-dir:FOLDER, or a file of 'vov3d export'",
+        help="model or model.tag of 'vov3d list', local-dir:FOLDER, or a file of 'vov3d export' (default: vov3d_n, which"
+        " comes with the package and knows the motions of 'vov3d demo')",
     )
     weights = p.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", metavar="FILE", help="weights; without it the tag's are fetched from the Hub")

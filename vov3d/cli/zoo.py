@@ -90,7 +90,7 @@ def _weights_rows(filter: str) -> list[tuple[str, ...]]:
         local = find_local(cfg)
         sha256 = source_sha256(local[1]) if local else None
         here = (local[0] if local else "no", (sha256 or "")[:12])
-        sources = f"{constants.ENDPOINT}/{cfg.hf_hub_id} {cfg.url}"
+        sources = "the package" if cfg.packaged else f"{constants.ENDPOINT}/{cfg.hf_hub_id} {cfg.url}"
         rows.append((name, f"{size:.1f}", f"{cfg.top1:.1f}", cfg.license or "", *here, sources))
     return rows
 

@@ -12,6 +12,7 @@ DATASETS = {
     "k400": "Kinetics-400",
     "ssv1": "Something-Something V1",
     "ssv2": "Something-Something V2",
+    "shapes": "moving shapes (vov3d.video.moving_shapes)",
 }
 
 _CITATIONS = {

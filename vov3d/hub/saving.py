@@ -105,7 +105,7 @@ def _arguments(model: Any) -> dict[str, Any]:
 def known_cfg(model: Any, names: list[str] | None) -> dict[str, Any]:
     """The pretrained configuration, without what does not hold for the model's weights and their class names."""
     cfg = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True)
-    dropped = {"architecture", "state_dict", "label_names", "custom_load"}
+    dropped = {"architecture", "state_dict", "label_names", "custom_load", "packaged"}
     if not names or not cfg.get("label_set") or tuple(names) != load_labels(cfg["label_set"]):
         dropped.add("label_set")
     if "label_set" in dropped or model.weights_digest != digest(model):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-LABEL_SETS = ("k400", "ssv1", "ssv2")
-"""Kinetics-400, Something-Something V1 and V2."""
+LABEL_SETS = ("k400", "ssv1", "ssv2", "shapes")
+"""Kinetics-400, Something-Something V1 and V2, and the moving shapes of `vov3d.video.moving_shapes`."""
 
 
 @cache

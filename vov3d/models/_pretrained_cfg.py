@@ -31,6 +31,14 @@ _SOURCES: dict[str, dict[str, Any]] = {
     ),
 }
 
+_SEGMENTS: dict[str, Any] = dict(num_classes=174, sampling="segment", frame_stride=None, views=(2, 3))
+_PROTOCOLS: dict[str, dict[str, Any]] = {
+    "k400": dict(num_classes=400, sampling="dense", views=(10, 3)),
+    "ssv1": _SEGMENTS,
+    "ssv2": _SEGMENTS,
+    "shapes": _SEGMENTS | dict(num_classes=20, views=(1, 1), packaged=True, license="apache-2.0", origin_url=None),
+}
+
 
 @dataclass
 class VideoPretrainedCfg(PretrainedCfg):
@@ -43,12 +51,13 @@ class VideoPretrainedCfg(PretrainedCfg):
         num_frames: Frames of a clip.
         frame_stride: Frames between two frames of a clip at 30 frames per second; None for segment sampling.
         sampling: `"dense"` (a window of `num_frames * frame_stride` frames) or `"segment"` (the whole video).
-        label_set: Names of the classes: `"k400"`, `"ssv1"` or `"ssv2"`.
+        label_set: Names of the classes, one of `vov3d.labels.LABEL_SETS`.
         pretrained_on: Label set that the weights were fine-tuned from.
         views: Temporal clips and spatial crops of the published evaluation.
         top1: Published top-1 accuracy in percent.
         top5: Published top-5 accuracy in percent.
         gmacs_per_view: Published multiply-adds of one view, in 10^9.
+        packaged: The weights come with the package.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -70,37 +79,39 @@ class VideoPretrainedCfg(PretrainedCfg):
     top1: float | None = None
     top5: float | None = None
     gmacs_per_view: float | None = None
+    packaged: bool = False
 
 
 def published_cfg(
     name: str,
-    url: str,
+    url: str | None,
     num_frames: int = 16,
     frame_stride: int = 5,
     *,
     source: str = "vov3d",
     input_size: int = 224,
     test_input_size: int = 256,
+    output_stride: int = 32,
     **fields: Any,
 ) -> VideoPretrainedCfg:
     """Configuration of a published checkpoint.
 
     Args:
         name: `model.tag`; the tag begins with the label set, and decides classes, sampling and views.
-        url: Where its authors published it.
+        url: Where its authors published it; None where it comes with the package.
         num_frames: Frames of a clip.
         frame_stride: Frames between two frames of a clip, for dense sampling.
         source: Whose implementation it comes from, `"vov3d"` or `"pytorchvideo"`.
         input_size: Training crop in pixels.
         test_input_size: Crop of the published evaluation in pixels.
+        output_stride: Of the network.
         **fields: Other fields of `VideoPretrainedCfg`.
     """
     label_set = name.split(".")[1].split("_")[0]
-    if label_set == "k400":
-        protocol: dict[str, Any] = dict(num_classes=400, sampling="dense", frame_stride=frame_stride, views=(10, 3))
-    else:
-        protocol = dict(num_classes=174, sampling="segment", frame_stride=None, views=(2, 3))
-    window = -(-input_size // 32)
+    protocol: dict[str, Any] = dict(_PROTOCOLS[label_set])
+    if protocol["sampling"] == "dense":
+        protocol["frame_stride"] = frame_stride
+    window = -(-input_size // output_stride)
     return VideoPretrainedCfg(
         url=url,
         hf_hub_id=f"{DEFAULT_ORG}/{name}",
@@ -109,9 +120,7 @@ def published_cfg(
         input_size=(3, input_size, input_size),
         test_input_size=(3, test_input_size, test_input_size),
         pool_size=(window, window),
-        **protocol,
-        **_SOURCES[source],
-        **fields,
+        **{**_SOURCES[source], **protocol, **fields},
     )
 
 
@@ -156,9 +165,10 @@ def resolve_cfg(
     else:
         cfg = _registered(variant, pretrained_cfg)
     fields = _checked(overlay or {})
-    # A place named for this call is the only one: the tag's other place may hold other weights.
+    # A place named for this call is the only one: the tag's other places may hold other weights.
     if ("hf_hub_id" in fields) != ("url" in fields):
         fields["url" if "hf_hub_id" in fields else "hf_hub_id"] = None
+        fields["packaged"] = False
     if not cfg.architecture:
         fields.setdefault("architecture", variant)
     cfg = dataclasses.replace(cfg, **fields)

@@ -1,7 +1,8 @@
 """Where pretrained weights come from, in the order in which the places are asked.
 
-For a published tag: the folder `VOV3D_WEIGHTS_DIR`, what an earlier download left in `VOV3D_CACHE`, the Hub, and the
-address where its authors published it. A file of the authors is converted once, and kept as safetensors.
+For a published tag: the folder `VOV3D_WEIGHTS_DIR`, the package itself, what an earlier download left in `VOV3D_CACHE`,
+the Hub, and the address where its authors published it. A file of the authors is converted once, and kept as
+safetensors.
 """
 
 import hashlib
@@ -67,6 +68,8 @@ def find_local(cfg: VideoPretrainedCfg, cache_dir: str | Path | None = None) -> 
     """Where a tag's weights are on this machine, and the file: what loading would take without a network."""
     if path := _override(cfg):
         return "VOV3D_WEIGHTS_DIR", path
+    if path := _packaged(cfg):
+        return "package", path
     if path := _converted(cfg, cache_dir):
         return "VOV3D_CACHE", path
     if cfg.hf_hub_id:
@@ -109,6 +112,9 @@ def _of_tag(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Conv
     name, tried = tag_name(cfg), []
     if path := _override(cfg):
         _logger.info("%s: loading %s, found in VOV3D_WEIGHTS_DIR", name, path)
+        return path
+    if path := _packaged(cfg):
+        _logger.info("%s: loading the weights that come with the package", name)
         return path
     if path := _converted(cfg, cache_dir):
         _logger.info("%s: loading %s, converted earlier from %s", name, path, cfg.url)
@@ -158,6 +164,10 @@ def _override(cfg: VideoPretrainedCfg) -> Path | None:
     if not Path(folder).is_dir():
         raise WeightsError(f"VOV3D_WEIGHTS_DIR={folder}: no such folder; unset it, or name one that holds weights")
     return next((path for path in _candidates(Path(folder), cfg) if path.is_file()), None)
+
+
+def _packaged(cfg: VideoPretrainedCfg) -> Path | None:
+    return Path(__file__).with_name("weights") / f"{tag_name(cfg)}.safetensors" if cfg.packaged else None
 
 
 def _candidates(folder: Path, cfg: VideoPretrainedCfg) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +15,13 @@ try:
 except ImportError as error:
     raise ImportError("a picture needs Pillow: pip install 'vov3d[video]'") from error
 
-__all__ = ["draw_look", "save_look"]
+__all__ = ["draw_look", "save_board", "save_look"]
 
 _WIDTH, _MARGIN, _GAP = 1080, 40, 4  # pixels; 1080 is the width of a phone's screen
 _TEXT, _SMALL = 36, 28  # sizes of letters
 _COLUMNS = 8  # frames in a row of the strip
 _INK, _FAINT, _BAR, _SHOWN = "#1b1b1f", "#8a8a94", "#3d6fd9", "#d9663d"
+_RIGHT, _WRONG = "#1d7f46", "#c02f2f"
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc")  # more letters than Pillow's own
 
 
@@ -36,9 +37,35 @@ def save_look(look: Look, path: str | os.PathLike[str]) -> None:
         OSError: if the file cannot be written.
     """
     check_picture_name(path)
-    path = os.fspath(path)
+    _save(draw_look(look), os.fspath(path))
+
+
+def save_board(looks: Sequence[Look], truths: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Writes a picture of several videos: the frames that the network saw, what it said, and whether that is right.
+
+    Args:
+        looks: what a `VideoClassifier` saw, none of them after an error.
+        truths: the right label of each.
+        path: the file; nothing half-written is ever there.
+
+    Raises:
+        ValueError: for an ending that Pillow does not know, or a folder that is not there.
+        OSError: if the file cannot be written.
+    """
+    check_picture_name(path)
+    canvas = _Canvas()
+    for look, truth in zip(looks, truths, strict=True):
+        assert look.frames is not None
+        said = look.predictions[0]
+        canvas.strip(look.frames)
+        canvas.text(f"{said.label} ({said.score:.0%})", _TEXT, _RIGHT if said.label == truth else _WRONG)
+        canvas.text("right" if said.label == truth else f"wrong: {truth}", _SMALL, _FAINT)
+        canvas.space(16)
+    _save(canvas.finished(), os.fspath(path))
+
+
+def _save(picture: Image.Image, path: str) -> None:
     ending = os.path.splitext(path)[1].lower()
-    picture = draw_look(look)
     handle, draft = tempfile.mkstemp(suffix=ending, dir=os.path.dirname(os.path.abspath(path)))
     try:
         os.close(handle)

@@ -1,0 +1,56 @@
+"""`vov3d demo`: makes clips, labels them with the model that comes with the package, and shows right and wrong."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vov3d.cli._arguments import positive
+from vov3d.cli.predict import DEFAULT_MODEL
+from vov3d.deploy import optimize_for_inference
+from vov3d.models import create_model
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `demo` to the parser's commands."""
+    p = commands.add_parser(
+        "demo",
+        help="make clips, label them and show right and wrong, without any network",
+        description="Writes clips of moving shapes as video files, labels them with vov3d_n, whose weights come with the"
+        " package, and draws what it saw and said. The classes are told apart by motion alone.",
+    )
+    p.add_argument("-o", "--output", type=Path, default=Path("vov3d_demo"), metavar="FOLDER", help="default: vov3d_demo")
+    p.add_argument("--clips", type=positive, default=6, metavar="N", help="clips to make (default: 6)")
+    p.add_argument("--seed", type=int, help="the same clips again (default: others at each call)")
+    p.set_defaults(run=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from vov3d.video import VideoClassifier
+    from vov3d.video.moving_shapes import CLASSES, make_clip, write_clip
+    from vov3d.video.picture import save_board
+
+    seed = np.random.SeedSequence().entropy % 10**6 if args.seed is None else args.seed
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.resize(rng.permutation(len(CLASSES)), args.clips))
+    args.output.mkdir(parents=True, exist_ok=True)
+    files = [args.output / f"{seed}_{i:02d}.mp4" for i in range(args.clips)]
+    for file, label in zip(files, labels, strict=True):
+        write_clip(file, make_clip(int(label), rng))
+
+    classifier = VideoClassifier(optimize_for_inference(create_model(DEFAULT_MODEL, pretrained=True).eval()))
+    looks = list(classifier.looks([str(file) for file in files], topk=1))
+    truths = [CLASSES[label] for label in labels]
+    for file, look, truth in zip(files, looks, truths, strict=True):
+        print(_line(file, look.predictions[0], truth))
+    right = sum(look.predictions[0].label == truth for look, truth in zip(looks, truths, strict=True))
+    picture = args.output / f"{seed}.png"
+    save_board(looks, truths, picture)
+    print(f"\n{right} of {len(files)} right; seen and said: {picture}; the same again: --seed {seed}")
+    return 0
+
+
+def _line(file: Path, said: Any, truth: str) -> str:
+    wrong = "" if said.label == truth else f"   wrong: {truth}"
+    return f"{file}  {said.score:4.0%}  {said.label}{wrong}"
