@@ -49,7 +49,9 @@ def public_methods(cls):
 
 
 NAMES = public_names()
-METHODS = {f"{path}.{name}": f for path, cls in NAMES.items() if inspect.isclass(cls) for name, f in public_methods(cls)}
+METHODS = {
+    f"{path}.{name}": f for path, cls in NAMES.items() if inspect.isclass(cls) for name, f in public_methods(cls)
+}
 FUNCTIONS = {path: f for path, f in NAMES.items() if inspect.isfunction(f)}
 CLASSES = {path: cls for path, cls in NAMES.items() if inspect.isclass(cls)}
 
@@ -107,7 +109,7 @@ def test_functions_explain_their_parameters(path):
 @pytest.mark.parametrize("path", METHODS)
 def test_methods_of_several_parameters_explain_them(path):
     explained, taken = section(METHODS[path].__doc__, "Args"), parameters(METHODS[path])
-    assert explained == taken or not explained and len(taken) < 2
+    assert explained == taken or (not explained and len(taken) < 2)
 
 
 @pytest.mark.parametrize("path", CLASSES)
@@ -131,7 +133,9 @@ def test_names_what_it_raises(path):
     assert raised(function) - {"AttributeError"} <= told
 
 
-@pytest.mark.parametrize("path", [p for p, c in CLASSES.items() if issubclass(c, nn.Module) and ".layers" in c.__module__])
+@pytest.mark.parametrize(
+    "path", [p for p, c in CLASSES.items() if issubclass(c, nn.Module) and ".layers" in c.__module__]
+)
 def test_layers_tell_their_shapes(path):
     assert re.search(r"^\s+Shape:\n.*`\(B, ", CLASSES[path].__doc__, re.MULTILINE)
 

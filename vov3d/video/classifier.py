@@ -85,7 +85,7 @@ class VideoClassifier:
             elsewhere.
         class_names: the names, in index order.
 
-    Example:
+    Examples:
         >>> classifier = VideoClassifier(model, views="10x3")  # doctest: +SKIP
         >>> classifier("clip.mp4", topk=5)  # doctest: +SKIP
     """
