@@ -37,9 +37,13 @@ def test_python_blocks_run_one_after_the_other(page, desk):
             exec(code, namespace)
 
 
-COMMANDS = [
-    line for page in PAGES for line in re.findall(r"^(?:.*&& )?vov3d ([^#\n|`]*)$", page.read_text(), re.MULTILINE)
-]
+def commands(text):
+    """Lines for the shell that call `vov3d`, without those of blocks that are marked `no-run`."""
+    text = re.sub(r"^```bash no-run\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(?:.*&& )?vov3d ([^#\n|`]*)$", text, re.MULTILINE)
+
+
+COMMANDS = [line for page in PAGES for line in commands(page.read_text())]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -47,7 +51,7 @@ def test_commands_are_understood(line):
     assert _parser().parse_args(shlex.split(line)).command
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *DOCS.glob("reference/*.md")], ids=lambda page: page.stem)
 def test_links_and_pictures_are_there(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} points to {target}"

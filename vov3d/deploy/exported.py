@@ -15,6 +15,12 @@ from vov3d.layers.stem import check_clip
 class ExportedModel(nn.Module):
     """A model in a file of another runtime, called as the one it was made from. It runs on the CPU, in inference only.
 
+    `load_exported` makes it.
+
+    Args:
+        metadata: All that the file says of itself.
+        run: Clip `(B, C, T, H, W)` in float32 on the CPU to the file's outputs, in the order of `metadata.outputs`.
+
     Attributes:
         pretrained_cfg: What the weights want of their clips; `class_names` are its `label_names`.
         class_names: Names in index order, or None where they are not known.

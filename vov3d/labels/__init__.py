@@ -15,6 +15,9 @@ LABEL_SETS = ("k400", "ssv1", "ssv2", "shapes")
 def load_labels(label_set: str) -> tuple[str, ...]:
     """Names of a label set in index order.
 
+    Args:
+        label_set: `"k400"`, `"ssv1"` or `"ssv2"`.
+
     Raises:
         ValueError: If there is no such set.
     """
@@ -28,6 +31,9 @@ def class_names(model: nn.Module) -> list[str] | None:
 
     They come from `label_names` of the model's `pretrained_cfg` (a saved model's `config.json`), else from its
     `label_set`. Names of another number of classes than the model has do not count.
+
+    Args:
+        model: A model of this package, or any module with `pretrained_cfg` and `num_classes`.
     """
     cfg = getattr(model, "pretrained_cfg", {})
     names = cfg.get("label_names")

@@ -21,6 +21,7 @@ class D2plus1D(nn.Module):
 
     1x1x1 conv, BN, ReLU -> 1 x k x k depthwise (stride here) -> t x 1 x 1 depthwise -> BN -> SE -> SiLU
     -> 1x1x1 conv, BN -> plus the shortcut -> ReLU. Drops into any 3D CNN: `D2plus1D(24, 54, 24)(x)`.
+    Source: https://arxiv.org/abs/2012.00317, section III.C, Tables 1 and 4.
 
     Args:
         in_chs: Channels of the input.

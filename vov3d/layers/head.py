@@ -89,6 +89,10 @@ class ClassifierHead3d(nn.Module):
     def reset(self, num_classes: int, global_pool: str | None = None) -> None:
         """Puts in a fresh classifier and, if given, another pooling.
 
+        Args:
+            num_classes: Classes; 0 leaves the classifier out.
+            global_pool: One of `"avg"`, `"max"`, `"avgmax"`, `"catavgmax"` or `""`; None keeps what is there.
+
         Raises:
             ValueError: If the pooling is not known, or would pool to another width than the hidden layer takes.
         """
@@ -109,7 +113,16 @@ class ClassifierHead3d(nn.Module):
         return rearrange(self.fc(rearrange(x, "b c t h w -> b t h w c")), "b t h w k -> b k t h w")
 
     def forward(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Classifies a feature map `(B, in_chs, T, H, W)`; with `pre_logits` stops before the classifier."""
+        """Classifies a feature map.
+
+        Args:
+            x: Feature map `(B, in_chs, T, H, W)`.
+            pre_logits: Stops before the classifier.
+
+        Returns:
+            Logits `(B, num_classes)`, or with `pre_logits` `(B, hidden_chs)`; with `global_pool=""` a map of either
+            in the size of `x`.
+        """
         x = self.act1(self.bn(self.conv(x)))
         if not self.global_pool.is_identity():
             # timm's pooling is 2-D: time is laid beside height.

@@ -12,6 +12,8 @@ from torch import nn
 class SqueezeExcite3d(nn.Module):
     """Scales each channel by a gate computed from its mean over the whole clip.
 
+    Source: https://arxiv.org/abs/1709.01507; time is pooled as well as space.
+
     Args:
         chs: Channels in and out.
         se_ratio: Width of the squeezed layer relative to `chs`.

@@ -18,7 +18,7 @@ from vov3d.layers.norm_act import LayerType, create_act, create_norm
 class TOSA(nn.Module):
     """Bottlenecks in series -> concatenate -> 1x1x1 conv, BN -> plus the shortcut -> ReLU.
 
-    `TOSA(24, 48, 40, stride=2)(x)`.
+    `TOSA(24, 48, 40, stride=2)(x)`. Source: https://arxiv.org/abs/2012.00317, section III.B, Figure 1.
 
     Args:
         in_chs: Channels of the input.

@@ -144,7 +144,15 @@ class VideoNetwork(nn.Module):
         return self.stages(self.stem(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Feature map to logits `(B, num_classes)`, or with `pre_logits` to `(B, head_hidden_size)`."""
+        """Feature map to logits.
+
+        Args:
+            x: Feature map `(B, num_features, T, H, W)`, as `forward_features` gives it.
+            pre_logits: Stops before the classifier.
+
+        Returns:
+            `(B, num_classes)`, or with `pre_logits` `(B, head_hidden_size)`.
+        """
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -226,7 +234,16 @@ class VideoNetwork(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops the stages behind the last wanted feature map (timm's feature getter calls this)."""
+        """Drops the stages behind the last wanted feature map (timm's feature getter calls this).
+
+        Args:
+            indices: The last n if an integer, else which; stem is 0, stages follow from 1.
+            prune_norm: Without effect, there is no final norm.
+            prune_head: Drops the head also where all stages stay.
+
+        Returns:
+            The indices that were taken.
+        """
         del prune_norm  # timm passes it; there is no final norm
         take, last = feature_take_indices(len(self.stages) + 1, indices)
         pruned = last < len(self.stages)
@@ -243,7 +260,11 @@ class VideoNetwork(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts in a fresh classifier; 0 leaves it out. `global_pool` changes the pooling as well.
+        """Puts in a fresh classifier.
+
+        Args:
+            num_classes: Classes; 0 leaves the classifier out.
+            global_pool: Another pooling, if given.
 
         Raises:
             ValueError: If `num_classes` is negative or the pooling does not fit the hidden layer.

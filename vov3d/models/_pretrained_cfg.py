@@ -44,10 +44,18 @@ _PROTOCOLS: dict[str, dict[str, Any]] = {
 class VideoPretrainedCfg(PretrainedCfg):
     """Where weights come from, what they were trained on, and how they want their clips.
 
-    timm's fields keep their meaning: `input_size` is the training crop, `test_input_size` the published test
-    crop, `pool_size` the last map at the training crop, which is the window of `forward_dense`.
+    timm's own fields (`url`, `hf_hub_id`, `license`, ...) keep their meaning.
 
     Attributes:
+        input_size: Training crop `(C, H, W)` in pixels.
+        test_input_size: Crop of the published evaluation `(C, H, W)` in pixels.
+        interpolation: How frames are resized, `"bilinear"` or `"bicubic"`.
+        crop_pct: timm's share of the frame that a crop takes; the short side is resized to the crop: 1.
+        mean: Mean of each channel that frames in [0, 1] are normalised by.
+        std: Standard deviation of each channel that they are normalised by.
+        num_classes: Classes of the weights.
+        pool_size: Height and width of the last map at the training crop, the window of `forward_dense`.
+        classifier: Name of the last linear layer.
         num_frames: Frames of a clip.
         frame_stride: Frames between two frames of a clip at 30 frames per second; None for segment sampling.
         sampling: `"dense"` (a window of `num_frames * frame_stride` frames) or `"segment"` (the whole video).

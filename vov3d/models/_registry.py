@@ -16,7 +16,11 @@ _PACKAGE = __name__.split(".")[0] + "."
 
 
 def is_model(model_name: str) -> bool:
-    """Whether a name, with or without a tag, is a model of this package."""
+    """Whether a name is a model of this package.
+
+    Args:
+        model_name: Name, with or without a tag.
+    """
     name = split_model_name_tag(model_name)[0]
     return timm.is_model(name) and timm.model_entrypoint(name).__module__.startswith(_PACKAGE)
 
@@ -32,12 +36,19 @@ def list_models(filter: str | Iterable[str] = "", pretrained: bool = False) -> l
 
 
 def list_pretrained(filter: str | Iterable[str] = "") -> list[str]:
-    """Names `model.tag` of all published weights, sorted."""
+    """Names `model.tag` of all published weights, sorted.
+
+    Args:
+        filter: Wildcards, as in `"vov3d_*"`; all if empty.
+    """
     return list_models(filter, pretrained=True)
 
 
 def model_entrypoint(model_name: str) -> Callable[..., nn.Module]:
-    """The function that builds a model, by name with or without a tag.
+    """The function that builds a model.
+
+    Args:
+        model_name: Name, with or without a tag.
 
     Raises:
         ValueError: If this package has no such model.

@@ -28,7 +28,7 @@ __all__ = ["VoV3D"]
 
 
 class VoV3D(VideoNetwork):
-    """VoV3D; the defaults are the published VoV3D-M.
+    """VoV3D (https://arxiv.org/abs/2012.00317, Table 2); the defaults are the published VoV3D-M.
 
     Args:
         in_chans: Channels of the clip.

@@ -28,7 +28,7 @@ __all__ = ["X3D"]
 
 
 class X3D(VideoNetwork):
-    """X3D; the defaults are the published X3D-XS, S and M.
+    """X3D (https://arxiv.org/abs/2004.04730); the defaults are the published X3D-XS, S and M.
 
     Args:
         in_chans: Channels of the clip.

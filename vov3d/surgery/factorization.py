@@ -47,7 +47,12 @@ class FactorizedLayer:
 
 @dataclass(frozen=True)
 class Factorization:
-    """What `factorize` did: the convolutions that it split, and those that it left, each with the reason."""
+    """What `factorize` did; `print` shows it as a table.
+
+    Attributes:
+        layers: The convolutions that were split.
+        left: The reason for each convolution with a 3D kernel that was left, by its name.
+    """
 
     layers: tuple[FactorizedLayer, ...]
     left: dict[str, str]
@@ -65,12 +70,16 @@ class Factorization:
 
 
 class FactorizedConv3d(nn.Module):
-    """A spatial and a temporal convolution in the place of one 3D convolution.
+    """A spatial and a temporal convolution in the place of one 3D convolution; `factorize` makes them.
 
-    Attributes:
+    Args:
         conv_s: 1 x k x k.
         conv_t: t x 1 x 1.
-        norm: Norm between the two.
+        norm: Between the two; the identity for none.
+        order: `"d2plus1d"`, spatial first, or `"d1plus2d"`.
+
+    Shape:
+        `(B, C, T, H, W)` to what the one convolution gives.
     """
 
     def __init__(self, conv_s: nn.Conv3d, conv_t: nn.Conv3d, norm: nn.Module, order: str) -> None:
@@ -101,8 +110,9 @@ def factorize(
 ) -> Factorization:
     """Splits every depthwise 3D convolution of a model, in place, into a spatial and a temporal one.
 
-    Strides, paddings, dilations, biases, dtypes and devices carry over. With `init="svd"` a model whose kernels have
-    the given rank keeps its outputs; others come as near as that rank allows, and are best trained a little further
+    This is D(2+1)D of VoV3D (https://arxiv.org/abs/2012.00317, Table 1) for networks that exist already. Strides,
+    paddings, dilations, biases, dtypes and devices carry over. With `init="svd"` a model whose kernels have the given
+    rank keeps its outputs; others come as near as that rank allows, and are best trained a little further
     (`vov3d.recalibrate` alone restores the statistics of norms).
 
     Args:

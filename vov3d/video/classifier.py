@@ -32,7 +32,13 @@ _AHEAD = 2  # clips that may wait for the network
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class with its score, the mean softmax over the views."""
+    """A class with its score.
+
+    Attributes:
+        index: the class, from 0.
+        label: its name.
+        score: the mean softmax over the views, from 0 to 1.
+    """
 
     index: int
     label: str
@@ -79,7 +85,7 @@ class VideoClassifier:
             elsewhere.
         class_names: the names, in index order.
 
-    Example:
+    Examples:
         >>> classifier = VideoClassifier(model, views="10x3")  # doctest: +SKIP
         >>> classifier("clip.mp4", topk=5)  # doctest: +SKIP
     """
@@ -174,7 +180,17 @@ class VideoClassifier:
         return scores
 
     def look(self, source: Source, topk: int = 5, fps: float | None = None) -> Look:
-        """The best classes of one video, with what the network saw of it; takes and raises what a call does."""
+        """The best classes of one video, with what the network saw of it.
+
+        Args:
+            source: as for a call, but no list.
+            topk: as for a call.
+            fps: as for a call.
+
+        Raises:
+            ValueError: as a call.
+            VideoError: for a source that gives no frames.
+        """
         return next(self.looks([source], topk, fps))
 
     def stream(
@@ -210,7 +226,21 @@ class VideoClassifier:
         fps: float | None = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Look]:
-        """As `stream`, with what the network saw; an error is in the `Look`."""
+        """As `stream`, with what the network saw.
+
+        Args:
+            sources: as for `stream`.
+            topk: as for a call.
+            fps: as for a call, for all sources.
+            errors: as for `stream`; with `"return"` the error is in the `Look`.
+
+        Returns:
+            An iterator over what was seen, in the order of the sources.
+
+        Raises:
+            ValueError: for `topk` below 1 or another word for `errors`; and as a call, at a source's turn.
+            VideoError: for a source that gives no frames, at its turn.
+        """
         if topk < 1:
             raise ValueError(f"topk is {topk}: it must be at least 1")
         if errors not in ("raise", "return"):

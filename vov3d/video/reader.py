@@ -45,7 +45,7 @@ class VideoReader:
         duration: seconds, up to the end of the last frame.
         missing: frames of the latest reading for which another stands.
 
-    Example:
+    Examples:
         >>> with VideoReader("clip.mp4") as reader:  # doctest: +SKIP
         ...     frames = reader.read(range(0, reader.num_frames, 5))
     """

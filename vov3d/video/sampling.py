@@ -30,7 +30,12 @@ _REFERENCE_FPS = 30  # strides count frames of a video at this rate
 
 
 class Views(NamedTuple):
-    """How often a video is looked at: `num_clips` places in time, `num_crops` squares of each."""
+    """How often a video is looked at.
+
+    Attributes:
+        num_clips: places in time.
+        num_crops: squares of each, 1 or 3.
+    """
 
     num_clips: int
     num_crops: int

@@ -24,9 +24,16 @@ _LONGEST = 64  # times the short side; a resized frame of 16384x256 pixels takes
 class EvalTransform:
     """Resizes, crops and normalises the frames of a clip for evaluation; made by `eval_transform`.
 
+    Args:
+        cfg: a model's `pretrained_cfg`, as for `eval_transform`.
+        num_crops: 1 (centre) or 3 (along the long side).
+
     Attributes:
         size: rows and columns of a crop, in pixels.
-        num_crops: 1 (centre) or 3 (along the long side).
+        num_crops: crops of each clip.
+
+    Raises:
+        ValueError: for another number of crops or an unknown interpolation.
     """
 
     def __init__(self, cfg: Mapping[str, Any], num_crops: int = 1) -> None:
@@ -103,10 +110,18 @@ class TrainTransform:
     All frames of a clip share one size, one crop and one flip, drawn from torch's global generator, which a
     `DataLoader` seeds for each worker.
 
+    Args:
+        cfg: a model's `pretrained_cfg`, as for `train_transform`.
+        scales: smallest and largest short side in pixels.
+        flip: whether half of the clips are mirrored; None as for `train_transform`.
+
     Attributes:
         size: rows and columns of the crop, in pixels.
         scales: smallest and largest short side, in pixels.
         flip: whether half of the clips are mirrored.
+
+    Raises:
+        ValueError: for scales below the crop or in the wrong order, or an unknown interpolation.
     """
 
     def __init__(self, cfg: Mapping[str, Any], scales: tuple[int, int] = (256, 320), flip: bool | None = None) -> None:

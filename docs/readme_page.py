@@ -1,0 +1,34 @@
+"""A hook of mkdocs: the site's first page is README.md, so that nothing is said twice.
+
+README.md links to `docs/page.md`, a page to `../README.md`: both work in the repository, and are turned into the
+site's own links here. What README.md links to outside of `docs/` becomes a file of the site.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+README = "index.md"
+_LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the first page and the files that it links to."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    files.append(File.generated(config, README, content=text))
+    for target in dict.fromkeys(_LINK.findall(text)):
+        # a path that is not there stays a broken link, which a strict build reports
+        if not target.startswith("docs/") and (ROOT / target).is_file():
+            files.append(File.generated(config, target, abs_src_path=str(ROOT / target)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Turns links of the repository into links of the site, and fences into what the site colours."""
+    markdown = re.sub(r"^```(\w+) .+$", r"```\1", markdown, flags=re.MULTILINE)  # `python no-run` is Python
+    if page.file.src_uri == README:
+        return _LINK.sub(lambda link: link[1].removeprefix("docs/"), markdown)
+    return markdown.replace("](../README.md", f"]({README}")
