@@ -1,0 +1,78 @@
+"""The model that comes with the package: no network, its labels, what it reaches, the places that go before it."""
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import constants
+
+import vov3d
+from vov3d.cli import main
+from vov3d.labels import load_labels
+from vov3d.models import measure_budget
+from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.models._sources import find_local
+from vov3d.video.moving_shapes import CLASSES, make_clip, make_set, write_clip
+
+TAG = "vov3d_n.shapes_f8"
+
+
+@pytest.fixture
+def offline(hub, monkeypatch):
+    """No network, and nothing that an earlier call could have left."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    yield
+    assert not hub.requests
+
+
+def test_it_reaches_what_it_claims_on_clips_it_has_not_seen(offline):
+    model = vov3d.create_model("vov3d_n", pretrained=True).eval()
+    clips, labels = make_set(400, seed=4321)
+    x = (torch.from_numpy(clips[:, 1::2]).permute(0, 4, 1, 2, 3) / 255 - 0.45) / 0.225
+    with torch.inference_mode():
+        right = (model(x).argmax(1).numpy() == labels).mean()
+    claim = resolve_cfg("vov3d_n", None, None).top1
+    assert claim and 100 * right == pytest.approx(claim, abs=5)  # three deviations of 400 clips
+
+
+def test_it_is_small_and_knows_its_names(offline):
+    assert load_labels("shapes") == CLASSES
+    assert measure_budget(TAG, 8, 64).params < 300_000
+    place, path = find_local(resolve_cfg("vov3d_n", None, None))
+    assert place == "package"
+    assert path.stat().st_size < 1_500_000
+    model = vov3d.create_model(TAG, pretrained=True)
+    assert vov3d.class_names(model) == list(CLASSES)
+
+
+def test_predict_and_demo_need_neither_a_name_nor_a_network(offline, capsys, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip, make_clip(0, np.random.default_rng(0)))
+    assert main(["predict", str(clip)]) == 0
+    assert any(name in capsys.readouterr().out for name in CLASSES)
+    assert main(["demo", "-o", str(tmp_path / "demo"), "--clips", "3", "--seed", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "of 3 right" in out
+    assert main(["demo", "-o", str(tmp_path / "again"), "--clips", "3", "--seed", "5"]) == 0
+    assert capsys.readouterr().out == out.replace("demo", "again")
+    assert {path.suffix for path in (tmp_path / "demo").iterdir()} == {".mp4", ".png"}
+
+
+def test_places_named_by_the_user_go_before_the_package(hub, monkeypatch, tmp_path):
+    other = vov3d.create_model("vov3d_n").state_dict()
+    torch.save(other, tmp_path / f"{TAG}.pth")
+    monkeypatch.setenv("VOV3D_WEIGHTS_DIR", str(tmp_path))
+    found = vov3d.create_model(TAG, pretrained=True).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in other.items())
+    monkeypatch.delenv("VOV3D_WEIGHTS_DIR")
+    with pytest.raises(vov3d.WeightsError, match="mine/vov3d_n"):
+        vov3d.create_model(TAG, pretrained=True, pretrained_cfg_overlay={"hf_hub_id": "mine/vov3d_n"})
+
+
+def test_a_saved_copy_loads_its_own_file(offline, tmp_path):
+    model = vov3d.create_model("vov3d_n", pretrained=True)
+    with torch.no_grad():
+        model.get_classifier().bias.add_(1)
+    vov3d.save_pretrained(model, tmp_path / "mine")
+    again = vov3d.from_pretrained(tmp_path / "mine")
+    assert torch.equal(again.get_classifier().bias, model.get_classifier().bias)
+    assert again.pretrained_cfg.get("top1") is None
