@@ -24,6 +24,7 @@ try:
     from accelerate import Accelerator
     from accelerate.utils import gather_object
     from tqdm import tqdm
+    from training.building import build_model, build_optimizer, build_scheduler
     from training.checkpoints import load_checkpoint, random_state, save_atomically, set_random_state
     from training.clips import Batch, load, open_clips, plan_epoch, to_network
     from training.log import EPOCHS, UPDATES, Log, draw_curves
@@ -32,9 +33,6 @@ try:
     from training.sources import read_sources
 except ImportError as error:
     raise ImportError(f"the trainer needs more ({error}): pip install 'vov3d[train]'") from error
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
-from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -57,19 +55,24 @@ class Trainer:
         epoch: The epoch to train next, or being trained.
         update: Updates of this epoch that are done.
         step: Updates of the run that are done.
+        total: Loss of this epoch so far, summed over the clips.
     """
 
     def __init__(self, recipe: Recipe, output: Path, resume: bool) -> None:
         self.keys, self.recipe, self.output = recipe, sections(recipe), output
         train = self.recipe.train
-        self.accelerator = Accelerator(mixed_precision=train.precision, gradient_accumulation_steps=train.accumulate)
+        self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # unless told so, processes on CPUs would train apart
+            mixed_precision=train.precision,
+            gradient_accumulation_steps=train.accumulate,
+        )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self._check_folder(resume)
         with self.accelerator.main_process_first():  # moving shapes are made once
             self.source, self.val_source = read_sources(self.recipe.data, self.recipe.shapes)
         self._check_settings()
         torch.manual_seed(train.seed)
-        self.bare: Any = self.build_model(len(self.source.classes)).to(self.accelerator.device)
+        self.bare: Any = build_model(self.recipe, len(self.source.classes), self.world).to(self.accelerator.device)
         self.clips = open_clips(self.source, self.bare.pretrained_cfg, self.recipe, train=True)
         self.val_clips = self.val_source and open_clips(self.val_source, self.bare.pretrained_cfg, self.recipe, False)
 
@@ -79,10 +82,11 @@ class Trainer:
         self.factor = self.batch / self.recipe.optimizer.batch
         optimizer = build_optimizer(self.bare, self.recipe.optimizer, self.factor)
         self.scheduler = build_scheduler(optimizer, self.recipe.schedule, self.factor, self.updates)
-        self.model, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
         self.ema = ModelEmaV3(self.bare, train.ema) if train.ema else None
+        self.model, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
 
         self.epoch = self.update = self.step = 0
+        self.total = 0.0
         self.broken: dict[str, str] = {}
         self.best: dict[str, float] = {}
         torch.manual_seed(train.seed + 1 + self.rank)  # dropout differs between processes
@@ -118,31 +122,6 @@ class Trainer:
         if model.freeze_backbone and self.recipe.optimizer.layer_decay != 1:
             raise ValueError("optimizer.layer_decay has no effect where only the classifier learns: set it to 1")
 
-    def build_model(self, num_classes: int) -> nn.Module:
-        """The network, with the frames, the crop and the sampling of the recipe in its `pretrained_cfg`."""
-        settings = self.recipe.model
-        name = f"local-dir:{settings.name}" if Path(settings.name).is_dir() else settings.name
-        model: Any = vov3d.create_model(
-            name,
-            settings.pretrained,
-            checkpoint_path=settings.checkpoint or None,
-            num_classes=num_classes,
-            drop_rate=settings.drop_rate,
-            drop_path_rate=settings.drop_path_rate,
-            **settings.args,
-        )
-        model.pretrained_cfg |= clip_settings(self.recipe.clip, model)
-        if settings.sync_batchnorm and self.world > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        if settings.freeze_backbone:
-            model.requires_grad_(False)
-            model.get_classifier().requires_grad_(True)
-        if settings.freeze_batchnorm or settings.freeze_backbone:
-            vov3d.freeze_batchnorm(model)
-        if settings.grad_checkpointing:
-            model.set_grad_checkpointing()
-        return model
-
     def _plan(self, epoch: int) -> list[list[np.ndarray]]:
         return plan_epoch(len(self.clips), self.batch, self.parts, self.recipe.train.seed, epoch)
 
@@ -173,7 +152,7 @@ class Trainer:
             if self.val_clips and ((self.epoch + 1) % every == 0 or self.epoch + 1 == epochs):
                 row |= self.validate()
             self._tell(row)
-            self.epoch, self.update = self.epoch + 1, 0
+            self.epoch, self.update, self.total = self.epoch + 1, 0, 0.0
             self.save()
         return self.finish()
 
@@ -183,21 +162,21 @@ class Trainer:
         mine = [[(self.epoch, int(i)) for i in part] for update in plan for part in update[self.rank :: self.world]]
         batches = iter(load(self.clips, mine, self.recipe.data.workers))
         every, self.waited, start = self.recipe.train.checkpoint_every, 0.0, time.perf_counter()
-        total, count = 0.0, 0
         self.model.train()
         bar = tqdm(plan, f"epoch {self.epoch}", disable=None if self.accelerator.is_main_process else True, leave=False)
         for update in bar:
             clips = sum(map(len, update))
             lr = self.optimizer.param_groups[-1]["lr"]
             loss = self.one_update(batches, clips)
-            total, count = total + loss * clips, count + clips
+            self.total += loss * clips
             bar.set_postfix(loss=f"{loss:.3f}", lr=f"{lr:.2g}", waiting=f"{self.waited:.0f}s")
             if self.log:
                 self.log.write(UPDATES, update=self.step, epoch=self.epoch, loss=loss, lr=lr)
             if every and self.step % every == 0 and self.update < self.updates:
                 self.save()
-        seconds = time.perf_counter() - start
-        return {"train_loss": total / count, "clips_per_s": count / seconds, "waiting": self.waited / seconds}
+        seconds, clips = time.perf_counter() - start, sum(len(part) for update in plan for part in update)
+        loss = self.total / len(self.clips)
+        return {"train_loss": loss, "clips_per_s": clips / seconds, "waiting": self.waited / seconds}
 
     def one_update(self, batches: Iterator[Batch], clips: int) -> float:
         """All backward passes of an update and the step; returns the mean loss over the clips of all processes."""
@@ -328,7 +307,7 @@ class Trainer:
         content = {
             "recipe": self.keys,
             "data": self.source.digest(),
-            "position": {"epoch": self.epoch, "update": self.update, "step": self.step},
+            "position": [self.epoch, self.update, self.step, self.total],
             "model": self.bare.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
@@ -361,8 +340,7 @@ class Trainer:
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         self.broken, self.best = content["broken"], content["best"]
-        position = content["position"]
-        self.epoch, self.update, self.step = position["epoch"], position["update"], position["step"]
+        self.epoch, self.update, self.step, self.total = content["position"]
         set_random_state(content["random"][self.rank])
 
     def finish(self) -> Path:
@@ -385,54 +363,6 @@ class Trainer:
         return folder
 
 
-def clip_settings(clip: Any, model: Any) -> dict[str, Any]:
-    """What a recipe says of clips, as fields of a `pretrained_cfg`; what it leaves open stays the model's own."""
-    cfg, fields = model.pretrained_cfg, {}
-    if clip.size:
-        reduction = model.feature_info[-1]["reduction"]
-        fields["input_size"] = (model.in_chans, clip.size, clip.size)
-        fields["pool_size"] = (-(-clip.size // reduction),) * 2
-        fields["test_input_size"] = (model.in_chans, *[round(clip.size * 8 / 7)] * 2)
-    if clip.test_size:
-        fields["test_input_size"] = (model.in_chans, clip.test_size, clip.test_size)
-    fields["sampling"] = clip.sampling or cfg["sampling"]
-    fields["num_frames"] = clip.frames or cfg["num_frames"]
-    fields["frame_stride"] = None if fields["sampling"] == "segment" else clip.stride or cfg["frame_stride"]
-    if clip.stride and fields["sampling"] == "segment":
-        raise ValueError(f"clip.stride={clip.stride} has no effect on segment sampling: set it to 0")
-    return fields
-
-
-def build_optimizer(model: nn.Module, settings: Any, factor: float) -> torch.optim.Optimizer:
-    """The optimizer of that name in timm; the learning rate is scaled."""
-    return create_optimizer_v2(
-        model,
-        settings.name,
-        lr=settings.lr * factor,
-        weight_decay=settings.weight_decay,
-        filter_bias_and_bn=settings.exempt_norms,
-        layer_decay=settings.layer_decay if settings.layer_decay != 1 else None,
-        **settings.args,
-    )
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any, factor: float, updates: int) -> Scheduler:
-    """A scheduler of timm, counted in updates, of which an epoch has `updates`."""
-    if schedule.warmup_epochs and schedule.warmup_updates:
-        raise ValueError("schedule.warmup_epochs and schedule.warmup_updates say the same thing twice: set one to 0")
-    warmup = schedule.warmup_updates or round(schedule.warmup_epochs * updates)
-    common = dict(warmup_t=warmup, warmup_lr_init=schedule.warmup_lr * factor, t_in_epochs=False, warmup_prefix=False)
-    if schedule.name == "cosine":
-        if schedule.milestones:
-            raise ValueError("schedule.milestones have no effect on schedule.name='cosine': leave them out")
-        return CosineLRScheduler(optimizer, schedule.epochs * updates, lr_min=schedule.min_lr * factor, **common)
-    if schedule.name == "steps":
-        # timm's milestones take effect one update early
-        steps = [milestone * updates + 1 for milestone in schedule.milestones]
-        return MultiStepLRScheduler(optimizer, steps, schedule.decay, **common)
-    raise ValueError(f"schedule.name is {schedule.name!r}: 'cosine' and 'steps' are known")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as the command line says."""
     args, rest = parser(str(__doc__)).parse_known_args(arguments)
@@ -440,7 +370,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides = parse_overrides(rest)
         overrides |= {"data.path": args.data} if args.data else {}
         overrides |= {"model.name": args.model} if args.model else {}
-        Trainer(load_recipe(args.recipe, overrides), args.output, args.resume == "auto").run()
+        trainer = Trainer(load_recipe(args.recipe, overrides), args.output, args.resume == "auto")
+        trainer.run()
+        trainer.accelerator.end_training()
     except (OSError, ValueError, VideoError, vov3d.WeightsError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

@@ -187,7 +187,8 @@ class MemoryClips(Clips):
         self.shift, self.flip = (recipe.clip.shift, recipe.clip.flip) if train else (0, False)
         height, width = source.clips.shape[2:4]
         if min(height, width) < self.size:
-            raise ValueError(f"{source.name}: clips of {width}x{height} pixels cannot be cut to clip.size {self.size}")
+            key = "clip.size" if train else "clip.test_size"
+            raise ValueError(f"{source.name}: clips of {width}x{height} pixels cannot be cut to {key}={self.size}")
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """Cuts a batch."""

@@ -42,7 +42,7 @@ class Log:
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
-    """The columns of a log; what was not measured is left out together with its update, as `name` and `name@`."""
+    """The columns of a log by name, and under `name@` the updates at which they were measured."""
     columns: dict[str, list[float]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
