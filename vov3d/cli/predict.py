@@ -29,8 +29,8 @@ def add_commands(commands: Any) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME",
-        help="model or model.tag of 'vov3d list', local-dir:FOLDER, or a file of 'vov3d export' (default: vov3d_n, which"
-        " comes with the package and knows the motions of 'vov3d demo')",
+        help="model or model.tag of 'vov3d list', the folder of a saved model, or a file of 'vov3d export' (default: "
+        "vov3d_n, which comes with the package and knows the motions of 'vov3d demo')",
     )
     weights = p.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", metavar="FILE", help="weights; without it the tag's are fetched from the Hub")
@@ -106,7 +106,8 @@ def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
 
 def _built(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
     """The model that was asked for, rewritten for speed where that is measured to gain: on CPUs."""
-    model = create_model(args.model, pretrained=not args.random_weights, checkpoint_path=args.checkpoint).eval()
+    name = f"local-dir:{args.model}" if Path(args.model, "config.json").is_file() else args.model
+    model = create_model(name, pretrained=not args.random_weights, checkpoint_path=args.checkpoint).eval()
     return optimize_for_inference(model) if target.type == "cpu" else model.to(target)
 
 

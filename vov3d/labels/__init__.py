@@ -70,7 +70,11 @@ def _from_json(path: str | Path, text: str) -> list[str]:
         content = json.loads(text)
         if isinstance(content, list):
             return content
-        by_index = {int(v if isinstance(v, int) else k): (k if isinstance(v, int) else v) for k, v in content.items()}
+        # Something-Something publishes its indices as text
+        named_by_index = all(key.isdecimal() for key in content) and not all(
+            isinstance(v, int) for v in content.values()
+        )
+        by_index = {int(k if named_by_index else v): (v if named_by_index else k) for k, v in content.items()}
         return [by_index[i].strip('"') for i in range(len(content))]
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise ValueError(

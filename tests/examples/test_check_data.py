@@ -1,0 +1,89 @@
+"""The check of a data set: what is broken is found, named with its cause, and counted."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import check_data
+import pytest
+from video_files import folder_of_frames, keep_part, write_audio, write_video
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Class folders with good videos and every kind of broken one."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "run").mkdir()
+    (folder / "jump").mkdir()
+    write_video(folder / "run/good one.mp4", num_frames=12)
+    folder_of_frames(folder / "run/frames", 3)
+    keep_part(write_video(folder / "jump/cut.mp4", muxer={"movflags": "faststart"}, gop=12), 0.6)
+    (folder / "jump/empty.mp4").touch()
+    (folder / "jump/text.mp4").write_text("404 not found")
+    write_audio(folder / "jump/sound.mp4")
+    folder_of_frames(folder / "jump/torn", 3)
+    (folder / "jump/torn/00003.jpg").write_bytes(b"\xff\xd8 torn")
+    return folder
+
+
+def test_broken_videos_are_listed_with_their_cause(data: Path, tmp_path: Path) -> None:
+    """As a user calls it: in a process of its own, from elsewhere."""
+    script = Path(check_data.__file__)
+    command = [sys.executable, str(script), str(data), "--workers", "2", "--csv", "found.csv"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "7 videos of 2 classes, 5 broken (three frames each; --full decodes all)"
+    rows = {Path(row["path"]).name: row for row in csv.DictReader((tmp_path / "found.csv").open())}
+    assert len(rows) == 7
+    good = rows["good one.mp4"]
+    assert [good[key] for key in ("label", "frames", "width", "height", "problem")] == ["run", "12", "96", "64", ""]
+    causes = {
+        "cut.mp4": "of 3 frames cannot be decoded",
+        "empty.mp4": "empty",
+        "text.mp4": "",
+        "sound.mp4": "no video",
+        "torn": "00003.jpg: this frame of the folder cannot be read",
+    }
+    for name, cause in causes.items():
+        assert rows[name]["problem"]
+        assert cause in rows[name]["problem"]
+        (line,) = [line for line in lines if f"{data / 'jump' / name}" in line]
+        assert cause in line
+    assert list(tmp_path.iterdir()) == [tmp_path / "found.csv"]
+
+
+def test_what_is_missing_is_broken(data: Path, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("run/good one.mp4,0\nrun/none.mp4,1\n")
+    assert check_data.main([str(file), "--root", str(data), "--workers", "1"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out == [f"{data / 'run/none.mp4'}: no such file", out[1]]
+    assert out[1].startswith("2 videos of 2 classes, 1 broken")
+
+
+def test_all_frames_on_request(data: Path) -> None:
+    assert check_data.look(str(data / "run/good one.mp4"), full=True).problem == ""
+    few, every = (check_data.look(str(data / "jump/cut.mp4"), full).problem for full in (False, True))
+    assert few == "2 of 3 frames cannot be decoded"
+    assert "of 60 frames cannot be decoded" in every
+
+
+def test_an_item_that_crashes_its_process_is_named() -> None:
+    items = ["1 + 1", "__import__('os').abort()", "2 + 2", "3 + 3"]
+    assert list(check_data.in_processes(eval, items, 2)) == [2, None, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none"], "none: no such file or folder"),
+        (["{data}", "--workers", "0"], "--workers 0: must be at least 1"),
+        (["{data}", "--csv", "nowhere/x.csv"], "there is no folder"),
+        (["{data}", "--split", "val"], "split='val' has no effect"),
+    ],
+)
+def test_bad_arguments(data: Path, capsys, arguments: list[str], message: str) -> None:
+    assert check_data.main([argument.format(data=data) for argument in arguments]) == 1
+    assert message in capsys.readouterr().err

@@ -1,0 +1,174 @@
+"""Recipes: the paper's values, overrides, and what is refused."""
+
+import pytest
+import torch
+import train
+from torch import nn
+from training.building import build_optimizer, build_scheduler, clip_settings
+from training.recipe import DEFAULTS, load_recipe, parse_overrides, recipe_names, sections
+from training_runs import clips_file, command, trainer
+
+import vov3d
+
+PAPER = {
+    "ssv1": ("cosine", 100, 64, 0.1, 16, "segment", False),
+    "ssv2": ("cosine", 100, 64, 0.1, 16, "segment", False),
+    "k400": ("cosine", 256, 128, 0.1, 16, "dense", True),
+    "ssv1_ft_k400": ("steps", 50, 64, 0.05, 32, "segment", False),
+    "ssv2_ft_k400": ("steps", 50, 64, 0.05, 32, "segment", False),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_recipes(name):
+    r = sections(load_recipe(name))
+    found = (
+        r.schedule.name,
+        r.schedule.epochs,
+        r.optimizer.batch,
+        r.optimizer.lr,
+        r.clip.frames,
+        r.clip.sampling,
+        r.clip.flip,
+    )
+    assert found == PAPER[name]
+    assert r.optimizer.weight_decay == 5e-5
+    assert not r.optimizer.exempt_norms
+    assert (r.clip.size, r.clip.scales) == (224, [256, 320])
+    if r.clip.sampling == "dense":
+        assert r.clip.stride == 5
+    if name.endswith("ft_k400"):
+        assert (r.schedule.milestones, r.schedule.decay) == ([35, 45], 0.1)
+        assert (r.schedule.warmup_updates, r.schedule.warmup_lr) == (2000, 1e-4)
+        assert r.model.sync_batchnorm
+        assert r.model.pretrained
+
+
+@pytest.mark.parametrize("name", set(recipe_names()) - {"shapes_nano"})
+def test_every_recipe_names_a_model_of_the_zoo_that_takes_its_clips(name):
+    r = sections(load_recipe(name))
+    model = vov3d.create_model(r.model.name, device="meta")
+    fields = clip_settings(r.clip, model)
+    assert fields["num_frames"] in (16, 32)
+    assert (fields["frame_stride"] is None) == (fields["sampling"] == "segment")
+
+
+def rates(recipe, at: list[int], updates: int, factor: float = 1.0) -> list[float]:
+    optimizer = build_optimizer(nn.Linear(2, 2), recipe.optimizer, factor)
+    scheduler = build_scheduler(optimizer, recipe.schedule, factor, updates)
+    found = []
+    for update in at:
+        scheduler.step_update(update)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_the_learning_rate_falls_at_the_milestones_after_a_warm_up():
+    at = [0, 1000, 2000, 35 * 3000 - 1, 35 * 3000, 45 * 3000 - 1, 45 * 3000]
+    found = rates(sections(load_recipe("ssv2_ft_k400")), at, updates=3000)
+    assert found == pytest.approx([1e-4, 0.02505, 0.05, 0.05, 0.005, 0.005, 0.0005])
+
+
+def test_the_learning_rate_is_half_a_cosine_scaled_with_the_batch():
+    recipe = sections(load_recipe("ssv2"))
+    found = rates(recipe, [0, 500, 5000, 10_000], updates=100, factor=0.5)
+    assert found == pytest.approx([0.005, 0.05 * 0.99384, 0.025, 0], rel=1e-4, abs=1e-9)
+
+
+def test_norms_and_biases_decay_unless_the_recipe_says_otherwise():
+    model = vov3d.create_model("x3d_xs", depths=(1, 1, 1, 1))
+    norms = {id(p) for name, p in model.named_parameters() if p.ndim == 1}
+    for exempt in ("true", "false"):
+        settings = sections(load_recipe("ssv2", {"optimizer.exempt_norms": exempt})).optimizer
+        groups = build_optimizer(model, settings, 1.0).param_groups
+        decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+        assert bool(decayed & norms) == (exempt == "false")
+        assert decayed | norms == {id(p) for p in model.parameters()}
+
+
+def test_blocks_learn_the_slower_the_nearer_to_the_clip():
+    model = vov3d.create_model("x3d_xs", depths=(1, 1, 1, 1))
+    settings = sections(load_recipe("finetune", {"optimizer.layer_decay": "0.5"})).optimizer
+    scale = {
+        id(p): group["lr_scale"]
+        for group in build_optimizer(model, settings, 1.0).param_groups
+        for p in group["params"]
+    }
+    assert scale[id(model.head.fc.weight)] == 1
+    assert scale[id(model.stem.conv_s.weight)] < scale[id(model.stages[0].blocks[0].conv_pw.weight)] < 0.2
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_values_of_the_command_line_have_the_type_of_their_key():
+    words = ["--optimizer.lr=1", "--model.name", "7", "--schedule.milestones", "[3, 4]", "--clip.flip", "true"]
+    words += ["--model.args.conv", "d2plus1d", "--model.args.depths", "[1, 2]", "--schedule.min_lr", "-1e-3"]
+    recipe = load_recipe("ssv2", parse_overrides(words))
+    assert recipe["optimizer.lr"] == 1.0
+    assert isinstance(recipe["optimizer.lr"], float)
+    assert recipe["model.name"] == "7"
+    assert recipe["schedule.milestones"] == [3, 4]
+    assert recipe["clip.flip"] is True
+    assert recipe["schedule.min_lr"] == -1e-3
+    assert sections(recipe).model.args == {"conv": "d2plus1d", "depths": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--optimiser.lr", "1"], "did you mean 'optimizer.lr'?"),
+        (["--lr", "1"], "did you mean 'optimizer.lr'?"),
+        (["--clip.frame", "8"], "did you mean 'clip.frames'?"),
+        (["--optimizer.lr", "fast"], "optimizer.lr wants a float, such as 0.1, not 'fast'"),
+        (["--clip.frames", "8.5"], "clip.frames wants a int"),
+        (["--clip.flip", "1"], "clip.flip wants a bool"),
+        (["--optimizer.lr"], "--optimizer.lr wants a value"),
+        (["--optimizer.lr", "--clip.flip", "true"], "--optimizer.lr wants a value"),
+        (["optimizer.lr=1"], "'optimizer.lr=1' is no option"),
+        (["--model.sync_batchnorm", "true", "--train.keep", "best"], "needs videos for validation"),
+        (["--train.keep", "first"], "'last' and 'best' are known"),
+        (["--schedule.warmup_updates", "5"], "say the same thing twice"),
+        (["--schedule.milestones", "[1]"], "have no effect"),
+        (["--schedule.name", "linear"], "'cosine' and 'steps' are known"),
+        (["--clip.sampling", "segment"], "clip.stride=2 has no effect on segment sampling"),
+        (["--model.freeze_backbone", "true", "--optimizer.layer_decay", "0.5"], "optimizer.layer_decay has no effect"),
+        (["--clip.size", "32"], "cannot be cut to clip.size=32"),
+        (["--optimizer.batch", "1", "--train.accumulate", "2"], "cannot be shared by 2"),
+        (["--model.name", "vov3d_k"], "did you mean"),
+    ],
+)
+def test_what_is_wrong_is_one_error(tmp_path, capsys, words, message):
+    assert train.main([*command(clips_file(tmp_path), tmp_path / "run"), *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("train.py: ")
+    assert message in error
+    assert not (tmp_path / "run/checkpoint.pt").exists()
+
+
+def test_an_unknown_recipe_and_key_of_a_file_name_the_nearest(tmp_path, capsys):
+    assert train.main(["--recipe", "ssv3", "--data", "x", "--output", str(tmp_path / "run")]) == 1
+    assert "did you mean 'ssv" in capsys.readouterr().err
+    (tmp_path / "mine.toml").write_text("[schedule]\nepoch = 3\n")
+    assert train.main(["--recipe", str(tmp_path / "mine.toml"), "--data", "x", "--output", str(tmp_path / "run")]) == 1
+    assert "did you mean 'schedule.epochs'?" in capsys.readouterr().err
+
+
+def test_help_lists_every_key_and_recipe(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    text = capsys.readouterr().out
+    assert DEFAULTS.read_text() in text
+    assert all(name in text for name in recipe_names())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, capsys):
+    with torch.random.fork_rng(devices=[]):
+        assert train.main(command(clips_file(tmp_path), tmp_path / "run", optimizer_lr=1e30)) == 1
+    assert "lower optimizer.lr" in capsys.readouterr().err
+
+
+def test_the_learning_rate_of_a_run_follows_the_batch_that_is_used(tmp_path):
+    run = trainer(clips_file(tmp_path), tmp_path / "run", train_batch_size=2, train_accumulate=2, optimizer_lr=0.8)
+    assert run.factor == 0.5
+    assert run.scheduler.base_values[0] == 0.4

@@ -1,0 +1,298 @@
+"""Batches: what is drawn, which clips an epoch has, what shards, arrays and shapes give; mixing."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training import sources
+from training.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, to_network
+from training.mixing import box, mix
+from training.recipe import load_recipe, sections
+from training.sources import Source, held_out, read_source, read_sources
+
+from vov3d.video import VideoReader, eval_transform
+from vov3d.video.moving_shapes import CLASSES, make_set, write_videos
+
+CFG = {
+    "num_frames": 4,
+    "frame_stride": 1,
+    "sampling": "dense",
+    "input_size": (3, 16, 16),
+    "test_input_size": (3, 20, 20),
+    "mean": (0.4, 0.5, 0.6),
+    "std": (0.2, 0.25, 0.3),
+    "interpolation": "bilinear",
+}
+
+
+def recipe(**keys):
+    return sections(load_recipe("finetune", {name.replace("_", ".", 1): str(value) for name, value in keys.items()}))
+
+
+@pytest.fixture
+def videos(tmp_path):
+    write_videos(tmp_path / "videos", 3, seed=0, num_frames=9, size=32, classes=CLASSES[:2])
+    return tmp_path / "videos"
+
+
+# --- epochs ----------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=200)
+@given(number=st.integers(1, 300), batch=st.integers(1, 64), parts=st.integers(1, 9), epoch=st.integers(0, 3))
+def test_an_epoch_has_each_clip_once_in_updates_of_one_size(number, batch, parts, epoch):
+    if min(number, batch) < parts:
+        with pytest.raises(ValueError, match="cannot be shared"):
+            plan_epoch(number, batch, parts, 0, epoch)
+        return
+    plan = plan_epoch(number, batch, parts, 0, epoch)
+    assert sorted(int(i) for update in plan for part in update for i in part) == list(range(number))
+    sizes = [sum(map(len, update)) for update in plan]
+    shares = [len(part) for update in plan for part in update]
+    assert max(sizes) - min(sizes) <= 1
+    assert min(shares) >= 1
+    assert max(shares) - min(shares) <= 1
+    assert max(sizes) <= max(batch, 2 * parts)
+    assert max(sizes) <= batch or number // len(plan) < 2 * parts
+
+
+def test_the_order_is_another_in_each_epoch_and_the_same_in_each_run():
+    first, again, second = (np.concatenate([p for u in plan_epoch(50, 8, 1, 3, e) for p in u]) for e in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, second)
+
+
+# --- what is drawn ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["dense", "segment"])
+def test_a_clip_depends_on_seed_epoch_and_index_alone(videos, sampling):
+    source, _ = read_source(str(videos), "train", recipe().data, recipe().shapes, None)
+    clips = open_clips(source, CFG | {"sampling": sampling}, recipe(clip_flip="true"), train=True)
+    assert isinstance(clips, VideoClips)
+    before = torch.get_rng_state()
+    together = clips.__getitems__([(0, 1), (0, 4), (1, 4)])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    alone = clips.__getitems__([(0, 4)])
+    assert torch.equal(alone.clips[0], together.clips[1])
+    assert not torch.equal(together.clips[1], together.clips[2])
+    (worked,) = list(load(clips, [[(0, 1), (0, 4), (1, 4)]], workers=1))
+    assert torch.equal(worked.clips, together.clips)
+    assert worked.labels.tolist() == [0, 1, 1]
+
+
+def test_validation_takes_the_middle_of_a_video(videos):
+    source, _ = read_source(str(videos), "train", recipe().data, recipe().shapes, None)
+    clips = open_clips(source, CFG | {"frame_stride": 3}, recipe(), train=False)
+    with VideoReader(source.files[2]) as reader:
+        frames = reader.read([2, 3, 4, 5])  # a stride of 3 at 30 frames a second is one of 1 at 10
+    assert torch.equal(clips.__getitems__([(0, 2)]).clips, eval_transform(CFG)(frames))
+
+
+def memory(clips: np.ndarray, shift: int = 0, flip: bool = False, train: bool = True) -> MemoryClips:
+    source = Source("x", np.zeros(len(clips), np.int64), ("a",), clips=clips)
+    keys = dict(clip_shift=shift, clip_flip=str(flip).lower())
+    return MemoryClips(source, CFG | {"test_input_size": None}, recipe(**keys), train)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    height=st.integers(16, 20),
+    width=st.integers(16, 20),
+    shift=st.integers(0, 5),
+    epoch=st.integers(0, 50),
+    train=st.booleans(),
+)
+def test_a_clip_in_memory_is_cut_out_of_itself_with_its_border_repeated(height, width, shift, epoch, train):
+    clips = np.random.default_rng(0).integers(0, 256, (2, 4, height, width, 3), np.uint8)
+    (cut,) = memory(clips, shift, train=train).__getitems__([(epoch, 1)]).clips.numpy()
+    margin = shift if train else 0
+    padded = np.pad(clips[1], ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+    places = np.lib.stride_tricks.sliding_window_view(padded, (4, 16, 16, 3)).reshape(-1, 4, 16, 16, 3)
+    assert (places == cut).all((1, 2, 3, 4)).any()
+    if not train:
+        assert np.array_equal(cut, clips[1][:, (height - 16) // 2 :, (width - 16) // 2 :][:, :16, :16])
+
+
+def test_half_of_the_clips_are_mirrored_where_that_is_asked_for():
+    clips = np.random.default_rng(0).integers(0, 256, (1, 4, 16, 16, 3), np.uint8)
+    cut = memory(clips, flip=True).__getitems__([(epoch, 0) for epoch in range(40)]).clips.numpy()
+    same = sum(np.array_equal(clip, clips[0]) for clip in cut)
+    mirrored = sum(np.array_equal(clip, clips[0][:, :, ::-1]) for clip in cut)
+    assert same + mirrored == 40
+    assert 8 < same < 32
+
+
+def test_longer_clips_in_memory_are_sampled():
+    clips = np.broadcast_to(np.arange(10, dtype=np.uint8)[None, :, None, None, None], (1, 10, 16, 16, 3))
+    starts = set()
+    for epoch in range(30):
+        found = memory(clips).__getitems__([(epoch, 0)]).clips[0, :, 0, 0, 0].tolist()
+        assert found == list(range(found[0], found[0] + 4))
+        starts.add(found[0])
+    assert len(starts) > 3
+
+
+def test_bytes_and_floats_reach_the_network_alike():
+    clips = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16, 3), np.uint8)
+    found = to_network(memory(clips, train=False).__getitems__([(0, 0), (0, 1)]).clips, CFG, torch.zeros(()))
+    frames = torch.from_numpy(clips).permute(0, 1, 4, 2, 3)
+    wanted = torch.cat([eval_transform(CFG | {"test_input_size": None})(clip) for clip in frames])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert to_network(found, CFG, torch.zeros((), dtype=torch.float64)).dtype == torch.float64
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def shard(path, files, labels, ending="cls"):
+    with webdataset.TarWriter(str(path)) as writer:
+        for number, (file, label) in enumerate(zip(files, labels, strict=True)):
+            content = {"label": label} if ending == "json" else str(label)
+            writer.write({"__key__": f"clips/{number:04d}", "mp4": file.read_bytes(), ending: content})
+
+
+@pytest.mark.parametrize("ending", ["cls", "json"])
+def test_shards_that_webdataset_wrote_give_the_videos(videos, tmp_path, ending):
+    files = sorted(videos.glob("*/*.mp4"))
+    names = [file.parent.name for file in files]
+    for number in (0, 1):
+        labels = names[3 * number : 3 * number + 3]
+        shard(tmp_path / f"x-{number:03d}.tar", files[3 * number : 3 * number + 3], labels, ending)
+    data = recipe(data_path=tmp_path / "x-{000..001}.tar").data
+    source, val = read_sources(SimpleNamespace(**vars(data) | {"val_share": 0}), recipe().shapes)
+    assert val is None
+    assert [source.classes[i] for i in source.labels] == names
+    assert [member.read() for member in source.files] == [file.read_bytes() for file in files]
+    other, _ = read_source(str(videos), "train", data, recipe().shapes, None)
+    of_shards, of_files = (open_clips(s, CFG, recipe(), train=True).__getitems__([(0, 4)]) for s in (source, other))
+    assert torch.equal(of_shards.clips, of_files.clips)
+
+
+def test_shards_that_lack_something_are_refused(videos, tmp_path):
+    files = sorted(videos.glob("*/*.mp4"))[:2]
+    with webdataset.TarWriter(str(tmp_path / "bare.tar")) as writer:
+        writer.write({"__key__": "a", "mp4": files[0].read_bytes()})
+    shard(tmp_path / "x-0.tar", files, [0, 5])
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    (tmp_path / "text.tar").write_text("no tar")
+    for name, keys, message in (
+        ("bare.tar", {}, "has no .cls and no .json beside it"),
+        ("x-{0..1}.tar", {}, "1 of 2 shards are missing"),
+        ("x-0.tar", {"data_classes": tmp_path / "names.txt"}, "labels from 0 to 5, but there are 2 classes"),
+        ("text.tar", {}, "is no tar file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_sources(recipe(data_path=tmp_path / name, **keys).data, recipe().shapes)
+
+
+def test_arrays_of_another_form_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", labels=np.zeros(3, int))
+    np.savez(tmp_path / "b.npz", clips=np.zeros((3, 4, 8, 8)), labels=np.zeros(3, int))
+    for name, message in (("a", "holds no clips"), ("b", "expected uint8 clips")):
+        with pytest.raises(ValueError, match=message):
+            read_source(str(tmp_path / f"{name}.npz"), "train", recipe().data, recipe().shapes, None)
+
+
+def test_validation_is_what_lies_beside_training_or_a_share_of_each_class(videos, tmp_path):
+    share = recipe(data_path=videos, data_val_share=0.34)
+    train, val = read_sources(share.data, share.shapes)
+    assert np.bincount(train.labels).tolist() == [2, 2]
+    assert np.bincount(val.labels).tolist() == [1, 1]
+    assert not {*map(str, train.files)} & {*map(str, val.files)}
+    for part, kept in (("train", slice(2)), ("val", slice(2, 3))):
+        for folder in videos.iterdir():
+            (tmp_path / "parts" / part / folder.name).mkdir(parents=True)
+            for file in sorted(folder.iterdir())[kept]:
+                (tmp_path / "parts" / part / folder.name / file.name).symlink_to(file)
+    parts = recipe(data_path=tmp_path / "parts", data_val_share=0.0)
+    train, val = read_sources(parts.data, parts.shapes)
+    assert (len(train), len(val)) == (4, 2)
+    assert train.classes == val.classes == tuple(sorted(CLASSES[:2]))
+
+
+def test_a_class_of_one_video_keeps_it_for_training():
+    source = Source("x", np.array([0, 1, 1, 1, 1]), ("a", "b"), clips=np.zeros((5, 1, 1, 1, 3), np.uint8))
+    train, val = held_out(source, 0.5)
+    assert train.labels.tolist() == [0, 1, 1]
+    assert val.labels.tolist() == [1, 1]
+
+
+def test_shapes_are_made_once_and_are_those_of_make_set(tmp_path, monkeypatch):
+    keys = recipe(data_path="shapes", shapes_clips=130, shapes_val_clips=20, shapes_frames=3, shapes_size=16)
+    data = SimpleNamespace(**vars(keys.data) | {"val_share": 0})
+    train, val = read_sources(data, keys.shapes)
+    clips, labels = make_set(130, 0, 3, 16)
+    assert np.array_equal(train.clips, clips)
+    assert np.array_equal(train.labels, labels)
+    assert np.array_equal(val.clips, make_set(20, 1, 3, 16)[0])
+    monkeypatch.setattr(sources, "make_shapes", None)
+    again, _ = read_sources(data, keys.shapes)
+    assert again.digest() == train.digest() != val.digest()
+
+
+def test_the_digest_follows_names_and_labels_not_the_place(videos, tmp_path):
+    source, _ = read_source(str(videos), "train", recipe().data, recipe().shapes, None)
+    videos.rename(tmp_path / "elsewhere")
+    moved, _ = read_source(str(tmp_path / "elsewhere"), "train", recipe().data, recipe().shapes, None)
+    assert moved.digest() == source.digest()
+    assert source.subset(np.array([0, 1])).digest() != source.digest()
+
+
+# --- mixing ----------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    seed=st.integers(0, 10_000),
+    batch=st.integers(1, 5),
+    height=st.integers(3, 12),
+    width=st.integers(3, 12),
+    alpha=st.sampled_from([0.2, 1.0, 4.0]),
+)
+def test_cutmix_replaces_the_same_box_in_all_frames_and_mixes_labels_by_its_area(seed, batch, height, width, alpha):
+    numbers = torch.arange(batch, dtype=torch.float32)
+    clips = numbers.view(-1, 1, 1, 1, 1).expand(batch, 3, 4, height, width)
+    mixed, targets = mix(clips, torch.arange(batch), batch, 0.0, alpha, np.random.default_rng(seed))
+    assert torch.equal(mixed, mixed[:, :1, :1].expand_as(mixed))
+    for own in range(batch):
+        area = (mixed[own, 0, 0] == own).float().mean()
+        wanted = torch.zeros(batch)
+        wanted[own] += area if batch > 1 else 1
+        wanted[own - 1] += 1 - area if batch > 1 else 0
+        torch.testing.assert_close(targets[own], wanted)
+    assert torch.equal(clips[:, 0, 0, 0, 0], numbers)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 1000))
+def test_mixup_mixes_clips_and_labels_by_one_share(seed):
+    clips = torch.randn(3, 3, 2, 4, 4)
+    mixed, targets = mix(clips, torch.tensor([2, 0, 1]), 3, 0.5, 0.0, np.random.default_rng(seed))
+    for own, label in enumerate((2, 0, 1)):
+        share = targets[own, label]
+        torch.testing.assert_close(mixed[own], share * clips[own] + (1 - share) * clips[own - 1])
+    torch.testing.assert_close(targets.sum(1), torch.ones(3))
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
+def test_a_box_lies_in_the_frame_and_is_no_larger_than_its_share(seed, share):
+    rows, columns = box(20, 30, share, np.random.default_rng(seed))
+    assert 0 <= rows.start <= rows.stop <= 20
+    assert 0 <= columns.start <= columns.stop <= 30
+    assert rows.stop - rows.start <= 20 * (1 - share) ** 0.5 + 1
+    assert columns.stop - columns.start <= 30 * (1 - share) ** 0.5 + 1
+
+
+def test_labels_in_json_may_be_numbers(videos, tmp_path):
+    files = sorted(videos.glob("*/*.mp4"))[:2]
+    shard(tmp_path / "x.tar", files, [1, 0], "json")
+    source, _ = read_source(str(tmp_path / "x.tar"), "train", recipe().data, recipe().shapes, None)
+    assert source.labels.tolist() == [1, 0]
+    assert source.classes == ("class 0", "class 1")
