@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -79,7 +79,7 @@ def _checked(args: argparse.Namespace) -> int:
         print(f"{row.path}: {row.problem}")
     for row in _looked_at(videos, args.full, args.workers):
         if row.problem:
-            tqdm.write(row.problem if row.path in row.problem else f"{row.path}: {row.problem}")
+            tqdm.write(f"{row.path}: {row.problem}")
         rows.append(row)
     if args.csv:
         _write(Path(args.csv), rows)
@@ -117,10 +117,10 @@ def look(path: str, full: bool) -> Checked:
             lost = f"{reader.missing} of {len(wanted)} frames cannot be decoded" if reader.missing else ""
             return Checked(path, "", reader.num_frames, round(reader.fps, 3), reader.width, reader.height, lost)
     except (VideoError, OSError, ValueError) as error:
-        return Checked(path, "", problem=" ".join(str(error).split()))
+        return Checked(path, "", problem=" ".join(str(error).split()).removeprefix(f"{path}: "))
 
 
-def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int) -> Iterator[Any]:
+def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int) -> Generator[Any, None, None]:
     """What `work` gives for each item, in order; None where it takes its process down.
 
     Decoders are C code: a file that crashes one must not end the check, and is to be named.
