@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 from video_lists import LAYOUTS, VideoList, read_list
 
+from vov3d.cli._arguments import positive
 from vov3d.video import VideoError, VideoReader
 
 _AHEAD = 64  # videos that wait for each process
@@ -61,14 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", help="file of class names, or k400, ssv1, ssv2 (default: those of the data)")
     parser.add_argument("--split", help="train, val or test, where there are several")
     parser.add_argument("--full", action="store_true", help="decode every frame")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--csv", metavar="FILE", help="write what was found of every video")
     return parser
 
 
 def _checked(args: argparse.Namespace) -> int:
-    if args.workers < 1:
-        raise ValueError(f"--workers {args.workers}: must be at least 1")
     if args.csv and not Path(args.csv).absolute().parent.is_dir():
         raise ValueError(f"--csv {args.csv}: there is no folder {Path(args.csv).absolute().parent}; make it first")
     with warnings.catch_warnings():

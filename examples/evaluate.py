@@ -22,7 +22,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from evaluation.metrics import Broken, Figure, Pair, Summary, confused, confusion, differing_pairs, summarize
 from evaluation.models import PROTOCOLS, Model, load_model
 from evaluation.pictures import Example, draw_confusion, draw_examples, draw_tempo, frames_of, require_matplotlib
@@ -31,6 +30,7 @@ from evaluation.samples import Samples, load_samples
 from evaluation.scores import Row, to_parquet
 from video_lists import LAYOUTS
 
+from vov3d.cli._arguments import device, positive
 from vov3d.video import parse_views
 
 _PAIRS = 8  # pairs of classes in a comparison
@@ -67,12 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--checkpoint", nargs="+", metavar="FILE", help="weights of each model, - for those of its tag")
     models.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     models.add_argument("--backend", choices=("pyav", "torchcodec"), help="what decodes files (default: pyav)")
-    models.add_argument("--batch-size", type=int, metavar="N", help="views at once (default: by the free memory)")
+    models.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: by the free memory)")
     views = parser.add_argument_group("protocol")
     which = views.add_mutually_exclusive_group()
     which.add_argument("--protocol", choices=PROTOCOLS, help="default: the one that fits the model")
     which.add_argument("--views", metavar="CLIPSxCROPS", help="other views, as 1x3")
-    views.add_argument("--frames", type=int, metavar="T", help="frames of a clip (default: the model's)")
+    views.add_argument("--frames", type=positive, metavar="T", help="frames of a clip (default: the model's)")
     views.add_argument("--stride", type=float, metavar="S", help="distance of frames at 30 fps (default: the model's)")
     views.add_argument("--broken", choices=("wrong", "leave-out"), default="wrong", help="how broken videos count")
     out = parser.add_argument_group("results")
@@ -100,6 +100,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         runs += [
             Run(model, samples, replace(own, stride=stride), Path(args.out)) for stride in strides or [args.stride]
         ]
+    if args.compare and runs[0].samples.classes != runs[1].samples.classes:
+        raise ValueError(
+            f"{' and '.join(args.compare)} have other classes, or number them otherwise: nothing to compare"
+        )
     results = []
     for run in runs:
         results.append(run.rows())
@@ -146,9 +150,9 @@ def _require_pyarrow() -> None:
 
 def _models(args: argparse.Namespace) -> list[Model]:
     names = args.compare or args.model
-    device = torch.empty(0, device=args.device).device
+    target = device(args.device)
     models = [
-        load_model(name, None if checkpoint == "-" else checkpoint, device)
+        load_model(name, None if checkpoint == "-" else checkpoint, target)
         for name, checkpoint in zip(names, args.checkpoint or ["-"] * len(names), strict=True)
     ]
     if len({model.label for model in models}) < len(models):

@@ -379,6 +379,7 @@ def test_published_accuracy_stands_beside_untouched_weights_only(models: Path, t
         (["--data", "{clips}", "--model", "a", "./a"], "would share a folder of results"),
         (["--data", "{clips}", "--model", "a", "--tempo", "fast"], "--tempo fast: expected strides such as 5,8"),
         (["--data", "{clips}", "--model", "a", "--tempo", "2", "--stride", "3"], "--tempo is a table of its own"),
+        (["--data", "{clips}", "--model", "a", "--device", "nowhere"], "--device nowhere cannot be used here"),
         (["--data", "{clips}", "--model", "segments", "--stride", "3"], "stride=3 would have no effect"),
         (["--data", "{clips}", "--model", "segments", "--protocol", "k400"], "is for models of dense sampling"),
         (["--data", "{clips}", "--model", "a", "--protocol", "ssv"], "is for models of segment sampling"),
@@ -419,3 +420,12 @@ def test_sets_in_memory_that_are_wrong(tmp_path: Path, change: dict, message: st
 
 def test_intervals_are_printed_in_percent() -> None:
     assert evaluate._interval(Figure(0.5, 0.25, 0.756)) == "25.00 to 75.60"
+
+
+def test_models_of_other_classes_are_not_compared(home: Path, capsys) -> None:
+    for name, names in (("x", NAMES[:2]), ("y", NAMES[1::-1])):
+        model = vov3d.create_model("x3d_xs", depths=(1, 1, 1, 1), num_classes=2)
+        vov3d.save_pretrained(model, home / name, label_names=names)
+    np.savez("set.npz", clips=np.zeros((2, 4, 32, 32, 3), np.uint8), labels=np.arange(2), classes=np.array(NAMES[:2]))
+    assert evaluate.main(["--data", "set.npz", "--compare", "x", "y"]) == 1
+    assert "x and y have other classes, or number them otherwise" in capsys.readouterr().err

@@ -191,6 +191,7 @@ def test_kinetics_lists(kinetics: Path, where: str) -> None:
     assert {
         path.stem: videos.classes[label] for path, label in zip(videos.paths, videos.labels, strict=True)
     } == EXPECTED
+    (kinetics / "validate.json").write_text("{}")  # published beside the list, with the same content in another form
     assert read_list(kinetics).paths == videos.paths
     assert all(path.exists() for path in videos.paths)
 
