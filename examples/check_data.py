@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 from video_lists import LAYOUTS, VideoList, read_list
 
+from vov3d.cli._arguments import positive
 from vov3d.video import VideoError, VideoReader
 
 _AHEAD = 64  # videos that wait for each process
@@ -61,14 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", help="file of class names, or k400, ssv1, ssv2 (default: those of the data)")
     parser.add_argument("--split", help="train, val or test, where there are several")
     parser.add_argument("--full", action="store_true", help="decode every frame")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--csv", metavar="FILE", help="write what was found of every video")
     return parser
 
 
 def _checked(args: argparse.Namespace) -> int:
-    if args.workers < 1:
-        raise ValueError(f"--workers {args.workers}: must be at least 1")
     if args.csv and not Path(args.csv).absolute().parent.is_dir():
         raise ValueError(f"--csv {args.csv}: there is no folder {Path(args.csv).absolute().parent}; make it first")
     with warnings.catch_warnings():
@@ -79,7 +78,7 @@ def _checked(args: argparse.Namespace) -> int:
         print(f"{row.path}: {row.problem}")
     for row in _looked_at(videos, args.full, args.workers):
         if row.problem:
-            tqdm.write(row.problem if row.path in row.problem else f"{row.path}: {row.problem}")
+            tqdm.write(f"{row.path}: {row.problem}")
         rows.append(row)
     if args.csv:
         _write(Path(args.csv), rows)
@@ -117,10 +116,10 @@ def look(path: str, full: bool) -> Checked:
             lost = f"{reader.missing} of {len(wanted)} frames cannot be decoded" if reader.missing else ""
             return Checked(path, "", reader.num_frames, round(reader.fps, 3), reader.width, reader.height, lost)
     except (VideoError, OSError, ValueError) as error:
-        return Checked(path, "", problem=" ".join(str(error).split()))
+        return Checked(path, "", problem=" ".join(str(error).split()).removeprefix(f"{path}: "))
 
 
-def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int) -> Iterator[Any]:
+def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int) -> Generator[Any, None, None]:
     """What `work` gives for each item, in order; None where it takes its process down.
 
     Decoders are C code: a file that crashes one must not end the check, and is to be named.

@@ -12,7 +12,7 @@ from vov3d.labels import read_label_names
 
 VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-LISTS = ("something-something-v2-{}.json", "something-something-v1-{}.csv", "{}.json", "{}.csv", "{}.txt")
+LISTS = ("something-something-v2-{}.json", "something-something-v1-{}.csv", "{}.csv", "{}.txt", "{}.json")
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "validation", "validate", "valid"),

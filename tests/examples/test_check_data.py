@@ -79,7 +79,6 @@ def test_an_item_that_crashes_its_process_is_named() -> None:
     ("arguments", "message"),
     [
         (["none"], "none: no such file or folder"),
-        (["{data}", "--workers", "0"], "--workers 0: must be at least 1"),
         (["{data}", "--csv", "nowhere/x.csv"], "there is no folder"),
         (["{data}", "--split", "val"], "split='val' has no effect"),
     ],

@@ -191,6 +191,7 @@ def test_kinetics_lists(kinetics: Path, where: str) -> None:
     assert {
         path.stem: videos.classes[label] for path, label in zip(videos.paths, videos.labels, strict=True)
     } == EXPECTED
+    (kinetics / "validate.json").write_text("{}")  # published beside the list, with the same content in another form
     assert read_list(kinetics).paths == videos.paths
     assert all(path.exists() for path in videos.paths)
 
@@ -317,3 +318,12 @@ def test_settings_that_make_no_sense(tmp_path: Path) -> None:
         read_list(tmp_path, classes="k500")
     with pytest.raises(ValueError, match=r"found class 'run', expected one of 1 names \('walk'"):
         read_list(tmp_path, classes=["walk"])
+
+
+@pytest.mark.parametrize(
+    "content", ['["b", "a"]', '{"b": 0, "a": 1}', '{"b": "0", "a": "1"}', '{"1": "a", "0": "b"}', "b\na\n"]
+)
+def test_names_in_every_published_form(tmp_path: Path, content: str) -> None:
+    touch(tmp_path, "data/a/1.mp4", "data/b/2.mp4")
+    (tmp_path / "names").write_text(content)
+    assert read_list(tmp_path / "data", classes=tmp_path / "names").labels == (1, 0)

@@ -1,0 +1,52 @@
+"""Writes the table of docs/evaluation.md: the published weights, the command that evaluates each, and what it gave.
+
+    python examples/evaluation/published_table.py
+
+Figures are the registry's. What stands in the last column is kept: it is written by whoever measured.
+"""
+
+import re
+from pathlib import Path
+
+from vov3d import list_pretrained
+from vov3d.models._pretrained_cfg import resolve_cfg
+
+PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
+BEGIN, END = "<!-- published -->\n", "\n<!-- /published -->"
+DATA = {"k400": "kinetics400", "ssv1": "something-something-v1", "ssv2": "something-something-v2"}
+"""Folder of each data set in the commands."""
+
+_HEAD = ("command", "views", "published top-1", "published top-5", "measured top-1, top-5")
+
+
+def main() -> None:
+    """Writes the table anew."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    PAGE.write_text(before + BEGIN + table(measured(text)) + END + rest.split(END)[1], encoding="utf-8")
+
+
+def table(measured: dict[str, str]) -> str:
+    """The table, with what was measured of some models."""
+    rows = [_HEAD, ("---",) * len(_HEAD)]
+    for name in list_pretrained():
+        cfg = resolve_cfg(*name.split("."), None)
+        views = "{} x {}".format(*cfg.views)
+        rows.append((f"`{command(name)}`", views, f"{cfg.top1:.1f}", f"{cfg.top5:.1f}", measured.get(name, "")))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def command(name: str) -> str:
+    """What evaluates published weights by their protocol."""
+    data = DATA[name.split(".")[1].split("_")[0]]
+    return f"python examples/evaluate.py --data {data} --split val --model {name}"
+
+
+def measured(text: str) -> dict[str, str]:
+    """What the last column of a page says, by model."""
+    cells = re.findall(r"^\| `.* --model (\S+)` \|.*\|(.*)\|$", text, re.MULTILINE)
+    return {name: cell.strip() for name, cell in cells}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The table of published accuracies is the registry's, and its commands do what they say."""
+
+import shlex
+
+import evaluate
+from evaluation import published_table
+from evaluation.models import PROTOCOLS
+
+from vov3d import list_pretrained
+from vov3d.models._pretrained_cfg import resolve_cfg
+
+TEXT = published_table.PAGE.read_text(encoding="utf-8")
+TABLE = TEXT.split(published_table.BEGIN)[1].split(published_table.END)[0]
+
+
+def test_the_table_is_current() -> None:
+    again = published_table.table(published_table.measured(TEXT))
+    assert again == TABLE, "write it anew with `python examples/evaluation/published_table.py`"
+
+
+def test_what_was_measured_is_kept() -> None:
+    rows = TABLE.splitlines()
+    assert len(rows) == 2 + 24
+    filled = TEXT.replace(rows[2], rows[2].removesuffix(" |") + "76.2, 92.9 (19,877 videos) |")
+    name = list_pretrained()[0]
+    assert published_table.measured(filled)[name] == "76.2, 92.9 (19,877 videos)"
+    assert published_table.table(published_table.measured(filled)) in filled
+
+
+def test_every_command_is_the_published_protocol() -> None:
+    for name in list_pretrained():
+        args = evaluate._parser().parse_args(shlex.split(published_table.command(name))[2:])
+        assert args.model == [name]
+        cfg = resolve_cfg(*name.split("."), None)
+        protocol = "k400" if cfg.sampling == "dense" else "ssv"
+        assert PROTOCOLS[protocol] == ("{}x{}".format(*cfg.views), cfg.sampling)
+
+
+def test_the_commands_of_the_page_are_understood() -> None:
+    lines = [line for line in TEXT.splitlines() if line.startswith("python examples/evaluate.py")]
+    assert len(lines) == 3
+    for line in lines:
+        evaluate._checked(evaluate._parser().parse_args(shlex.split(line)[2:]))
