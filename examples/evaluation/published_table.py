@@ -29,11 +29,16 @@ def main() -> None:
 def table(measured: dict[str, str]) -> str:
     """The table, with what was measured of some models."""
     rows = [_HEAD, ("---",) * len(_HEAD)]
-    for name in list_pretrained():
+    for name in published():
         cfg = resolve_cfg(*name.split("."), None)
         views = "{} x {}".format(*cfg.views)
         rows.append((f"`{command(name)}`", views, f"{cfg.top1:.1f}", f"{cfg.top5:.1f}", measured.get(name, "")))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def published() -> list[str]:
+    """`model.tag` of the weights that their authors published; the packaged ones were measured when they were made."""
+    return [name for name in list_pretrained() if not resolve_cfg(*name.split("."), None).packaged]
 
 
 def command(name: str) -> str:

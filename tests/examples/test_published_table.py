@@ -6,7 +6,6 @@ import evaluate
 from evaluation import published_table
 from evaluation.models import PROTOCOLS
 
-from vov3d import list_pretrained
 from vov3d.models._pretrained_cfg import resolve_cfg
 
 TEXT = published_table.PAGE.read_text(encoding="utf-8")
@@ -22,13 +21,13 @@ def test_what_was_measured_is_kept() -> None:
     rows = TABLE.splitlines()
     assert len(rows) == 2 + 24
     filled = TEXT.replace(rows[2], rows[2].removesuffix(" |") + "76.2, 92.9 (19,877 videos) |")
-    name = list_pretrained()[0]
+    name = published_table.published()[0]
     assert published_table.measured(filled)[name] == "76.2, 92.9 (19,877 videos)"
     assert published_table.table(published_table.measured(filled)) in filled
 
 
 def test_every_command_is_the_published_protocol() -> None:
-    for name in list_pretrained():
+    for name in published_table.published():
         args = evaluate._parser().parse_args(shlex.split(published_table.command(name))[2:])
         assert args.model == [name]
         cfg = resolve_cfg(*name.split("."), None)

@@ -64,7 +64,7 @@ def test_features_only_equals_forward_intermediates(name):
         features = features_model.eval()(x)
         final, intermediates = model.forward_intermediates(x)
         assert torch.equal(final, model.forward_features(x))
-    assert len(features) == len(intermediates) == 5
+    assert len(features) == len(intermediates) == len(model.feature_info)
     for i, (feature, intermediate) in enumerate(zip(features, intermediates, strict=True)):
         assert torch.equal(feature, intermediate)
         reduction = 2 ** (i + 1)
@@ -220,6 +220,7 @@ def test_dense_window():
             vov3d.VoV3D().forward_dense(x)
     windows = {n: vov3d.create_model(n, device="meta").pretrained_cfg["pool_size"] for n in vov3d.list_pretrained()}
     assert {n: w for n, w in windows.items() if w != (7, 7)} == {
+        "vov3d_n.shapes_f8": (4, 4),
         "x3d_xs.k400_ptv": (5, 5),
         "x3d_s.k400_ptv": (5, 5),
         "x3d_l.k400_ptv": (10, 10),

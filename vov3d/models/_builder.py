@@ -77,6 +77,8 @@ def build_video_model(
 
     given = {k: v for k, v in kwargs.items() if k not in _NOT_SAVED}
     kwargs = {**model_args, **kwargs}
+    if kwargs.get("features_only") and "depths" in kwargs:  # timm takes five maps unless told
+        kwargs.setdefault("out_indices", tuple(range(len(kwargs["depths"]) + 1)))
     features = dict(flatten_sequential=True)
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
     model.model_args = given  # what save_pretrained needs to build the model again

@@ -218,7 +218,7 @@ default_cfgs = generate_default_cfgs(
             output_stride=16,
             top1=0.0,
             top5=0.0,
-            gmacs_per_view=0.05,
+            gmacs_per_view=0.047,
         )
     }
 )
