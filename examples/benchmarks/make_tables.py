@@ -2,7 +2,7 @@
 
     python examples/benchmarks/make_tables.py
 
-It measures nothing: `docs/benchmarks/*.json` hold what `speed.py` and `vov3d benchmark --json` measured.
+It measures nothing: `docs/benchmarks/*.json` hold what `speed.py` measured.
 """
 
 import json
@@ -19,6 +19,12 @@ Written by `python examples/benchmarks/make_tables.py` from the measurements in 
 interleaved repetitions in one process, with quartiles. The published form is the same network from plain
 `nn.Conv3d` on contiguous clips (`examples/benchmarks/published_form.py`), in the same run. No GPU was at hand, so there
 is no table of one. Measure your own machine with `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
+"""
+
+PICTURE = """![Published top-1 against the measured time of a view](figures/accuracy_latency.png)
+
+*Drawn by `python docs/figures/accuracy_latency.py` from the measurements above; accuracies are the published ones,
+of 10 x 3 views.*
 """
 
 RULES = """## Rules that rest on these measurements
@@ -41,7 +47,7 @@ def main() -> None:
 
 def page(speed: dict[str, Any]) -> str:
     """docs/benchmarks.md."""
-    return "\n".join([HEAD, *map(section, speed.values()), RULES])
+    return "\n".join([HEAD, *map(section, speed.values()), PICTURE if "zoo" in speed else "", RULES])
 
 
 def section(part: dict[str, Any]) -> str:
@@ -53,6 +59,10 @@ def section(part: dict[str, Any]) -> str:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Rows with the ratio to the first form of the same network."""
+    if not any("," in name for name in rows):  # models, not forms of one
+        cells = [(n, *(f"{1e3 * row[k]:.0f}" for k in ("median", "q1", "q3"))) for n, row in rows.items()]
+        lines = ["| model.tag | ms (quartiles) |", "| --- | --- |"]
+        return "\n".join([*lines, *("| `{}` | {} ({} to {}) |".format(*row) for row in cells)])
     timed = "median" in next(iter(rows.values()))
     lines = [
         "| network, form | " + ("ms (quartiles) | speed-up |" if timed else "MB | of the first |"),

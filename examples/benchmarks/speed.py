@@ -4,6 +4,7 @@
     python examples/benchmarks/speed.py batch -o docs/benchmarks/speed.json     # batch 8
     python examples/benchmarks/speed.py train -o docs/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
     python examples/benchmarks/speed.py memory -o docs/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
+    python examples/benchmarks/speed.py zoo -o docs/benchmarks/speed.json       # one view of each Kinetics model
     python examples/benchmarks/speed.py forms -o docs/benchmarks/speed.json     # what layers/conv.py decides by
 
 A part replaces what the file holds of it. PyTorchVideo's X3D-M takes part where pytorchvideo is installed.
@@ -47,6 +48,17 @@ def infer_calls(batch: int) -> Calls:
         networks["x3d_m, PyTorchVideo"] = peer
         networks["x3d_m, PyTorchVideo, optimized"] = vov3d.optimize_for_inference(peer)
     return {name: partial(torch.no_grad()(network), x) for name, network in networks.items()}
+
+
+def zoo_calls() -> Calls:
+    """A view of the published evaluation, by each model trained on Kinetics."""
+    calls: Calls = {}
+    for name in vov3d.list_pretrained("*.k400*"):
+        model = vov3d.create_model(name).eval()
+        cfg = model.pretrained_cfg
+        x = torch.randn(1, 3, cfg["num_frames"], *cfg["test_input_size"][1:])
+        calls[name] = partial(torch.no_grad()(vov3d.optimize_for_inference(model)), x)
+    return calls
 
 
 def training_step(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
@@ -118,6 +130,7 @@ def times(calls: Calls, repetitions: int) -> dict[str, dict[str, float]]:
 PARTS: dict[str, tuple[str, Callable[[], dict[str, dict[str, float]]]]] = {
     "infer": ("forward pass, 1 clip of 16 x 224 x 224, float32", lambda: times(infer_calls(1), 11)),
     "batch": ("forward pass, 8 clips of 16 x 224 x 224, float32", lambda: times(infer_calls(8), 5)),
+    "zoo": ("one view of the published evaluation, optimized, float32", lambda: times(zoo_calls(), 7)),
     "train": ("training step, 4 clips of 16 x 112 x 112, float32", lambda: times(train_calls(), 7)),
     "memory": ("peak memory of a training step, 2 clips of 8 x 224 x 224, float32", memory),
     "forms": ("depthwise convolutions, forward and backward, 4 x 40 x 16 x 56 x 56", lambda: times(forms_calls(), 7)),

@@ -18,7 +18,9 @@ def add_commands(commands: Any) -> None:
         description="Writes clips of moving shapes as video files, labels them with vov3d_n, whose weights come with the"
         " package, and draws what it saw and said. The classes are told apart by motion alone.",
     )
-    p.add_argument("-o", "--output", type=Path, default=Path("vov3d_demo"), metavar="FOLDER", help="default: vov3d_demo")
+    p.add_argument(
+        "-o", "--output", type=Path, default=Path("vov3d_demo"), metavar="FOLDER", help="default: vov3d_demo"
+    )
     p.add_argument("--clips", type=positive, default=6, metavar="N", help="clips to make (default: 6)")
     p.add_argument("--seed", type=int, help="the same clips again (default: others at each call)")
     p.set_defaults(run=_demo)

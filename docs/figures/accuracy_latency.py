@@ -1,0 +1,46 @@
+"""Draws accuracy_latency.png: published accuracy on Kinetics-400 against the time that a view takes on a CPU.
+
+    python docs/figures/accuracy_latency.py
+
+Times are those that `examples/benchmarks/speed.py zoo` stored in docs/benchmarks/speed.json.
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from vov3d.models._pretrained_cfg import resolve_cfg
+
+TARGET = Path(__file__).with_suffix(".png")
+STORED = Path(__file__).parents[1] / "benchmarks" / "speed.json"
+FAMILIES = {"vov3d": ("VoV3D", "#d9663d", "o"), "x3d": ("X3D", "#3d6fd9", "s")}
+
+
+def main() -> None:
+    """Draws."""
+    part = json.loads(STORED.read_text())["zoo"]
+    figure, axes = plt.subplots(figsize=(7.2, 4.4), dpi=150, layout="constrained")
+    for family, (title, colour, marker) in FAMILIES.items():
+        names = [name for name in part["rows"] if name.startswith(f"{family}_")]
+        for name in names:
+            times, top1 = part["rows"][name], resolve_cfg(*name.split("."), None).top1
+            x, low, high = (1e3 * times[key] for key in ("median", "q1", "q3"))
+            axes.plot([low, high], [top1, top1], color=colour, linewidth=2, alpha=0.5)
+            axes.plot(x, top1, marker, color=colour, label=title if name == names[0] else None)
+            axes.annotate(name, (x, top1), xytext=(6, -11), textcoords="offset points", fontsize=8)
+    machine = part["machine"]
+    axes.set_xscale("log")
+    axes.set_xlim(right=axes.get_xlim()[1] * 1.6)
+    axes.set_xlabel(f"ms a view, optimize_for_inference ({machine['device']}, {machine['threads']} threads)")
+    axes.set_ylabel("published top-1 on Kinetics-400, %")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(loc="lower right")
+    figure.savefig(TARGET)
+
+
+if __name__ == "__main__":
+    main()
