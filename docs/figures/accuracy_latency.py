@@ -27,7 +27,8 @@ def main() -> None:
     for family, (title, colour, marker) in FAMILIES.items():
         names = [name for name in part["rows"] if name.startswith(f"{family}_")]
         for name in names:
-            times, top1 = part["rows"][name], resolve_cfg(*name.split("."), None).top1
+            model, tag = name.split(".")
+            times, top1 = part["rows"][name], resolve_cfg(model, tag, None).top1 or float("nan")
             x, low, high = (1e3 * times[key] for key in ("median", "q1", "q3"))
             axes.plot([low, high], [top1, top1], color=colour, linewidth=2, alpha=0.5)
             axes.plot(x, top1, marker, color=colour, label=title if name == names[0] else None)

@@ -1,6 +1,7 @@
 """`vov3d demo`: makes clips, labels them with the model that comes with the package, and shows right and wrong."""
 
 import argparse
+import random
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ def add_commands(commands: Any) -> None:
     p = commands.add_parser(
         "demo",
         help="make clips, label them and show right and wrong, without any network",
-        description="Writes clips of moving shapes as video files, labels them with vov3d_n, whose weights come with the"
-        " package, and draws what it saw and said. The classes are told apart by motion alone.",
+        description="Writes clips of moving shapes as video files, labels them with vov3d_n, whose weights come with"
+        " the package, and draws what it saw and said. The classes are told apart by motion alone.",
     )
     p.add_argument(
         "-o", "--output", type=Path, default=Path("vov3d_demo"), metavar="FOLDER", help="default: vov3d_demo"
@@ -33,7 +34,7 @@ def _demo(args: argparse.Namespace) -> int:
     from vov3d.video.moving_shapes import CLASSES, make_clip, write_clip
     from vov3d.video.picture import save_board
 
-    seed = np.random.SeedSequence().entropy % 10**6 if args.seed is None else args.seed
+    seed = random.randrange(10**6) if args.seed is None else args.seed
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.resize(rng.permutation(len(CLASSES)), args.clips))
     args.output.mkdir(parents=True, exist_ok=True)
