@@ -1,0 +1,58 @@
+"""Pages that were measured are those of the stored figures; the videos to fine-tune on are what they say."""
+
+import json
+
+import factorized_x3d
+import numpy as np
+import packaged_model
+import pytest
+import there_and_back
+import torch
+from video_lists import read_list
+
+import vov3d
+
+
+def measured(module) -> str:
+    return module.PAGE.read_text().split(module.BEGIN)[1].split(module.END)[0]
+
+
+def test_the_page_of_the_packaged_model_is_what_was_measured():
+    report = json.loads(packaged_model.WEIGHTS.with_suffix(".json").read_text())
+    assert measured(packaged_model) == packaged_model.page(report)
+    cfg = vov3d.create_model("vov3d_n", device="meta").pretrained_cfg
+    assert (cfg["top1"], cfg["top5"]) == (round(report["top1"], 1), round(report["top5"], 1))
+    confusion = np.array(report["confusion"])
+    assert 100 * confusion.trace() / confusion.sum() == pytest.approx(report["top1"], abs=0.01)
+
+
+def test_motion_is_what_the_packaged_model_sees():
+    report = json.loads(packaged_model.WEIGHTS.with_suffix(".json").read_text())
+    assert report["one_frame_top1"] < 20
+    assert report["shuffled_frames_top1"] < report["top1"] / 2
+
+
+def test_the_table_of_factorized_networks_is_what_was_measured():
+    assert measured(factorized_x3d) == factorized_x3d.table(json.loads(factorized_x3d.STORED.read_text()))
+
+
+def test_factorized_three_ways_in_small(monkeypatch):
+    monkeypatch.setattr(factorized_x3d, "NANO", factorized_x3d.NANO | {"depths": (1, 1, 1)})
+    train_set = factorized_x3d.clips_of(64, 0)
+    found = factorized_x3d.networks(train_set, passes=64)
+    assert [passes for _, passes in found.values()] == [64, 64, 64, 72, 64, 64, 64]
+    whole, split = found["3x3x3, trained"][0], found["factorized, rank 1"][0]
+    assert not any(m.weight[0, 0].numel() > 9 for m in split.modules() if isinstance(m, torch.nn.Conv3d))
+    assert any(m.weight[0, 0].numel() == 27 for m in whole.modules() if isinstance(m, torch.nn.Conv3d))
+
+
+def test_motions_turn_back_half_way(tmp_path):
+    clip = there_and_back.make_there_and_back("Moving something up and back", np.random.default_rng(0))
+    assert clip.shape == (16, 64, 64, 3)
+    assert (clip == clip[::-1]).all()
+    there_and_back.write_there_and_back(tmp_path, clips_per_class=2, seed=0)
+    videos = {part: read_list(tmp_path, split=part) for part in ("train", "val")}
+    for found in videos.values():
+        assert len(found.paths) == 20
+        assert found.classes == tuple(sorted(there_and_back.NEW_CLASSES))
+    assert not {path.name for path in videos["train"].paths} & {path.name for path in videos["val"].paths}
