@@ -1,6 +1,11 @@
-"""Arguments that several commands take."""
+"""What several commands take and tell."""
 
 import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -22,3 +27,16 @@ def device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (AssertionError, RuntimeError) as e:
         raise ValueError(f"--device {name} cannot be used here: {str(e).splitlines()[0]}") from e
+
+
+@contextmanager
+def show_warnings(command: str) -> Iterator[None]:
+    """Within it, a RuntimeWarning is one line on stderr, as an error of the command is."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"vov3d {command}: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = show
+        yield

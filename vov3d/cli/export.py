@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from vov3d.cli._arguments import positive
+from vov3d.cli._files import videos_in
 from vov3d.deploy._formats import BOUNDS, FORMATS
 from vov3d.deploy.export import check_path, export_and_report
 from vov3d.models import create_model
-
-_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
 
 def add_commands(commands: Any) -> None:
@@ -52,7 +51,7 @@ def _export(args: argparse.Namespace) -> int:
     if args.random_weights:
         print("RANDOM WEIGHTS: the labels of this file mean nothing, only its speed is real", file=sys.stderr)
         torch.manual_seed(0)
-    files = _videos_in(Path(args.int8)) if args.int8 else None
+    files = videos_in(Path(args.int8)) if args.int8 else None
     model: Any = create_model(args.name, pretrained=not args.random_weights, checkpoint_path=args.checkpoint)
     cfg = _cfg(model.pretrained_cfg, args.frames, args.size)
     report = export_and_report(
@@ -78,16 +77,6 @@ def _cfg(cfg: Mapping[str, Any], frames: int | None, size: int | None) -> dict[s
     """The configuration with the clip that was asked for."""
     clip = {"num_frames": frames, "test_input_size": size and (cfg["input_size"][0], size, size)}
     return {**cfg, **{key: value for key, value in clip.items() if value}}
-
-
-def _videos_in(folder: Path) -> list[str]:
-    """The videos of a folder and the folders in it."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of videos")
-    files = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in _VIDEOS)
-    if not files:
-        raise FileNotFoundError(f"{folder}: holds no file that ends in {', '.join(_VIDEOS)}")
-    return files
 
 
 class _Clips:

@@ -4,13 +4,12 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import device, positive
+from vov3d.cli._arguments import device, positive, show_warnings
 from vov3d.deploy import load_exported, optimize_for_inference
 from vov3d.deploy._formats import FORMATS
 from vov3d.models import create_model
@@ -25,6 +24,19 @@ def add_commands(commands: Any) -> None:
     p.add_argument(
         "files", nargs="+", metavar="FILE", help="video files, folders of frames (00001.jpg ...), http(s) addresses"
     )
+    add_settings(p)
+    p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels per file (default: 5)")
+    p.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
+    p.add_argument(
+        "--picture",
+        metavar="FILE",
+        help="draw the frames seen, the labels and the time line; of several videos into FILE-1, FILE-2, ...",
+    )
+    p.set_defaults(run=_predict)
+
+
+def add_settings(p: argparse.ArgumentParser) -> None:
+    """Adds which model looks, and how: what `classifier_for` takes."""
     p.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -44,17 +56,9 @@ def add_commands(commands: Any) -> None:
         help="distance of a clip's frames, at 30 fps (default: the model's)",
     )
     p.add_argument("--fps", type=float, help="frames per second of folders (default: 12); files have their own")
-    p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels per file (default: 5)")
     p.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: by the free memory)")
     p.add_argument("--backend", choices=("pyav", "torchcodec"), help="what decodes files (default: pyav)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    p.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
-    p.add_argument(
-        "--picture",
-        metavar="FILE",
-        help="draw the frames seen, the labels and the time line; of several videos into FILE-1, FILE-2, ...",
-    )
-    p.set_defaults(run=_predict)
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -69,13 +73,12 @@ def _predict(args: argparse.Namespace) -> int:
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    model = _exported(args) or _built(args, target)
+    model = _exported(args) or built_model(args, target)
+    looks = classifier_for(args, model).looks(args.files, topk=args.topk, fps=args.fps, errors="return")
     results: list[dict[str, Any]] = []
     failed = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", RuntimeWarning)
-        warnings.showwarning = _show_warning
-        for file, look in zip(args.files, _looks(args, model), strict=True):
+    with show_warnings("predict"):
+        for file, look in zip(args.files, looks, strict=True):
             if look.error is not None:
                 failed = True
                 print(f"vov3d predict: {look.error}", file=sys.stderr)
@@ -104,18 +107,18 @@ def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
     return load_exported(args.model)
 
 
-def _built(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
+def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
     """The model that was asked for, rewritten for speed where that is measured to gain: on CPUs."""
     name = f"local-dir:{args.model}" if Path(args.model, "config.json").is_file() else args.model
     model = create_model(name, pretrained=not args.random_weights, checkpoint_path=args.checkpoint).eval()
     return optimize_for_inference(model) if target.type == "cpu" else model.to(target)
 
 
-def _looks(args: argparse.Namespace, model: torch.nn.Module) -> Any:
-    """What the network sees of each file, with broken ones among them."""
+def classifier_for(args: argparse.Namespace, model: torch.nn.Module) -> Any:
+    """The `VideoClassifier` of a model, with the settings of the command line."""
     from vov3d.video import VideoClassifier
 
-    classifier = VideoClassifier(
+    return VideoClassifier(
         model,
         views=args.views,
         batch_size=args.batch_size,
@@ -124,7 +127,6 @@ def _looks(args: argparse.Namespace, model: torch.nn.Module) -> Any:
         num_frames=args.frames,
         backend=args.backend,
     )
-    return classifier.looks(args.files, topk=args.topk, fps=args.fps, errors="return")
 
 
 def _draw(args: argparse.Namespace, look: Any, number: int) -> None:
@@ -133,11 +135,6 @@ def _draw(args: argparse.Namespace, look: Any, number: int) -> None:
 
     stem, ending = os.path.splitext(args.picture)
     save_look(look, args.picture if len(args.files) == 1 else f"{stem}-{number + 1}{ending}")
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning as the command line tells it."""
-    print(f"vov3d predict: {message}", file=sys.stderr)
 
 
 def _result(file: str, look: Any, random_weights: bool) -> dict[str, Any]:

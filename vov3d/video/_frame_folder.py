@@ -60,7 +60,7 @@ class FolderFrames(FrameSource):
 def _picture_names(folder: str) -> list[str]:
     """The pictures of a folder, in natural order."""
     try:
-        names = os.listdir(folder)
+        names = os.listdir(str(folder))  # numpy's own strings it would take for bytes
     except PermissionError:
         raise VideoError(f"{folder}: may not be read (permission denied); change its permissions") from None
     except OSError as error:

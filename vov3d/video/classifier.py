@@ -1,21 +1,22 @@
 """From a video, or frames, to the names of what happens in it."""
 
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import nn
 
-from vov3d.labels import class_names as names_of_model
+from vov3d.video._averaging import Mean
 from vov3d.video._layout import stack_pictures
-from vov3d.video._loading import Closed, Loaded, Loader, Opened
+from vov3d.video._loading import Loaded, Loader, Opened
 from vov3d.video._memory import views_at_once
 from vov3d.video._prefetch import prefetched
+from vov3d.video._settings import checked_cfg, checked_names
 from vov3d.video._source import Source
 from vov3d.video._window import SlidingWindow
 from vov3d.video.reader import check_backend
@@ -26,8 +27,9 @@ __all__ = ["Look", "Prediction", "Source", "VideoClassifier"]
 
 Sources = list[Source] | tuple[Source, ...]
 
-_CFG_KEYS = ("num_frames", "sampling", "input_size", "mean", "std", "interpolation")
 _AHEAD = 2  # clips that may wait for the network
+
+Call = Callable[[Any, torch.Tensor], torch.Tensor]  # a model and normalised views (B, C, T, S, S) to rows (B, N)
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ class VideoClassifier:
         check_backend(backend)
         self.batch_size = batch_size
         self.progress = progress
-        self._cfg = _checked_cfg(model, stride, num_frames)
-        self.class_names = _checked_names(model, class_names)
+        self._cfg = checked_cfg(model, stride, num_frames)
+        self.class_names = checked_names(model, class_names)
         self._transform = eval_transform(self._cfg, self.views.num_crops)
         self._loader = Loader(self._cfg, self._transform, self.views.num_clips, backend)
 
@@ -243,9 +245,53 @@ class VideoClassifier:
         """
         if topk < 1:
             raise ValueError(f"topk is {topk}: it must be at least 1")
-        if errors not in ("raise", "return"):
-            raise ValueError(f"errors is {errors!r}: use 'raise' or 'return'")
+        _check_errors(errors)
         return self._looks(sources, topk, fps, errors)
+
+    def embedding(self, source: Source, fps: float | None = None) -> torch.Tensor:
+        """What the model's classifier takes for one video, averaged over its views: a vector to compare videos by.
+
+        It is `forward_head(forward_features(view), pre_logits=True)`: features of all channels, pooled over the
+        clip, after the hidden layer and its activation, so that none is negative. A model made with `num_classes=0`
+        gives the same. It is not normalised to length 1.
+
+        Args:
+            source: as for a call, but no list.
+            fps: as for a call.
+
+        Returns:
+            float32 `(model.head_hidden_size,)` on the CPU.
+
+        Raises:
+            ValueError: as `embeddings`.
+            VideoError: for a source that gives no frames.
+        """
+        ((_, vector),) = self.embeddings([source], fps)
+        assert isinstance(vector, torch.Tensor)  # an error was raised
+        return vector
+
+    def embeddings(
+        self, sources: Iterable[Source], fps: float | None = None, errors: Literal["raise", "return"] = "raise"
+    ) -> Iterator[tuple[Source, torch.Tensor | Exception]]:
+        """`embedding` of many videos, each as soon as it is known; the next is decoded while one is computed.
+
+        Args:
+            sources: as for `stream`.
+            fps: as for a call, for all sources.
+            errors: as for `stream`.
+
+        Returns:
+            An iterator over pairs of source and vector (or error), in the order of the sources.
+
+        Raises:
+            ValueError: for another word for `errors`, a model that gives no vector before its classifier, as an
+                exported file; and as a call, at a source's turn.
+            VideoError: for a source that gives no frames, at its turn.
+        """
+        _check_errors(errors)
+        _check_has_features(self.model)
+        found = self._averaged(_features, sources, fps, errors)
+        return ((source, vector) for source, _, vector, _ in found)
 
     def window(
         self,
@@ -281,45 +327,43 @@ class VideoClassifier:
             raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
         window = SlidingWindow(self._cfg, self._transform, hop, fps, seconds)
         self.model.eval()
-        return ((at, self._best(self._softmax(clip).mean(0), topk)) for at, clip in window.clips(frames))
+        return ((at, self._best(self._run(_probabilities, clip).mean(0), topk)) for at, clip in window.clips(frames))
 
     def _looks(
         self, sources: Iterable[Source], topk: int, fps: float | None, errors: Literal["raise", "return"]
     ) -> Iterator[Look]:
         """`looks`, once its arguments are checked."""
+        for source, opened, scores, shown in self._averaged(_probabilities, sources, fps, errors):
+            if isinstance(scores, Exception):
+                yield Look(source, [], None, scores, self.views, [], 0.0, None)
+            else:
+                best = self._best(scores, topk)
+                yield Look(source, best, scores, None, self.views, opened.clips, opened.duration, shown)
+
+    def _averaged(
+        self, call: Call, sources: Iterable[Source], fps: float | None, errors: Literal["raise", "return"]
+    ) -> Iterator[tuple[Source, Any, torch.Tensor | Exception, torch.Tensor | None]]:
+        """For each source its plan (`Opened`), the mean of `call` over its views or an error, and the frames shown."""
         self.model.eval()
         with closing(prefetched(self._loader.events(sources, fps), _AHEAD)) as events:
-            opened, mean, shown = None, _Mean(self), None
+            opened: Any = None
+            mean: Any = None
+            shown = None
             for event in events:
                 if isinstance(event, Opened):
                     opened = event
-                    mean.start(event.distinct * self.views.num_crops)
+                    views = event.distinct * self.views.num_crops
+                    mean = Mean(partial(self._of_crops, call), self.views_at_once(), views, self.progress)
                 elif isinstance(event, Loaded):
                     shown = event.crops[len(event.crops) // 2] if event.shown else shown
                     mean.add(event)
                 else:
-                    yield self._seen(event, opened, mean, shown, topk, errors)
-                    opened, mean, shown = None, _Mean(self), None
-
-    def _seen(
-        self,
-        closed: Closed,
-        opened: Opened | None,
-        mean: "_Mean",
-        shown: torch.Tensor | None,
-        topk: int,
-        errors: Literal["raise", "return"],
-    ) -> Look:
-        """What is told about one source."""
-        if closed.error is not None and errors == "raise":
-            raise closed.error
-        if closed.warning is not None:
-            warnings.warn(closed.warning, RuntimeWarning, stacklevel=3)
-        if closed.error is not None or opened is None:
-            return Look(closed.source, [], None, closed.error, self.views, [], 0.0, None)
-        scores = mean.finished()
-        best = self._best(scores, topk)
-        return Look(closed.source, best, scores, None, self.views, opened.clips, opened.duration, shown)
+                    if event.error is not None and errors == "raise":
+                        raise event.error
+                    if event.warning is not None:
+                        warnings.warn(event.warning, RuntimeWarning, stacklevel=4)
+                    yield event.source, opened, event.error or mean.finished(), shown
+                    opened, mean, shown = None, None, None
 
     def _best(self, scores: torch.Tensor, topk: int) -> list[Prediction]:
         """The `topk` best classes."""
@@ -327,23 +371,23 @@ class VideoClassifier:
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [Prediction(index, self.class_names[index], score) for index, score in pairs]
 
-    def _softmax(self, views: torch.Tensor) -> torch.Tensor:
-        """The network's softmax `(B, num_classes)` in float64 on the CPU, of normalised views `(B, C, T, S, S)`."""
+    def _run(self, call: Call, views: torch.Tensor) -> torch.Tensor:
+        """What `call` gives for normalised views `(B, C, T, S, S)`: `(B, N)`, in float64 on the CPU."""
         parameter = self._parameter()
         with torch.inference_mode():
             views = views.to(parameter.device, parameter.dtype)
             if views.device.type != "cpu":
                 views = views.contiguous()  # other devices take the published layout
-            return _probabilities(self.model, views).double().cpu()
+            return call(self.model, views).double().cpu()
 
     def _parameter(self) -> torch.Tensor:
         """A parameter of the network, for its device and precision."""
         return next(self.model.parameters(), torch.zeros(()))
 
-    def softmax_of_crops(self, crops: list[torch.Tensor]) -> torch.Tensor:
-        """The network's softmax `(B, num_classes)` of uint8 crops `(T, C, S, S)`, in float64 on the CPU."""
+    def _of_crops(self, call: Call, crops: list[torch.Tensor]) -> torch.Tensor:
+        """What `call` gives for uint8 crops `(T, C, S, S)`: `(B, N)`, in float64 on the CPU."""
         # a quarter of the bytes go to the device, and no more than one batch is ever in float
-        return self._softmax(self._transform.normalize(stack_pictures(crops).to(self._parameter().device)))
+        return self._run(call, self._transform.normalize(stack_pictures(crops).to(self._parameter().device)))
 
     def views_at_once(self) -> int:
         """Views that go through the network at once: `batch_size`, or what fits in memory now."""
@@ -354,94 +398,31 @@ class VideoClassifier:
         return views_at_once(view, parameter.device)
 
 
-class _Mean:
-    """Collects the views of one video in batches and averages what the network says of them."""
-
-    def __init__(self, classifier: VideoClassifier) -> None:
-        self._classifier = classifier
-        self._waiting: list[tuple[torch.Tensor, int]] = []
-        self._total = torch.zeros(len(classifier.class_names), dtype=torch.float64)
-        self._weight = 0
-        self._bar: Any = None
-        self._size = 1
-
-    def start(self, views: int) -> None:
-        """Makes ready for a number of views."""
-        self._size = self._classifier.views_at_once()
-        if self._classifier.progress:
-            self._bar = _bar(views)
-
-    def add(self, clip: Loaded) -> None:
-        """Takes the views of a clip; runs the network when a batch is full."""
-        for crop in clip.crops:
-            self._waiting.append((crop, clip.weight))
-            if len(self._waiting) == self._size:
-                self._run()
-
-    def finished(self) -> torch.Tensor:
-        """The mean over all views, float32."""
-        if self._waiting:
-            self._run()
-        if self._bar is not None:
-            self._bar.close()
-        return (self._total / self._weight).float()
-
-    def _run(self) -> None:
-        crops, weights = zip(*self._waiting, strict=True)
-        self._total += torch.tensor(weights, dtype=torch.float64) @ self._classifier.softmax_of_crops(list(crops))
-        self._weight += sum(weights)
-        self._waiting = []
-        if self._bar is not None:
-            self._bar.update(len(crops))
-
-
 def _probabilities(model: Any, views: torch.Tensor) -> torch.Tensor:
     """Scores `(B, num_classes)` of views: of `forward_dense`, or the softmax of `forward` where a model has no such."""
     return model.forward_dense(views) if hasattr(model, "forward_dense") else model(views).softmax(1)
 
 
-def _checked_cfg(model: nn.Module, stride: float | None, num_frames: int | None) -> Mapping[str, Any]:
-    """The model's `pretrained_cfg`, if it says what a pipeline needs, with what the caller sets in its place."""
-    cfg: Any = getattr(model, "pretrained_cfg", None)
-    lacking = [key for key in _CFG_KEYS if not isinstance(cfg, Mapping) or cfg.get(key) is None]
-    if lacking:
+def _check_errors(errors: str) -> None:
+    if errors not in ("raise", "return"):
+        raise ValueError(f"errors is {errors!r}: use 'raise' or 'return'")
+
+
+def _features(model: Any, views: torch.Tensor) -> torch.Tensor:
+    """What the classifier of a model takes `(B, D)`."""
+    vectors = model.forward_head(model.forward_features(views), pre_logits=True)
+    if vectors.ndim != 2:
         raise ValueError(
-            f"{type(model).__name__}.pretrained_cfg lacks {', '.join(lacking)}: build the model with "
-            "vov3d.create_model, or set them with pretrained_cfg_overlay"
+            f"{type(model).__name__} gives {tuple(vectors.shape)} before its classifier, not one vector a view: build "
+            "it with a pooling, as global_pool='avg'"
         )
-    change: dict[str, Any] = {}
-    if num_frames is not None:
-        if num_frames < 1:
-            raise ValueError(f"num_frames is {num_frames}: a clip needs at least one")
-        change["num_frames"] = num_frames
-    if stride is not None:
-        if cfg["sampling"] == "segment":
-            raise ValueError(
-                f"stride={stride:g} would have no effect: this model takes its {cfg['num_frames']} frames from equal "
-                "segments of the whole video (sampling 'segment'); leave it out, or use a model with dense sampling"
-            )
-        if not 0 < stride < float("inf"):
-            raise ValueError(f"stride {stride} must be positive and finite")
-        change["frame_stride"] = stride
-    return {**cfg, **change}
+    return vectors
 
 
-def _checked_names(model: nn.Module, names: Sequence[str] | None) -> list[str]:
-    """One name for each class of the model."""
-    num_classes: Any = getattr(model, "num_classes", 0)
-    if num_classes < 1:
-        raise ValueError("the model has no classes (num_classes=0): build it with some, or call reset_classifier")
-    if names is None:
-        names = names_of_model(model)
-    if names is None:
-        return [f"class {index}" for index in range(num_classes)]
-    if isinstance(names, str) or len(names) != num_classes:
-        raise ValueError(f"class_names must be {num_classes} names, one a class of the model; {len(names)} were given")
-    return list(names)
-
-
-def _bar(views: int) -> Any:
-    """A progress bar on stderr, shown only on a terminal and after a second."""
-    from tqdm import tqdm
-
-    return tqdm(total=views, desc="views", unit="view", delay=1, leave=False, file=sys.stderr, disable=None)
+def _check_has_features(model: nn.Module) -> None:
+    """Raises ValueError for a model that does not give one vector a view before its classifier."""
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise ValueError(
+            f"{type(model).__name__} has no forward_features and forward_head, which give what its classifier takes: "
+            "use a model of vov3d.create_model (also of optimize_for_inference), not an exported file"
+        )

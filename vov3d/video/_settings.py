@@ -1,0 +1,50 @@
+"""What a pipeline needs to know of a model, checked before anything is opened."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from vov3d.labels import class_names as names_of_model
+
+_CFG_KEYS = ("num_frames", "sampling", "input_size", "mean", "std", "interpolation")
+
+
+def checked_cfg(model: nn.Module, stride: float | None, num_frames: int | None) -> Mapping[str, Any]:
+    """The model's `pretrained_cfg`, if it says what a pipeline needs, with what the caller sets in its place."""
+    cfg: Any = getattr(model, "pretrained_cfg", None)
+    lacking = [key for key in _CFG_KEYS if not isinstance(cfg, Mapping) or cfg.get(key) is None]
+    if lacking:
+        raise ValueError(
+            f"{type(model).__name__}.pretrained_cfg lacks {', '.join(lacking)}: build the model with "
+            "vov3d.create_model, or set them with pretrained_cfg_overlay"
+        )
+    change: dict[str, Any] = {}
+    if num_frames is not None:
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}: a clip needs at least one")
+        change["num_frames"] = num_frames
+    if stride is not None:
+        if cfg["sampling"] == "segment":
+            raise ValueError(
+                f"stride={stride:g} would have no effect: this model takes its {cfg['num_frames']} frames from equal "
+                "segments of the whole video (sampling 'segment'); leave it out, or use a model with dense sampling"
+            )
+        if not 0 < stride < float("inf"):
+            raise ValueError(f"stride {stride} must be positive and finite")
+        change["frame_stride"] = stride
+    return {**cfg, **change}
+
+
+def checked_names(model: nn.Module, names: Sequence[str] | None) -> list[str]:
+    """One name for each class of the model."""
+    num_classes: Any = getattr(model, "num_classes", 0)
+    if num_classes < 1:
+        raise ValueError("the model has no classes (num_classes=0): build it with some, or call reset_classifier")
+    if names is None:
+        names = names_of_model(model)
+    if names is None:
+        return [f"class {index}" for index in range(num_classes)]
+    if isinstance(names, str) or len(names) != num_classes:
+        raise ValueError(f"class_names must be {num_classes} names, one a class of the model; {len(names)} were given")
+    return list(names)
