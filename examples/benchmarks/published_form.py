@@ -45,6 +45,7 @@ def _plain_conv(conv: nn.Conv3d) -> nn.Conv3d:
         conv.kernel_size,
         conv.stride,
         conv.padding,
+        conv.dilation,
         groups=conv.groups,
         bias=bias,
         device="meta",

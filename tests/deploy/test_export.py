@@ -90,6 +90,16 @@ def test_clips_of_every_shape_give_what_the_source_gives(end, model, exported, b
 
 
 @pytest.mark.parametrize("end", OPEN)
+def test_dilated_stages(end, tmp_path):
+    model = tiny(output_stride=2).eval()
+    found = vov3d.load_exported(vov3d.export(model, tmp_path / f"dilated{end}"))
+    clip = torch.randn(1, 3, 2, 19, 24)
+    with torch.inference_mode():
+        close(found(clip), model(clip))
+        close(found.forward_dense(clip), model.forward_dense(clip))
+
+
+@pytest.mark.parametrize("end", OPEN)
 def test_configuration_and_names_travel_inside(end, exported, model):
     found = exported[end]
     assert found.class_names == vov3d.class_names(found) == NAMES

@@ -12,11 +12,12 @@ from vov3d.layers import MIDDLE_CONVS
 NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 2, 1, 1), head_chs=8, hidden_chs=8)
 
 
+@pytest.mark.parametrize("output_stride", [32, 16])
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
 @pytest.mark.parametrize("conv", MIDDLE_CONVS)
-def test_frames_give_what_the_clip_gives(name, conv):
-    model = settle(vov3d.create_model(name, conv=conv, num_classes=5, **NANO))
-    clip = torch.randn(1, 3, 3, 256, 240, dtype=torch.float64)  # a map of 8x8, larger than the window of 7
+def test_frames_give_what_the_clip_gives(name, conv, output_stride):
+    model = settle(vov3d.create_model(name, conv=conv, output_stride=output_stride, num_classes=5, **NANO))
+    clip = torch.randn(1, 3, 3, 256, 240, dtype=torch.float64)  # maps larger than the windows of 7 and 14
     graph = frame_graph_of(model)
     assert not any(isinstance(m, nn.Conv3d | nn.BatchNorm3d) for m in graph.modules())
     logits, probabilities = graph(clip)

@@ -32,6 +32,7 @@ def clip(*shape: int) -> torch.Tensor:
 @given(
     name=st.sampled_from(["vov3d_m", "x3d_m"]),
     conv=st.sampled_from(MIDDLE_CONVS),
+    output_stride=st.sampled_from([8, 4, 2]),
     features_only=st.booleans(),
     batch=st.integers(1, 3),
     frames=st.integers(1, 5),
@@ -41,8 +42,8 @@ def clip(*shape: int) -> torch.Tensor:
         [{}, {"norm_layer": "groupnorm1"}, {"act_layer": "hard_swish"}, {"mid_act_layer": "gelu"}, {"se_ratio": 0}]
     ),
 )
-def test_every_form_of_every_model(name, conv, features_only, batch, frames, height, width, layers):
-    model = small(name, conv=conv, features_only=features_only, **layers)
+def test_every_form_of_every_model(name, conv, output_stride, features_only, batch, frames, height, width, layers):
+    model = small(name, conv=conv, output_stride=output_stride, features_only=features_only, **layers)
     x = clip(batch, 3, frames, height, width)
     expected = model(x)
     torch.testing.assert_close(optimize_for_inference(model)(x), expected, **EXACT)

@@ -89,7 +89,7 @@ CHANNELS_LAST = torch.channels_last_3d
 
 
 def plain(x: torch.Tensor, conv: nn.Conv3d) -> torch.Tensor:
-    return F.conv3d(x, conv.weight, None, conv.stride, conv.padding, 1, conv.groups)
+    return F.conv3d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 @settings(deadline=None, max_examples=60)
@@ -97,14 +97,20 @@ def plain(x: torch.Tensor, conv: nn.Conv3d) -> torch.Tensor:
     shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
     kernel=st.sampled_from([(1, 1), (1, 3), (1, 5), (3, 1), (5, 1), (3, 3), (5, 3)]),
     stride=st.integers(1, 2),
+    dilation=st.integers(1, 3),
     depthwise=st.booleans(),
     channels_last=st.booleans(),
 )
-@example(shape=(2, 1, 3, 4, 4), kernel=(3, 1), stride=2, depthwise=True, channels_last=True)  # a stride once ignored
-def test_views_give_the_same_values_gradients_and_second_gradients(shape, kernel, stride, depthwise, channels_last):
+# A stride was once ignored.
+@example(shape=(2, 1, 3, 4, 4), kernel=(3, 1), stride=2, dilation=1, depthwise=True, channels_last=True)
+def test_views_give_the_same_values_gradients_and_second_gradients(
+    shape, kernel, stride, dilation, depthwise, channels_last
+):
     torch.manual_seed(0)
     chs = shape[1]
     conv = conv3d(chs, chs, kernel, stride, chs if depthwise else 1, dtype=torch.float64)
+    conv.dilation = (dilation,) * 3
+    conv.padding = tuple(p * dilation for p in conv.padding)
     x = torch.randn(shape, dtype=torch.float64)
     x = (x.contiguous(memory_format=CHANNELS_LAST) if channels_last else x).requires_grad_()
     results = []

@@ -288,8 +288,6 @@ def test_constructor_arguments():
     assert model.stages[1].blocks[0].drop_path.drop_prob == 0.5
     assert isinstance(model.stages[0].blocks[0].drop_path, nn.Identity)
     assert not [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
-    with pytest.raises(ValueError, match="output_stride=16 is not supported.* give 32"):
-        vov3d.create_model("vov3d_m", output_stride=16)
     with pytest.raises(ValueError, match="must agree in length"):
         vov3d.X3D(depths=(1, 2, 3))
     with pytest.raises(ValueError, match="one block or more for each stage"):

@@ -22,15 +22,16 @@ class _FrameConv(nn.Module):
         super().__init__()
         self.taps = nn.ParameterList(conv.weight.detach().unbind(2))
         self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach())
-        self.stride, self.padding, self.groups = conv.stride[1:], conv.padding[1:], conv.groups
+        self.stride, self.padding, self.dilation = conv.stride[1:], conv.padding[1:], conv.dilation[1:]
+        self.groups = conv.groups
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         frames, reach = x.shape[0], len(self.taps) // 2
         x = F.pad(x, (0, 0, 0, 0, 0, 0, reach, reach)) if reach else x
         out: Any = None
         for shift, weight in enumerate(self.taps):
-            bias = None if shift else self.bias
-            tap = F.conv2d(x[shift : shift + frames], weight, bias, self.stride, self.padding, 1, self.groups)
+            bias, moved = None if shift else self.bias, x[shift : shift + frames]
+            tap = F.conv2d(moved, weight, bias, self.stride, self.padding, self.dilation, self.groups)
             out = tap if out is None else out + tap
         return out
 

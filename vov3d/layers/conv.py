@@ -18,6 +18,7 @@ The stride lies in the spatial convolution, which is the first of two in `d2plus
 `r2plus1d` keeps C channels between its two, not the wider middle of R(2+1)D that restores the parameters of (a).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -57,30 +58,38 @@ def _convolve(
     bias: torch.Tensor | None,
     stride: tuple[int, ...],
     padding: tuple[int, ...],
+    dilation: tuple[int, ...],
     groups: int,
 ) -> torch.Tensor:
-    """A convolution of stride 1 in time, in the form that is fastest where it runs."""
+    """A convolution of stride 1 in time that keeps the length, in the form that is fastest where it runs."""
     if x.device.type != "cpu" or _is_exporting():
-        return F.conv3d(x, weight, bias, stride, padding, 1, groups)
+        return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
     # Does nothing from the second layer on: the layers behind keep the layout.
     x = x.contiguous(memory_format=torch.channels_last_3d)
     if not _views_are_faster(x, weight, groups):
-        return F.conv3d(x, weight, bias, stride, padding, 1, groups)
+        return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
     if weight.shape[2] > 1 and weight[0, 0, 0].numel() == 1:
         x = x[..., :: stride[1], :: stride[2]]  # what a t x 1 x 1 kernel with a spatial stride looks at
-        lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), 1, groups)
+        lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), (dilation[0], 1), groups)
         return lines.unflatten(3, x.shape[3:])
-    return _convolve_frames(x, weight, bias, stride, padding, groups)
+    return _convolve_frames(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _convolve_frames(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: tuple, padding: tuple, groups: int
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
 ) -> torch.Tensor:
     """Each of the kernel's frames as a `conv2d` on all frames of the clip; the results are shifted and summed."""
     frames, out = rearrange(x, "b c t h w -> (b t) c h w"), None
-    for shift, kernel in enumerate(weight.unbind(2), start=-padding[0]):
+    for i, kernel in enumerate(weight.unbind(2)):
+        shift = i * dilation[0] - padding[0]
         if abs(shift) < x.shape[2]:
-            part = F.conv2d(frames, kernel, None if shift else bias, stride[1:], padding[1:], 1, groups)
+            part = F.conv2d(frames, kernel, None if shift else bias, stride[1:], padding[1:], dilation[1:], groups)
             part = rearrange(part, "(b t) c h w -> b c t h w", b=x.shape[0])
             part = F.pad(part, (0, 0, 0, 0, -shift, shift)) if shift else part  # a negative number cuts off
             out = part if out is None else out + part
@@ -102,7 +111,7 @@ class FactorConv3d(nn.Conv3d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`."""
         assert not isinstance(self.padding, str)
-        return _convolve(input, self.weight, self.bias, self.stride, self.padding, self.groups)
+        return _convolve(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class DepthwiseConv3d(FactorConv3d):
@@ -159,6 +168,29 @@ def middle_convs(conv: str, chs: int, kernel: tuple[int, int], stride: int = 1, 
         "conv_t": conv3d(chs, chs, (kernel[0], 1), 1, groups, **dd),
     }
     return pair if conv != "d1plus2d" else dict(reversed(pair.items()))
+
+
+def stride_to_dilation(blocks: Iterable[nn.Module], dilation: int) -> int:
+    """Takes the spatial stride out of blocks in series and dilates the convolutions behind it, in place.
+
+    Parameters stay as they are. Where the strided map had its pixels, convolutions put out what they did before.
+
+    Args:
+        blocks: Blocks whose first spatial convolution, and the shortcut beside it, are strided.
+        dilation: Strides that were taken out before these blocks, multiplied: the dilation up to the strided
+            convolution, which keeps it.
+
+    Returns:
+        The dilation behind them.
+    """
+    for conv in (m for block in blocks for m in block.modules() if isinstance(m, nn.Conv3d)):
+        k, stride = conv.kernel_size[1], conv.stride[1]
+        conv.stride = (1, 1, 1)
+        if k > 1:  # where no kernel sees neighbours, there is nothing to dilate
+            conv.dilation = (1, dilation, dilation)
+            conv.padding = (int(conv.padding[0]), dilation * (k // 2), dilation * (k // 2))
+            dilation *= stride
+    return dilation
 
 
 class ConvNormAct3d(nn.Module):

@@ -81,6 +81,8 @@ def build_video_model(
         kwargs.setdefault("out_indices", tuple(range(len(kwargs["depths"]) + 1)))
     features = dict(flatten_sequential=True)
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
+    if not kwargs.get("features_only") and "pool_size" not in (pretrained_cfg_overlay or {}):
+        _fit_window(model)
     model.model_args = given  # what save_pretrained needs to build the model again
     # What the configuration says of its weights holds for those alone, and not for a file that nobody named.
     described = weights is not None and (not from_file or pretrained_cfg is not None)
@@ -91,6 +93,15 @@ def build_video_model(
             model.pretrained_cfg.pop(key, None)
         model.pretrained_cfg |= unnamed_protocol(model.num_classes)
     return model
+
+
+def _fit_window(model: Any) -> None:
+    """Where stages are dilated, the window of the weights becomes the finer map of their training crop."""
+    cfg, size = model.pretrained_cfg, model.pretrained_cfg["input_size"][1:]
+    strides = 2 ** len(model.feature_info), model.feature_info[-1]["reduction"]
+    published, own = (tuple(-(-pixels // stride) for pixels in size) for stride in strides)
+    if tuple(cfg.get("pool_size") or ()) == published:
+        cfg["pool_size"] = own
 
 
 def _to_published(state_dict: StateDict, family: Family, model_args: Mapping[str, Any]) -> StateDict:

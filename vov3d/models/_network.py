@@ -9,6 +9,7 @@ from timm.models._features import feature_take_indices
 from torch import nn
 
 from vov3d.layers import ClassifierHead3d, Stem3d
+from vov3d.layers.conv import stride_to_dilation
 from vov3d.layers.norm_act import LayerType
 
 # What VoV3D and X3D share in the format of PySlowFast: (fragment there, fragment here), see `rename`.
@@ -35,16 +36,16 @@ def is_pyslowfast(state_dict: Mapping[str, Any]) -> bool:
 
 
 def check_stages(mid_chs: Sequence[int], out_chs: Sequence[int], depths: Sequence[int], output_stride: int) -> None:
-    """Raises ValueError unless stages agree in number and in `output_stride`: 2 for the stem and for each of them."""
+    """Raises ValueError unless stages agree in number and can give `output_stride`, 2 for the stem and for each."""
     if not len(mid_chs) == len(out_chs) == len(depths):
         raise ValueError(f"mid_chs, out_chs and depths must agree in length, got {mid_chs}, {out_chs}, {depths}")
     if not depths or min(depths) < 1:
         raise ValueError(f"depths must name one block or more for each stage, got {depths}")
-    own = 2 ** (len(depths) + 1)
-    if output_stride != own:
+    possible = [2**i for i in range(len(depths) + 1, 0, -1)]
+    if output_stride not in possible:
         raise ValueError(
-            f"output_stride={output_stride} is not supported, a stem and {len(depths)} stages of stride 2 give {own};"
-            " for a finer map take an earlier stage with features_only=True, out_indices=..."
+            f"output_stride={output_stride} is not supported: a stem and {len(depths)} stages of stride 2 give"
+            f" {possible[0]}, and with dilated last stages {', '.join(map(str, possible[1:]))}"
         )
 
 
@@ -82,8 +83,9 @@ class VideoNetwork(nn.Module):
     """Stem, stages and head. Every stage halves height and width; time keeps its length.
 
     Args:
-        stages: Blocks of each stage.
+        stages: Blocks of each stage, strided.
         stage_chs: Channels that each stage emits.
+        output_stride: Stride of the last map; stages beyond it are dilated in place of their stride.
         in_chans: Channels of the clip.
         stem_chs: Channels of the stem.
         stem_temporal_kernel_size: Temporal kernel of the stem.
@@ -103,6 +105,7 @@ class VideoNetwork(nn.Module):
         stages: list[list[nn.Module]],
         stage_chs: tuple[int, ...],
         *,
+        output_stride: int,
         in_chans: int,
         stem_chs: int,
         stem_temporal_kernel_size: int,
@@ -126,21 +129,34 @@ class VideoNetwork(nn.Module):
             in_chans,
             stem_chs,
             temporal_kernel_size=stem_temporal_kernel_size,
-            min_size=2 ** (len(stages) + 1),
+            min_size=output_stride,
             **layers,
         )
+        reductions = [2 ** (i + 1) for i in range(len(stages) + 1)]
+        dilation = 1
+        for blocks, reduction in zip(stages, reductions[1:], strict=True):
+            if reduction > output_stride:
+                dilation = stride_to_dilation(blocks, dilation)
         self.stages = nn.Sequential(*(Stage(blocks) for blocks in stages))
         self.head: Any = ClassifierHead3d(
             self.num_features, head_chs, hidden_chs, num_classes, global_pool, drop_rate, **layers
         )
         self.feature_info = [
-            dict(num_chs=chs, reduction=2 ** (i + 1), time_reduction=1, module=f"stages.{i - 1}" if i else "stem")
+            dict(
+                num_chs=chs,
+                reduction=min(reductions[i], output_stride),
+                time_reduction=1,
+                module=f"stages.{i - 1}" if i else "stem",
+            )
             for i, chs in enumerate((stem_chs, *stage_chs))
         ]
         init_weights(self)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, C, T, H, W)` to the last feature map `(B, num_features, T, ceil(H / 32), ceil(W / 32))`."""
+        """`(B, C, T, H, W)` to the last feature map `(B, num_features, T, H / output_stride, W / output_stride)`.
+
+        Height and width are rounded up.
+        """
         return self.stages(self.stem(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

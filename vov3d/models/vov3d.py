@@ -34,7 +34,8 @@ class VoV3D(VideoNetwork):
         in_chans: Channels of the clip.
         num_classes: Classes; 0 gives the features before the classifier `(B, head_hidden_size)`.
         global_pool: `"avg"`, `"max"`, `"avgmax"`, `"catavgmax"`, or `""` for a map of logits.
-        output_stride: Must be the network's own, 32 for four stages.
+        output_stride: Stride of the last map: the network's own, 32 for four stages, or 16, 8, 4, 2, for which the
+            last stages are dilated in place of their stride. Weights are the same for all.
         stem_chs: Channels of the stem.
         mid_chs: Middle channels of the bottlenecks, per stage; even.
         out_chs: Channels of each stage.
@@ -119,6 +120,7 @@ class VoV3D(VideoNetwork):
         super().__init__(
             stages,
             out_chs,
+            output_stride=output_stride,
             in_chans=in_chans,
             stem_chs=stem_chs,
             stem_temporal_kernel_size=stem_temporal_kernel_size,
