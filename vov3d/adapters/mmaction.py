@@ -1,0 +1,109 @@
+"""A backbone for MMAction2's recognizers."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vov3d.models import create_model
+
+__all__ = ["MMActionBackbone", "register_mmaction"]
+
+
+class MMActionBackbone(nn.Module):
+    """A model of this package as a backbone of `Recognizer3D`.
+
+    Args:
+        name: Model, or model.tag, of `vov3d.list_models`.
+        pretrained: `init_weights` brings the weights of the tag.
+        checkpoint_path: `init_weights` reads this file in their place.
+        out_indices: Which maps: 0 is the stem, stages follow from 1, -1 is the last.
+        frozen_stages: Stem and this many stages are frozen, norms included; 0 the stem alone, -1 nothing.
+        norm_eval: Batch norms keep their statistics in training.
+        **kwargs: For `vov3d.create_model`.
+
+    Attributes:
+        out_channels: Channels of each map.
+
+    Shape:
+        `(B, C, T, H, W)` to `(B, out_channels[0], T, H / stride, W / stride)`; to a tuple of maps for several.
+
+    Raises:
+        ValueError: If weights are asked for twice, or there are fewer stages than are to be frozen.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        checkpoint_path: str | None = None,
+        out_indices: tuple[int, ...] = (-1,),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if pretrained and checkpoint_path:
+            raise ValueError(f"pretrained and checkpoint_path={checkpoint_path!r} both name weights; give one")
+        self._arguments: dict[str, Any] = dict(
+            model_name=name, features_only=True, out_indices=tuple(out_indices), **kwargs
+        )
+        self._weights: dict[str, Any] = {}
+        if pretrained or checkpoint_path:
+            self._weights = dict(pretrained=pretrained, checkpoint_path=checkpoint_path)
+        model: Any = create_model(**self._arguments)
+        self.model = model
+        self.out_channels: tuple[int, ...] = tuple(model.feature_info.channels())
+        parts = list(model.children())  # the stem and the stages, in order
+        if not -1 <= frozen_stages < len(parts):
+            raise ValueError(
+                f"frozen_stages is {frozen_stages}, but {name} has {len(parts) - 1} stages up to the last map"
+            )
+        self._frozen = parts[: frozen_stages + 1]
+        self.norm_eval = norm_eval
+        for part in self._frozen:
+            part.requires_grad_(False)
+        self.train()
+
+    def init_weights(self) -> None:
+        """Loads the weights that were asked for; without any, those that the model began with stay.
+
+        MMEngine calls it once before training, and not where a checkpoint of the whole recognizer is read.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            vov3d.WeightsError: If the weights cannot be had, read or fitted.
+        """
+        if self._weights:
+            self.model.load_state_dict(create_model(**self._arguments, **self._weights).state_dict())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Clips `(B, C, T, H, W)`, those of all views in one batch, to the map or a tuple of maps."""
+        maps = tuple(self.model(x))
+        return maps[0] if len(maps) == 1 else maps
+
+    def train(self, mode: bool = True) -> "MMActionBackbone":
+        """As of any module, but frozen stages stay in eval mode, and norms with `norm_eval`."""
+        super().train(mode)
+        for part in self._frozen if mode else ():
+            part.eval()
+        for module in self.model.modules() if mode and self.norm_eval else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+
+def register_mmaction() -> None:
+    """Makes `MMActionBackbone` known to MMEngine's registry `MODELS` under its name; a second call does nothing.
+
+    Configurations then say `backbone=dict(type="MMActionBackbone", name="vov3d_m", pretrained=True)`.
+
+    Raises:
+        ImportError: If MMEngine is not there.
+    """
+    try:
+        from mmengine.registry import MODELS
+    except ImportError as error:
+        raise ImportError("register_mmaction needs MMEngine: pip install mmengine") from error
+    if MODELS.get(MMActionBackbone.__name__) is not MMActionBackbone:
+        MODELS.register_module(module=MMActionBackbone)
