@@ -29,7 +29,7 @@ from vov3d.video.moving_shapes import CLASSES, make_set
 
 ROOT = Path(__file__).parents[1]
 STORED, PAGE = ROOT / "docs" / "benchmarks" / "factorized_x3d.json", ROOT / "docs" / "blocks.md"
-BEGIN, END = "<!-- factorized -->\n", "\n<!-- /factorized -->"
+BEGIN, END = "<!-- factorized -->\n", "<!-- /factorized -->"
 
 NANO = dict(
     stem_chs=12,
@@ -146,7 +146,7 @@ def main() -> None:
     stored = report(networks(clips_of(args.clips, 0), args.passes), clips_of(2000, 1))
     STORED.write_text(json.dumps(stored, indent=2) + "\n")
     before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + table(stored) + END + rest.split(END)[1])
+    PAGE.write_text(before + BEGIN + table(stored) + "\n" + END + rest.split(END)[1])
     print(table(stored))
 
 

@@ -14,7 +14,7 @@ import vov3d
 
 
 def measured(module) -> str:
-    return module.PAGE.read_text().split(module.BEGIN)[1].split(module.END)[0]
+    return module.PAGE.read_text().split(module.BEGIN)[1].split(module.END)[0].removesuffix("\n")
 
 
 def test_the_page_of_the_packaged_model_is_what_was_measured():
