@@ -222,3 +222,17 @@ def test_the_classifier_takes_it():
     expected = vov3d.VideoClassifier(model).scores(frames)
     fast = vov3d.VideoClassifier(optimize_for_inference(model)).scores(frames)
     torch.testing.assert_close(fast, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(
+    not _modules.has_onednn("cpu", torch.float32), reason="oneDNN cannot activate a convolution's output here"
+)
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
+def test_convolutions_activate_and_add_while_they_write(name):
+    fast = vov3d.optimize_for_inference(vov3d.create_model(name, num_classes=3).eval())
+    alone = []
+    for path, module in fast.named_modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(lambda _m, _i, y, path=path: alone.extend([path] * (y.ndim == 5)))
+    fast(torch.randn(1, 3, 2, 32, 32))
+    assert not alone

@@ -44,14 +44,60 @@ def has_onednn(device_type: str, dtype: torch.dtype) -> bool:
     if device_type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return False
     x, weight = torch.linspace(-2, 2, 32, dtype=dtype).view(1, 2, 4, 4), torch.ones(2, 2, 1, 1, dtype=dtype)
-    expected = F.silu(F.conv2d(x.float(), weight.float()))
+    x = x.contiguous(memory_format=torch.channels_last)
     try:
         if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
-        out = torch.ops.mkldnn._convolution_pointwise(x, weight, None, [0, 0], [1, 1], [1, 1], 1, "swish", [], "")
+        activated = _activated(x, weight, None, [1, 1], [0, 0], [1, 1], 1, "swish")
+        total = _added(x.clone(), x, weight, None, "none")
+        rectified = _rectified_sum(x, weight, None, x)
     except (AttributeError, RuntimeError):
         return False
-    return torch.allclose(out.float(), expected, rtol=1e-2, atol=1e-2)
+    wanted = F.conv2d(x.float(), weight.float())
+    pairs = [(activated, F.silu(wanted)), (total, wanted + x.float()), (rectified, F.relu(wanted + x.float()))]
+    return all(torch.allclose(out.float(), expected, rtol=1e-2, atol=1e-2) for out, expected in pairs)
+
+
+def _activated(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    act: str,
+) -> torch.Tensor:
+    """Convolves by oneDNN with an activation (`"none"`, `"relu"`, `"swish"`), applied while the output is written."""
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, act, [], "")
+
+
+_1x1: Any = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
+
+
+def _rectified_sum(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, other: torch.Tensor
+) -> torch.Tensor:
+    """`relu(conv(x) + other)` of a 1x1 convolution in one pass."""
+    return torch.ops.mkldnn._convolution_pointwise.binary(x, other, weight, bias, *_1x1, "add", 1.0, "relu", [], "")
+
+
+def _added(
+    total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
+) -> torch.Tensor:
+    """Adds a 1x1 convolution to `total`, in place, and activates the sum in the same pass."""
+    unary = None if act == "none" else act
+    return torch.ops.mkldnn._convolution_pointwise_.binary(total, x, weight, bias, *_1x1, "add", 1.0, unary, [], "")
+
+
+def to_frames(x: torch.Tensor) -> torch.Tensor:
+    """`(B, C, T, H, W)` to channels-last `(B T, C, H, W)`."""
+    return to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def from_frames(x: torch.Tensor, batch: int) -> torch.Tensor:
+    """Channels-last `(B T, C, H, W)` to `(B, C, T, H, W)`."""
+    return from_rows(x.permute(0, 2, 3, 1).unflatten(0, (batch, -1)))
 
 
 class Convolution(nn.Module):
@@ -84,21 +130,18 @@ class Convolution(nn.Module):
         if self.matmul:
             t, h, w = self.stride
             return self.act(from_rows(F.linear(to_rows(x[:, :, ::t, ::h, ::w]), self.weight, self.bias)))
-        x = x.contiguous(memory_format=torch.channels_last_3d)
         if not self.one_frame:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
             return self.act(self._convolve(x, self.stride, self.padding, self.dilation))
-        rows = to_rows(x[:, :, :: self.stride[0]])
-        frames = rows.flatten(0, 1).permute(0, 3, 1, 2)
+        frames = to_frames(x[:, :, :: self.stride[0]])
         frames = self._convolve(frames, self.stride[1:], self.padding[1:], self.dilation[1:])
-        return self.act(from_rows(frames.permute(0, 2, 3, 1).unflatten(0, rows.shape[:2])))
+        return self.act(from_frames(frames, len(x)))
 
     def _convolve(self, x: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> torch.Tensor:
         if self.epilogue is None:
             convolve: Any = F.conv3d if x.ndim == 5 else F.conv2d
             return convolve(x, self.weight, self.bias, stride, padding, dilation, self.groups)
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, padding, stride, dilation, self.groups, self.epilogue, [], ""
-        )
+        return _activated(x, self.weight, self.bias, stride, padding, dilation, self.groups, self.epilogue)
 
 
 class Gate(nn.Module):
@@ -110,7 +153,7 @@ class Gate(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scales the channels of `(B, C, T, H, W)`."""
-        gate = self.fc2(self.act(self.fc1(x.mean((2, 3, 4))))).sigmoid_()
+        gate = self.fc2(self.act(self.fc1(pool(x)))).sigmoid_()
         return x.mul_(gate[..., None, None, None])
 
 
@@ -120,6 +163,17 @@ def _linear(conv: nn.Conv3d) -> nn.Linear:
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1))
     linear.bias = conv.bias  # type: ignore[assignment]
     return linear
+
+
+@torch.fx.wrap  # which way it goes is not for those to know who trace a model
+def pool(x: torch.Tensor) -> torch.Tensor:
+    """Means of `(B, C, T, H, W)` over the clip, `(B, C)`, rounded once."""
+    rows, voxels = to_rows(x), x[0, 0].numel()
+    if x.dtype == torch.bfloat16:  # a product with ones adds up in float32 without a copy in it
+        return (rows.new_ones(1, voxels) @ rows.flatten(1, 3)).squeeze(1).div_(voxels)
+    if x.dtype == torch.float32:  # frame by frame, which threads share
+        return rows.flatten(2, 3).mean(2).mean(1)
+    return x.mean((2, 3, 4))
 
 
 class FrameWise(nn.Sequential):
@@ -140,6 +194,38 @@ class FrameWise(nn.Sequential):
         return from_rows(torch.cat(done).unflatten(0, (x.shape[0], x.shape[2])))
 
 
+class RectifiedSum(nn.Module):
+    """`relu(conv(x) + other)` of a 1x1x1 `Convolution` by oneDNN, written once."""
+
+    def __init__(self, conv: Convolution) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Convolves `(B, C, T, H, W)` and adds."""
+        return from_frames(_rectified_sum(to_frames(x), self.weight, self.bias, to_frames(other)), len(x))
+
+
+class ConvolvedParts(nn.Module):
+    """A 1x1x1 `Convolution` by oneDNN of what would be a concatenation, added up part by part: nothing is copied."""
+
+    def __init__(self, conv: Convolution, widths: list[int]) -> None:
+        super().__init__()
+        parts = conv.weight.split(widths, 1)
+        self.weights = nn.ParameterList(
+            [nn.Parameter(part.contiguous(memory_format=torch.channels_last), requires_grad=False) for part in parts]
+        )
+        self.bias, self.act = conv.bias, conv.epilogue or "none"
+
+    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Convolves maps `(B, C, T, H, W)`."""
+        first, *others = map(to_frames, parts)
+        total = _activated(first, self.weights[0], self.bias, [1, 1], [0, 0], [1, 1], 1, "none")
+        for number, part in enumerate(others, 1):
+            _added(total, part, self.weights[number], None, self.act if number == len(others) else "none")
+        return from_frames(total, len(parts[0]))
+
+
 class Bottleneck(nn.Module):
     """`D2plus1D`: gate, activations and the sum work in place."""
 
@@ -153,18 +239,29 @@ class Bottleneck(nn.Module):
         self.project = nn.Sequential(block.conv_pwl, block.bn3)
         self.shortcut = block.shortcut
         self.act = block.act3
+        self.sum: RectifiedSum | None = None
 
-    def divide_frames(self) -> None:
-        """Runs the expansion and the spatial convolution frame by frame, once both are rewritten."""
+    def fuse(self) -> None:
+        """Runs, once all is rewritten, expansion and spatial convolution frame by frame, projection and sum at once."""
         layers: list[Any] = list(self.branch)
         expand, norm, act, spatial, *others = layers
         if self.spatial_first and type(norm) is nn.Identity:
             self.branch = nn.Sequential(FrameWise(expand.weight.shape[0], expand, act, spatial), *others)
+        conv: Any = self.project[0]
+        if self.shortcut is not None and type(self.act) is nn.ReLU and _is_bare(conv, self.project[1]):
+            self.sum = RectifiedSum(conv)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Runs the block."""
+        if self.sum is not None and self.shortcut is not None:
+            return self.sum(self.branch(x), self.shortcut(x))
         y = self.project(self.branch(x))
         return self.act(y if self.shortcut is None else y.add_(self.shortcut(x)))
+
+
+def _is_bare(conv: Any, norm: nn.Module) -> bool:
+    """Whether a 1x1x1 convolution runs by oneDNN, without an activation and a norm of its own."""
+    return type(conv) is Convolution and conv.epilogue == "none" and type(norm) is nn.Identity
 
 
 class Aggregation(nn.Module):
@@ -190,6 +287,15 @@ class Aggregation(nn.Module):
         self.mix = nn.Conv3d(weight.shape[1], len(weight), 1, **dd)
         self.mix.weight.data.copy_(weight)
         self.mix.bias.data.copy_(bias)  # type: ignore[union-attr]
+        self.widths = [mix.shape[1]] + [(weight.shape[1] - mix.shape[1]) // len(self.layers)] * len(self.layers)
+        self.sum: ConvolvedParts | None = None
+
+    def fuse(self, add_up: bool) -> None:
+        """Activates while the aggregation is written, once that is rewritten; `add_up` does without concatenation."""
+        conv: Any = self.mix
+        if _is_bare(conv, nn.Identity()) and type(self.act) in _EPILOGUES:
+            conv.epilogue, self.act = _EPILOGUES[type(self.act)], nn.Identity()
+            self.sum = ConvolvedParts(conv, self.widths) if add_up else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Runs the block."""
@@ -197,4 +303,4 @@ class Aggregation(nn.Module):
         for layer in self.layers:
             x = layer(x)
             features.append(x)
-        return self.act(self.mix(torch.cat(features, 1)))
+        return self.act(self.mix(torch.cat(features, 1))) if self.sum is None else self.sum(features)

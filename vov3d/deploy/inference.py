@@ -62,7 +62,8 @@ def optimize_for_inference(
     if not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating type such as torch.float32 or torch.bfloat16, got {dtype}")
     # The compiler fuses more itself than what it is given fused.
-    rewritten = _rewrite(fold_batchnorm(model), onednn=not compile and has_onednn(device.type, dtype))
+    onednn = not compile and has_onednn(device.type, dtype)
+    rewritten = _rewrite(fold_batchnorm(model), onednn, add_up=dtype == torch.float32)  # bf16 would round each sum
     return OptimizedModel(model, rewritten.requires_grad_(False).to(device, dtype), device, dtype, compile)
 
 
@@ -123,8 +124,8 @@ def _join(outputs: Sequence[Any]) -> Any:
     return type(outputs[0])(_join(parts) for parts in zip(*outputs, strict=True))
 
 
-def _rewrite(model: nn.Module, onednn: bool) -> nn.Module:
-    """Rewrites a folded copy, blocks first."""
+def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
+    """Rewrites a folded copy, blocks first and last."""
     _replace(model, _fast_block)
     for owner, first, second in list(pairs(model)):
         conv: Any = owner.get_submodule(first)
@@ -135,9 +136,13 @@ def _rewrite(model: nn.Module, onednn: bool) -> nn.Module:
             owner.set_submodule(first, Convolution(conv, act, onednn))
             owner.set_submodule(second, nn.Identity())
     _replace(model, lambda module: Convolution(module, None, onednn) if _is_plain(module) else None)
-    for module in list(model.modules()):
+    for name, module in list(model.named_modules()):
+        if type(module) in (Aggregation, Bottleneck):
+            check_no_hooks(f"{name}.act", module.act)
         if type(module) is Bottleneck:
-            module.divide_frames()
+            module.fuse()
+        if type(module) is Aggregation:
+            module.fuse(add_up)
     return model
 
 
