@@ -1,0 +1,132 @@
+"""Labels over time: the best cut is the best, files are what they are to be, the page shows what was measured."""
+
+import itertools
+import json
+from pathlib import Path
+
+import localize
+import localized_shapes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from localize import Segment, Timeline, as_srt, cut, look_over, segments_of
+from PIL import Image
+from stand_in import StandIn
+from video_files import write_video
+
+from vov3d.video import VideoClassifier
+
+NAMES = ["up", "down", "left"]
+
+
+def total(scores: np.ndarray, threshold: float, labels: tuple[int, ...]) -> float:
+    whole = np.concatenate([scores, np.full((len(scores), 1), threshold)], 1)
+    return float(sum(whole[i, label] for i, label in enumerate(labels)))
+
+
+def runs(labels: tuple[int, ...]) -> list[int]:
+    return [len(list(group)) for _, group in itertools.groupby(labels)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 6), st.integers(0, 4), st.floats(0, 1), st.integers(0, 10**6))
+def test_the_cut_is_the_best_of_all(count, least, threshold, seed):
+    scores = np.random.default_rng(seed).random((count, 2))
+    found = cut(scores, least, threshold)
+    labels = tuple(label for start, end, label in found for _ in range(start, end))
+    assert len(labels) == count
+    assert all(a[1] == b[0] and a[2] != b[2] for a, b in itertools.pairwise(found))
+    shortest = min(max(least, 1), count)
+    allowed = [way for way in itertools.product(range(3), repeat=count) if min(runs(way)) >= shortest]
+    assert labels in allowed
+    assert total(scores, threshold, labels) == pytest.approx(max(total(scores, threshold, way) for way in allowed))
+
+
+def timeline(labels: str, step: float = 0.5) -> Timeline:
+    moments = np.full((len(labels), 3), 0.1, np.float32)
+    for i, label in enumerate(labels):
+        if label != ".":
+            moments[i, "udl".index(label)] = 0.8
+    return Timeline(step, 1.0, len(labels) * step - 0.1, moments, moments, [])
+
+
+def test_segments_leave_out_what_is_short_or_weak():
+    found = segments_of(timeline("uuuuduu...lll"), NAMES, threshold=0.3, min_length=1)
+    assert [(s.start, s.end, s.label, s.index) for s in found] == [(0, 3.5, "up", 0), (5, 6.4, "left", 2)]
+    assert found[0].score == pytest.approx((6 * 0.8 + 0.1) / 7, abs=1e-4)
+    assert [s.label for s in segments_of(timeline("uuuuduu"), NAMES, 0.3, 0.5)] == ["up", "down", "up"]
+    assert segments_of(timeline("....."), NAMES, 0.3, 1) == []
+
+
+def test_moments_are_the_mean_of_the_windows_that_hold_them():
+    windows = np.eye(3, dtype=np.float32)
+    moments = localize._moments(windows, 4, 7)
+    np.testing.assert_allclose(moments.sum(1), 1, rtol=1e-6)
+    weights = np.array([0.25, 0.75, 0.75, 0.25]) ** 2
+    np.testing.assert_allclose(moments[0], [1, 0, 0])
+    np.testing.assert_allclose(moments[2], weights[2::-1] / weights[:3].sum(), rtol=1e-6)
+    np.testing.assert_allclose(moments[5:], [[0, 0, 1]] * 2)  # the last is in no window
+
+
+def test_subtitles():
+    text = as_srt([Segment(0, 1.25, "up", 0, 0.915), Segment(3599.9996, 3725.5, "down", 1, 0.5)])
+    assert text == ("1\n00:00:00,000 --> 00:00:01,250\nup (92%)\n\n2\n01:00:00,000 --> 01:02:05,500\ndown (50%)\n")
+
+
+@pytest.mark.parametrize("times", [None, [0, 10, 400, *range(500, 2000, 50)]])
+def test_windows_are_those_of_the_classifier(tmp_path: Path, times):
+    video = write_video(tmp_path / "a.mp4", num_frames=40, times_ms=times)
+    classifier = VideoClassifier(StandIn())  # windows of 8 frames at 30 per second
+    found = look_over(classifier, video, every=0.1, seconds=None, pictures=True)
+    assert len(found.shown) == 12
+    assert len(found.moments) * found.step == pytest.approx(found.duration, abs=found.step)
+    np.testing.assert_allclose(found.windows.sum(1), 1, rtol=1e-5)
+    if times is None:
+        assert (found.step, found.length) == (0.1, pytest.approx(8 / 30))
+        assert len(found.windows) == 1 + (40 - 8) // 3
+
+
+def test_files_of_a_video_of_known_shots(tmp_path: Path, capsys):
+    video, out = tmp_path / "shots.mp4", tmp_path / "out.json"
+    truth = localized_shapes.write_shots(video, shots=4, seed=7)
+    options = ["--seconds", "1.6", "--every", "0.4", "--srt", str(tmp_path / "out.srt"), "--threshold", "0"]
+    assert localize.main([str(video), "-o", str(out), "--picture", str(tmp_path / "out.png"), *options]) == 0
+    content = json.loads(out.read_text())
+    assert content["duration"] == pytest.approx(truth[-1].end)
+    segments = [Segment(**segment) for segment in content["segments"]]
+    assert (segments[0].start, segments[-1].end) == (0, content["duration"])
+    assert all(a.end == b.start and a.label != b.label for a, b in itertools.pairwise(segments))
+    assert len(content["windows"]) == 1 + (round(truth[-1].end * 10) - 16) // 4
+    assert (tmp_path / "out.srt").read_text() == as_srt(segments)
+    assert len(capsys.readouterr().out.splitlines()) == len(segments)
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width > 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.png", "out.srt", "shots.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--every", "0"], "--every is 0.0"),
+        (["--threshold", "2"], "--threshold is 2.0"),
+        (["--min-length", "-1"], "--min-length is -1.0"),
+        (["--srt", "nowhere/a.srt"], "nowhere/a.srt: there is no folder"),
+        (["--picture", "a.txt"], "a picture's name must end in .png"),
+        ([], "seconds is None: this model takes its frames from equal segments"),
+        (["--seconds", "9"], "the frames ended after 20; a window takes 270"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "a.mp4", num_frames=20)
+    assert localize.main(["a.mp4", "-o", "out.json", *options]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 1
+    assert message in err[0]
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_frames_have_the_label_of_their_middle():
+    found = localized_shapes.frame_labels([Segment(0.1, 0.3, "a", 4, 1), Segment(0.3, 0.449, "b", 5, 1)], 6)
+    assert found.tolist() == [-1, 4, 4, 5, -1, -1]
