@@ -7,7 +7,8 @@
     python examples/benchmarks/speed.py zoo -o docs/benchmarks/speed.json       # one view of each Kinetics model
     python examples/benchmarks/speed.py forms -o docs/benchmarks/speed.json     # what layers/conv.py decides by
 
-A part replaces what the file holds of it. PyTorchVideo's X3D-M takes part where pytorchvideo is installed.
+Float32 where nothing else is said; bf16 takes part on processors that have it, PyTorchVideo's X3D-M where
+pytorchvideo is installed. A part replaces what the file holds of it.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import vov3d
 from vov3d.deploy.benchmark import machine, measure, peak_memory
 
 CPU = torch.device("cpu")
+HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # as instructions of the processor
 Calls = dict[str, Callable[[], object]]
 
 
@@ -39,6 +41,8 @@ def infer_calls(batch: int) -> Calls:
         networks[f"{name}, published form"] = published_form(model)
         networks[f"{name}, as it is"] = model
         networks[f"{name}, optimized"] = fast = vov3d.optimize_for_inference(model)
+        if HAS_BF16:
+            networks[f"{name}, optimized, bf16"] = vov3d.optimize_for_inference(model, dtype=torch.bfloat16)
         if batch > 1:
             networks[f"{name}, optimized, not in pieces"] = fast.get_submodule("model")
     if batch == 1 and find_spec("pytorchvideo"):
@@ -61,15 +65,17 @@ def zoo_calls() -> Calls:
     return calls
 
 
-def training_step(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
-    """Forward, cross-entropy, backward, SGD with momentum."""
+def training_step(model: nn.Module, x: torch.Tensor, bf16: bool = False) -> Callable[[], None]:
+    """Forward, cross-entropy, backward, SGD with momentum; `bf16` by autocast."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     target = torch.zeros(len(x), dtype=torch.long)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(x), target).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(model(x), target)
+        loss.backward()
         optimizer.step()
 
     return step
@@ -83,6 +89,8 @@ def train_calls() -> Calls:
         model = vov3d.create_model(name)
         calls[f"{name}, published form"] = training_step(published_form(model), x)
         calls[f"{name}, as it is"] = training_step(model, x)
+        if HAS_BF16:
+            calls[f"{name}, as it is, bf16"] = training_step(model, x, bf16=True)
     return calls
 
 
@@ -93,9 +101,12 @@ def memory() -> dict[str, dict[str, float]]:
     checkpointed = vov3d.create_model("vov3d_m")
     checkpointed.set_grad_checkpointing()
     networks = {"published form": published_form(model), "as it is": model, "with checkpointing": checkpointed}
+    forms = {name: training_step(network, x) for name, network in networks.items()}
+    if HAS_BF16:
+        forms["as it is, bf16"] = training_step(model, x, bf16=True)
+        forms["with checkpointing, bf16"] = training_step(checkpointed, x, bf16=True)
     rows = {}
-    for name, network in networks.items():
-        step = training_step(network, x)
+    for name, step in forms.items():
         step()  # the optimizer's state is made in the first
         rows[f"vov3d_m, {name}"] = {"peak_bytes": peak_memory(step, CPU)}
     return rows
@@ -128,11 +139,11 @@ def times(calls: Calls, repetitions: int) -> dict[str, dict[str, float]]:
 
 
 PARTS: dict[str, tuple[str, Callable[[], dict[str, dict[str, float]]]]] = {
-    "infer": ("forward pass, 1 clip of 16 x 224 x 224, float32", lambda: times(infer_calls(1), 11)),
-    "batch": ("forward pass, 8 clips of 16 x 224 x 224, float32", lambda: times(infer_calls(8), 5)),
+    "infer": ("forward pass, 1 clip of 16 x 224 x 224", lambda: times(infer_calls(1), 11)),
+    "batch": ("forward pass, 8 clips of 16 x 224 x 224", lambda: times(infer_calls(8), 5)),
     "zoo": ("one view of the published evaluation, optimized, float32", lambda: times(zoo_calls(), 7)),
-    "train": ("training step, 4 clips of 16 x 112 x 112, float32", lambda: times(train_calls(), 7)),
-    "memory": ("peak memory of a training step, 2 clips of 8 x 224 x 224, float32", memory),
+    "train": ("training step, 4 clips of 16 x 112 x 112", lambda: times(train_calls(), 7)),
+    "memory": ("peak memory of a training step, 2 clips of 8 x 224 x 224", memory),
     "forms": ("depthwise convolutions, forward and backward, 4 x 40 x 16 x 56 x 56", lambda: times(forms_calls(), 7)),
 }
 
