@@ -43,6 +43,10 @@ class Row(NamedTuple):
 # --- splits ----------------------------------------------------------------------------------------------------------
 
 
+class SplitError(ValueError):
+    """A split was asked for that is not there, or none where there are several."""
+
+
 def split_of(name: str) -> str | None:
     """`"val"` for a folder, a list or a word such as `validation`; None for what names no split."""
     return next((split for split, names in SPLITS.items() if name.casefold() in names), None)
@@ -52,7 +56,7 @@ def chosen_split(source: Path, split: str | None, there: Sequence[str]) -> str:
     """The split that was asked for, or the only one.
 
     Raises:
-        ValueError: If there is no such split, or none was asked for where there are several.
+        SplitError: If there is no such split, or none was asked for where there are several.
     """
     wanted = split_of(split) if split else None
     if wanted in there:
@@ -60,13 +64,13 @@ def chosen_split(source: Path, split: str | None, there: Sequence[str]) -> str:
     if split is None and len(there) == 1:
         return there[0]
     asked = f"has no split {split!r}" if split else "has several splits"
-    raise ValueError(f"{source}: {asked}; say which with split={' or '.join(map(repr, there))}")
+    raise SplitError(f"{source}: {asked}; say which with split={' or '.join(map(repr, there))}")
 
 
 def check_no_split(source: Path, split: str | None) -> None:
-    """Raises ValueError if a split was asked for where there is only one set."""
+    """Raises SplitError if a split was asked for where there is only one set."""
     if split is not None:
-        raise ValueError(f"{source}: split={split!r} has no effect, there is only one set; leave it out")
+        raise SplitError(f"{source}: split={split!r} has no effect, there is only one set; leave it out")
 
 
 # --- class folders ---------------------------------------------------------------------------------------------------

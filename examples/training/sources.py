@@ -7,6 +7,7 @@ import os
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import constants
+from video_layouts import SplitError
 from video_lists import read_list
 
 from vov3d.labels import read_label_names
@@ -85,14 +87,14 @@ def read_sources(data: SimpleNamespace, shapes: SimpleNamespace) -> tuple[Source
     if not data.path:
         raise ValueError("no data was named: give --data FOLDER, a list, shards, an .npz file, or shapes")
     train, has_parts = read_source(data.path, "train", data, shapes, data.classes or None)
+    val = None
     if data.val:
         val, _ = read_source(data.val, "val", data, shapes, train.classes)
-    elif data.val_share:
-        return held_out(train, data.val_share)
     elif has_parts:
-        val, _ = read_source(data.path, "val", data, shapes, train.classes)
-    else:
-        return train, None
+        with suppress(SplitError):  # there is a part for training and one for tests
+            val, _ = read_source(data.path, "val", data, shapes, train.classes)
+    if val is None:
+        return held_out(train, data.val_share) if data.val_share else (train, None)
     if val.classes != train.classes:
         raise ValueError(f"{val.name} has other classes than {train.name}: {val.classes} and {train.classes}")
     return train, val
@@ -131,11 +133,8 @@ def read_source(
     options["root"] = data.root or None
     try:
         found, several = read_list(path, **options), False
-    except ValueError as problem:
-        try:
-            found, several = read_list(path, split=part, **options), True
-        except ValueError:
-            raise problem from None
+    except SplitError:
+        found, several = read_list(path, split=part, **options), True
     return Source(found.name, np.array(found.labels, np.int64), tuple(found.classes), found.paths), several
 
 

@@ -210,10 +210,24 @@ def test_validation_is_what_lies_beside_training_or_a_share_of_each_class(videos
             (tmp_path / "parts" / part / folder.name).mkdir(parents=True)
             for file in sorted(folder.iterdir())[kept]:
                 (tmp_path / "parts" / part / folder.name / file.name).symlink_to(file)
-    parts = recipe(data_path=tmp_path / "parts", data_val_share=0.0)
+    for share in (0.0, 0.34):  # a share is held out only where no part is there
+        parts = recipe(data_path=tmp_path / "parts", data_val_share=share)
+        train, val = read_sources(parts.data, parts.shapes)
+        assert (len(train), len(val)) == (4, 2)
+        assert train.classes == val.classes == tuple(sorted(CLASSES[:2]))
+    (tmp_path / "parts/val").rename(tmp_path / "parts/test")
     train, val = read_sources(parts.data, parts.shapes)
-    assert (len(train), len(val)) == (4, 2)
-    assert train.classes == val.classes == tuple(sorted(CLASSES[:2]))
+    assert (len(train), len(val)) == (2, 2)
+    parts.data.val_share = 0.0
+    assert read_sources(parts.data, parts.shapes)[1] is None
+
+
+def test_what_is_wrong_with_a_part_is_said(tmp_path):
+    (tmp_path / "val.csv").write_text("a.mp4 0\n")
+    (tmp_path / "train.csv").write_text("a.mp4 0\nno label\n")
+    broken = recipe(data_path=tmp_path)
+    with pytest.raises(ValueError, match=r"train\.csv:2"):
+        read_sources(broken.data, broken.shapes)
 
 
 def test_a_class_of_one_video_keeps_it_for_training():
