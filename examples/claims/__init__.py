@@ -1,0 +1,1 @@
+"""The paper's claims, tested in small: the parts of `examples/evidence.py`."""

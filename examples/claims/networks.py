@@ -1,0 +1,73 @@
+"""Nano networks of equal cost: widths are chosen so that parameters and multiply-adds agree to 5%."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import vov3d
+from vov3d.models.budget import Cost, network_cost
+from vov3d.video.moving_shapes import CLASSES
+
+SIZE = 32  # pixels
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to compare.
+
+    Attributes:
+        title: Its row in a table.
+        model: The variant whose sizes are overridden.
+        conv: Middle convolution of its bottlenecks.
+        mid_chs: Middle channels, per stage.
+        out_chs: Channels of each stage.
+        depths: Blocks of each stage.
+    """
+
+    title: str
+    model: str
+    conv: str
+    mid_chs: tuple[int, ...]
+    out_chs: tuple[int, ...]
+    depths: tuple[int, ...]
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """Arguments of `vov3d.create_model`, but for classes and dropout."""
+        own = dict(conv=self.conv, mid_chs=self.mid_chs, out_chs=self.out_chs, depths=self.depths)
+        return own | dict(stem_chs=12, head_chs=128, hidden_chs=256, output_stride=16)
+
+    @property
+    def has_tosa(self) -> bool:
+        """Whether features are aggregated."""
+        return self.model.startswith("vov3d")
+
+
+def _tosa(title: str, conv: str, *mid_chs: int) -> Network:
+    return Network(title, "vov3d_m", conv, mid_chs, (16, 32, 64), (1, 1, 2))
+
+
+NETWORKS: Mapping[str, Network] = {
+    "baseline": Network("X3D: depthwise 3D", "x3d_m", "dw3d", (34, 68, 135), (15, 30, 60), (2, 4, 7)),
+    "tosa": _tosa("T-OSA alone", "dw3d", 20, 42, 90),
+    "d2plus1d": Network("D(2+1)D alone", "x3d_m", "d2plus1d", (40, 76, 142), (16, 32, 64), (2, 4, 7)),
+    "both": _tosa("T-OSA and D(2+1)D: VoV3D", "d2plus1d", 24, 48, 96),  # vov3d_n
+    "tosa_3d": _tosa("3D", "3d", 6, 12, 22),
+    "tosa_r2plus1d": _tosa("(2+1)D", "r2plus1d", 8, 18, 32),
+    "tosa_d1plus2d": _tosa("D(1+2)D", "d1plus2d", 24, 48, 96),
+}
+"""All networks by name. Depths and heads are equal within a family; only widths make up for what a kernel costs."""
+
+TABLE3 = ("baseline", "tosa", "d2plus1d", "both")
+TABLE4 = ("tosa_3d", "tosa_r2plus1d", "tosa", "tosa_d1plus2d", "both")
+
+
+@functools.cache
+def cost(name: str, num_frames: int = 8) -> Cost:
+    """Parameters and multiply-adds of a clip, counted on the meta device."""
+    network = NETWORKS[name]
+    model = vov3d.create_model(network.model, num_classes=len(CLASSES), device="meta", **network.args)
+    return network_cost(model.eval(), torch.empty(1, 3, num_frames, SIZE, SIZE, device="meta"))

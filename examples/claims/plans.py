@@ -1,0 +1,72 @@
+"""Which runs a table wants: three rates from one seed, then the best of them from two more."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from claims.networks import TABLE3, TABLE4
+from claims.runs import RATES, SEEDS, Run
+
+Found = Mapping[str, dict[str, Any]]
+"""What runs measured, by their names."""
+
+PLANS: Mapping[str, tuple[Sequence[str], int, int]] = {
+    "table3": (TABLE3, 8, 4),
+    "table4": (TABLE4, 8, 4),
+    "table5": (("baseline", "both"), 16, 4),
+    "longer": (("baseline", "both"), 8, 12),
+}
+"""Networks, frames and epochs of each table; those of 16 frames and longer training keep the rate of Table 3."""
+
+
+def read(results: Path) -> dict[str, dict[str, Any]]:
+    """What is there.
+
+    Raises:
+        ValueError: If a file is not what a run wrote.
+    """
+    found = {}
+    for path in sorted(results.glob("*.json")):
+        try:
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            top1(found[path.stem])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: is not what a run of evidence.py wrote; delete it to run it again") from error
+    return found
+
+
+def top1(run: Mapping[str, Any]) -> float:
+    """Accuracy on the test set in percent."""
+    return 100 * sum(run["test_right"]) / run["sizes"]["test"]
+
+
+def best_rate(network: str, found: Found) -> float | None:
+    """The learning rate with the best validation at the end, once all have been tried."""
+    tried = [(found.get(Run(network, rate, SEEDS[0]).name), rate) for rate in RATES]
+    if any(run is None for run, _ in tried):
+        return None
+    return max((run["curve"][-1]["val_top1"], rate) for run, rate in tried if run)[1]
+
+
+def runs_of(plan: str, network: str, found: Found) -> list[Run]:
+    """The runs that a row averages, as far as they can be named."""
+    _, frames, epochs = PLANS[plan]
+    rate = best_rate(network, found)
+    return [] if rate is None else [Run(network, rate, seed, frames, epochs) for seed in SEEDS]
+
+
+def planned(plan: str, found: Found) -> list[Run]:
+    """All runs of a plan that can be named by now, in the order in which they are done."""
+    networks = PLANS[plan][0]
+    runs = [Run(network, rate, SEEDS[0]) for rate in RATES for network in networks]
+    rows = [runs_of(plan, network, found) for network in networks]
+    later = [row[i] for i in range(len(SEEDS)) for row in rows if row]
+    return list(dict.fromkeys(runs + later))
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
