@@ -6,19 +6,21 @@
 
 Table 3 of the paper takes T-OSA and D(2+1)D apart, Table 4 compares five bottlenecks within T-OSA, Table 5 takes more
 frames; `longer` trains three times as long. A run takes two to three minutes on one core. Each leaves one JSON file in
-docs/evidence when it ends; killed and started again, it goes on from its last epoch, and what is done is not done again.
+docs/evidence when it ends; what was killed goes on from its last epoch, and what is done is not done again.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from claims.page import filled
 from claims.plans import PLANS, planned, read, top1
 from claims.runs import Sizes, execute
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "evidence"
+RESULTS, PAGE = ROOT / "docs" / "evidence", ROOT / "docs" / "evidence.md"
 
 
 def run(plan: str, results: Path, work: Path, sizes: Sizes) -> None:
@@ -41,12 +43,22 @@ def show(results: Path) -> None:
             print(f"  {one.name:36} {f'{top1(found[one.name]):.1f}%' if one.name in found else 'to do'}")
 
 
+def report(results: Path, page: Path) -> None:
+    """Writes the page's measured parts and the pictures beside the JSON files."""
+    text = filled(page.read_text(encoding="utf-8"), read(results), results)
+    part = page.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, page)
+    print(f"written: {page}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="JSON files (docs/evidence)")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what is done and what is not")
+    commands.add_parser("report", help="writes the page and its pictures from what is there")
     running = commands.add_parser("run", help="trains what is missing")
     running.add_argument("plan", choices=PLANS)
     running.add_argument(
@@ -56,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.command == "list":
             show(args.results)
+        elif args.command == "report":
+            report(args.results, PAGE)
         else:
             run(args.plan, args.results, args.work, Sizes())
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What trained networks have become: how much their kernels tell one way of time from the other, and what T-OSA reads."""
+"""What trained networks have become: how far their kernels tell the way of time, and what T-OSA reads."""
 
 from typing import Any
 

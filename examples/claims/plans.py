@@ -9,13 +9,14 @@ import numpy as np
 
 from claims.networks import TABLE3, TABLE4
 from claims.runs import RATES, SEEDS, Run
+from vov3d.video.moving_shapes import CLASSES
 
 Found = Mapping[str, dict[str, Any]]
 """What runs measured, by their names."""
 
 PLANS: Mapping[str, tuple[Sequence[str], int, int]] = {
     "table3": (TABLE3, 8, 4),
-    "table4": (TABLE4, 8, 4),
+    "table4": (tuple(TABLE4), 8, 4),
     "table5": (("baseline", "both"), 16, 4),
     "longer": (("baseline", "both"), 8, 12),
 }
@@ -41,6 +42,14 @@ def read(results: Path) -> dict[str, dict[str, Any]]:
 def top1(run: Mapping[str, Any]) -> float:
     """Accuracy on the test set in percent."""
     return 100 * sum(run["test_right"]) / run["sizes"]["test"]
+
+
+def tempo_top1(run: Mapping[str, Any], stride: int) -> float:
+    """Accuracy in percent at another stride, on the classes that mean the same at every tempo."""
+    number = np.bincount(np.arange(run["sizes"]["tempo"]) % len(CLASSES), minlength=len(CLASSES))
+    right = np.array(run["tempo_right"][str(stride)])
+    kept = ["bouncing" not in name for name in CLASSES]
+    return 100 * float(right[kept].sum() / number[kept].sum())
 
 
 def best_rate(network: str, found: Found) -> float | None:

@@ -146,7 +146,7 @@ def execute(run: Run, sizes: Sizes, results: Path, work: Path) -> dict[str, Any]
         if stride * run.stride % TRAIN_STRIDE == 0
     }
     updates = read_log(work / run.name / UPDATES)
-    parts = np.array_split(np.array(updates["loss"]), 4 * run.epochs)
+    parts = np.array_split(np.array(updates["loss"]), min(4 * run.epochs, len(updates["loss"])))
     found = {
         **asdict(run),
         "title": NETWORKS[run.network].title,

@@ -1,0 +1,200 @@
+"""The measured parts of docs/evidence.md, from the runs that are there."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from claims.networks import NETWORKS, TABLE3, TABLE4, cost
+from claims.pictures import draw_errors, draw_tempo
+from claims.plans import PLANS, Found, best_rate, planned, runs_of, spread, tempo_top1, top1
+from claims.runs import RATES, SEEDS, STRIDES, Run
+from vov3d.video.moving_shapes import CLASSES
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def done(plan: str, found: Found) -> Rows:
+    """The runs of each row of which there is one."""
+    rows = {}
+    for network in PLANS[plan][0]:
+        runs = [found[run.name] for run in runs_of(plan, network, found) if run.name in found]
+        if runs:
+            rows[network] = runs
+    return rows
+
+
+def parts(found: Found, pictures: Path) -> dict[str, str]:
+    """Markdown by the name of its place in the page; pictures are drawn into a folder."""
+    table3 = done("table3", found)
+    if table3:
+        draw_errors(table3, pictures / "errors.png")
+        draw_tempo(table3, pictures / "tempo.png")
+    return {
+        "networks": networks(),
+        "table3": accuracies(table3, "network", {name: NETWORKS[name].title for name in TABLE3}, "baseline"),
+        "rates": rates(found),
+        "errors": errors(table3),
+        "tempo": tempo(table3),
+        "classes": classes(table3),
+        "kernels": kernels(table3),
+        "table4": accuracies(done("table4", found), "bottleneck within T-OSA", TABLE4, "tosa"),
+        "table5": more(done("table5", found), table3, "16 frames", "8 frames"),
+        "longer": more(done("longer", found), table3, "48,000 clips", "16,000 clips"),
+        "missing": missing(found),
+        "runs": every(found),
+    }
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """As Markdown."""
+    lines = [" | ".join(row) for row in (heading, ["---"] * len(heading), *rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def pm(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and spread; the number of seeds where it is not all."""
+    mean, deviation = spread(values)
+    text = f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
+    return text + ("" if len(values) == len(SEEDS) else f" ({len(values)} of {len(SEEDS)} seeds)")
+
+
+def difference(values: Sequence[float], others: Sequence[float]) -> str:
+    """Difference of two means with its standard error."""
+    (mean, deviation), (other, other_deviation) = spread(values), spread(others)
+    error = math.hypot(deviation / math.sqrt(len(values)), other_deviation / math.sqrt(len(others)))
+    return f"{mean - other:+.1f}" + ("" if math.isnan(error) else f" ± {error:.1f}")
+
+
+def networks() -> str:
+    """Widths and costs of all networks."""
+    rows = []
+    for name, network in NETWORKS.items():
+        found = cost(name)
+        shape = ["/".join(map(str, sizes)) for sizes in (network.depths, network.mid_chs, network.out_chs)]
+        rows.append([network.title, *shape, f"{found.params:,}", f"{found.macs / 1e6:.2f}"])
+    heading = ["network", "blocks", "middle channels", "channels", "parameters", "multiply-adds (M)"]
+    return table(heading, rows)
+
+
+def accuracies(rows: Rows, heading: str, titles: Mapping[str, str], reference: str) -> str:
+    """Accuracy, its difference to a reference, and the rate that it was reached at."""
+    if not rows:
+        return "*No run is done.*"
+    lines = []
+    for name, runs in rows.items():
+        values = [top1(run) for run in runs]
+        other = [top1(run) for run in rows.get(reference, [])]
+        against = "" if name == reference or not other else difference(values, other)
+        lines.append([titles[name], pm(values), against, f"{runs[0]['rate']:g}"])
+    against = f"against {titles[reference]} (± standard error)"
+    return table([heading, "top-1, % (mean ± spread)", against, "learning rate"], lines)
+
+
+def rates(found: Found) -> str:
+    """Accuracy of seed 0 at each rate."""
+    tried = sorted(RATES)
+    lines = []
+    for name in NETWORKS:
+        runs = [found.get(Run(name, rate, SEEDS[0]).name) for rate in tried]
+        if any(runs):
+            lines.append([NETWORKS[name].title, *(f"{top1(run):.1f}" if run else "" for run in runs)])
+    return table(["top-1 of seed 0, %", *(f"{rate:g}" for rate in tried)], lines) if lines else "*No run is done.*"
+
+
+def errors(rows: Rows) -> str:
+    """Errors at the end."""
+    lines = []
+    for runs in rows.values():
+        last = [run["curve"][-1] for run in runs]
+        train, val = ([100 - point[key] for point in last] for key in ("train_top1", "val_top1"))
+        gap = [b - a for a, b in zip(train, val, strict=True)]
+        lines.append([runs[0]["title"], pm(train), pm(val), pm(gap)])
+    return table(["at the end", "error on training clips, %", "on validation clips, %", "gap"], lines)
+
+
+def tempo(rows: Rows) -> str:
+    """Accuracy at each stride."""
+    lines = [
+        [runs[0]["title"], *(pm([tempo_top1(run, stride) for run in runs]) for stride in STRIDES)]
+        for runs in rows.values()
+    ]
+    return table(["top-1 of 18 classes, %, at stride", *map(str, STRIDES)], lines)
+
+
+def classes(rows: Rows) -> str:
+    """Accuracy of each class."""
+    lines = []
+    for i, name in enumerate(CLASSES):
+        cells = []
+        for runs in rows.values():
+            number = np.bincount(np.arange(runs[0]["sizes"]["test"]) % len(CLASSES))[i]
+            cells.append(f"{np.mean([100 * run['test_right'][i] / number for run in runs]):.0f}")
+        lines.append([name, *cells])
+    return table(["right, %", *(runs[0]["title"] for runs in rows.values())], lines)
+
+
+def kernels(rows: Rows) -> str:
+    """What kernels and aggregations have become."""
+    lines = []
+    for runs in rows.values():
+        odd = [pm([100 * run["odd_in_time"][i] for run in runs], 0) for i in range(len(runs[0]["odd_in_time"]))]
+        shares = [run["aggregated_shares"] for run in runs]
+        read = ", ".join(f"{k}: {100 * np.mean([s[k] for s in shares]):.0f}" for k in shares[0])
+        lines.append([runs[0]["title"], *odd, read])
+    stages = [f"odd in time, stage {i + 1}, %" for i in range(len(lines[0]) - 2)] if lines else []
+    return table(["network", *stages, "read from features that see so many frames, %"], lines)
+
+
+def more(rows: Rows, plain: Rows, title: str, plain_title: str) -> str:
+    """Accuracy with more of something beside that of Table 3."""
+    if not rows:
+        return "*No run is done.*"
+    lines = []
+    for name, runs in rows.items():
+        values, others = [top1(run) for run in runs], [top1(run) for run in plain[name]]
+        lines.append([runs[0]["title"], pm(others), pm(values), difference(values, others)])
+    return table(["top-1, %", plain_title, title, "difference (± standard error)"], lines)
+
+
+def missing(found: Found) -> str:
+    """What has not been run."""
+    lines = []
+    for plan, (names, _, _) in PLANS.items():
+        for name in names:
+            if best_rate(name, found) is None:
+                lacking = len(SEEDS)
+            else:
+                lacking = sum(run.name not in found for run in runs_of(plan, name, found))
+            if lacking:
+                lines.append(f"- `{plan}`, {NETWORKS[name].title}: {lacking} of {len(SEEDS)} seeds")
+    return "Not run yet:\n\n" + "\n".join(lines) if lines else "All that was planned was run."
+
+
+def every(found: Found) -> str:
+    """All runs, one a line."""
+    named: Mapping[str, Any] = {run.name: run for plan in PLANS for run in planned(plan, found)}
+    lines = []
+    for name, run in found.items():
+        if name in named:
+            last = run["curve"][-1]
+            figures = [f"{v:.1f}" for v in (100 - last["train_top1"], 100 - last["val_top1"], top1(run))]
+            lines.append([f"`{name}`", f"{run['passes']:,}", *figures])
+    heading = ["run", "clips trained on", "training error, %", "validation error, %", "test top-1, %"]
+    return table(heading, lines)
+
+
+def filled(text: str, found: Found, pictures: Path) -> str:
+    """The page with its measured parts written anew.
+
+    Raises:
+        ValueError: If the page lacks a place for one of them.
+    """
+    for name, part in parts(found, pictures).items():
+        begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"docs/evidence.md has no place for {name!r}: it wants {begin.strip()} and {end.strip()}")
+        text = text.split(begin)[0] + begin + part + end + text.split(end)[1]
+    return text
