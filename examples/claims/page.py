@@ -14,6 +14,7 @@ from claims.runs import RATES, SEEDS, STRIDES, Run
 from vov3d.video.moving_shapes import CLASSES
 
 Rows = dict[str, list[dict[str, Any]]]
+NOTHING = "*No run is done.*"
 
 
 def done(plan: str, found: Found) -> Rows:
@@ -36,10 +37,7 @@ def parts(found: Found, pictures: Path) -> dict[str, str]:
         "networks": networks(),
         "table3": accuracies(table3, "network", {name: NETWORKS[name].title for name in TABLE3}, "baseline"),
         "rates": rates(found),
-        "errors": errors(table3),
-        "tempo": tempo(table3),
-        "classes": classes(table3),
-        "kernels": kernels(table3),
+        **{part.__name__: part(table3) if table3 else NOTHING for part in (errors, tempo, classes, kernels)},
         "table4": accuracies(done("table4", found), "bottleneck within T-OSA", TABLE4, "tosa"),
         "table5": more(done("table5", found), table3, "16 frames", "8 frames"),
         "longer": more(done("longer", found), table3, "48,000 clips", "16,000 clips"),
@@ -82,7 +80,7 @@ def networks() -> str:
 def accuracies(rows: Rows, heading: str, titles: Mapping[str, str], reference: str) -> str:
     """Accuracy, its difference to a reference, and the rate that it was reached at."""
     if not rows:
-        return "*No run is done.*"
+        return NOTHING
     lines = []
     for name, runs in rows.items():
         values = [top1(run) for run in runs]
@@ -101,7 +99,7 @@ def rates(found: Found) -> str:
         runs = [found.get(Run(name, rate, SEEDS[0]).name) for rate in tried]
         if any(runs):
             lines.append([NETWORKS[name].title, *(f"{top1(run):.1f}" if run else "" for run in runs)])
-    return table(["top-1 of seed 0, %", *(f"{rate:g}" for rate in tried)], lines) if lines else "*No run is done.*"
+    return table(["top-1 of seed 0, %", *(f"{rate:g}" for rate in tried)], lines) if lines else NOTHING
 
 
 def errors(rows: Rows) -> str:
@@ -112,7 +110,8 @@ def errors(rows: Rows) -> str:
         train, val = ([100 - point[key] for point in last] for key in ("train_top1", "val_top1"))
         gap = [b - a for a, b in zip(train, val, strict=True)]
         lines.append([runs[0]["title"], pm(train), pm(val), pm(gap)])
-    return table(["at the end", "error on training clips, %", "on validation clips, %", "gap"], lines)
+    text = table(["at the end", "error on training clips, %", "on validation clips, %", "gap"], lines)
+    return f"![Errors on training and validation clips](evidence/errors.png)\n\n{text}"
 
 
 def tempo(rows: Rows) -> str:
@@ -121,7 +120,8 @@ def tempo(rows: Rows) -> str:
         [runs[0]["title"], *(pm([tempo_top1(run, stride) for run in runs]) for stride in STRIDES)]
         for runs in rows.values()
     ]
-    return table(["top-1 of 18 classes, %, at stride", *map(str, STRIDES)], lines)
+    text = table(["top-1 of 18 classes, %, at stride", *map(str, STRIDES)], lines)
+    return f"![Accuracy against the temporal stride at test](evidence/tempo.png)\n\n{text}"
 
 
 def classes(rows: Rows) -> str:
@@ -144,14 +144,14 @@ def kernels(rows: Rows) -> str:
         shares = [run["aggregated_shares"] for run in runs]
         read = ", ".join(f"{k}: {100 * np.mean([s[k] for s in shares]):.0f}" for k in shares[0])
         lines.append([runs[0]["title"], *odd, read])
-    stages = [f"odd in time, stage {i + 1}, %" for i in range(len(lines[0]) - 2)] if lines else []
+    stages = [f"odd in time, stage {i + 1}, %" for i in range(len(lines[0]) - 2)]
     return table(["network", *stages, "read from features that see so many frames, %"], lines)
 
 
 def more(rows: Rows, plain: Rows, title: str, plain_title: str) -> str:
     """Accuracy with more of something beside that of Table 3."""
     if not rows:
-        return "*No run is done.*"
+        return NOTHING
     lines = []
     for name, runs in rows.items():
         values, others = [top1(run) for run in runs], [top1(run) for run in plain[name]]
