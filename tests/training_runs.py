@@ -15,6 +15,7 @@ TINY = {
     "model.args.hidden_chs": "8",
     "model.args.output_stride": "4",
     "clip.frames": "4",
+    "clip.sampling": "dense",
     "clip.stride": "2",
     "clip.size": "16",
     "clip.test_size": "16",
@@ -34,7 +35,7 @@ def clips_file(folder: Path, number: int = 20, seed: int = 0) -> Path:
     return path
 
 
-def command(data: Path, output: Path, recipe: str = "shapes_nano", *words: str, **keys: object) -> list[str]:
+def command(data: Path, output: Path, recipe: str = "shapes_adamw", *words: str, **keys: object) -> list[str]:
     """The words behind `train.py`; `_` in a key's name stands for the first dot."""
     given = TINY | {name.replace("_", ".", 1): str(value) for name, value in keys.items()}
     overrides = [word for key, value in given.items() for word in (f"--{key}", value)]
@@ -42,7 +43,7 @@ def command(data: Path, output: Path, recipe: str = "shapes_nano", *words: str, 
 
 
 def trainer(data: Path, output: Path, resume: bool = False, **keys: object) -> train.Trainer:
-    """A trainer of `shapes_nano` on a tiny network."""
+    """A trainer of `shapes_adamw` on a tiny network."""
     args, rest = train.parser("").parse_known_args(command(data, output, **keys))
     overrides = train.parse_overrides(rest) | {"data.path": args.data}
     return train.Trainer(train.load_recipe(args.recipe, overrides), output, resume)

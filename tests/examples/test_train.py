@@ -196,7 +196,7 @@ def test_a_process_that_is_killed_goes_on_to_the_bit(tmp_path):
     data = clips_file(tmp_path)
     keys = dict(schedule_epochs=25, train_checkpoint_every=2, model_drop_rate=0.5)
     trainer(data, tmp_path / "whole", **keys).run()
-    line = [sys.executable, str(EXAMPLES / "train.py"), *command(data, tmp_path / "run", "shapes_nano", **keys)]
+    line = [sys.executable, str(EXAMPLES / "train.py"), *command(data, tmp_path / "run", "shapes_adamw", **keys)]
     process = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL)
     log, deadline = tmp_path / "run/updates.csv", time.monotonic() + 120
     while not (log.exists() and log.read_bytes().count(b"\n") > 10):
@@ -238,7 +238,7 @@ def test_a_full_disk_leaves_the_former_checkpoint_and_says_so(tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints.torch, "save", full)
-    words = command(data, out, "shapes_nano", "--resume", "auto", train_checkpoint_every=3)
+    words = command(data, out, "shapes_adamw", "--resume", "auto", train_checkpoint_every=3)
     assert train.main(words) == 1
     error = capsys.readouterr().err
     assert "No space left on device" in error
@@ -250,12 +250,12 @@ def test_a_full_disk_leaves_the_former_checkpoint_and_says_so(tmp_path, monkeypa
 def test_going_on_with_other_settings_names_them(tmp_path, capsys):
     data, out = clips_file(tmp_path), tmp_path / "run"
     run_killed(data, out, 2, train_checkpoint_every=1)
-    words = command(data, out, "shapes_nano", "--resume", "auto", optimizer_lr=0.5, train_checkpoint_every=5)
+    words = command(data, out, "shapes_adamw", "--resume", "auto", optimizer_lr=0.5, train_checkpoint_every=5)
     assert train.main(words) == 1
     error = capsys.readouterr().err
-    assert "optimizer.lr (was 0.002, is 0.5)" in error
+    assert "optimizer.lr (was 0.004, is 0.5)" in error
     assert "checkpoint_every" not in error
-    assert train.main(command(clips_file(tmp_path, 22), out, "shapes_nano", "--resume", "auto")) == 1
+    assert train.main(command(clips_file(tmp_path, 22), out, "shapes_adamw", "--resume", "auto")) == 1
     assert "the training data is another" in capsys.readouterr().err
     assert train.main(command(data, out)) == 1
     assert "--resume auto" in capsys.readouterr().err
