@@ -1,0 +1,136 @@
+"""Clips with the same motion: nearest neighbours among the vectors that `vov3d embed` wrote.
+
+    vov3d embed clips -o clips.npz && vov3d embed query.mp4 -o query.npz
+    python examples/retrieval.py clips.npz --query query.npz              # for each of its videos the nearest clips
+    python examples/retrieval.py clips.npz --query clips/a.mp4 --topk 10  # a clip of the index; it is left out itself
+
+Vectors are compared by the cosine, exactly, with faiss (`pip install faiss-cpu`).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vov3d.cli._arguments import positive
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What a file of `vov3d embed` holds.
+
+    Attributes:
+        paths: The videos.
+        vectors: float32 `(N, D)`.
+        about: The model, and how it looked; vectors of two files compare only where it agrees.
+    """
+
+    paths: list[str]
+    vectors: np.ndarray
+    about: dict[str, str]
+
+
+def read_vectors(path: Path) -> Vectors:
+    """Reads a file of `vov3d embed`.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; vov3d embed FILES -o {path} writes one")
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            table = pyarrow.parquet.read_table(path)
+            vectors = np.stack(table["vector"].to_numpy())
+            about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+            return Vectors(table["path"].to_pylist(), vectors, about)
+        with np.load(path) as found:
+            about = {key: str(found[key]) for key in found if key not in ("paths", "vectors")}
+            return Vectors(found["paths"].tolist(), found["vectors"], about)
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: is no file of vov3d embed ({error})") from error
+
+
+class Index:
+    """Vectors to look for neighbours in.
+
+    Args:
+        vectors: `(N, D)`.
+
+    Raises:
+        ImportError: If faiss is not there.
+    """
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        try:
+            import faiss
+        except ImportError as error:
+            raise ImportError("an index needs faiss: pip install faiss-cpu") from error
+        self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(_unit(vectors))
+
+    def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest vectors of each query, nearest first.
+
+        Args:
+            queries: `(M, D)`.
+            count: How many of each, no more than there are.
+
+        Returns:
+            Cosines and numbers, both `(M, count)`.
+        """
+        return self._index.search(_unit(queries), min(count, self._index.ntotal))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Looks for neighbours; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("index", type=Path, metavar="VECTORS", help="clips to look in, of vov3d embed")
+    parser.add_argument("--query", required=True, help="vectors to look for, of vov3d embed, or a clip of the index")
+    parser.add_argument("--topk", type=positive, default=5, metavar="K", help="clips for each query (default: 5)")
+    args = parser.parse_args(argv)
+    try:
+        _search(read_vectors(args.index), args)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"retrieval: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _search(clips: Vectors, args: argparse.Namespace) -> None:
+    if args.query in clips.paths:
+        queries = Vectors([args.query], clips.vectors[[clips.paths.index(args.query)]], clips.about)
+    elif Path(args.query).suffix in (".npz", ".parquet"):
+        queries = read_vectors(Path(args.query))
+    else:
+        raise ValueError(
+            f"{args.query}: is no clip of {args.index}; vov3d embed {args.query} -o query.npz makes a query"
+        )
+    for key, value in clips.about.items():
+        if queries.about.get(key) != value:
+            raise ValueError(
+                f"{args.query} was made with {key} {queries.about.get(key)!r}, {args.index} with {value!r}: their "
+                "vectors do not compare; embed both in the same way"
+            )
+    cosines, numbers = Index(clips.vectors).nearest(queries.vectors, args.topk + 1)
+    for query, row, found in zip(queries.paths, cosines, numbers, strict=True):
+        others = [(cosine, clips.paths[i]) for cosine, i in zip(row, found, strict=True) if clips.paths[i] != query]
+        print(query)
+        print("\n".join(f"  {cosine:6.3f}  {path}" for cosine, path in others[: args.topk]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
