@@ -359,7 +359,11 @@ class Trainer:
         print(f"model ({which}) in {folder}: vov3d predict FILE --model {folder}\ncurves in {draw_curves(self.output)}")
         if self.broken:
             print(f"{len(self.broken)} files are broken; others stood for them in training, validation left them out:")
-            print("\n".join(f"  {name}: {reason}" for name, reason in sorted(self.broken.items())))
+            print(
+                "\n".join(
+                    f"  {name}: {reason.removeprefix(f'{name}: ')}" for name, reason in sorted(self.broken.items())
+                )
+            )
         return folder
 
 

@@ -193,7 +193,7 @@ def _present(entries: list[Entry], labels: list[int], names: tuple[str, ...], ti
     if missing:
         lost = f"{len(missing)} of {len(entries)} videos are not there, first {', '.join(map(str, missing[:3]))}"
         if not partial or len(missing) == len(entries):
-            raise FileNotFoundError(f"{title}: {lost}; say where they are (--root), or allow a partial set (--partial)")
+            raise FileNotFoundError(f"{title}: {lost}; say where they are (root), or leave them out (partial)")
         warnings.warn(f"{title}: {lost}; they are left out", RuntimeWarning, stacklevel=3)
     kept = [(entry.path, label) for entry, label in zip(entries, labels, strict=True) if entry.there]
     return VideoList(tuple(path for path, _ in kept), tuple(label for _, label in kept), names, title, missing)
