@@ -1,0 +1,406 @@
+"""The detector of actions: AVA's files, frame mAP, training that goes on, and what is written of a video."""
+
+import csv
+import json
+from pathlib import Path
+
+import detect
+import numpy as np
+import pytest
+import torch
+from detection.ava import (
+    Annotation,
+    Detection,
+    read_annotations,
+    read_boxes,
+    read_detections,
+    read_label_map,
+    write_label_map,
+    write_rows,
+)
+from detection.data import SceneMoments, annotations_of, batch_of, clip_around, moments_of
+from detection.metrics import average_precision, frame_ap, mean_ap, precision_recall
+from detection.model import Detector, Settings, build_detector, load_detector
+from detection.predicting import Film
+from detection.training import Plan, look, train
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from reference_files import published_file, published_state_dict
+from torch import nn
+
+import vov3d
+from vov3d.video import VideoReader
+from vov3d.video.moving_scenes import ACTIONS
+
+CPU = torch.device("cpu")
+SMALL = dict(mid_chs=(8, 8, 8), out_chs=(8, 8, 16), depths=(1, 1, 1), num_blocks=2)
+
+
+# --- AVA's files -----------------------------------------------------------------------------------------------------
+
+names = st.text(st.sampled_from("aé-_ 9"), min_size=1, max_size=6).map(str.strip).filter(bool)
+times = st.integers(0, 9999).map(lambda n: n / 4)
+corner = st.tuples(st.integers(0, 400), st.integers(1, 100)).map(lambda p: (p[0] / 500, (p[0] + p[1]) / 500))
+boxes = st.tuples(corner, corner).map(lambda c: (c[0][0], c[1][0], c[0][1], c[1][1]))
+people = st.one_of(st.none(), st.integers(0, 99))
+annotations = st.builds(Annotation, names, times, boxes, st.integers(1, 80), people) | st.builds(
+    Annotation, names, times, st.none(), st.none(), st.none()
+)
+scores = st.integers(0, 1000).map(lambda n: n / 1000)
+detections = st.builds(Detection, names, times, boxes, st.one_of(st.none(), st.integers(1, 80)), scores)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(annotations, max_size=6), st.lists(detections, max_size=6))
+def test_files_come_back(tmp_path_factory, true, found):
+    file = tmp_path_factory.mktemp("ava") / "rows.csv"
+    write_rows(file, true)
+    assert read_annotations(file) == true
+    write_rows(file, found)
+    assert read_detections(file) == found
+    read = read_boxes(file)
+    assert set(read) == {(row.video, row.timestamp) for row in found}
+    assert sum(map(len, read.values())) == len({row[:3] for row in found})
+    assert [p.name for p in file.parent.iterdir()] == ["rows.csv"]
+
+
+GOOD = "a,1,0.1,0.2,0.5,0.6"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a,1,0.1", r"line 2: expected video_id,timestamp,x1,y1,x2,y2,action_id\[,person_id\], got 3 columns: a,1,0.1"),
+        (f"{GOOD},1,2,3", "got 9 columns"),
+        ("a,soon,0.1,0.2,0.5,0.6,1,0", "line 2: timestamp 'soon' is not a number"),
+        ("a,nan,0.1,0.2,0.5,0.6,1,0", "timestamp 'nan' is not a finite number"),
+        ("a,1,0.5,0.2,0.1,0.6,1,0", "box 0.5,0.2,0.1,0.6 is not 0 <= x1 < x2 <= 1"),
+        ("a,1,0.1,0.2,0.5,60,1,0", "box 0.1,0.2,0.5,60 is not 0 <= x1"),
+        (",1,0.1,0.2,0.5,0.6,1,0", "has no video_id"),
+        (f"{GOOD},x,0", "action_id 'x' is not a whole number"),
+        (f"{GOOD},,0", "has no action_id"),
+        (f"{GOOD},7,0", "action_id 7 is not in the label map, which has 1, 2"),
+        (f"{GOOD},1,-3", "person_id '-3' is not a whole number"),
+    ],
+)
+def test_lines_that_cannot_be_understood(line, message, tmp_path):
+    file = tmp_path / "true.csv"
+    file.write_text(f"{GOOD},1,0\n{line}\n")
+    with pytest.raises(ValueError, match=rf"true\.csv, line 2: .*{message.removeprefix('line 2: ')}"):
+        read_annotations(file, {1: "stand", 2: "sit"})
+
+
+def test_scores_that_cannot_be_understood(tmp_path):
+    file = tmp_path / "found.csv"
+    for line, message in ((f"{GOOD},1,1.5", "score 1.5 is not from 0 to 1"), (f"{GOOD},1", "got 7 columns")):
+        file.write_text(f"\n{line}\n")
+        with pytest.raises(ValueError, match=rf"found\.csv, line 2: .*{message}"):
+            read_detections(file)
+    with pytest.raises(FileNotFoundError, match="nothing.csv: there is no such file"):
+        read_detections(tmp_path / "nothing.csv")
+
+
+def test_label_maps(tmp_path):
+    expected = {12: "stand", 3: 'carry/hold (an "object")'.replace('"', "'")}
+    write_label_map(tmp_path / "a.pbtxt", expected)
+    (tmp_path / "b.pbtxt").write_text(
+        'label {\n  name: "stand"\n  label_id: 12\n  label_type: PERSON_MOVEMENT\n}\n'
+        "label { label_id: 3 name: \"carry/hold (an 'object')\" }\n"
+    )
+    (tmp_path / "c.csv").write_text("label_id,label_name,label_type\n12,stand,X\n3,carry/hold (an 'object'),Y\n")
+    for name in ("a.pbtxt", "b.pbtxt", "c.csv"):
+        assert read_label_map(tmp_path / name) == expected
+    for text, message in (
+        ("", "holds no action"),
+        ('item { name: "a" }', "line 1: expected name:"),
+        ('item { name: "a" id: 1 }\nitem { name: "b" id: 1 }', "line 2: action 1 is 'a' already"),
+    ):
+        (tmp_path / "bad.pbtxt").write_text(text)
+        with pytest.raises(ValueError, match=f"bad.pbtxt.*{message}"):
+            read_label_map(tmp_path / "bad.pbtxt")
+
+
+def test_lines_of_one_person_become_one_box():
+    one, two = (0.1, 0.1, 0.5, 0.5), (0.2, 0.2, 0.9, 0.9)
+    rows = [
+        Annotation("a", 1, one, 3, 0),
+        Annotation("a", 1, one, 4, 0),
+        Annotation("a", 1, two, 3, 1),
+        Annotation("a", 2, None, None, None),
+    ]
+    first, second = moments_of(rows)
+    assert first.actions == [{3, 4}, {3}]
+    assert np.allclose(first.boxes, [one, two])
+    assert (second.boxes.shape, second.actions) == ((0, 4), [])
+    assert moments_of(annotations_of([first, second]))[0].actions == first.actions
+    assert len(annotations_of([first, second])) == 4
+
+
+# --- frame mAP -------------------------------------------------------------------------------------------------------
+
+cells = st.integers(0, 8)  # of a 3 x 3 grid: true boxes that do not overlap
+shifts = st.lists(st.integers(-4, 4), min_size=4, max_size=4)
+frames = st.integers(0, 2)
+
+
+def in_cell(cell: int, shift=(0, 0, 0, 0)) -> tuple[float, ...]:
+    left, top = cell % 3 * 30 + 5, cell // 3 * 30 + 5
+    return tuple((v + 2 * s) / 100 for v, s in zip((left, top, left + 20, top + 20), shift, strict=True))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sets(st.tuples(frames, cells, st.integers(1, 2)), min_size=1, max_size=12),
+    st.lists(st.tuples(frames, cells, st.integers(1, 3), shifts), max_size=14),
+    st.randoms(use_true_random=False),
+)
+def test_average_precision_is_that_of_torchmetrics(true, found, random):
+    """On boxes that do not overlap, where AVA's rule and COCO's agree; COCO reads the curve at 101 points."""
+    detection = pytest.importorskip("torchmetrics.detection")
+    truth = [Annotation(f"{frame}", 0, in_cell(cell), action, None) for frame, cell, action in sorted(true)]
+    order = random.sample(range(1, 100), len(found))
+    guesses = [
+        Detection(f"{frame}", 0, in_cell(cell, shift), action, score / 100)
+        for (frame, cell, action, shift), score in zip(found, order, strict=True)
+    ]
+    metric = detection.MeanAveragePrecision(iou_thresholds=[0.5], class_metrics=True, backend="pycocotools")
+    for frame in sorted({row.video for row in truth}):
+        t, g = ([row for row in rows if row.video == frame] for rows in (truth, guesses))
+        metric.update(
+            [
+                dict(
+                    boxes=100 * torch.tensor([row.box for row in g]).view(-1, 4),
+                    scores=torch.tensor([row.score for row in g]),
+                    labels=torch.tensor([row.action for row in g], dtype=torch.int64),
+                )
+            ],
+            [
+                dict(
+                    boxes=100 * torch.tensor([row.box for row in t]).view(-1, 4),
+                    labels=torch.tensor([row.action for row in t], dtype=torch.int64),
+                )
+            ],
+        )
+    result = metric.compute()
+    values = dict(zip(result["classes"].view(-1).tolist(), result["map_per_class"].view(-1).tolist(), strict=True))
+    for action in (1, 2):
+        curve = precision_recall(truth, guesses, action)
+        if curve is None:
+            assert values.get(action, -1) == -1
+            continue
+        precision, recall = curve
+        points = [max(precision[recall >= at - 1e-9], default=0.0) for at in np.linspace(0, 1, 101)]
+        assert np.mean(points) == pytest.approx(values[action], abs=1e-6)
+        assert abs(average_precision(precision, recall) - np.mean(points)) < 0.02
+
+
+def test_average_precision_by_hand():
+    truth = [Annotation("a", 0, in_cell(i), 1, None) for i in (0, 1)] + [Annotation("b", 0, None, None, None)]
+    found = [
+        Detection("a", 0, in_cell(0), 1, 0.9),
+        Detection("a", 0, in_cell(0, (1, 0, 1, 0)), 1, 0.8),  # found before: wrong
+        Detection("b", 0, in_cell(0), 1, 0.7),  # nobody is there
+        Detection("c", 0, in_cell(0), 1, 0.95),  # no key frame
+        Detection("a", 0, in_cell(1), 2, 0.85),  # does not do this
+        Detection("a", 0, in_cell(1), 1, 0.1),
+    ]
+    values = frame_ap(truth, found, (1, 2))
+    assert values == {1: pytest.approx((1 + 2 / 4) / 2), 2: None}
+    assert mean_ap(values) == values[1]
+    with pytest.raises(ValueError, match="no action is done"):
+        mean_ap({1: None})
+
+
+# --- the detector ----------------------------------------------------------------------------------------------------
+
+
+def small_detector(seed: int = 0) -> Detector:
+    torch.manual_seed(seed)
+    return build_detector("vov3d_n", ACTIONS, pretrained=False, interval=0.1, size=32, **SMALL)
+
+
+def test_regions_are_those_of_the_boxes():
+    class Pixels(nn.Module):
+        def forward(self, x):
+            return [nn.functional.avg_pool3d(x, (1, 4, 4))]
+
+    own = Settings("x", ("a", "b", "c"), (1, 2, 3), 4, 2, 1.0, 32, (0.0,) * 3, (1.0,) * 3, hidden_chs=3)
+    detector = Detector(own, Pixels(), 3)
+    for layer in (detector.hidden, detector.fc):
+        nn.init.eye_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    clip = torch.zeros(3, 2, 32, 64, dtype=torch.uint8)
+    clip[0, :, :16, :16], clip[1, :, :, 48:], clip[2, 0, 24:, 24:40] = 255, 255, 255
+    found = np.array([[0, 0, 0.25, 0.5], [0.75, 0, 1, 1], [0.375, 0.75, 0.625, 1]])
+    small = torch.zeros(3, 2, 32, 32, dtype=torch.uint8)  # is padded
+    small[1] = 255
+    batch = batch_of([clip, small], [found, np.array([[0, 0, 1, 1]])])
+    assert batch.clips.shape == (2, 3, 2, 32, 64)
+    out = detector(batch.clips, batch.boxes)
+    assert torch.allclose(out, torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 0.5], [0, 1, 0.0]]), atol=1e-6)
+
+
+def test_published_weights_in_one_line(tmp_path, monkeypatch):
+    published_file("vov3d_m_k400", tmp_path).rename(tmp_path / "vov3d_m.k400_f16.pth")
+    monkeypatch.setenv("VOV3D_WEIGHTS_DIR", str(tmp_path))
+    detector = build_detector("vov3d_m.k400_f16", ["stand", "sit"], [12, 11])
+    own = detector.settings
+    assert (own.output_stride, own.num_frames, own.size, own.interval) == (16, 16, 224, 5 / 30)
+    published = vov3d.models.vov3d.checkpoint_filter_fn(published_state_dict("vov3d_m_k400"), nn.Identity())
+    name = "stages.3.blocks.1.conv_agg.weight"
+    assert torch.equal(detector.backbone.state_dict()[name.replace("stages.", "stages_")], published[name].float())
+    out = detector.eval()(torch.zeros(1, 3, 2, 64, 64, dtype=torch.uint8), [torch.tensor([[0.0, 0, 32, 32]])])
+    assert out.shape == (1, 2)
+    loaded = load_detector(detector.save(tmp_path / "model"))
+    assert loaded.settings == own
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), detector.parameters(), strict=True))
+
+
+def test_a_few_scenes_are_learnt(tmp_path):
+    data = SceneMoments(4, 0, 8, 32)
+    detector = small_detector()
+    train(detector, data, Plan(epochs=30, batch=4, lr=0.02), tmp_path, CPU)
+    losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "epochs.csv").open())]
+    assert losses[-1] < 0.4 * losses[0]
+    values = frame_ap(annotations_of(data.moments), look(detector, data, CPU), data.actions)
+    assert mean_ap(values) > 0.9
+
+
+def test_training_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch):
+    data, plan = SceneMoments(4, 0, 4, 32), Plan(epochs=2, batch=2, lr=0.01)
+    whole, first, second = (small_detector() for _ in range(3))
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    train(whole, data, plan, tmp_path / "whole", CPU)
+    with monkeypatch.context() as patch:  # killed behind the first epoch
+        patch.setattr("detection.training._log", lambda path, epoch, *_: 1 // (2 - epoch))
+        with pytest.raises(ZeroDivisionError):
+            train(first, data, plan, tmp_path / "parts", CPU)
+    train(second, data, plan, tmp_path / "parts", CPU)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+    with pytest.raises(ValueError, match="is of a run with other plan; give its options, or another --output"):
+        train(first, data, Plan(epochs=3, batch=2, lr=0.01), tmp_path / "parts", CPU)
+
+
+def test_a_loss_that_is_no_number(tmp_path):
+    data, detector = SceneMoments(2, 0, 4, 32), small_detector()
+    nn.init.constant_(detector.fc.weight, float("nan"))
+    with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1: try a lower --lr"):
+        train(detector, data, Plan(epochs=1, batch=2, lr=0.01), tmp_path, CPU)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Scenes as videos with AVA's files, and a detector that was hardly trained."""
+    home = tmp_path_factory.mktemp("detect")
+    assert detect.main(["scenes", "--output", str(home / "data"), "--scenes", "2", "--val-scenes", "2"]) == 0
+    small_detector().save(home / "model")
+    return home
+
+
+def test_clips_are_around_their_key_frame(folder):
+    own = Settings("x", ("a",), (1,), 4, 4, 0.1, 64, (0.0,) * 3, (1.0,) * 3)
+    with VideoReader(folder / "data" / "videos" / "scene_0_00000.mp4") as reader:
+        every = reader.read(range(8))[..., ::2, ::2].float()
+        for time, expected in ((0.4, [2, 3, 4, 5]), (0.0, [0, 0, 0, 1]), (0.7, [5, 6, 7, 7])):
+            clip = clip_around(reader, time, own).float()
+            nearest = [(every - frame).abs().mean((1, 2, 3)).argmin().item() for frame in clip.transpose(0, 1)]
+            assert nearest == expected
+        with pytest.raises(ValueError, match=r"lasts 0\.80 s, and there is no key frame at 3 s"):
+            clip_around(reader, 3, own)
+
+
+def test_from_training_to_pictures(folder, tmp_path, capsys):
+    data, out = str(folder / "data"), tmp_path / "run"
+    command = ["train", "--data", data, "--output", str(out), "--from-scratch", "--size", "32", "--interval", "0.1"]
+    assert detect.main([*command, "--epochs", "1", "--batch", "2"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("vov3d_n, stride 8: 2 key frames, ")
+    report = json.loads((out / "results.json").read_text())
+    assert printed[-1] == f"frame mAP at 0.5 IoU: {report['map']:.3f} (2 key frames)"
+    assert list(report["ap"]) == list(ACTIONS)
+
+    found = tmp_path / "found.csv"
+    evaluate = ["evaluate", "--data", data]
+    assert detect.main([*evaluate, "--model", str(out / "model"), "--output", str(found)]) == 0
+    assert detect.main([*evaluate, "--found", str(found)]) == 0
+    assert detect.main([*evaluate, "--model", str(out / "model"), "--boxes", str(found)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count(printed[-1]) == 3
+
+    video = str(folder / "data" / "videos" / "scene_1_00001.mp4")
+    predict = ["predict", video, "--model", str(out / "model"), "--boxes", str(folder / "data" / "val.csv")]
+    for ending, more in (("mp4", []), ("gif", ["--gif"])):
+        assert detect.main([*predict, "--threshold", "0", "--output", str(tmp_path / ending), *more]) == 0
+        files = {path.suffix[1:]: path for path in (tmp_path / ending).iterdir()}
+        assert set(files) == {"csv", "png", ending}
+        assert len(read_detections(files["csv"])) % len(ACTIONS) == 0
+    with VideoReader(tmp_path / "mp4" / "scene_1_00001.mp4") as reader:
+        assert (reader.num_frames, reader.fps, reader.height) == (8, 10, 384)
+    with Image.open(tmp_path / "gif" / "scene_1_00001.gif") as picture:
+        assert picture.n_frames == 8
+    assert Image.open(files["png"]).size == (384, 384)
+
+
+def test_boxes_by_a_detector_of_torchvision(folder, tmp_path, capsys):
+    from torchvision.models import get_model
+
+    name = "ssdlite320_mobilenet_v3_large"
+    model = get_model(name, weights=None, weights_backbone=None)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    video = str(folder / "data" / "videos" / "scene_1_00000.mp4")
+    predict = ["predict", video, "--model", str(folder / "model"), "--proposer", name]
+    assert detect.main([*predict, "--proposer-weights", str(tmp_path / "weights.pth")]) == 1  # it was never trained
+    assert "the proposer finds nobody in any of 1 key frames" in capsys.readouterr().err
+    with Film(Path(video), load_detector(folder / "model").settings) as film:
+        film.propose(lambda frame: np.array([[0.1, 0.1, 0.6, 0.7]], np.float32), every=0.3)
+        assert [moment.timestamp for moment in film.moments] == [0.15, 0.45, 0.75]
+        assert len(look(load_detector(folder / "model"), film, CPU)) == 3 * len(ACTIONS)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "--data", "{data}", "--output", "{home}/r", "--from-scratch"], "say how far apart frames are"),
+        (["train", "--data", "{home}", "--output", "{home}/r"], "actions.pbtxt"),
+        (["train", "--data", "scenes", "--output", "{home}/run"], "holds a run: go on with --resume"),
+        (["train", "--data", "scenes", "--output", "{home}/r", "--backbone", "vov3d_x"], "no model 'vov3d_x'"),
+        (
+            ["train", "--data", "scenes", "--output", "{home}/r", "--from-scratch", "--checkpoint", "x"],
+            "--from-scratch and --checkpoint exclude each other",
+        ),
+        (["evaluate", "--data", "{data}", "--model", "{home}"], "no detector there; train one"),
+        (["evaluate", "--data", "scenes", "--found", "x.csv"], "--found is measured as it is"),
+        (
+            ["evaluate", "--data", "{data}", "--model", "{home}/model", "--boxes", "{data}/train.csv"],
+            "has no box in any",
+        ),
+        (["predict", "{video}", "--model", "{home}/model", "--boxes", "{data}/train.csv"], "no box for the video"),
+        (
+            ["predict", "{video}", "--model", "{home}/model", "--boxes", "{data}/val.csv", "--every", "1"],
+            "--proposer-weights and --every are for a --proposer",
+        ),
+        (["predict", "{video}", "--model", "{home}/model", "--proposer", "resnet18"], "no detector 'resnet18'"),
+        (["predict", "nothing.mp4", "--model", "{home}/model", "--proposer", "resnet18"], "nothing.mp4"),
+    ],
+)
+def test_what_is_refused(command, message, folder, capsys):
+    (folder / "run").mkdir(exist_ok=True)
+    (folder / "run" / "checkpoint.pt").touch()
+    fields = dict(home=folder, data=folder / "data", video=folder / "data" / "videos" / "scene_1_00000.mp4")
+    assert detect.main([part.format(**fields) for part in command]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("detect: ")
+    assert message in err
+
+
+def test_detectors_that_do_not_fit(folder, tmp_path):
+    saved = small_detector().save(tmp_path)
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"colour": 3}))
+    with pytest.raises(ValueError, match="does not describe a detector .*colour"):
+        load_detector(saved)
