@@ -85,7 +85,8 @@ class VideoNetwork(nn.Module):
     Args:
         stages: Blocks of each stage, strided.
         stage_chs: Channels that each stage emits.
-        output_stride: Stride of the last map; stages beyond it are dilated in place of their stride.
+        output_stride: Stride of the last map; stages beyond it are dilated in place of their stride. None leaves all
+            strides as they are.
         in_chans: Channels of the clip.
         stem_chs: Channels of the stem.
         stem_temporal_kernel_size: Temporal kernel of the stem.
@@ -105,7 +106,7 @@ class VideoNetwork(nn.Module):
         stages: list[list[nn.Module]],
         stage_chs: tuple[int, ...],
         *,
-        output_stride: int,
+        output_stride: int | None = None,
         in_chans: int,
         stem_chs: int,
         stem_temporal_kernel_size: int,
@@ -125,6 +126,8 @@ class VideoNetwork(nn.Module):
         self.num_classes = num_classes
         self.num_features = stage_chs[-1]
         self.head_hidden_size = hidden_chs
+        reductions = [2 ** (i + 1) for i in range(len(stages) + 1)]
+        output_stride, dilation = output_stride or reductions[-1], 1
         self.stem = Stem3d(
             in_chans,
             stem_chs,
@@ -132,8 +135,6 @@ class VideoNetwork(nn.Module):
             min_size=output_stride,
             **layers,
         )
-        reductions = [2 ** (i + 1) for i in range(len(stages) + 1)]
-        dilation = 1
         for blocks, reduction in zip(stages, reductions[1:], strict=True):
             if reduction > output_stride:
                 dilation = stride_to_dilation(blocks, dilation)
