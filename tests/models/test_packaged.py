@@ -50,12 +50,12 @@ def test_predict_and_demo_need_neither_a_name_nor_a_network(offline, capsys, tmp
     write_clip(clip, make_clip(0, np.random.default_rng(0)))
     assert main(["predict", str(clip)]) == 0
     assert any(name in capsys.readouterr().out for name in CLASSES)
-    assert main(["demo", "-o", str(tmp_path / "demo"), "--clips", "3", "--seed", "5"]) == 0
+    assert main(["demo", "-o", str(tmp_path / "first"), "--clips", "3", "--seed", "5"]) == 0
     out = capsys.readouterr().out
     assert "of 3 right" in out
-    assert main(["demo", "-o", str(tmp_path / "again"), "--clips", "3", "--seed", "5"]) == 0
-    assert capsys.readouterr().out == out.replace("demo", "again")
-    assert {path.suffix for path in (tmp_path / "demo").iterdir()} == {".mp4", ".png"}
+    assert main(["demo", "-o", str(tmp_path / "second"), "--clips", "3", "--seed", "5"]) == 0
+    assert capsys.readouterr().out == out.replace("first", "second")
+    assert {path.suffix for path in (tmp_path / "first").iterdir()} == {".mp4", ".png"}
 
 
 def test_places_named_by_the_user_go_before_the_package(hub, monkeypatch, tmp_path):
