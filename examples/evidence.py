@@ -10,6 +10,7 @@ docs/evidence when it ends; what was killed goes on from its last epoch, and wha
 """
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -23,9 +24,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs" / "evidence", ROOT / "docs" / "evidence.md"
 
 
-def run(plan: str, results: Path, work: Path, sizes: Sizes) -> None:
-    """Does what a plan wants and is not there, one run after the other."""
-    while True:
+def run(plan: str, results: Path, work: Path, sizes: Sizes, most: int | None = None) -> None:
+    """Does what a plan wants and is not there, one run after the other, at most so many."""
+    for _ in itertools.count() if most is None else range(most):
         found = read(results)
         missing = [run for run in planned(plan, found) if run.name not in found]
         if not missing:
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     running.add_argument(
         "--work", type=Path, default=Path("runs/evidence"), metavar="FOLDER", help="checkpoints (runs/evidence)"
     )
+    running.add_argument("--most", type=int, metavar="N", help="stop after so many runs (all that are missing)")
     args = parser.parse_args(arguments)
     try:
         if args.command == "list":
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif args.command == "report":
             report(args.results, PAGE)
         else:
-            run(args.plan, args.results, args.work, Sizes())
+            run(args.plan, args.results, args.work, Sizes(), args.most)
     except (OSError, ValueError) as error:
         print(f"evidence.py: {error}", file=sys.stderr)
         return 1
