@@ -76,8 +76,8 @@ def test_video_files_in_class_folders(tmp_path):
     files = sorted(tmp_path.rglob("*.mp4"))
     assert [path.parent.name for path in files] == [CLASSES[6]] * 2 + [CLASSES[7]] * 2
     with VideoReader(files[-1]) as reader:
-        assert (reader.num_frames, reader.height, reader.width, reader.fps) == (5, 32, 32, 10)
-    with pytest.raises(ValueError, match=r"unknown classes \['Waving'\]"):
+        assert (reader.num_frames, reader.height, reader.width, reader.fps) == (5, 64, 64, 10)  # enlarged twofold
+    with pytest.raises(ValueError, match=r"there are no classes \['Waving'\]"):
         write_videos(tmp_path, 1, seed=0, classes=("Waving",))
 
 
