@@ -3,10 +3,10 @@
     python examples/localize.py match.mp4 --model vov3d_m.k400_f16 -o match.json --srt match.srt --picture match.png
     python examples/localize.py shapes.mp4 --seconds 1.6 -o shapes.json      # vov3d_n takes whole clips: say how long
 
-Every --every seconds a window is labelled. The scores of a moment are the mean over the windows that hold it, those in
-whose middle it lies counting most. Of all ways to cut the video into segments of --min-length or more, each with one
-label, the one whose labels have the highest scores in sum is taken; where no label reaches --threshold, "nothing" is a
-label too. The video is read once, in one pass; memory holds one window of frames and the scores.
+Every --every seconds a window is labelled. The scores of a moment are the mean over the windows that hold it. Of all
+ways to cut the video into segments of --min-length or more, each with one label, the one whose labels have the highest
+scores in sum is taken; where no label reaches --threshold, "nothing" is a label too. The video is read once, in one
+pass; memory holds one window of frames and the scores.
 """
 
 import argparse
@@ -29,8 +29,7 @@ from vov3d.cli._arguments import device
 from vov3d.video import VideoClassifier, VideoReader
 from vov3d.video.picture import check_picture_name
 
-_SHARPNESS = 2  # how much more a window counts in its middle: 1 is a triangle
-_SHOWN = 12  # frames in a picture
+_SHOWN = 9  # frames in a picture
 _NAMED = 14  # labels in a picture
 
 
@@ -125,15 +124,14 @@ def _frames(reader: VideoReader, shown: list[tuple[float, np.ndarray]] | None) -
 def _moments(windows: np.ndarray, length: float, count: int) -> np.ndarray:
     """The mean over the windows that hold each moment; lengths in moments, of which window `i` begins at number `i`."""
     total = np.zeros((count, windows.shape[1]), np.float32)
-    weights = np.zeros((count, 1), np.float32)
+    holding = np.zeros((count, 1), np.float32)
     for offset in range(int(np.ceil(length))):
-        weight = max(1 - abs((offset + 0.5) / (length / 2) - 1), 1e-3) ** _SHARPNESS
         held = slice(offset, min(offset + len(windows), count))
-        total[held] += weight * windows[: held.stop - offset]
-        weights[held] += weight
-    last = int(np.flatnonzero(weights)[-1])  # a rest that is shorter than a step is in no window
-    total[last + 1 :], weights[last + 1 :] = total[last], weights[last]
-    return total / weights
+        total[held] += windows[: held.stop - offset]
+        holding[held] += 1
+    last = int(np.flatnonzero(holding)[-1])  # a rest that is shorter than a step is in no window
+    total[last + 1 :], holding[last + 1 :] = total[last], holding[last]
+    return total / holding
 
 
 def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int, int]]:
@@ -171,17 +169,20 @@ def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int
     return found[::-1]
 
 
-def segments_of(timeline: Timeline, names: Sequence[str], threshold: float, min_length: float) -> list[Segment]:
+def segments_of(
+    timeline: Timeline, names: Sequence[str], threshold: float, min_length: float | None = None
+) -> list[Segment]:
     """The stretches of a video with a label, in order.
 
     Args:
         timeline: Of `look_over`.
         names: Of the classes.
         threshold: A score that a label must reach, from 0 to 1.
-        min_length: Seconds that a stretch lasts at least, rounded to steps.
+        min_length: Seconds that a stretch lasts at least, rounded to steps; as long as the window if None.
     """
     found = []
-    for start, end, index in cut(timeline.moments, round(min_length / timeline.step), threshold):
+    least = timeline.length if min_length is None else min_length
+    for start, end, index in cut(timeline.moments, round(least / timeline.step), threshold):
         if index < len(names):
             times = start * timeline.step, min(end * timeline.step, timeline.duration)
             score = float(timeline.moments[start:end, index].mean())
@@ -217,7 +218,12 @@ def draw(path: Path, timeline: Timeline, segments: Sequence[Segment], names: Seq
     chosen.sort(key=lambda index: next(s.start for s in segments if s.index == index))
     height = 2.2 + 0.32 * len(chosen)
     figure, (above, below) = plt.subplots(
-        2, 1, figsize=(12, height), layout="constrained", sharex=True, height_ratios=(1.2, max(0.32 * len(chosen), 0.3))
+        2,
+        1,
+        figsize=(12, height),
+        layout="constrained",
+        sharex=True,
+        height_ratios=(1.05, max(0.32 * len(chosen), 0.3)),
     )
     wide = timeline.duration / _SHOWN
     for number, (_, frame) in enumerate(timeline.shown):
@@ -274,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="window, for models that take their frames from equal segments")
     parser.add_argument("--every", type=float, default=0.2, metavar="S", help="seconds between windows (default: 0.2)")
     parser.add_argument("--threshold", type=float, default=0.3, help="score that a label must reach (default: 0.3)")
-    parser.add_argument("--min-length", type=float, default=1.0, metavar="S", help="of a segment (default: 1 second)")
+    parser.add_argument("--min-length", type=float, metavar="S", help="of a segment (default: the window's)")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="segments and windows, as JSON"
     )
@@ -308,13 +314,13 @@ def _localize(args: argparse.Namespace) -> None:
         print(f"{s.start:9.2f} {s.end:9.2f}  {s.score:4.0%}  {s.label}")
 
 
-def check_settings(every: float, threshold: float, min_length: float) -> None:
+def check_settings(every: float, threshold: float, min_length: float | None) -> None:
     """Raises ValueError for settings without sense."""
     if not 0 < every < float("inf"):
         raise ValueError(f"--every is {every}: give the seconds between two windows, above 0")
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold is {threshold}: scores are from 0 to 1")
-    if not 0 <= min_length < float("inf"):
+    if min_length is not None and not 0 <= min_length < float("inf"):
         raise ValueError(f"--min-length is {min_length}: give the seconds that a segment lasts at least")
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from stand_in import StandIn
 from video_files import write_video
 
+import vov3d
 from vov3d.video import VideoClassifier
 
 NAMES = ["up", "down", "left"]
@@ -63,9 +64,8 @@ def test_moments_are_the_mean_of_the_windows_that_hold_them():
     windows = np.eye(3, dtype=np.float32)
     moments = localize._moments(windows, 4, 7)
     np.testing.assert_allclose(moments.sum(1), 1, rtol=1e-6)
-    weights = np.array([0.25, 0.75, 0.75, 0.25]) ** 2
     np.testing.assert_allclose(moments[0], [1, 0, 0])
-    np.testing.assert_allclose(moments[2], weights[2::-1] / weights[:3].sum(), rtol=1e-6)
+    np.testing.assert_allclose(moments[1:3], [[1 / 2, 1 / 2, 0], [1 / 3] * 3], rtol=1e-6)
     np.testing.assert_allclose(moments[5:], [[0, 0, 1]] * 2)  # the last is in no window
 
 
@@ -79,7 +79,7 @@ def test_windows_are_those_of_the_classifier(tmp_path: Path, times):
     video = write_video(tmp_path / "a.mp4", num_frames=40, times_ms=times)
     classifier = VideoClassifier(StandIn())  # windows of 8 frames at 30 per second
     found = look_over(classifier, video, every=0.1, seconds=None, pictures=True)
-    assert len(found.shown) == 12
+    assert len(found.shown) == 9
     assert len(found.moments) * found.step == pytest.approx(found.duration, abs=found.step)
     np.testing.assert_allclose(found.windows.sum(1), 1, rtol=1e-5)
     if times is None:
@@ -89,7 +89,7 @@ def test_windows_are_those_of_the_classifier(tmp_path: Path, times):
 
 def test_files_of_a_video_of_known_shots(tmp_path: Path, capsys):
     video, out = tmp_path / "shots.mp4", tmp_path / "out.json"
-    truth = localized_shapes.write_shots(video, shots=4, seed=7)
+    truth = localized_shapes.write_motions(video, 4, seed=7)
     options = ["--seconds", "1.6", "--every", "0.4", "--srt", str(tmp_path / "out.srt"), "--threshold", "0"]
     assert localize.main([str(video), "-o", str(out), "--picture", str(tmp_path / "out.png"), *options]) == 0
     content = json.loads(out.read_text())
@@ -127,6 +127,23 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys, monkeypatch, op
     assert not (tmp_path / "out.json").exists()
 
 
+def test_the_page_shows_what_was_measured():
+    page = localized_shapes.PAGE.read_text()
+    shown = page.split(localized_shapes.BEGIN)[1].split(localized_shapes.END)[0]
+    report = json.loads(localized_shapes.STORED.read_text())
+    assert shown == localized_shapes.table(report)
+
+
 def test_frames_have_the_label_of_their_middle():
     found = localized_shapes.frame_labels([Segment(0.1, 0.3, "a", 4, 1), Segment(0.3, 0.449, "b", 5, 1)], 6)
     assert found.tolist() == [-1, 4, 4, 5, -1, -1]
+
+
+def test_scenes_are_several_clips_of_one_motion(tmp_path: Path):
+    truth = localized_shapes.write_motions(tmp_path / "a.mp4", 2, seed=0, scenes=True)
+    lengths = [round((s.end - s.start) * 10) for s in truth]
+    assert all(length % 16 == 0 and 64 <= length <= 128 for length in lengths)
+    classifier = VideoClassifier(vov3d.create_model("vov3d_n", pretrained=True))
+    report = localized_shapes.measure(classifier, 2, scenes=True, seed=0)
+    assert (report["motions"], report["frames"]) == (2, sum(lengths))
+    assert all(0 <= share <= 100 for share in report["shares"].values())
