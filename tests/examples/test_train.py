@@ -80,7 +80,7 @@ def test_a_run_learns_and_leaves_model_logs_and_curves(tmp_path, capsys):
     assert tuple(model.pretrained_cfg["input_size"]) == (3, 16, 16)
 
 
-def test_a_folder_of_videos_is_finetuned_and_predicted_by_the_command_line(tmp_path, capsys):
+def test_a_folder_of_videos_is_finetuned_pushed_and_predicted_by_the_command_line(tmp_path, capsys, hub):
     write_videos(tmp_path / "videos", 5, seed=0, num_frames=6, size=32, classes=CLASSES[:2])
     keys = dict(model_pretrained="false", clip_size=24, clip_test_size=24, schedule_epochs=1, data_workers=1)
     assert train.main(command(tmp_path / "videos", tmp_path / "first", "finetune", **keys)) == 0
@@ -89,9 +89,14 @@ def test_a_folder_of_videos_is_finetuned_and_predicted_by_the_command_line(tmp_p
     assert column(tmp_path / "run", "top1", "epochs.csv") != [""]
     capsys.readouterr()
     files = sorted(map(str, (tmp_path / "videos").glob("*/*.mp4")))
-    assert vov3d_main(["predict", files[0], "--model", str(tmp_path / "run/model"), "--json"]) == 0
-    (result,) = json.loads(capsys.readouterr().out)
-    assert {p["label"] for p in result["predictions"]} == set(CLASSES[:2])
+    vov3d.push_to_hub(vov3d.from_pretrained(tmp_path / "run/model"), "me/mine")
+    seen = []
+    for model in (str(tmp_path / "run/model"), "hf-hub:me/mine"):
+        assert vov3d_main(["predict", files[0], "--model", model, "--json"]) == 0
+        (result,) = json.loads(capsys.readouterr().out)
+        seen.append({p["label"]: p["score"] for p in result["predictions"]})
+    assert seen[0].keys() == set(CLASSES[:2])
+    assert seen[0] == seen[1]
 
 
 def test_the_options_of_a_run_work_together(tmp_path):
