@@ -119,3 +119,9 @@ def test_a_missing_extra_names_itself(tmp_path):
 def test_everything_public_is_there_and_documented():
     for name in vov3d.__all__:
         assert name == "__version__" or getattr(vov3d, name).__doc__
+
+
+def test_no_file_is_too_long_to_read():
+    files = [path for folder in ("vov3d", "examples", "tests", "docs") for path in (PROJECT / folder).rglob("*.py")]
+    assert len(files) > 150
+    assert not [str(path) for path in files if len(path.read_text().splitlines()) > 450]

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_recipe import weight
+from settled import lively
 from torch import nn
 
 import vov3d
@@ -24,20 +24,13 @@ from vov3d.deploy._compare import compare, moving_clips
 from vov3d.deploy._formats import BOUNDS
 from vov3d.deploy._frames import frame_graph_of
 from vov3d.deploy._graph import graph_of
+from vov3d.layers import MIDDLE_CONVS
 from vov3d.models._weights import digest
 
 EXPORT = sys.modules[package_export.__module__]
 TINY = dict(depths=(2,), mid_chs=(12,), out_chs=(8,), head_chs=24, hidden_chs=40, output_stride=4)
 NAMES = ["opening", "closing", 'naïve "quote"', "turning", "rising"]
-CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
 OPEN = (".onnx", ".xml", ".pt2")  # formats whose files take clips of any size
-
-
-def lively(model: nn.Module) -> nn.Module:
-    """Weights of which none is zero: a fresh model's blocks start as their shortcuts."""
-    state = {k: torch.from_numpy(weight(k, tuple(v.shape))) for k, v in model.state_dict().items()}
-    model.load_state_dict(state)
-    return model
 
 
 def tiny(name: str = "vov3d_m", **change) -> nn.Module:
@@ -207,7 +200,7 @@ def test_an_exported_model_is_not_trained(exported):
 # --- the network without conv3d --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize("conv", MIDDLE_CONVS)
 @settings(max_examples=5, deadline=None)
 @given(st.integers(1, 5), st.integers(8, 60), st.integers(8, 60))
 def test_the_form_on_frames_is_the_same_network(conv, frames, height, width):
@@ -436,7 +429,7 @@ def test_missing_files_are_named(tmp_path, files):
 # --- all of the zoo --------------------------------------------------------------------------------------------------
 
 ZOO = [(name, {}) for name in ("vov3d_m", "vov3d_l", "x3d_xs", "x3d_s", "x3d_m", "x3d_l")]
-ZOO += [("vov3d_m", {"conv": conv}) for conv in CONVS]
+ZOO += [("vov3d_m", {"conv": conv}) for conv in MIDDLE_CONVS]
 
 
 @pytest.mark.slow
