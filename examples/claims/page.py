@@ -37,7 +37,7 @@ def parts(found: Found, pictures: Path) -> dict[str, str]:
         "networks": networks(),
         "table3": accuracies(table3, "network", {name: NETWORKS[name].title for name in TABLE3}, "baseline"),
         "rates": rates(found),
-        **{part.__name__: part(table3) if table3 else NOTHING for part in (errors, tempo, classes, kernels)},
+        **{part.__name__: part(table3) if table3 else NOTHING for part in (errors, tempo, pairs, classes, kernels)},
         "table4": accuracies(done("table4", found), "bottleneck within T-OSA", TABLE4, "tosa"),
         "table5": more(done("table5", found), table3, "16 frames", "8 frames"),
         "longer": more(done("longer", found), table3, "48,000 clips", "16,000 clips"),
@@ -134,6 +134,16 @@ def classes(rows: Rows) -> str:
             cells.append(f"{np.mean([100 * run['test_right'][i] / number for run in runs]):.0f}")
         lines.append([name, *cells])
     return table(["right, %", *(runs[0]["title"] for runs in rows.values())], lines)
+
+
+def pairs(rows: Rows) -> str:
+    """Whether the pair of classes is right, and which way of time."""
+    lines = []
+    for runs in rows.values():
+        pair = [100 * sum(run["test_pair_right"]) / run["sizes"]["test"] for run in runs]
+        way = [100 * sum(run["test_right"]) / sum(run["test_pair_right"]) for run in runs]
+        lines.append([runs[0]["title"], pm([top1(run) for run in runs]), pm(pair), pm(way)])
+    return table(["network", "class right, %", "pair of classes right, %", "and if so, which of the two, %"], lines)
 
 
 def kernels(rows: Rows) -> str:

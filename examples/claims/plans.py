@@ -18,7 +18,7 @@ PLANS: Mapping[str, tuple[Sequence[str], int, int]] = {
     "table3": (TABLE3, 8, 4),
     "table4": (tuple(TABLE4), 8, 4),
     "table5": (("baseline", "both"), 16, 4),
-    "longer": (("baseline", "d2plus1d", "both"), 8, 12),
+    "longer": (("baseline", "both", "d2plus1d"), 8, 12),
 }
 """Networks, frames and epochs of each table; those of 16 frames and longer training keep the rate of Table 3."""
 

@@ -104,7 +104,7 @@ class CurveTrainer(Trainer):
         row = super().validate()
         number = len(self.val_source or ())
         seen = self.source.subset(np.arange(number))
-        right = count_right(self.bare, seen, self.bare.pretrained_cfg, self.recipe)
+        right, _ = count_right(self.bare, seen, self.bare.pretrained_cfg, self.recipe)
         path, train_top1 = self.output / "curve.json", 100 * sum(right) / number
         curve = json.loads(path.read_text()) if self.epoch and path.exists() else []
         point = {"passes": (self.epoch + 1) * len(self.source), "train_top1": train_top1, "val_top1": row["top1"]}
@@ -113,16 +113,21 @@ class CurveTrainer(Trainer):
 
 
 @torch.inference_mode()
-def count_right(model: Any, source: Source, cfg: dict[str, Any], recipe: Any) -> list[int]:
-    """How many clips of each class the network gets right, each shown from its middle."""
+def count_right(model: Any, source: Source, cfg: dict[str, Any], recipe: Any) -> tuple[list[int], list[int]]:
+    """Of how many clips of each class the network says the class, and of how many one of its pair of classes.
+
+    Each clip is shown from its middle.
+    """
     model.eval()
-    right = np.zeros(len(CLASSES), int)
+    right, pair_right = np.zeros((2, len(CLASSES)), int)
     keys = [(0, i) for i in range(len(source))]
     batches = [keys[i : i + 100] for i in range(0, len(keys), 100)]
     for batch in load(open_clips(source, cfg, recipe, train=False), batches, 0):
-        said = model(to_network(batch.clips, cfg, next(model.parameters()))).argmax(1)
-        np.add.at(right, batch.labels.numpy(), (said == batch.labels).numpy().astype(int))
-    return right.tolist()
+        said = model(to_network(batch.clips, cfg, next(model.parameters()))).argmax(1).numpy()
+        labels = batch.labels.numpy()
+        np.add.at(right, labels, said == labels)
+        np.add.at(pair_right, labels, said // 2 == labels // 2)
+    return right.tolist(), pair_right.tolist()
 
 
 def execute(run: Run, sizes: Sizes, results: Path, work: Path) -> dict[str, Any]:
@@ -141,10 +146,11 @@ def execute(run: Run, sizes: Sizes, results: Path, work: Path) -> dict[str, Any]
     test, _ = read_source("shapes:val", "val", recipe.data, settings, None)
     some = test.subset(np.arange(sizes.tempo))
     tempo = {
-        stride: count_right(model, some, cfg | {"frame_stride": stride * run.stride // TRAIN_STRIDE}, recipe)
+        stride: count_right(model, some, cfg | {"frame_stride": stride * run.stride // TRAIN_STRIDE}, recipe)[0]
         for stride in STRIDES
         if stride * run.stride % TRAIN_STRIDE == 0
     }
+    right, pair_right = count_right(model, test, cfg, recipe)
     updates = read_log(work / run.name / UPDATES)
     parts = np.array_split(np.array(updates["loss"]), min(4 * run.epochs, len(updates["loss"])))
     found = {
@@ -156,7 +162,8 @@ def execute(run: Run, sizes: Sizes, results: Path, work: Path) -> dict[str, Any]
         "macs": cost(run.network, run.frames).macs,
         "curve": json.loads((work / run.name / "curve.json").read_text()),
         "losses": [round(float(part.mean()), 4) for part in parts],
-        "test_right": count_right(model, test, cfg, recipe),
+        "test_right": right,
+        "test_pair_right": pair_right,
         "tempo_right": tempo,
         "odd_in_time": odd_in_time(model),
         "aggregated_shares": aggregated_shares(model, first_clips(some, cfg, recipe)),

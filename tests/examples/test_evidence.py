@@ -18,14 +18,15 @@ SMALL = Sizes(train=40, val=20, test=20, tempo=20, frames=32)
 
 
 def stub(run: Run, accuracy: int) -> dict:
-    right, last = [accuracy] * 20, {"passes": 16000, "train_top1": 60.0, "val_top1": 50 + 100 * run.rate}
+    last = {"passes": 16000, "train_top1": 60.0, "val_top1": 50 + 100 * run.rate}
     return {
         "rate": run.rate,
         "title": NETWORKS[run.network].title,
         "passes": 4000 * run.epochs,
         "sizes": {"train": 4000, "val": 1000, "test": 2000, "tempo": 1000, "frames": 56},
         "curve": [last | {"passes": 8000, "val_top1": 30}, last],
-        "test_right": right,
+        "test_right": [accuracy] * 20,
+        "test_pair_right": [2 * accuracy] * 20,
         "tempo_right": {str(stride): [accuracy // 2] * 20 for stride in (2, 3, 4, 5, 6, 7)},
         "odd_in_time": [0.4, 0.5, 0.6],
         "aggregated_shares": {"1": 0.4, "3": 0.6} if NETWORKS[run.network].has_tosa else {},
@@ -115,7 +116,7 @@ def test_a_run_in_small(tmp_path, run):
     stored = plans.read(tmp_path / "results")[run.name]
     assert stored == json.loads(json.dumps(found))
     assert [point["passes"] for point in stored["curve"]] == [40 * (i + 1) for i in range(run.epochs)]
-    assert len(stored["test_right"]) == 20
+    assert all(pair >= right for pair, right in zip(stored["test_pair_right"], stored["test_right"], strict=True))
     assert list(stored["tempo_right"]) == (["2", "3", "4", "5", "6", "7"] if run.frames == 8 else ["2", "4", "6"])
     at_training = "4"
     assert stored["tempo_right"][at_training] == stored["test_right"]  # here the same clips
