@@ -1,5 +1,6 @@
 """Neighbours among vectors: files of `vov3d embed` in, clips out; and what is measured with them."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -122,6 +123,16 @@ def test_the_vector_is_that_of_vov3d_embed() -> None:
     assert {len(v) for v in vectors.values()} == {4}
     with pytest.raises(ValueError, match="does not hold resnet18"):
         retrieved_shapes.features("resnet18", weights)
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    page = retrieved_shapes.PAGE.read_text()
+    shown = page.split(retrieved_shapes.BEGIN)[1].split(retrieved_shapes.END)[0]
+    report = json.loads(retrieved_shapes.STORED.read_text())
+    assert shown == retrieved_shapes.table(report)
+    known, new = (report["rows"]["vov3d_n, `vov3d embed`"][kind][0] for kind in ("known", "new"))
+    assert min(known, new) > 85
+    assert report["rows"]["tf_efficientnet_lite0, ImageNet weights, of the middle frame"]["known"][0] < 20
 
 
 def test_new_motions_turn_back() -> None:
