@@ -85,8 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--output-stride", type=positive, metavar="S", help="of the backbone (default: half of its own)")
     p.add_argument("--size", type=positive, help="short side in pixels (default: the backbone's training crop)")
     p.add_argument("--interval", type=float, metavar="SECONDS", help="between frames (default: the backbone's)")
-    p.add_argument("--scenes", type=positive, default=4000, metavar="N", help="generated scenes (default: 4000)")
-    p.add_argument("--epochs", type=positive, default=5, help="(default: 5)")
+    p.add_argument("--scenes", type=positive, default=3000, metavar="N", help="generated scenes (default: 3000)")
+    p.add_argument("--epochs", type=positive, default=4, help="(default: 4)")
     p.add_argument("--batch", type=positive, default=32, help="key frames an update (default: 32)")
     p.add_argument("--lr", type=float, default=0.01, help="of Muon (default: 0.01)")
     p.add_argument("--resume", action="store_true", help="go on from the last epoch in the output folder")
@@ -147,11 +147,11 @@ def _train(args: argparse.Namespace) -> None:
     plan = Plan(args.epochs, args.batch, args.lr, workers=args.workers)
     boxes = sum(len(moment.boxes) for moment in data.moments)
     print(f"{args.backbone}, stride {detector.settings.output_stride}: {len(data.moments)} key frames, {boxes} boxes")
-    seconds = train(detector, data, plan, args.output, target)
+    spent = train(detector, data, plan, args.output, target)
     detector.save(args.output / "model")
-    print(f"trained in {seconds / 60:.1f} minutes on {target}: {args.output / 'model'}")
+    print(f"trained in {spent['seconds'] / 60:.1f} minutes on {target}: {args.output / 'model'}")
     report = _measured(detector, _data(args, "val", detector), target, args.workers)[0]
-    (args.output / "results.json").write_text(json.dumps(report | {"seconds": round(seconds)}, indent=2) + "\n")
+    (args.output / "results.json").write_text(json.dumps(report | spent, indent=2) + "\n")
 
 
 def _data(args: argparse.Namespace, split: str, detector: Detector) -> Moments:

@@ -124,7 +124,7 @@ def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
     """Writes either kind; the file is there whole or not at all."""
     lines = []
     for row in rows:
-        line = [row.video, f"{row.timestamp:g}"]
+        line = [row.video, f"{row.timestamp:.10g}"]
         if row.box is not None:
             line += [f"{value:.6g}" for value in row.box]
             line.append("" if row.action is None else str(row.action))

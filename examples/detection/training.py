@@ -60,8 +60,8 @@ def _loader(data: Moments, detector: Detector, batches: Sequence[Sequence[int]],
     return DataLoader(_Clips(data, detector), batch_sampler=batches, collate_fn=list, num_workers=workers)  # type: ignore[arg-type]
 
 
-def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: torch.device) -> float:
-    """Trains to the end of the plan; returns the seconds that it took, those before a kill included.
+def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: torch.device) -> dict[str, float]:
+    """Trains to the end of the plan.
 
     Args:
         detector: Trained in place; ends in eval mode.
@@ -69,6 +69,9 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
         plan: How.
         output: Folder of `checkpoint.pt`, from which it goes on where there is one, and `epochs.csv`.
         device: Where.
+
+    Returns:
+        What it took, before a kill included: `seconds` by the clock and `core_seconds` of processors' time.
 
     Raises:
         ValueError: If the checkpoint is of another plan or another detector.
@@ -79,11 +82,11 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
         detector, "muon", lr=plan.lr, weight_decay=0.02, momentum=0.95, nesterov=True, fallback_list=_BY_ADAMW
     )
     what = {"plan": asdict(plan), "settings": asdict(detector.settings), "moments": len(data.moments)}
-    start, seconds = _restored(output / CHECKPOINT, what, detector, optimizer)
+    start, spent = _restored(output / CHECKPOINT, what, detector, optimizer)
     useful = np.array([i for i, moment in enumerate(data.moments) if len(moment.boxes)])
     per_epoch = math.ceil(len(useful) / plan.batch)
     for epoch in range(start, plan.epochs):
-        began, total = time.perf_counter(), 0.0
+        began, total = (time.perf_counter(), time.process_time()), 0.0
         rng = np.random.default_rng((plan.seed, epoch))
         order = rng.permutation(useful).tolist()
         batches = [order[i : i + plan.batch] for i in range(0, len(order), plan.batch)]
@@ -99,19 +102,20 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
             loss.backward()
             optimizer.step()
             total += loss.item() / per_epoch
-        seconds += time.perf_counter() - began
-        print(f"epoch {epoch + 1} of {plan.epochs}: loss {total:.4f}, {seconds:.0f} s so far", flush=True)
-        _log(output / LOG, epoch + 1, total, seconds)
+        spent["seconds"] += time.perf_counter() - began[0]
+        spent["core_seconds"] += time.process_time() - began[1]
+        print(f"epoch {epoch + 1} of {plan.epochs}: loss {total:.4f}, {spent['seconds']:.0f} s so far", flush=True)
+        _log(output / LOG, epoch + 1, total, spent["seconds"])
         state = {"model": detector.state_dict(), "optimizer": optimizer.state_dict()}
-        save_atomically({**what, **state, "epoch": epoch + 1, "seconds": seconds}, output / CHECKPOINT)
+        save_atomically({**what, **state, "epoch": epoch + 1, "spent": spent}, output / CHECKPOINT)
     detector.eval()
-    return seconds
+    return spent
 
 
-def _restored(path: Path, what: dict[str, Any], detector: Detector, optimizer: Any) -> tuple[int, float]:
-    """Epochs that are done and the seconds that they took."""
+def _restored(path: Path, what: dict[str, Any], detector: Detector, optimizer: Any) -> tuple[int, dict[str, float]]:
+    """Epochs that are done and what they took."""
     if not path.exists():
-        return 0, 0.0
+        return 0, {"seconds": 0.0, "core_seconds": 0.0}
     saved = load_checkpoint(path)
     differing = [key for key, value in what.items() if saved[key] != value]
     if differing:
@@ -119,7 +123,7 @@ def _restored(path: Path, what: dict[str, Any], detector: Detector, optimizer: A
     detector.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     print(f"going on behind epoch {saved['epoch']} ({path})")
-    return saved["epoch"], saved["seconds"]
+    return saved["epoch"], saved["spent"]
 
 
 def _set_rate(optimizer: Any, rate: float, done: float) -> None:

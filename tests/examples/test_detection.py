@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import detect
+import detector_page
 import numpy as np
 import pytest
 import torch
@@ -40,7 +41,7 @@ SMALL = dict(mid_chs=(8, 8, 8), out_chs=(8, 8, 16), depths=(1, 1, 1), num_blocks
 # --- AVA's files -----------------------------------------------------------------------------------------------------
 
 names = st.text(st.sampled_from("aé-_ 9"), min_size=1, max_size=6).map(str.strip).filter(bool)
-times = st.integers(0, 9999).map(lambda n: n / 4)
+times = st.integers(0, 99999).map(lambda n: n / 8)
 corner = st.tuples(st.integers(0, 400), st.integers(1, 100)).map(lambda p: (p[0] / 500, (p[0] + p[1]) / 500))
 boxes = st.tuples(corner, corner).map(lambda c: (c[0][0], c[1][0], c[0][1], c[1][1]))
 people = st.one_of(st.none(), st.integers(0, 99))
@@ -396,6 +397,23 @@ def test_what_is_refused(command, message, folder, capsys):
     err = capsys.readouterr().err
     assert err.startswith("detect: ")
     assert message in err
+
+
+def test_the_page_is_what_was_measured():
+    page, report = detector_page.PAGE.read_text(), json.loads(detector_page.STORED.read_text())
+    assert page.split(detector_page.BEGIN)[1].split(detector_page.END)[0] == detector_page.page(report)
+    assert report["map"] >= 0.8
+    assert report["map_key"] < report["map"] / 2
+
+
+def test_measured_in_small(tmp_path):
+    small_detector().save(tmp_path / "model")
+    (tmp_path / "results.json").write_text('{"seconds": 60, "core_seconds": 60}')
+    report = detector_page.measure(tmp_path, 30)
+    assert {"map", "map_key", "map_shuffled"} <= set(report)
+    assert len(report["ap"]) == len(ACTIONS)
+    data = detector_page.scenes_of(small_detector(), 2, "key")
+    assert all((scene.frames == scene.frames[:1]).all() for scene in data.scenes)
 
 
 def test_detectors_that_do_not_fit(folder, tmp_path):

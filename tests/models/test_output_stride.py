@@ -54,22 +54,32 @@ def test_the_published_network_up_to_its_first_dilated_convolution(name, first):
         torch.testing.assert_close(fine[..., ::2, ::2], coarse, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("conv", MIDDLE_CONVS)
-@pytest.mark.parametrize("name", vov3d.list_models())
-def test_every_model_keeps_its_tensors(name, conv):
-    published = vov3d.create_model(name, conv=conv, device="meta").state_dict()
-    own = {"vov3d_n": 16}.get(name, 32)
-    x = torch.empty(1, 3, 2, 64, 96, device="meta")
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [*((name, {}) for name in vov3d.list_models()), *(("vov3d_m", dict(conv=conv)) for conv in MIDDLE_CONVS[:-1])],
+)
+def test_every_model_keeps_its_tensors(name, args):
+    published = vov3d.create_model(name, device="meta", **args)
+    x, own = torch.empty(1, 3, 2, 64, 96, device="meta"), published.feature_info[-1]["reduction"]
     for stride in (own // 2, own // 4):
-        model = vov3d.create_model(name, conv=conv, output_stride=stride, device="meta").eval()
-        assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in published.items()}
-        features = vov3d.create_model(name, conv=conv, output_stride=stride, device="meta", features_only=True)
-        reductions = features.feature_info.reduction()
-        assert reductions == [min(2 ** (i + 1), stride) for i in range(len(reductions))]
-        assert model.feature_info[-1]["reduction"] == stride
-        for out, reduction in zip(features.eval()(x), reductions, strict=True):
+        model = vov3d.create_model(name, output_stride=stride, device="meta", **args).eval()
+        shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, published)]
+        assert shapes[0] == shapes[1]
+        maps = model.forward_intermediates(x, intermediates_only=True)
+        for i, (out, info) in enumerate(zip(maps, model.feature_info, strict=True)):
+            reduction = min(2 ** (i + 1), stride)
+            assert info["reduction"] == reduction
             assert out.shape[2:] == (2, 64 // reduction, 96 // reduction)
-        assert model.forward_features(x).shape[2:] == (2, 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("feature_cls", ["list", "fx"])
+@pytest.mark.parametrize("name", ["vov3d_n", "x3d_xs"])
+def test_features_only(name, feature_cls):
+    model = vov3d.create_model(name, features_only=True, feature_cls=feature_cls, output_stride=8).eval()
+    reductions = model.feature_info.reduction()
+    assert reductions == [2, 4, 8, 8, 8][: len(reductions)]
+    for out, reduction in zip(model(torch.zeros(1, 3, 2, 32, 48)), reductions, strict=True):
+        assert out.shape[2:] == (2, 32 // reduction, 48 // reduction)
 
 
 def test_weights_load_and_the_model_saves(tmp_path):
