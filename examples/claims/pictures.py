@@ -32,9 +32,11 @@ def _style(name: str) -> dict[str, Any]:
 
 
 def _draw(ax: Axes, name: str, x: Sequence[float], values: Sequence[Sequence[float]]) -> None:
-    """Means over seeds with their spread; `values` are by seed."""
+    """Means over seeds with their spread, beside those of other networks; `values` are by seed."""
     columns = list(zip(*values, strict=True))
     mean, deviation = zip(*map(spread, columns), strict=True)
+    aside = (list(NETWORKS).index(name) - 1.5) * 0.015 * (max(x) - min(x))
+    x = [value + aside for value in x]
     ax.errorbar(x, mean, yerr=None if len(values) < 2 else deviation, capsize=2, linewidth=1.6, **_style(name))
 
 
@@ -49,7 +51,7 @@ def draw_errors(rows: Rows, target: Path) -> None:
         ax.set_xlabel("clips trained on, thousands")
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("top-1 error, %")
-    axes[0].legend(fontsize=9)
+    axes[0].legend(fontsize=9, handlelength=3)
     _save(figure, target)
 
 
@@ -64,7 +66,7 @@ def draw_tempo(rows: Rows, target: Path) -> None:
     ax.set_ylabel("top-1 of 18 classes, %")
     ax.set_xticks(STRIDES)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=9)
+    ax.legend(fontsize=9, handlelength=3)
     _save(figure, target)
 
 
