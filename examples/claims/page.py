@@ -29,7 +29,7 @@ def done(plan: str, found: Found) -> Rows:
 
 def parts(found: Found, pictures: Path) -> dict[str, str]:
     """Markdown by the name of its place in the page; pictures are drawn into a folder."""
-    table3 = done("table3", found)
+    table3, longer = done("table3", found), done("longer", found)
     if table3:
         draw_errors(table3, pictures / "errors.png")
         draw_tempo(table3, pictures / "tempo.png")
@@ -40,7 +40,7 @@ def parts(found: Found, pictures: Path) -> dict[str, str]:
         **{part.__name__: part(table3) if table3 else NOTHING for part in (errors, tempo, pairs, classes, kernels)},
         "table4": accuracies(done("table4", found), "bottleneck within T-OSA", TABLE4, "tosa"),
         "table5": more(done("table5", found), table3, "16 frames", "8 frames"),
-        "longer": more(done("longer", found), table3, "48,000 clips", "16,000 clips"),
+        "longer": more(longer, table3, "48,000 clips", "16,000 clips") + ("\n\n" + pairs(longer) if longer else ""),
         "missing": missing(found),
         "runs": every(found),
     }
