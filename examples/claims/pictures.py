@@ -61,7 +61,7 @@ def draw_tempo(rows: Rows, target: Path) -> None:
     for name, runs in rows.items():
         _draw(ax, name, STRIDES, [[tempo_top1(run, stride) for stride in STRIDES] for run in runs])
     ax.axvline(TRAIN_STRIDE, color="0.6", linewidth=1, zorder=0)
-    ax.annotate("trained at", (TRAIN_STRIDE, 0.02), (4, 0), ("data", "axes fraction"), "offset points", fontsize=9)
+    ax.annotate("trained at", (TRAIN_STRIDE, 0.95), (4, 0), ("data", "axes fraction"), "offset points", fontsize=9)
     ax.set_xlabel("temporal stride at test, frames")
     ax.set_ylabel("top-1 of 18 classes, %")
     ax.set_xticks(STRIDES)
