@@ -37,9 +37,14 @@ Top-1 of `optimize_for_inference(model, dtype=torch.bfloat16)` against the model
 | `vov3d_n`, its weights, clips of moving shapes | 248 of 256 | 63 of 64 |
 | `vov3d_m`, random weights, two clips of people | 256 of 256 | 61 of 64 |
 
-`python -m vov3d.video.moving_shapes --to shapes --clips 4 --seed 5`, then
-`python examples/benchmarks/agreement.py --model vov3d_n --checkpoint vov3d/models/weights/vov3d_n.shapes_f8.safetensors --frames 8 --size 64 shapes/*/*.mp4`;
-and `python examples/benchmarks/agreement.py --model vov3d_m a.mp4 b.mp4`. Published weights were not at hand.
+Published weights were not at hand. Measured by
+
+```bash
+python -m vov3d.video.moving_shapes --to shapes --clips 4 --seed 5
+WEIGHTS=vov3d/models/weights/vov3d_n.shapes_f8.safetensors
+python examples/benchmarks/agreement.py --model vov3d_n --checkpoint $WEIGHTS --frames 8 --size 64 shapes/*/*.mp4
+python examples/benchmarks/agreement.py --model vov3d_m a.mp4 b.mp4
+```
 """
 
 RULES = """## Rules that rest on these measurements
