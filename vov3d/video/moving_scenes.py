@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vov3d.video.moving_shapes import _background, _blurred, _draw, _progress, _shaking, _still, _Track
+from vov3d.video._shapes import Track, blurred, draw_track, make_background, make_progress, make_shaking, make_still
 
 __all__ = ["ACTIONS", "Scene", "make_scene", "make_scenes"]
 
@@ -65,16 +65,16 @@ def make_scene(rng: Random, num_frames: int = 8, size: int = 64) -> Scene:
     """
     if num_frames < 3 or size < 16:
         raise ValueError(f"a scene needs 3 frames of 16 pixels or more, not {num_frames} of {size}")
-    key, shake = num_frames // 2, _shaking(rng, num_frames)
-    tracks: list[_Track] = []
+    key, shake = num_frames // 2, make_shaking(rng, num_frames)
+    tracks: list[Track] = []
     actions = np.stack([_actions(rng) for _ in range(rng.integers(2, 4))])
     for row in actions:
-        track = _placed(rng, _still(rng, num_frames, rng.uniform(0.18, 0.3)), tracks, key)
+        track = _placed(rng, make_still(rng, num_frames, rng.uniform(0.18, 0.3)), tracks, key)
         tracks.append(_acting(rng, track, row, key))
-    frames = _background(rng, num_frames, size)
+    frames = make_background(rng, num_frames, size)
     for track in tracks:
-        _draw(frames, track, shake, np.ones(num_frames, bool))
-    frames = _blurred(frames, rng.uniform(0, 0.5))
+        draw_track(frames, track, shake, np.ones(num_frames, bool))
+    frames = blurred(frames, rng.uniform(0, 0.5))
     frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
     boxes = np.stack([_boxes(track, shake, size) for track in tracks], 1)
     return Scene(frames.clip(0, 255).astype(np.uint8), boxes, actions, key)
@@ -107,7 +107,7 @@ def _actions(rng: Random) -> Array:
     return row
 
 
-def _placed(rng: Random, track: _Track, others: list[_Track], key: int) -> _Track:
+def _placed(rng: Random, track: Track, others: list[Track], key: int) -> Track:
     """The shape where it covers none of the others in the key frame, as far as there is room."""
     for _ in range(_TRIES):
         x, y = rng.uniform(-_REACH, _REACH, 2)
@@ -118,9 +118,9 @@ def _placed(rng: Random, track: _Track, others: list[_Track], key: int) -> _Trac
     return replace(track, x=ones * x, y=ones * y)
 
 
-def _acting(rng: Random, track: _Track, actions: Array, key: int) -> _Track:
+def _acting(rng: Random, track: Track, actions: Array, key: int) -> Track:
     """The shape doing it, as it is in the key frame and to both sides of that in time."""
-    progress = _progress(rng, len(track.x))
+    progress = make_progress(rng, len(track.x))
     progress -= progress[key]
     reach, growth, turn = rng.uniform(0.5, 1.1), rng.uniform(0.5, 1), rng.uniform(1.5, 4)
     left, right, up, down, growing, shrinking, clockwise, counter, _ = actions.astype(float)
@@ -133,7 +133,7 @@ def _acting(rng: Random, track: _Track, actions: Array, key: int) -> _Track:
     )
 
 
-def _boxes(track: _Track, shake: Array, size: int) -> Array:
+def _boxes(track: Track, shake: Array, size: int) -> Array:
     """Boxes `(T, 4)` around the outline, from 0 to 1."""
     bearings = np.linspace(0, 2 * np.pi, len(track.shape.outline), endpoint=False) + track.angle[:, None]
     radius = track.shape.outline * track.size[:, None]

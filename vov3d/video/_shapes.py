@@ -1,0 +1,143 @@
+"""What moving shapes and scenes of them are made of: looks, places over time, drawing; numpy only."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+Array = np.ndarray
+Random = np.random.Generator
+
+_TEXELS = 24  # texture elements along a shape's side
+_ANGLES = 256  # entries of an outline
+_HAND = (235, 200, 175)  # what pushes and pulls has one colour and one outline, so that its role is seen
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a shape looks: radius by angle (1 on average), and its texture `(_TEXELS, _TEXELS, 3)`."""
+
+    outline: Array
+    texture: Array
+
+
+@dataclass(frozen=True)
+class Track:
+    """A shape over T frames; places and sizes in halves of the frame's side, from its centre."""
+
+    shape: Shape
+    x: Array
+    y: Array
+    size: Array
+    angle: Array
+    alpha: Array
+    depth: Array
+
+    def reversed(self) -> "Track":
+        """The same played backwards."""
+        tracks = {name: getattr(self, name)[::-1] for name in ("x", "y", "size", "angle", "alpha", "depth")}
+        return replace(self, **tracks)
+
+
+# --- looks -----------------------------------------------------------------------------------------------------------
+
+
+def make_shape(rng: Random) -> Shape:
+    """An outline without any symmetry, so that turning it is seen, and a texture of two colours and a pattern."""
+    angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
+    radius = np.ones(_ANGLES)
+    for harmonic, most in ((1, 0.12), (2, 0.3), (3, 0.25), (5, 0.15)):
+        radius += rng.uniform(0.3, 1) * most * np.cos(harmonic * angles + rng.uniform(0, 2 * np.pi))
+    return Shape(np.maximum(radius, 0.25), _texture(rng))
+
+
+def _texture(rng: Random) -> Array:
+    first, second = _two_colours(rng)
+    u, v = np.meshgrid(*[np.linspace(-1, 1, _TEXELS)] * 2, indexing="ij")
+    kx, ky = rng.uniform(2, 7, 2) * rng.choice((-1, 1), 2)
+    wave = np.sin(kx * u + ky * v + rng.uniform(0, 2 * np.pi))
+    if rng.random() < 0.5:
+        wave = wave * np.sin(kx * v - ky * u)
+    return np.where(wave[..., None] > rng.uniform(-0.4, 0.4), first, second)
+
+
+def _two_colours(rng: Random) -> tuple[Array, Array]:
+    while True:
+        first, second = rng.uniform(0, 255, (2, 3))
+        if np.abs(first - second).sum() > 180:
+            return first, second
+
+
+def make_hand() -> Shape:
+    angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
+    return Shape(1 + 0.3 * np.cos(2 * angles), np.broadcast_to(np.array(_HAND, float), (_TEXELS, _TEXELS, 3)))
+
+
+def make_background(rng: Random, num_frames: int, size: int) -> Array:
+    """A texture `(T, size, size, 3)` of a few waves, drifting."""
+    t = np.arange(num_frames)[:, None]
+    grid = np.linspace(-1, 1, size)[None]
+    velocity = rng.uniform(-0.06, 0.06, 2)
+    y, x = grid + velocity[0] * t, grid + velocity[1] * t
+    base = rng.uniform(40, 215, 3)
+    waves, colours = np.empty((num_frames, size, size, 3), np.float32), np.empty((3, 3), np.float32)
+    for i in range(3):
+        kx, ky = rng.uniform(-9, 9, 2)
+        # sin(a + b) of a row and a column each: products instead of a sine for every pixel
+        a, b = ky * y + rng.uniform(0, 2 * np.pi), kx * x
+        waves[..., i] = np.stack([np.sin(a), np.cos(a)], -1) @ np.stack([np.cos(b), np.sin(b)], -2)
+        colours[i] = rng.uniform(-28, 28, 3)
+    return waves @ colours + base.astype(np.float32)
+
+
+# --- places over time ------------------------------------------------------------------------------------------------
+
+
+def make_still(rng: Random, num_frames: int, size: float | None = None, reach: float = 0.6) -> Track:
+    """A shape that stands somewhere."""
+    ones = np.ones(num_frames)
+    x, y = rng.uniform(-reach, reach, 2)
+    radius = rng.uniform(0.2, 0.34) if size is None else size
+    return Track(make_shape(rng), ones * x, ones * y, ones * radius, ones * rng.uniform(0, 2 * np.pi), ones, ones * 0)
+
+
+def make_progress(rng: Random, num_frames: int) -> Array:
+    """From 0 to 1, slower or faster in the middle, the same forwards and backwards."""
+    t = np.linspace(0, 1, num_frames)
+    return t + rng.uniform(-0.6, 0.6) * np.sin(2 * np.pi * t) / (2 * np.pi)
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def draw_track(frames: Array, track: Track, shake: Array, which: Array) -> None:
+    """Draws a shape into the frames `(T, S, S, 3)` for which `which` holds."""
+    size = frames.shape[1]
+    grid = np.linspace(-1, 1, size)
+    times = np.flatnonzero(which)
+    dx = grid[None, :] - (track.x + shake[:, 1])[times, None]
+    dy = grid[None, :] - (track.y + shake[:, 0])[times, None]
+    most = track.size[times] * track.shape.outline.max() + 2 / size
+    t, row, column = np.nonzero(dx[:, None, :] ** 2 + dy[:, :, None] ** 2 < most[:, None, None] ** 2)
+    x, y = dx[t, column], dy[t, row]
+    time = times[t]
+    turn, radius = track.angle[time], track.size[time]
+    bearing = ((np.arctan2(y, x) - turn) * (_ANGLES / (2 * np.pi))).astype(int) % _ANGLES
+    edge = (track.shape.outline[bearing] * radius - np.hypot(x, y)) * (size / 2) + 0.5  # soft over one pixel
+    alpha = (edge.clip(0, 1) * track.alpha[time])[:, None]
+    cos, sin = np.cos(turn) / (1.9 * radius), np.sin(turn) / (1.9 * radius)
+    u = ((cos * x + sin * y + 0.5) * _TEXELS).astype(int).clip(0, _TEXELS - 1)
+    v = ((cos * y - sin * x + 0.5) * _TEXELS).astype(int).clip(0, _TEXELS - 1)
+    frames[time, row, column] += alpha * (track.shape.texture[u, v] - frames[time, row, column])
+
+
+def make_shaking(rng: Random, num_frames: int) -> Array:
+    """Offsets `(T, 2)` of a camera in somebody's hand."""
+    steps = rng.normal(0, rng.uniform(0, 0.02), (num_frames + 2, 2))
+    return (steps[:-2] + steps[1:-1] + steps[2:]) / 3
+
+
+def blurred(frames: Array, weight: float) -> Array:
+    """Every pixel mixed with its four neighbours."""
+    padded = np.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    return (1 - weight) * frames + weight / 4 * around
