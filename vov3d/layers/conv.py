@@ -66,6 +66,9 @@ def _convolve(
         return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
     # Does nothing from the second layer on: the layers behind keep the layout.
     x = x.contiguous(memory_format=torch.channels_last_3d)
+    if weight[0, 0, 0].numel() == 1 and not torch.compiler.is_compiling() and torch.get_num_threads() == 1:
+        # PyTorch keeps 1 x 1 from oneDNN where one thread runs, unless dilated, which a single point does not feel.
+        dilation = (dilation[0], 2, 2)
     if not _views_are_faster(x, weight, groups):
         return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
     if weight.shape[2] > 1 and weight[0, 0, 0].numel() == 1:
