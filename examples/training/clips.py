@@ -1,6 +1,7 @@
 """From sources to batches of clips; what is drawn for a clip depends on the seed, the epoch and its index alone."""
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +105,7 @@ def open_clips(source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool)
     return kind(source, cfg, recipe, train)
 
 
-class Clips(Dataset):
+class Clips(Dataset, ABC):
     """What both kinds of data sets have in common."""
 
     def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
@@ -114,9 +115,9 @@ class Clips(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
+    @abstractmethod
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """A batch; torch's loader calls this."""
-        raise NotImplementedError
 
     def _frames(self, num_frames: int, fps: float, rng: random.Random) -> list[int]:
         """Indices of the frames of a clip."""

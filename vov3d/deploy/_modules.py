@@ -167,7 +167,7 @@ def _linear(conv: nn.Conv3d) -> nn.Linear:
 
 @torch.fx.wrap  # which way it goes is not for those to know who trace a model
 def pool(x: torch.Tensor) -> torch.Tensor:
-    """Means of `(B, C, T, H, W)` over the clip, `(B, C)`, rounded once."""
+    """Means of `(B, C, T, H, W)` over the clip, `(B, C)`, summed in float32 or better."""
     rows, voxels = to_rows(x), x[0, 0].numel()
     if x.dtype == torch.bfloat16:  # a product with ones adds up in float32 without a copy in it
         return (rows.new_ones(1, voxels) @ rows.flatten(1, 3)).squeeze(1).div_(voxels)
