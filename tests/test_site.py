@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import zoo
+from pages import filled
 from reference_files import published_file
 from test_docstrings import public_modules, public_names
 from video_files import write_video
@@ -58,7 +60,7 @@ def test_pictures_are_shown_with_their_script(script):
 
 def test_zoo_is_the_registrys():
     page = DOCS / "zoo.md"
-    assert loaded(DOCS / "zoo_page.py").with_tables(page.read_text()) == page.read_text(), "run docs/zoo_page.py"
+    assert filled(page.read_text(), **zoo.tables()) == page.read_text(), "run python docs/measure zoo"
 
 
 def test_reference_has_every_public_name():

@@ -2,7 +2,7 @@
 
     python docs/figures/accuracy_latency.py
 
-Times are those that `examples/benchmarks/speed.py zoo` stored in docs/benchmarks/speed.json.
+Times are those that `docs/measure/speed.py zoo` stored in docs/benchmarks/speed.json.
 """
 
 import json

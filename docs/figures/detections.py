@@ -2,7 +2,7 @@
 
     python docs/figures/detections.py
 
-Scenes are made again from their seed; what was found in them is what `examples/detector_page.py` stored in
+Scenes are made again from their seed; what was found in them is what `docs/measure/detected_scenes.py` stored in
 docs/benchmarks/detection.json. Needs the extras `docs` and `video`.
 """
 

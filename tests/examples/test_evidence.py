@@ -6,11 +6,11 @@ import evidence
 import numpy as np
 import pytest
 import torch
-from claims import plans
-from claims.kernels import aggregated_shares, odd_in_time
-from claims.networks import NETWORKS, TABLE3, cost
-from claims.page import filled
-from claims.runs import Run, Sizes, execute
+from comparison import plans
+from comparison.kernels import aggregated_shares, odd_in_time
+from comparison.networks import NETWORKS, TABLE3, cost
+from comparison.page import filled
+from comparison.runs import Run, Sizes, execute
 
 import vov3d
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from localize import Segment, Timeline, as_srt, cut, look_over, segments_of
+from pages import part_of
 from PIL import Image
 from stand_in import StandIn
 from video_files import write_video
@@ -129,8 +130,8 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys, monkeypatch, op
 
 def test_the_page_shows_what_was_measured():
     page = localized_shapes.PAGE.read_text()
-    shown = page.split(localized_shapes.BEGIN)[1].split(localized_shapes.END)[0]
-    report = json.loads(localized_shapes.STORED.read_text())
+    shown = part_of(page, "localized")
+    report = json.loads(localized_shapes.RESULTS.read_text())
     assert shown == localized_shapes.table(report)
 
 

@@ -3,32 +3,33 @@
 import shlex
 
 import evaluate
-from evaluation import published_table
+import published_weights
 from evaluation.models import PROTOCOLS
+from pages import part_of
 
 from vov3d.models._pretrained_cfg import resolve_cfg
 
-TEXT = published_table.PAGE.read_text(encoding="utf-8")
-TABLE = TEXT.split(published_table.BEGIN)[1].split(published_table.END)[0]
+TEXT = published_weights.PAGE.read_text(encoding="utf-8")
+TABLE = part_of(TEXT, "published")
 
 
 def test_the_table_is_current() -> None:
-    again = published_table.table(published_table.measured(TEXT))
-    assert again == TABLE, "write it anew with `python examples/evaluation/published_table.py`"
+    again = published_weights.table(published_weights.measured(TEXT))
+    assert again == TABLE, "write it anew with `python docs/measure published_weights`"
 
 
 def test_what_was_measured_is_kept() -> None:
     rows = TABLE.splitlines()
     assert len(rows) == 2 + 24
     filled = TEXT.replace(rows[2], rows[2].removesuffix(" |") + "76.2, 92.9 (19,877 videos) |")
-    name = published_table.published()[0]
-    assert published_table.measured(filled)[name] == "76.2, 92.9 (19,877 videos)"
-    assert published_table.table(published_table.measured(filled)) in filled
+    name = published_weights.published()[0]
+    assert published_weights.measured(filled)[name] == "76.2, 92.9 (19,877 videos)"
+    assert published_weights.table(published_weights.measured(filled)) in filled
 
 
 def test_every_command_is_the_published_protocol() -> None:
-    for name in published_table.published():
-        args = evaluate._parser().parse_args(shlex.split(published_table.command(name))[2:])
+    for name in published_weights.published():
+        args = evaluate._parser().parse_args(shlex.split(published_weights.command(name))[2:])
         assert args.model == [name]
         cfg = resolve_cfg(*name.split("."), None)
         protocol = "k400" if cfg.sampling == "dense" else "ssv"

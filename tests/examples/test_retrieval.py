@@ -9,6 +9,7 @@ import pytest
 import retrieval
 import retrieved_shapes
 import torch
+from pages import part_of
 from retrieval import Index, read_vectors
 from safetensors.torch import save_file
 from timm import create_model
@@ -127,8 +128,8 @@ def test_the_vector_is_that_of_vov3d_embed() -> None:
 
 def test_the_page_shows_what_was_measured() -> None:
     page = retrieved_shapes.PAGE.read_text()
-    shown = page.split(retrieved_shapes.BEGIN)[1].split(retrieved_shapes.END)[0]
-    report = json.loads(retrieved_shapes.STORED.read_text())
+    shown = part_of(page, "retrieved")
+    report = json.loads(retrieved_shapes.RESULTS.read_text())
     assert shown == retrieved_shapes.table(report)
     known, new = (report["rows"]["vov3d_n, `vov3d embed`"][kind][0] for kind in ("known", "new"))
     assert min(known, new) > 85

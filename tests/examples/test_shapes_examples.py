@@ -3,23 +3,20 @@
 import json
 
 import factorized_x3d
+import new_motions
 import numpy as np
 import packaged_model
 import pytest
-import there_and_back
 import torch
+from pages import part_of
 from video_lists import read_list
 
 import vov3d
 
 
-def measured(module) -> str:
-    return module.PAGE.read_text().split(module.BEGIN)[1].split(module.END)[0].removesuffix("\n")
-
-
 def test_the_page_of_the_packaged_model_is_what_was_measured():
     report = json.loads(packaged_model.WEIGHTS.with_suffix(".json").read_text())
-    assert measured(packaged_model) == packaged_model.page(report)
+    assert part_of(packaged_model.PAGE.read_text(), "measured") == packaged_model.page(report)
     cfg = vov3d.create_model("vov3d_n", device="meta").pretrained_cfg
     assert (cfg["top1"], cfg["top5"]) == (round(report["top1"], 1), round(report["top5"], 1))
     confusion = np.array(report["confusion"])
@@ -33,7 +30,9 @@ def test_motion_is_what_the_packaged_model_sees():
 
 
 def test_the_table_of_factorized_networks_is_what_was_measured():
-    assert measured(factorized_x3d) == factorized_x3d.table(json.loads(factorized_x3d.STORED.read_text()))
+    assert part_of(factorized_x3d.PAGE.read_text(), "factorized") == factorized_x3d.table(
+        json.loads(factorized_x3d.RESULTS.read_text())
+    )
 
 
 def test_factorized_three_ways_in_small(monkeypatch):
@@ -47,12 +46,12 @@ def test_factorized_three_ways_in_small(monkeypatch):
 
 
 def test_motions_turn_back_half_way(tmp_path):
-    clip = there_and_back.make_there_and_back("Moving something up and back", np.random.default_rng(0))
+    clip = new_motions.make_new_motion("Moving something up and back", np.random.default_rng(0))
     assert clip.shape == (16, 64, 64, 3)
     assert (clip == clip[::-1]).all()
-    there_and_back.write_there_and_back(tmp_path, clips_per_class=2, seed=0)
+    new_motions.write_new_motions(tmp_path, clips_per_class=2, seed=0)
     videos = {part: read_list(tmp_path, split=part) for part in ("train", "val")}
     for found in videos.values():
         assert len(found.paths) == 20
-        assert found.classes == tuple(sorted(there_and_back.NEW_CLASSES))
+        assert found.classes == tuple(sorted(new_motions.NEW_CLASSES))
     assert not {path.name for path in videos["train"].paths} & {path.name for path in videos["val"].paths}

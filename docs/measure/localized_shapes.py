@@ -1,6 +1,6 @@
 """Share of the frames of a long video of moving shapes that `localize.py` gives the right label.
 
-    python examples/localized_shapes.py     # measures vov3d_n, and writes the table of docs/localization.md
+    python docs/measure localized_shapes     # measures vov3d_n, and writes the table of docs/localization.md
 
 Motions follow one another without a pause, every class as often, in an order and with cuts that are known: in one video
 as shots, each as long as a clip that the model was trained on or up to twice as long; in another as scenes of four to
@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from evaluation.models import load_model
 from localize import Segment, look_over, segments_of
+from pages import DOCS, STORED, fill
 
 from vov3d.video import VideoClassifier, VideoReader
+from vov3d.video.classifier import Source
 from vov3d.video.moving_shapes import CLASSES, make_clip, write_clip
 
-ROOT = Path(__file__).parents[1]
-STORED, PAGE = ROOT / "docs" / "benchmarks" / "localized_shapes.json", ROOT / "docs" / "localization.md"
-BEGIN, END = "<!-- localized -->\n", "\n<!-- /localized -->"
+RESULTS, PAGE = STORED / "localized_shapes.json", DOCS / "localization.md"
 FPS, CLIP, SECONDS, EVERY, THRESHOLD = 10, 16, 1.6, 0.2, 0.3
 SEED = 4242
 
@@ -89,7 +89,7 @@ def _labelled(classifier: VideoClassifier, video: Path, truth: Sequence[Segment]
     """What the model says of each motion, cut out where it is known to lie."""
     with VideoReader(video) as reader:
         frames = reader.read(range(reader.num_frames))
-    parts = [frames[round(s.start * FPS) : round(s.end * FPS)] for s in truth]
+    parts: list[Source] = [frames[round(s.start * FPS) : round(s.end * FPS)] for s in truth]
     said = classifier(parts, topk=1)
     return [replace(s, label=best.label, index=best.index) for s, (best,) in zip(truth, said, strict=True)]
 
@@ -126,9 +126,8 @@ def main() -> None:
         "shots": measure(classifier, args.shots, scenes=False),
         "scenes": measure(classifier, args.scenes, scenes=True),
     }
-    STORED.write_text(json.dumps(reports, indent=2) + "\n")
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + table(reports) + END + rest.split(END)[1])
+    RESULTS.write_text(json.dumps(reports, indent=2) + "\n")
+    fill(PAGE, localized=table(reports))
     print(table(reports))
 
 

@@ -1,8 +1,8 @@
 """Measures vov3d_n on moving shapes that it was not trained on, and writes what comes with the package and its page.
 
     python examples/train.py --recipe shapes_nano --output runs/nano
-    python examples/packaged_model.py --model runs/nano/model     # puts the weights into the package, and measures them
-    python examples/packaged_model.py                             # measures those of the package
+    python docs/measure packaged_model --model runs/nano/model   # puts the weights into the package, and measures them
+    python docs/measure packaged_model                           # measures those of the package
 
 Beside the accuracy it measures what is left when motion is taken away: one frame eight times over, and the eight
 frames in a random order. It writes `vov3d/models/weights/vov3d_n.shapes_f8.*` and docs/packaged_model.md.
@@ -17,21 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 from evaluation.metrics import wilson
+from pages import DOCS, ROOT, fill
 from safetensors.torch import load_file, save
 
 import vov3d
 from vov3d.video.moving_shapes import CLASSES, make_set
 
-ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "vov3d" / "models" / "weights" / "vov3d_n.shapes_f8.safetensors"
-PAGE = ROOT / "docs" / "packaged_model.md"
-BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
+PAGE = DOCS / "packaged_model.md"
 SEED = 777  # the recipe trains on 0 and validates on 1
 
 
 def measure(clips: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Accuracies in percent, per class, and the confusion matrix (rows: the truth)."""
-    model = vov3d.create_model("vov3d_n", pretrained=True).eval()
+    model: Any = vov3d.create_model("vov3d_n", pretrained=True).eval()
     cfg, rng = model.pretrained_cfg, np.random.default_rng(0)
     frames = cfg["num_frames"]
     every = clips[:, clips.shape[1] // frames // 2 :: clips.shape[1] // frames]
@@ -105,8 +104,7 @@ def main() -> None:
         os.replace(draft, WEIGHTS)
     report = measure(*make_set(args.clips, SEED))
     WEIGHTS.with_suffix(".json").write_text(json.dumps(report) + "\n")
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + page(report) + "\n" + END + rest.split(END)[1])
+    fill(PAGE, measured=page(report))
     print(page(report))
 
 

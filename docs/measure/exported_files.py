@@ -1,6 +1,6 @@
 """How fast exported files are, beside the network in the form in which it was published.
 
-    python examples/benchmarks/exported.py --folder files
+    python docs/measure exported_files --folder files
 
 writes VoV3D-M into every format, unless the folder holds it already, and times one clip at a time: interleaved
 repetitions, medians and quartiles. The published form is plain `nn.Conv3d` on contiguous tensors. Weights are made up,
@@ -11,6 +11,7 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from published_form import published_form
@@ -20,7 +21,7 @@ import vov3d
 from vov3d.deploy._compare import moving_clips
 from vov3d.deploy.benchmark import machine, measure
 
-FILES = {
+FILES: dict[str, dict[str, Any]] = {
     "openvino.xml": {},
     "openvino_bf16.xml": {"dtype": "bf16"},
     "openvino_int8.xml": {"calibration": 24},
@@ -30,18 +31,18 @@ FILES = {
 }
 
 
-def made_up_model(name: str) -> nn.Module:
+def made_up_model(name: str) -> Any:
     """The same weights every time, none of them zero: a fresh model's blocks start as their shortcuts."""
     torch.manual_seed(0)
-    model = vov3d.create_model(name)
+    model: Any = vov3d.create_model(name)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 1.5)
     return model.eval()
 
 
-def write_files(model: nn.Module, folder: Path, frames: int, size: int, names: list[str]) -> None:
+def write_files(model: Any, folder: Path, frames: int, size: int, names: list[str]) -> None:
     """Exports what the folder does not hold yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:

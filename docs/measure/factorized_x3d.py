@@ -1,6 +1,6 @@
 """D(2+1)D into X3D, three ways, on moving shapes: built so, factorized from trained weights, and fine-tuned after that.
 
-    python examples/factorized_x3d.py
+    python docs/measure factorized_x3d
 
 trains a nano X3D with whole 3x3x3 kernels and one built with D(2+1)D on the same clips, factorizes the first by
 `vov3d.factorize`, with statistics of norms estimated anew and a short fine-tune, and measures accuracy, parameters,
@@ -12,13 +12,13 @@ import copy
 import json
 import math
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pages import DOCS, STORED, fill
 from torch import nn
 from training.building import build_optimizer
 
@@ -27,11 +27,9 @@ from vov3d.deploy.benchmark import machine, measure
 from vov3d.models.budget import network_cost
 from vov3d.video.moving_shapes import CLASSES, make_set
 
-ROOT = Path(__file__).parents[1]
-STORED, PAGE = ROOT / "docs" / "benchmarks" / "factorized_x3d.json", ROOT / "docs" / "blocks.md"
-BEGIN, END = "<!-- factorized -->\n", "<!-- /factorized -->"
+RESULTS, PAGE = STORED / "factorized_x3d.json", DOCS / "blocks.md"
 
-NANO = dict(
+NANO: dict[str, Any] = dict(
     stem_chs=12,
     mid_chs=(27, 54, 108),
     out_chs=(12, 24, 48),
@@ -144,9 +142,8 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=24000, help="clips that each network is trained on (24000)")
     args = parser.parse_args()
     stored = report(networks(clips_of(args.clips, 0), args.passes), clips_of(2000, 1))
-    STORED.write_text(json.dumps(stored, indent=2) + "\n")
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + table(stored) + "\n" + END + rest.split(END)[1])
+    RESULTS.write_text(json.dumps(stored, indent=2) + "\n")
+    fill(PAGE, factorized=table(stored))
     print(table(stored))
 
 

@@ -1,6 +1,6 @@
 """How far a lower precision agrees with float32: top-1 on random clips and on crops of videos.
 
-    python examples/benchmarks/agreement.py --model vov3d_m --checkpoint weights.pth --dtype bf16 a.mp4 b.mp4
+    python docs/measure bf16_agreement --model vov3d_m --checkpoint weights.pth --dtype bf16 a.mp4 b.mp4
 
 Without `--checkpoint` the weights are random, and their classes lie closer together than those of trained weights.
 """
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     args = parser.parse_args()
     torch.manual_seed(0)
-    model = vov3d.create_model(args.model, checkpoint_path=args.checkpoint).eval()
+    model: Any = vov3d.create_model(args.model, checkpoint_path=args.checkpoint).eval()
     fast = vov3d.optimize_for_inference(model, dtype=DTYPES[args.dtype])
     sources = {
         "random clips": random_clips(args.random, args.frames, args.size),

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pages
 
-from claims.networks import NETWORKS, TABLE3, TABLE4, cost
-from claims.pictures import draw_errors, draw_tempo
-from claims.plans import PLANS, Found, best_rate, planned, runs_of, spread, tempo_top1, top1
-from claims.runs import RATES, SEEDS, STRIDES, Run
+from comparison.networks import NETWORKS, TABLE3, TABLE4, cost
+from comparison.pictures import draw_errors, draw_tempo
+from comparison.plans import PLANS, Found, best_rate, planned, runs_of, spread, tempo_top1, top1
+from comparison.runs import RATES, SEEDS, STRIDES, Run
 from vov3d.video.moving_shapes import CLASSES
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -202,9 +203,4 @@ def filled(text: str, found: Found, pictures: Path) -> str:
     Raises:
         ValueError: If the page lacks a place for one of them.
     """
-    for name, part in parts(found, pictures).items():
-        begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"docs/evidence.md has no place for {name!r}: it wants {begin.strip()} and {end.strip()}")
-        text = text.split(begin)[0] + begin + part + end + text.split(end)[1]
-    return text
+    return pages.filled(text, **parts(found, pictures))

@@ -1,14 +1,16 @@
 """Writes the tables of docs/zoo.md from the registry.
 
-Run `python docs/zoo_page.py`. It measures nothing: accuracies are the published ones, costs are counted.
+python docs/measure zoo
+
+It measures nothing: accuracies are the published ones, costs are counted.
 """
 
-from pathlib import Path
+from pages import DOCS, fill
 
 from vov3d.cli.zoo import zoo_table
 from vov3d.models import measure_budget
 
-PAGE = Path(__file__).with_name("zoo.md")
+PAGE = DOCS / "zoo.md"
 NETWORKS = (
     ("x3d_m", "dw3d"),
     ("x3d_m", "d2plus1d"),
@@ -30,14 +32,10 @@ def architecture_table() -> str:
     return "\n".join(lines)
 
 
-def with_tables(text: str) -> str:
-    """The page with its tables written anew, between their marks."""
-    for mark, table in (("zoo", zoo_table()), ("architectures", architecture_table())):
-        begin, end = f"<!-- {mark} -->\n\n", f"\n\n<!-- /{mark} -->"
-        before, rest = text.split(begin)
-        text = before + begin + table + end + rest.split(end)[1]
-    return text
+def tables() -> dict[str, str]:
+    """Both tables by the name of their place in the page."""
+    return {"zoo": zoo_table(), "architectures": architecture_table()}
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    fill(PAGE, **tables())

@@ -15,8 +15,8 @@ from training.log import UPDATES, read_log
 from training.recipe import load_recipe
 from training.sources import Source, read_source
 
-from claims.kernels import aggregated_shares, odd_in_time
-from claims.networks import NETWORKS, SIZE, cost
+from comparison.kernels import aggregated_shares, odd_in_time
+from comparison.networks import NETWORKS, SIZE, cost
 from vov3d.video.moving_shapes import CLASSES
 
 RATES = (8e-3, 1.6e-2, 4e-3)

@@ -1,7 +1,7 @@
 """Measures a detector that `examples/detect.py` trained on scenes, and writes docs/detection.md and the picture's data.
 
     python examples/detect.py train --data scenes --output runs/detect
-    python examples/detector_page.py --run runs/detect
+    python docs/measure detected_scenes --run runs/detect
 
 Beside the frame mAP on held-out scenes it measures what is left when motion is taken away: the key frame for every
 frame, and the frames in a random order. It writes docs/benchmarks/detection.json and the table of docs/detection.md.
@@ -18,13 +18,12 @@ from detection.data import SceneMoments, annotations_of
 from detection.metrics import frame_ap, mean_ap
 from detection.model import Detector, load_detector
 from detection.training import look
+from pages import DOCS, STORED, fill
 
 from vov3d.deploy.benchmark import machine
 from vov3d.video.moving_scenes import ACTIONS
 
-ROOT = Path(__file__).parents[1]
-STORED, PAGE = ROOT / "docs" / "benchmarks" / "detection.json", ROOT / "docs" / "detection.md"
-BEGIN, END = "<!-- measured -->\n", "\n<!-- /measured -->"
+RESULTS, PAGE = STORED / "detection.json", DOCS / "detection.md"
 SEED = 1  # detect.py trains on 0
 SHOWN = 12
 
@@ -107,9 +106,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=1000, help="(default: 1000)")
     args = parser.parse_args()
     report = measure(args.run, args.scenes)
-    STORED.write_text(json.dumps(report) + "\n")
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + page(report) + END + rest.split(END)[1])
+    RESULTS.write_text(json.dumps(report) + "\n")
+    fill(PAGE, measured=page(report))
     print(page(report))
 
 

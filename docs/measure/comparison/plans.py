@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from claims.networks import TABLE3, TABLE4
-from claims.runs import RATES, SEEDS, Run
+from comparison.networks import TABLE3, TABLE4
+from comparison.runs import RATES, SEEDS, Run
 from vov3d.video.moving_shapes import CLASSES
 
 Found = Mapping[str, dict[str, Any]]

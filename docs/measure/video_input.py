@@ -1,8 +1,8 @@
 """From a video file to scores: `VideoClassifier` against the straight way, and memory against the length of a file.
 
-    python examples/benchmarks/video_input.py speed
-    python examples/benchmarks/video_input.py memory
-    python examples/benchmarks/video_input.py decode
+    python docs/measure video_input speed
+    python docs/measure video_input memory
+    python docs/measure video_input decode
 
 The straight way is what published evaluation code does: for each view decode the whole file, take the clip's frames,
 scale, resize and crop them in float, and run the network on the one view. It is timed with the network in its
@@ -21,13 +21,13 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import torch
 import torch.nn.functional as F
 from published_form import published_form
-from torch import nn
 
 import vov3d
 from vov3d.video import VideoClassifier, VideoReader, clip_indices, crop_boxes, parse_views
@@ -50,7 +50,7 @@ def main() -> None:
 
 def speed(args: argparse.Namespace) -> None:
     """Times the ways in turn on a 10-second clip."""
-    model = vov3d.create_model(args.model).eval()
+    model: Any = vov3d.create_model(args.model).eval()
     fast = VideoClassifier(vov3d.optimize_for_inference(model), views=args.views)
     classifier = VideoClassifier(model, views=args.views)
     published = published_form(model)
@@ -91,7 +91,7 @@ def median_ratio(seconds: list[float], base: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(seconds, base, strict=True))
 
 
-def straight(model: nn.Module, path: Path, views: str) -> torch.Tensor:
+def straight(model: Any, path: Path, views: str) -> torch.Tensor:
     """Every view for itself."""
     cfg = model.pretrained_cfg
     num_clips, num_crops = parse_views(views)
@@ -113,7 +113,7 @@ def one_view(frames: torch.Tensor, cfg: dict, num_crops: int, crop: int) -> torc
     mean, std = torch.tensor(cfg["mean"]), torch.tensor(cfg["std"])
     floats = ((frames.float() / 255 - mean) / std).permute(3, 0, 1, 2)
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
-    resized, corners = crop_boxes(*floats.shape[2:], size, num_crops)
+    resized, corners = crop_boxes(floats.shape[2], floats.shape[3], size, num_crops)
     floats = F.interpolate(floats, resized, mode="bilinear", align_corners=False)
     top, left = corners[crop]
     return floats[None, :, :, top : top + size, left : left + size].contiguous()
@@ -138,7 +138,7 @@ def memory(args: argparse.Namespace) -> None:
 
 def peak(args: argparse.Namespace) -> None:
     """Labels a file and prints the peak memory of this process in MB."""
-    model = vov3d.create_model(args.model)
+    model: Any = vov3d.create_model(args.model)
     VideoClassifier(model, views=args.views, batch_size=2)(args.file)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
@@ -148,7 +148,8 @@ def decode(args: argparse.Namespace) -> None:
     from vov3d.video._torchcodec import torchcodec_problem
 
     backends = ["pyav"] if torchcodec_problem() else ["pyav", "torchcodec"]
-    cfg = vov3d.create_model(args.model, device="meta").pretrained_cfg
+    model: Any = vov3d.create_model(args.model, device="meta")
+    cfg = model.pretrained_cfg
     with tempfile.TemporaryDirectory() as folder:
         path = Path(args.file) if args.file else make_clip(Path(folder) / "clip.mp4")
         for num_clips in (1, 10):
@@ -185,7 +186,7 @@ def make_clip(path: Path, repeats: int = 1) -> Path:
         packets = [packet for frame in shapes() for packet in stream.encode(frame)] + stream.encode()
         base = packets[0].time_base
         length = round(10 / base)
-        times = [(packet.pts, packet.dts) for packet in packets]
+        times = [(packet.pts or 0, packet.dts or 0) for packet in packets]
         for repeat in range(repeats):
             for packet, (pts, dts) in zip(packets, times, strict=True):
                 packet.stream, packet.time_base = stream, base

@@ -4,10 +4,11 @@
 PySlowFast has them: `Conv3d`, `BatchNorm3d`, and a swish of two operations that keeps its input and recomputes the
 sigmoid in the backward pass. It is what the speed of everything else is compared with.
 
-    python examples/benchmarks/published_form.py    # compares the numbers of all models
+    python docs/measure/published_form.py    # compares the numbers of all models
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ class Swish(nn.Module):
         return _SwishFunction.apply(x)
 
 
-def _plain_conv(conv: nn.Conv3d) -> nn.Conv3d:
+def _plain_conv(conv: Any) -> nn.Conv3d:
     bias = conv.bias is not None
     plain = nn.Conv3d(
         conv.in_channels,

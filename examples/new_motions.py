@@ -1,6 +1,6 @@
 """A small folder of videos to fine-tune on: motions that turn back half-way, classes that vov3d_n was not trained on.
 
-    python examples/there_and_back.py --to new_motions                     # 20 videos of each of 10 classes
+    python examples/new_motions.py --to new_motions                     # 20 videos of each of 10 classes
     python examples/train.py --recipe finetune --model vov3d_n --data new_motions --output runs/new_motions
     vov3d predict new_motions/val/*/*.mp4 --model runs/new_motions/model
 
@@ -21,13 +21,13 @@ TURNING_BACK = (0, 1, 2, 3, 5)
 NEW_CLASSES = tuple(f"{name} and back" for pair in TURNING_BACK for name in PAIRS[pair])
 
 
-def make_there_and_back(name: str, rng: np.random.Generator, num_frames: int = 16, size: int = 64) -> np.ndarray:
+def make_new_motion(name: str, rng: np.random.Generator, num_frames: int = 16, size: int = 64) -> np.ndarray:
     """A clip uint8 `(num_frames, size, size, 3)` of one of `NEW_CLASSES`: a motion, and the same played backwards."""
     there = make_clip(CLASSES.index(name.removesuffix(" and back")), rng, num_frames // 2, size)
     return np.concatenate([there, there[::-1]])
 
 
-def write_there_and_back(folder: Path, clips_per_class: int, seed: int) -> None:
+def write_new_motions(folder: Path, clips_per_class: int, seed: int) -> None:
     """Writes `train` and `val`, as many videos of each class in both, in class folders."""
     for part, part_seed in (("train", seed), ("val", seed + 1)):
         for number, name in enumerate(NEW_CLASSES):
@@ -35,7 +35,7 @@ def write_there_and_back(folder: Path, clips_per_class: int, seed: int) -> None:
             target.mkdir(parents=True, exist_ok=True)
             for i in range(clips_per_class):
                 rng = np.random.default_rng((part_seed, number, i))
-                write_clip(target / f"{part_seed}_{i:03d}.mp4", make_there_and_back(name, rng))
+                write_clip(target / f"{part_seed}_{i:03d}.mp4", make_new_motion(name, rng))
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=20, metavar="N", help="videos a class in each part (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other videos (default: 0)")
     args = parser.parse_args()
-    write_there_and_back(args.to, args.clips, args.seed)
+    write_new_motions(args.to, args.clips, args.seed)
     print(f"{len(NEW_CLASSES)} classes, {args.clips} videos each, in {args.to}/train and {args.to}/val")
 
 

@@ -10,9 +10,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from claims.networks import NETWORKS
-from claims.plans import spread, tempo_top1
-from claims.runs import STRIDES, TRAIN_STRIDE
+from comparison.networks import NETWORKS
+from comparison.plans import spread, tempo_top1
+from comparison.runs import STRIDES, TRAIN_STRIDE
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Runs of each network, one a seed."""

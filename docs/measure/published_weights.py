@@ -1,18 +1,18 @@
 """Writes the table of docs/evaluation.md: the published weights, the command that evaluates each, and what it gave.
 
-    python examples/evaluation/published_table.py
+    python docs/measure published_weights
 
 Figures are the registry's. What stands in the last column is kept: it is written by whoever measured.
 """
 
 import re
-from pathlib import Path
 
-from vov3d import list_pretrained
+from pages import DOCS, fill
+
+from vov3d import VideoPretrainedCfg, list_pretrained
 from vov3d.models._pretrained_cfg import resolve_cfg
 
-PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
-BEGIN, END = "<!-- published -->\n", "\n<!-- /published -->"
+PAGE = DOCS / "evaluation.md"
 DATA = {"k400": "kinetics400", "ssv1": "something-something-v1", "ssv2": "something-something-v2"}
 """Folder of each data set in the commands."""
 
@@ -21,24 +21,27 @@ _HEAD = ("command", "views", "published top-1", "published top-5", "measured top
 
 def main() -> None:
     """Writes the table anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    PAGE.write_text(before + BEGIN + table(measured(text)) + END + rest.split(END)[1], encoding="utf-8")
+    fill(PAGE, published=table(measured(PAGE.read_text(encoding="utf-8"))))
 
 
 def table(measured: dict[str, str]) -> str:
     """The table, with what was measured of some models."""
     rows = [_HEAD, ("---",) * len(_HEAD)]
     for name in published():
-        cfg = resolve_cfg(*name.split("."), None)
+        cfg = _cfg(name)
         views = "{} x {}".format(*cfg.views)
         rows.append((f"`{command(name)}`", views, f"{cfg.top1:.1f}", f"{cfg.top5:.1f}", measured.get(name, "")))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def _cfg(name: str) -> VideoPretrainedCfg:
+    variant, tag = name.split(".")
+    return resolve_cfg(variant, tag, None)
+
+
 def published() -> list[str]:
     """`model.tag` of the weights that their authors published; the packaged ones were measured when they were made."""
-    return [name for name in list_pretrained() if not resolve_cfg(*name.split("."), None).packaged]
+    return [name for name in list_pretrained() if not _cfg(name).packaged]
 
 
 def command(name: str) -> str:

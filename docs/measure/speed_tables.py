@@ -1,23 +1,20 @@
 """Writes docs/benchmarks.md and the speed table of README.md from the stored measurements.
 
-    python examples/benchmarks/make_tables.py
+    python docs/measure speed_tables
 
 It measures nothing: `docs/benchmarks/*.json` hold what `speed.py` measured.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-STORED = ROOT / "docs" / "benchmarks"
-BEGIN, END = "<!-- speed -->\n", "\n<!-- /speed -->"
+from pages import DOCS, ROOT, STORED, fill
 
 HEAD = """# Benchmarks
 
-Written by `python examples/benchmarks/make_tables.py` from the measurements in `docs/benchmarks/`. Times are medians of
+Written by `python docs/measure speed_tables` from the measurements in `docs/benchmarks/`. Times are medians of
 interleaved repetitions in one process, with quartiles. The published form is the same network from plain
-`nn.Conv3d` on contiguous clips (`examples/benchmarks/published_form.py`), in the same run. All is float32 where bf16 is
+`nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. All is float32 where bf16 is
 not named; of training, that is autocast. Machines are named, because they were not always the same one. No GPU was at
 hand, so there is no table of one. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
 """
@@ -42,8 +39,8 @@ Published weights were not at hand. Measured by
 ```bash
 python -m vov3d.video.moving_shapes --to shapes --clips 4 --seed 5
 WEIGHTS=vov3d/models/weights/vov3d_n.shapes_f8.safetensors
-python examples/benchmarks/agreement.py --model vov3d_n --checkpoint $WEIGHTS --frames 8 --size 64 shapes/*/*.mp4
-python examples/benchmarks/agreement.py --model vov3d_m a.mp4 b.mp4
+python docs/measure bf16_agreement --model vov3d_n --checkpoint $WEIGHTS --frames 8 --size 64 shapes/*/*.mp4
+python docs/measure bf16_agreement --model vov3d_m a.mp4 b.mp4
 ```
 """
 
@@ -59,10 +56,8 @@ RULES = """## Rules that rest on these measurements
 def main() -> None:
     """Writes the two."""
     speed = json.loads((STORED / "speed.json").read_text())
-    (ROOT / "docs" / "benchmarks.md").write_text(page(speed))
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    readme.write_text(before + BEGIN + readme_table(speed) + END + rest.split(END)[1])
+    (DOCS / "benchmarks.md").write_text(page(speed))
+    fill(ROOT / "README.md", speed=readme_table(speed))
 
 
 def page(speed: dict[str, Any]) -> str:

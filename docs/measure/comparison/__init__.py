@@ -1,0 +1,1 @@
+"""The paper's claims, tested in small: the parts of `docs/measure/evidence.py`."""

@@ -1,0 +1,46 @@
+"""Pages with measured parts: what stands between `<!-- NAME -->` and `<!-- /NAME -->` is written by a script here."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+STORED = DOCS / "benchmarks"
+"""Where measurements are kept as JSON."""
+
+
+def filled(text: str, **parts: str) -> str:
+    """Returns a page with its parts replaced.
+
+    Raises:
+        ValueError: If the page has no place for one of them.
+    """
+    for name, part in parts.items():
+        before, _, after = _split(text, name)
+        text = before + part + after
+    return text
+
+
+def part_of(text: str, name: str) -> str:
+    """Returns what stands in a place of a page.
+
+    Raises:
+        ValueError: If the page has no such place.
+    """
+    return _split(text, name)[1]
+
+
+def fill(page: Path, **parts: str) -> None:
+    """Replaces parts of a page on disk, all of them or none."""
+    draft = page.with_suffix(".draft")
+    draft.write_text(filled(page.read_text(encoding="utf-8"), **parts), encoding="utf-8")
+    os.replace(draft, page)
+
+
+def _split(text: str, name: str) -> tuple[str, str, str]:
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+    before, found, rest = text.partition(begin)
+    part, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the page has no place for {name!r}: it wants {begin.strip()} and {end.strip()}")
+    return before + begin, part, end + after

@@ -1,1 +1,0 @@
-"""The paper's claims, tested in small: the parts of `examples/evidence.py`."""
