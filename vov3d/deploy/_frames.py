@@ -82,11 +82,13 @@ def frame_graph_of(model: Any) -> FrameGraph:
     """The graph of a classifier that `create_model` made.
 
     Raises:
-        ValueError: If it is no such classifier, pools by something else than the average, or has other norms than
-            batch norm.
+        ValueError: If it is no such classifier, pools by something else than the average, is causal, or has other
+            norms than batch norm.
     """
     if not isinstance(model, VideoNetwork) or not model.num_classes or model.head.global_pool.pool_type != "avg":
         raise ValueError("ExecuTorch files hold classifiers that pool by the average, and this model is none")
+    if model.causal:
+        raise ValueError("ExecuTorch files hold no causal models yet; export it as .onnx, .xml or .pt2")
     cfg: Any = model.pretrained_cfg
     window = cfg.get("pool_size")
     names = ("logits", "probabilities") if window else ("logits",)

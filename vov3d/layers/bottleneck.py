@@ -11,6 +11,7 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
+from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
 from vov3d.layers.conv import conv3d, middle_convs
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 from vov3d.layers.squeeze_excite import SqueezeExcite3d
@@ -39,6 +40,8 @@ class D2plus1D(nn.Module):
         mid_act_layer: Activation after the middle convolution.
         drop_path: Rate of stochastic depth on the residual branch.
         zero_init_last: Starts the last norm at zero, so that the block starts as its shortcut.
+        causal: Sees no later frame: the temporal convolution is padded before the clip only, and
+            squeeze-and-excitation takes the mean over the frames so far.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
@@ -65,6 +68,7 @@ class D2plus1D(nn.Module):
         mid_act_layer: LayerType = "silu",
         drop_path: float = 0.0,
         zero_init_last: bool = False,
+        causal: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -75,11 +79,16 @@ class D2plus1D(nn.Module):
         self.act1 = create_act(act_layer)
 
         middle = middle_convs(conv, mid_chs, (temporal_kernel_size, kernel_size), stride, **dd)
-        self._middle = tuple(middle)
+        self._middle: tuple[str, ...] = ()
         for name, module in middle.items():
+            if causal and module.kernel_size[0] > 1:
+                self.pad = CausalPad3d.before(module)
+                self._middle += ("pad",)
             self.add_module(name, module)
+            self._middle += (name,)
         self.bn2 = create_norm(norm_layer, mid_chs, **dd)
-        self.se = SqueezeExcite3d(mid_chs, se_ratio, **dd) if se_ratio else nn.Identity()
+        squeeze_excite = CausalSqueezeExcite3d if causal else SqueezeExcite3d
+        self.se = squeeze_excite(mid_chs, se_ratio, **dd) if se_ratio else nn.Identity()
         self.act2 = create_act(mid_act_layer)
 
         self.conv_pwl = conv3d(mid_chs, out_chs, (1, 1), **dd)

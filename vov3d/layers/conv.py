@@ -61,7 +61,7 @@ def _convolve(
     dilation: tuple[int, ...],
     groups: int,
 ) -> torch.Tensor:
-    """A convolution of stride 1 in time that keeps the length, in the form that is fastest where it runs."""
+    """A convolution of stride 1 in time, in the form that is fastest where it runs."""
     if x.device.type != "cpu" or _is_exporting():
         return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
     # Does nothing from the second layer on: the layers behind keep the layout.
@@ -89,12 +89,14 @@ def _convolve_frames(
 ) -> torch.Tensor:
     """Each of the kernel's frames as a `conv2d` on all frames of the clip; the results are shifted and summed."""
     frames, out = rearrange(x, "b c t h w -> (b t) c h w"), None
+    longer = 2 * padding[0] - (weight.shape[2] - 1) * dilation[0]  # by so many frames the output; below 0 unpadded
     for i, kernel in enumerate(weight.unbind(2)):
         shift = i * dilation[0] - padding[0]
-        if abs(shift) < x.shape[2]:
+        if -shift - longer < x.shape[2] > shift:
             part = F.conv2d(frames, kernel, None if shift else bias, stride[1:], padding[1:], dilation[1:], groups)
             part = rearrange(part, "(b t) c h w -> b c t h w", b=x.shape[0])
-            part = F.pad(part, (0, 0, 0, 0, -shift, shift)) if shift else part  # a negative number cuts off
+            if shift or longer:  # a negative number cuts off
+                part = F.pad(part, (0, 0, 0, 0, -shift, shift + longer))
             out = part if out is None else out + part
     assert out is not None
     return out

@@ -14,6 +14,7 @@ from einops import rearrange
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
+from vov3d.layers.causal import running_mean
 from vov3d.layers.conv import conv3d
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
@@ -131,6 +132,23 @@ class ClassifierHead3d(nn.Module):
             return x if pre_logits else self.fc(x)
         x = self._hidden(x)
         return x if pre_logits else self._logits(x)
+
+    def forward_frames(self, x: torch.Tensor) -> torch.Tensor:
+        """Classifies every frame of a feature map, pooled over it and the frames before it.
+
+        Args:
+            x: Feature map `(B, in_chs, T, H, W)`.
+
+        Returns:
+            Logits `(B, T, num_classes)`; without a classifier `(B, T, hidden_chs)`.
+
+        Raises:
+            ValueError: If the head does not pool by the average.
+        """
+        if self.global_pool.pool_type != "avg":
+            raise ValueError(f"forward_frames pools by the average, but global_pool is {self.global_pool.pool_type!r}")
+        x = self._hidden(running_mean(self.act1(self.bn(self.conv(x)))))
+        return self.fc(x.flatten(2).transpose(1, 2))
 
     def forward_dense(self, x: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
         """Averages the softmax over the positions of a window that slides over the map.

@@ -6,6 +6,7 @@ import torch
 import torch.fx
 from torch import nn
 
+from vov3d.layers.causal import CausalPad3d
 from vov3d.layers.conv import conv3d
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
@@ -36,6 +37,7 @@ class Stem3d(nn.Module):
         act_layer: Activation, a timm name or a class.
         norm_layer: Norm, a name or a class.
         min_size: Smallest height and width that the network behind the stem takes.
+        causal: Sees no later frame: the temporal convolution is padded before the clip only.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
@@ -51,6 +53,7 @@ class Stem3d(nn.Module):
         act_layer: LayerType = "relu",
         norm_layer: LayerType = "batchnorm3d",
         min_size: int = 2,
+        causal: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -60,6 +63,7 @@ class Stem3d(nn.Module):
         self.min_size = min_size
         self.conv_s = conv3d(in_chans, out_chs, (1, 3), stride=2, **dd)
         self.conv_t = conv3d(out_chs, out_chs, (temporal_kernel_size, 1), groups=out_chs, **dd)
+        self.pad = CausalPad3d.before(self.conv_t) if causal else nn.Identity()
         self.bn = create_norm(norm_layer, out_chs, **dd)
         self.act = create_act(act_layer)
 
@@ -70,4 +74,4 @@ class Stem3d(nn.Module):
             ValueError: If the clip has another number of dimensions or channels, or is too small.
         """
         check_clip(x, self.in_chans, self.min_size)
-        return self.act(self.bn(self.conv_t(self.conv_s(x))))
+        return self.act(self.bn(self.conv_t(self.pad(self.conv_s(x)))))

@@ -36,6 +36,7 @@ class TOSA(nn.Module):
         mid_act_layer: Activation after the middle convolutions.
         norm_layer: Norm, a name or a class.
         zero_init_last: Starts the aggregation's norm at zero, so that the block starts as its shortcut.
+        causal: Sees no later frame, as in `D2plus1D`.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
@@ -63,6 +64,7 @@ class TOSA(nn.Module):
         mid_act_layer: LayerType = "silu",
         norm_layer: LayerType = "batchnorm3d",
         zero_init_last: bool = True,
+        causal: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -86,6 +88,7 @@ class TOSA(nn.Module):
                 act_layer=act_layer,
                 mid_act_layer=mid_act_layer,
                 norm_layer=norm_layer,
+                causal=causal,
                 **dd,
             )
             for i in range(num_blocks)

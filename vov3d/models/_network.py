@@ -97,6 +97,7 @@ class VideoNetwork(nn.Module):
         drop_rate: Dropout before the classifier.
         act_layer: Activation of stem and head.
         norm_layer: Norm of stem and head.
+        causal: Whether no frame of the output sees a later one of the clip.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
     """
@@ -117,6 +118,7 @@ class VideoNetwork(nn.Module):
         drop_rate: float,
         act_layer: LayerType,
         norm_layer: LayerType,
+        causal: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -124,6 +126,7 @@ class VideoNetwork(nn.Module):
         layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, device=device, dtype=dtype)
         self.in_chans = in_chans
         self.num_classes = num_classes
+        self.causal = causal
         self.num_features = stage_chs[-1]
         self.head_hidden_size = hidden_chs
         reductions = [2 ** (i + 1) for i in range(len(stages) + 1)]
@@ -133,6 +136,7 @@ class VideoNetwork(nn.Module):
             stem_chs,
             temporal_kernel_size=stem_temporal_kernel_size,
             min_size=output_stride,
+            causal=causal,
             **layers,
         )
         for blocks, reduction in zip(stages, reductions[1:], strict=True):
@@ -179,6 +183,22 @@ class VideoNetwork(nn.Module):
             ValueError: If the clip has another number of dimensions or channels, or fewer pixels than the strides need.
         """
         return self.forward_head(self.forward_features(x))
+
+    def forward_frames(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of every frame of a causal network, each pooled over that frame and those before it.
+
+        Args:
+            x: Clip `(B, C, T, H, W)`.
+
+        Returns:
+            `(B, T, num_classes)`; those of the last frame are what `forward` gives.
+
+        Raises:
+            ValueError: If the network is not causal, or does not pool by the average.
+        """
+        if not self.causal:
+            raise ValueError("forward_frames needs a causal network, whose frames see no later one: causal=True")
+        return self.head.forward_frames(self.forward_features(x))
 
     def forward_dense(self, x: torch.Tensor, window: int | tuple[int, int] | None = None) -> torch.Tensor:
         """The published evaluation at crops larger than the training crop.

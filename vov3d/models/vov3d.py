@@ -56,6 +56,8 @@ class VoV3D(VideoNetwork):
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last module, growing from 0 at the first.
         zero_init_last: Starts the aggregations' norms at zero.
+        causal: No frame sees a later one: convolutions are padded before the clip only, squeeze-and-excitation and
+            `forward_frames` pool over the frames so far. Weights are the same.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
@@ -88,6 +90,7 @@ class VoV3D(VideoNetwork):
         drop_rate: float = 0.5,
         drop_path_rate: float = 0.0,
         zero_init_last: bool = True,
+        causal: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -113,6 +116,7 @@ class VoV3D(VideoNetwork):
                     mid_act_layer=mid_act_layer,
                     drop_path=rates.pop(0),
                     zero_init_last=zero_init_last,
+                    causal=causal,
                     **layers,
                 )
                 stages[-1].append(tosa)
@@ -129,6 +133,7 @@ class VoV3D(VideoNetwork):
             num_classes=num_classes,
             global_pool=global_pool,
             drop_rate=drop_rate,
+            causal=causal,
             **layers,
         )
 

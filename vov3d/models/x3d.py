@@ -55,6 +55,8 @@ class X3D(VideoNetwork):
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last bottleneck, growing from 0 at the first.
         zero_init_last: Starts the bottlenecks' last norms at zero.
+        causal: No frame sees a later one: convolutions are padded before the clip only, squeeze-and-excitation and
+            `forward_frames` pool over the frames so far. Weights are the same.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
@@ -86,6 +88,7 @@ class X3D(VideoNetwork):
         drop_rate: float = 0.5,
         drop_path_rate: float = 0.0,
         zero_init_last: bool = True,
+        causal: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -115,6 +118,7 @@ class X3D(VideoNetwork):
                     conv=conv,
                     drop_path=rates.pop(0),
                     zero_init_last=zero_init_last,
+                    causal=causal,
                     **dd,
                 )
                 stages[-1].append(block)
@@ -131,6 +135,7 @@ class X3D(VideoNetwork):
             num_classes=num_classes,
             global_pool=global_pool,
             drop_rate=drop_rate,
+            causal=causal,
             act_layer=act_layer,
             norm_layer=norm_layer,
             **dd,
