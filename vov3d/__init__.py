@@ -25,7 +25,7 @@ from vov3d.models import (
 from vov3d.surgery import factorize, fold_batchnorm, freeze_batchnorm, recalibrate, replace_blocks
 
 if TYPE_CHECKING:
-    from vov3d.deploy import export, load_exported, optimize_for_inference
+    from vov3d.deploy import export, load_exported, optimize_for_inference, streaming
     from vov3d.video import VideoClassifier
 
 __version__ = "0.1.0"
@@ -64,6 +64,7 @@ __all__ = [
     "recalibrate",
     "replace_blocks",
     "save_pretrained",
+    "streaming",
 ]
 
 
@@ -72,6 +73,7 @@ _LATE = {
     "export": "vov3d.deploy",
     "load_exported": "vov3d.deploy",
     "optimize_for_inference": "vov3d.deploy",
+    "streaming": "vov3d.deploy",
 }
 
 

@@ -3,6 +3,7 @@
 Each file format names the extra that it needs.
 """
 
+from vov3d.deploy._streaming import StreamingNetwork, streaming
 from vov3d.deploy.export import ExportError, export
 from vov3d.deploy.exported import ExportedClassifier, ExportedModel, load_exported
 from vov3d.deploy.inference import optimize_for_inference
@@ -11,7 +12,9 @@ __all__ = [
     "ExportError",
     "ExportedClassifier",
     "ExportedModel",
+    "StreamingNetwork",
     "export",
     "load_exported",
     "optimize_for_inference",
+    "streaming",
 ]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vov3d.layers import TOSA, D2plus1D, SqueezeExcite3d
+from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D, SqueezeExcite3d
 
 FRAMES_BYTES = 16 << 20
 """Size from which on a map is made for a few frames after another on a CPU: fresh memory is dear."""
@@ -90,6 +90,30 @@ def _added(
     return torch.ops.mkldnn._convolution_pointwise_.binary(total, x, weight, bias, *_1x1, "add", 1.0, unary, [], "")
 
 
+def added(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    other: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    act: str,
+) -> torch.Tensor:
+    """Convolves by oneDNN, adds `other` if there is one, and activates, all in one pass."""
+    if other is None:
+        return _activated(x, weight, bias, stride, padding, dilation, groups, act)
+    unary, geometry = None if act == "none" else act, (padding, stride, dilation, groups)
+    binary = torch.ops.mkldnn._convolution_pointwise.binary
+    return binary(x, other, weight, bias, *geometry, "add", 1.0, unary, [], "")
+
+
+def epilogue_of(act: nn.Module) -> str:
+    """The name that oneDNN has for an activation, `"none"` where it has none."""
+    return _EPILOGUES.get(type(act), "none")
+
+
 def to_frames(x: torch.Tensor) -> torch.Tensor:
     """`(B, C, T, H, W)` to channels-last `(B T, C, H, W)`."""
     return to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1).permute(0, 3, 1, 2)
@@ -149,7 +173,7 @@ class Gate(nn.Module):
 
     def __init__(self, se: SqueezeExcite3d) -> None:
         super().__init__()
-        self.fc1, self.act, self.fc2 = _linear(se.fc1), se.act, _linear(se.fc2)
+        self.fc1, self.act, self.fc2 = linear(se.fc1), se.act, linear(se.fc2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scales the channels of `(B, C, T, H, W)`."""
@@ -157,7 +181,7 @@ class Gate(nn.Module):
         return x.mul_(gate[..., None, None, None])
 
 
-def _linear(conv: nn.Conv3d) -> nn.Linear:
+def linear(conv: nn.Conv3d) -> nn.Linear:
     """A 1x1x1 convolution as a linear layer."""
     linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1))
@@ -262,6 +286,16 @@ class Bottleneck(nn.Module):
 def _is_bare(conv: Any, norm: nn.Module) -> bool:
     """Whether a 1x1x1 convolution runs by oneDNN, without an activation and a norm of its own."""
     return type(conv) is Convolution and conv.epilogue == "none" and type(norm) is nn.Identity
+
+
+def is_mergeable(block: Any) -> bool:
+    """Whether T-OSA's aggregation and shortcut are convolutions with folded norms and nothing else."""
+    shortcut = block.shortcut
+    if type(shortcut) is ConvNormAct3d:
+        plain = type(shortcut.bn) is type(shortcut.act) is nn.Identity and shortcut.conv.bias is not None
+    else:
+        plain = type(shortcut) is nn.Identity
+    return plain and type(block.bn_agg) is nn.Identity and block.conv_agg.bias is not None
 
 
 class Aggregation(nn.Module):

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from vov3d.deploy._modules import ACTIVATIONS, Aggregation, Bottleneck, Convolution, has_onednn
-from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D
+from vov3d.deploy._modules import ACTIVATIONS, Aggregation, Bottleneck, Convolution, has_onednn, is_mergeable
+from vov3d.deploy._streaming import FrameConv, StreamingNetwork
+from vov3d.layers import TOSA, D2plus1D
 from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
 from vov3d.models._network import Stage
 from vov3d.surgery.folding import fold_batchnorm, pairs
@@ -103,9 +104,12 @@ class OptimizedModel(nn.Module):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """Every `forward_*` of the model, run as `forward` is."""
-        if name.startswith("forward_") and hasattr(model := self._modules["model"], name):
+        """Every `forward_*` of the model, run as `forward` is, and what makes the states of streams."""
+        model = self._modules.get("model")
+        if name.startswith("forward_") and hasattr(model, name):
             return partial(self._run, getattr(model, name))
+        if name in ("initial_state", "reset") and isinstance(model, StreamingNetwork):
+            return getattr(model, name)
         return super().__getattr__(name)
 
     @torch.no_grad()
@@ -143,6 +147,8 @@ def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
             module.fuse()
         if type(module) is Aggregation:
             module.fuse(add_up)
+        if type(module) is FrameConv and onednn:
+            module.use_onednn()
     return model
 
 
@@ -158,23 +164,13 @@ def _replace(model: nn.Module, fast_form: Callable[[Any], nn.Module | None]) -> 
 
 def _fast_block(module: nn.Module) -> nn.Module | None:
     """The fast form of a block, if it has one."""
-    if type(module) is TOSA and _is_mergeable(module):
+    if type(module) is TOSA and is_mergeable(module):
         return Aggregation(module)
     if type(module) is D2plus1D:
         return Bottleneck(module)
     if (type(module).__module__, type(module).__qualname__) == _SWISH:
         return nn.SiLU()
     return None
-
-
-def _is_mergeable(block: Any) -> bool:
-    """Whether T-OSA's aggregation and shortcut are convolutions with folded norms and nothing else."""
-    shortcut = block.shortcut
-    if type(shortcut) is ConvNormAct3d:
-        plain = type(shortcut.bn) is type(shortcut.act) is nn.Identity and shortcut.conv.bias is not None
-    else:
-        plain = type(shortcut) is nn.Identity
-    return plain and type(block.bn_agg) is nn.Identity and block.conv_agg.bias is not None
 
 
 def _is_plain(module: Any) -> bool:

@@ -1,0 +1,281 @@
+"""Streams against clips: the same network on a long clip, with means over the same frames."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import vov3d
+from vov3d.layers import MIDDLE_CONVS, SqueezeExcite3d
+
+SMALL = dict(depths=(1, 2), mid_chs=(12, 16), out_chs=(6, 8), num_classes=7, head_chs=16, hidden_chs=24, stem_chs=6)
+SMALL |= dict(output_stride=8)
+
+
+def lively(model):
+    """Float64, in eval mode, with norms that start at zero or one made to matter."""
+    torch.manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.double().eval()
+
+
+def small(name="vov3d_m", **kwargs):
+    return lively(vov3d.create_model(name, **{**SMALL, **kwargs}))
+
+
+# --- the reference: plain modules on a whole clip --------------------------------------------------------------------
+
+
+def trailing_mean(x, window):
+    """Means over all positions and the last frames, `(B, C, T, H, W)` to `(B, C, T, 1, 1)`, written as a loop."""
+    rows = x.mean((3, 4), keepdim=True)
+    return torch.cat([rows[:, :, max(i + 1 - window, 0) : i + 1].mean(2, True) for i in range(x.shape[2])], 2)
+
+
+class TrailingSE(nn.Module):
+    def __init__(self, se, window):
+        super().__init__()
+        self.se, self.window = se, window
+
+    def forward(self, x):
+        se = self.se
+        return x * se.fc2(F.relu(se.fc1(trailing_mean(x, self.window)))).sigmoid()
+
+
+def reference(model, window):
+    """The model whose squeeze-and-excitation takes the mean over the last frames."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, SqueezeExcite3d):
+                setattr(module, name, TrailingSE(child, window))
+    return model
+
+
+@torch.no_grad()
+def logits_of_moments(model, clip, window):
+    """`(B, T, N)`; the last ones see the padding behind the clip."""
+    x = reference(model, window).forward_features(clip)
+    head = model.head
+    x = head.hidden(trailing_mean(head.act1(head.bn(head.conv(x))), window))
+    return head.fc(head.act2(x).flatten(2).transpose(1, 2))
+
+
+def run(stream, clip, *steps):
+    """Outputs `(B, T, N)` of a clip that is given in steps of so many frames, the last of them again and again."""
+    state, outs, at = stream.initial_state(clip.shape[0], *clip.shape[3:]), [], 0
+    while at < clip.shape[2]:
+        frames = steps[min(len(outs), len(steps) - 1)]
+        piece = clip[:, :, at : at + frames]
+        out, state = stream(piece[:, :, 0] if frames == 1 else piece, state)
+        outs.append(out[:, None] if frames == 1 else out)
+        at += frames
+    return torch.cat(outs, 1)
+
+
+def assert_exact(model, clip, window, *steps):
+    stream = vov3d.streaming(model, window)
+    out = run(stream, clip, *steps)
+    length = clip.shape[2] - stream.delay
+    assert length > 0
+    expected = logits_of_moments(model, clip, window)[:, :length]
+    torch.testing.assert_close(out[:, stream.delay :], expected, rtol=1e-9, atol=1e-10 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("steps", [(1,), (2,), (7,), (3, 1, 1, 5)])
+@pytest.mark.parametrize("conv", MIDDLE_CONVS)
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
+def test_a_stream_gives_what_a_clip_gives(name, conv, steps):
+    model = small(name, conv=conv)
+    frames = 3 + vov3d.streaming(model).delay
+    assert_exact(model, torch.randn(2, 3, frames, 17, 16, dtype=torch.float64), 3, *steps)
+
+
+@pytest.mark.parametrize("conv", MIDDLE_CONVS)
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
+def test_a_causal_stream_gives_every_frame_of_a_clip(name, conv):
+    model = small(name, conv=conv, causal=True)
+    clip = torch.randn(2, 3, 9, 17, 16, dtype=torch.float64)
+    stream = vov3d.streaming(model, window=9)
+    assert stream.delay == 0
+    with torch.no_grad():
+        expected = model.forward_frames(clip)
+    for steps in [(1,), (2,), (4, 1)]:
+        torch.testing.assert_close(run(stream, clip, *steps), expected, rtol=1e-10, atol=1e-10)
+    assert_exact(model, clip, 4, 2)
+    assert_exact(model, clip, 1, 1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "name", ["vov3d_n", "vov3d_m", "x3d_m", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vov3d_l", "x3d_l"))]
+)
+def test_all_models_as_they_are(name, causal):
+    model = lively(vov3d.create_model(name, causal=causal, num_classes=5, hidden_chs=64))
+    frames = vov3d.streaming(model).delay + 2
+    assert_exact(model, torch.randn(1, 3, frames, 32, 32, dtype=torch.float64), 6, 8)
+
+
+def test_other_kernels_dilated_stages_and_blocks():
+    clip = torch.randn(1, 3, 40, 34, 36, dtype=torch.float64)
+    for kwargs in (
+        dict(temporal_kernel_size=5, stem_temporal_kernel_size=3),
+        dict(temporal_kernel_size=1, stem_temporal_kernel_size=1),
+        dict(output_stride=4),
+        dict(num_blocks=1, se_every_other=False),
+        dict(se_ratio=0, act_layer="gelu", mid_act_layer="hard_swish", in_chans=3),
+    ):
+        assert_exact(small(**kwargs), clip, 5, 4)
+
+
+def test_delay_and_receptive_field_of_the_published_networks():
+    for name, delay, field in (("vov3d_m", 42, 85), ("x3d_m", 28, 57)):
+        stream = vov3d.streaming(vov3d.create_model(name))
+        assert (stream.delay, stream.receptive_field, stream.window) == (delay, field, 16)
+        causal = vov3d.streaming(vov3d.create_model(name, causal=True))
+        assert (causal.delay, causal.receptive_field) == (0, field)
+
+
+def test_no_output_sees_more_than_its_receptive_field():
+    stream = vov3d.streaming(small(se_ratio=0, stem_temporal_kernel_size=3, depths=(1, 1)), window=1)
+    frames = stream.receptive_field + 2
+    clip = torch.randn(1, 3, frames, 16, 16, dtype=torch.float64)
+    changed = clip.clone()
+    changed[:, :, :2] += 1
+    before, after = run(stream, clip, 1), run(stream, changed, 1)
+    assert torch.equal(before[:, -1], after[:, -1])
+    assert not torch.equal(before[:, -2], after[:, -2])
+
+
+# --- the state -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_streams_of_a_batch_begin_anew_each_on_its_own(causal):
+    stream = vov3d.streaming(small(causal=causal), window=4)
+    clip = torch.randn(3, 3, stream.delay + 6, 16, 17, dtype=torch.float64)
+    _, state = stream(torch.randn(3, 3, 9, 16, 17, dtype=torch.float64), stream.initial_state(3, 16, 17))
+    kept = {name: value.clone() for name, value in state.items()}
+    anew = stream.reset(state, torch.tensor([True, False, True]))
+    out, _ = stream(clip, anew)
+    torch.testing.assert_close(out[[0, 2]], run(stream, clip, 1)[[0, 2]], rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(out[1], stream(clip, state)[0][1], rtol=1e-9, atol=1e-11)
+    assert all(torch.equal(state[name], value) for name, value in kept.items()), "a call changed its state"
+
+
+def test_state_is_tensors_that_can_be_saved_and_moved(tmp_path):
+    stream = vov3d.streaming(small(), window=4)
+    clip = torch.randn(2, 3, 8, 16, 16, dtype=torch.float64)
+    _, state = stream(clip, stream.initial_state(2, 16, 16))
+    torch.save(state, tmp_path / "state.pt")
+    again = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(stream(clip[:, :, 0], again)[0], stream(clip[:, :, 0], state)[0])
+    single = stream.initial_state(2, 16, 16, dtype=torch.float32)
+    assert {v.dtype for k, v in single.items() if k != "frames"} == {torch.float32}
+    assert single.keys() == state.keys()
+    assert all(single[name].shape == value.shape and not single[name].any() for name, value in state.items())
+    assert {v.device.type for v in stream.initial_state(1, 16, 16, device="meta").values()} == {"meta"}
+
+
+def test_a_state_of_other_streams_is_refused():
+    stream = vov3d.streaming(small())
+    frame = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    for state in (stream.initial_state(1, 16, 16), stream.initial_state(2, 32, 16)):
+        with pytest.raises(ValueError, match="the state is not of 2 streams of 16x16"):
+            stream(frame, state)
+    with pytest.raises(ValueError, match="no state of this network"):
+        stream(frame, {})
+    with pytest.raises(ValueError, match="at least 8x8"):
+        stream(frame[..., :4], None)
+    with pytest.raises(ValueError, match="convert one"):
+        stream(frame.float(), None)
+    with pytest.raises(ValueError, match="expected a clip"):
+        stream(frame[0], None)
+    with pytest.raises(ValueError, match=r"bool of shape \(2,\), got int64 of shape \(3,\)"):
+        stream.reset(stream.initial_state(2, 16, 16), torch.arange(3))
+
+
+def test_means_do_not_drift():
+    stream = vov3d.streaming(small(causal=True).float(), window=5)
+    clip = torch.randn(1, 3, 100, 16, 16)  # longer than kernels and windows of all layers together reach
+    _, state = stream(1e5 * clip, None)
+    state["frames"] += 10**6
+    torch.testing.assert_close(stream(clip, state)[0][:, -1], stream(clip, None)[0][:, -1], rtol=0, atol=0)
+
+
+# --- with the rest of the package ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("name", "conv"), [("vov3d_m", "d2plus1d"), ("vov3d_m", "3d"), ("x3d_m", "dw3d")])
+def test_optimized_it_gives_the_same(name, conv, causal):
+    stream = vov3d.streaming(small(name, conv=conv, causal=causal).float(), window=4)
+    fast = vov3d.optimize_for_inference(stream)
+    assert (fast.delay, fast.window, fast.num_classes) == (stream.delay, 4, 7)
+    clip = torch.randn(2, 3, stream.delay + 3, 32, 33)
+    for steps in ((1,), (4,)):
+        torch.testing.assert_close(run(fast, clip, *steps), run(stream, clip, *steps), rtol=1e-3, atol=1e-4)
+    half = vov3d.optimize_for_inference(stream, dtype=torch.bfloat16)
+    out, exact = run(half, clip, 1), run(stream, clip, 1)
+    assert out.dtype == torch.bfloat16
+    assert float((out.float() - exact).abs().max()) < 0.05 * float(exact.abs().max())
+    assert not half.reset(half.initial_state(1, 32, 32), torch.tensor([True]))["frames"].any()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_feature_maps_are_of_one_moment(causal):
+    model = small(causal=causal)
+    features = vov3d.create_model("vov3d_m", features_only=True, causal=causal, **SMALL).double().eval()
+    features.load_state_dict({k.replace("stages.", "stages_"): v for k, v in model.state_dict().items()}, strict=False)
+    stream = vov3d.streaming(features, window=4)
+    clip = torch.randn(2, 3, stream.delay + 3, 16, 17, dtype=torch.float64)
+    with torch.no_grad():
+        expected = reference(model, 4).forward_intermediates(clip, intermediates_only=True)
+    maps, state = stream(clip, stream.initial_state(2, 16, 17))
+    length = clip.shape[2] - stream.delay
+    assert len(maps) == len(expected) == 3
+    for found, wanted in zip(maps, expected, strict=True):
+        torch.testing.assert_close(found[:, :, stream.delay :], wanted[:, :, :length], rtol=1e-9, atol=1e-10)
+    one, _ = stream(clip[:, :, 0], state)
+    assert [m.shape for m in one] == [w[:, :, 0].shape for w in expected]
+
+
+def test_without_a_classifier_it_gives_features():
+    model = small(num_classes=0)
+    out, _ = vov3d.streaming(model)(torch.randn(2, 3, 16, 16, dtype=torch.float64))
+    assert out.shape == (2, model.head_hidden_size)
+
+
+def test_what_cannot_be_a_stream_says_why():
+    model = small()
+    for wrong, match in (
+        (nn.Conv3d(3, 4, 1), "a Conv3d cannot be made a stream"),
+        (vov3d.optimize_for_inference(model), "optimize the stream, not the model"),
+        (small(global_pool="max"), "'max'"),
+        (vov3d.create_model("vov3d_m", norm_layer="instancenorm3d", **SMALL), "streams take batch norms"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            vov3d.streaming(wrong)
+    with pytest.raises(ValueError, match="window is 0"):
+        vov3d.streaming(model, 0)
+    with pytest.raises(ValueError, match="cannot be trained"):
+        vov3d.streaming(model).train()
+    model.stem.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="stem has hooks"):
+        vov3d.streaming(model)
+
+
+def test_a_stream_leaves_its_model_alone():
+    model = vov3d.create_model("vov3d_n", **{k: v for k, v in SMALL.items() if k == "num_classes"})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    vov3d.streaming(model)(torch.randn(1, 3, 16, 16))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())

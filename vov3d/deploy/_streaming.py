@@ -1,0 +1,505 @@
+"""A network over frames that keep coming: each is computed once, and what later ones need of it is the state.
+
+Time is never strided, so a network is layers on single frames, kernels over the last few frames, and means over a
+window. One thing keeps all of it: a map, one frame later (`_Step.earlier`). A kernel of t frames looks at t - 1 maps of
+the past. What has no kernel waits beside those that have: the features that T-OSA concatenates are added up on the
+way, each sum waiting for the next feature, so that a moment's sum meets the features of the same moment.
+
+Batch norms are folded. Maps of `t` frames of `B` streams lie as `(B t, C, H, W)`, channels last.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models import FeatureDictNet, FeatureListNet
+from torch import nn
+
+from vov3d.deploy._modules import Aggregation, added, epilogue_of, in_place, is_mergeable, linear
+from vov3d.layers import ClassifierHead3d, D2plus1D, Stem3d
+from vov3d.layers.causal import CausalPad3d
+from vov3d.layers.stem import check_clip
+from vov3d.models._network import VideoNetwork
+from vov3d.surgery.folding import fold_batchnorm
+from vov3d.surgery.hooks import has_hooks
+
+State = dict[str, torch.Tensor]
+"""What a stream keeps: `frames` `(B,)`, those seen; maps `(B, C, H, W)`; pooled frames `(B, window - 1, C)`."""
+
+_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # new in torch 2.7
+
+
+class _Step:
+    """One call: the state before it, and the state behind it as it grows.
+
+    Args:
+        before: The state; None begins a stream.
+        frames: The call's frames `(B, C, t, H, W)`.
+        delay: Frames that the network waits for.
+    """
+
+    def __init__(self, before: State | None, frames: torch.Tensor, delay: int) -> None:
+        self.batch, self.frames = frames.shape[0], frames.shape[2]
+        self.before = before
+        seen = torch.zeros(self.batch, dtype=torch.int64, device=frames.device) if before is None else before["frames"]
+        self.numbers = seen[:, None] + torch.arange(self.frames, device=frames.device)  # (B, t), of each frame
+        self.after: State = {"frames": seen + self.frames}
+        # Only there are moments before a stream's first frame; where nothing may be asked, it is taken for true.
+        ask = frames.device.type == "cpu" and not torch.compiler.is_compiling() and not _exporting()
+        self.begins = delay > 0 and (not ask or bool((seen < delay).any()))
+
+    def earlier(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """The maps `(B t, C, H, W)` of one frame earlier; keeps the newest as `name`."""
+        kept = x.new_zeros(self.batch, *x.shape[1:]) if self.before is None else self.before[name]
+        if self.frames == 1:
+            self.after[name] = x
+            return kept
+        rows = x.permute(0, 2, 3, 1).unflatten(0, (self.batch, self.frames))
+        self.after[name] = rows[:, -1].clone().permute(0, 3, 1, 2)
+        return torch.cat([kept.permute(0, 2, 3, 1)[:, None], rows[:, :-1]], 1).flatten(0, 1).permute(0, 3, 1, 2)
+
+    def delayed(self, name: str, x: torch.Tensor, frames: int) -> torch.Tensor:
+        """The maps of so many frames earlier."""
+        for number in range(frames):
+            x = self.earlier(f"{name}.{number}", x)
+        return x
+
+    def since_start(self, x: torch.Tensor, delay: int) -> torch.Tensor:
+        """Maps or vectors of moments `delay` frames ago, zero where that is before the stream's first frame.
+
+        A clip is padded by zeros there, at every layer.
+        """
+        if not delay or not self.begins:
+            return x
+        alive = (self.numbers >= delay).to(x.dtype).flatten()
+        return x * alive.view(-1, *[1] * (x.ndim - 1))
+
+    def mean(self, name: str, x: torch.Tensor, delay: int, window: int) -> torch.Tensor:
+        """Means of maps of moments `delay` frames ago over the window that ends there, `(B t, C)`.
+
+        The frames' means are kept and added up anew, so that nothing drifts.
+        """
+        rows = self.since_start(x.mean((2, 3)), delay).unflatten(0, (self.batch, self.frames))
+        if window > 1:
+            kept = rows.new_zeros(self.batch, window - 1, rows.shape[2])
+            rows = torch.cat([kept if self.before is None else self.before[name], rows], 1)
+            self.after[name] = rows[:, self.frames :].contiguous()
+        total = rows.sum(1, keepdim=True) if self.frames == 1 else F.avg_pool1d(rows.mT, window, 1).mT * window
+        counts = (self.numbers - (delay - 1)).clamp(1, window).to(x.dtype)
+        return (total / counts[..., None]).flatten(0, 1)
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+class FrameConv(nn.Module):
+    """One frame of a 3D kernel on single frames, what is added to it, and the activation behind.
+
+    Args:
+        conv: The convolution.
+        tap: Which frame of its kernel.
+        bias: Whether its bias is added here.
+        act: What follows, if anything does.
+    """
+
+    def __init__(self, conv: nn.Conv3d, tap: int = 0, bias: bool = True, act: nn.Module | None = None) -> None:
+        super().__init__()
+        weight = conv.weight.detach()[:, :, tap]
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+        takes = bias and conv.bias is not None
+        self.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False) if takes else None  # type: ignore[union-attr]
+        self.stride, self.dilation = list(conv.stride[1:]), list(conv.dilation[1:])
+        self.padding: list[int] = [int(p) for p in conv.padding[1:]]
+        self.groups = conv.groups
+        self.scales = conv.groups == weight.shape[0] == conv.in_channels and weight[0].numel() == 1
+        self.act = nn.Identity() if act is None else in_place(act)
+        self.epilogue: str | None = None
+
+    def use_onednn(self) -> None:
+        """Adds and activates while oneDNN writes the output."""
+        if not self.scales:
+            self.epilogue = epilogue_of(self.act)
+            self.act = self.act if self.epilogue == "none" else nn.Identity()
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        """Convolves `(N, C, H, W)`, adds `other`, activates."""
+        if self.scales:
+            return self.act(self._scaled(x[..., :: self.stride[0], :: self.stride[1]], other))
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        if self.epilogue is not None:
+            return self.act(added(x, self.weight, self.bias, other, *geometry, self.epilogue))
+        x = F.conv2d(x, self.weight, self.bias, *geometry)
+        return self.act(x if other is None else x + other)
+
+    def _scaled(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+        """What a depthwise kernel of one point does."""
+        weight = self.weight.view(1, -1, 1, 1)
+        if other is not None:
+            return torch.addcmul(other, x, weight)
+        return x * weight if self.bias is None else torch.addcmul(self.bias.view(1, -1, 1, 1), x, weight)
+
+
+class _Conv(nn.Module):
+    """A 3D convolution over the last frames, and its activation.
+
+    Attributes:
+        reach: Frames that it waits for.
+        field: Frames that it sees.
+    """
+
+    def __init__(self, name: str, conv: nn.Conv3d, delay: int, causal: bool, act: nn.Module | None = None) -> None:
+        super().__init__()
+        self.name, self.delay, self.field = name, delay, conv.kernel_size[0]
+        last = self.field - 1
+        self.reach = 0 if causal else last // 2
+        self.taps = nn.ModuleList(FrameConv(conv, i, i == 0, act if i == last else None) for i in range(self.field))
+
+    def forward(self, x: torch.Tensor, step: _Step) -> torch.Tensor:
+        """Convolves the maps of a step."""
+        if self.field > 1:
+            x = step.since_start(x, self.delay)
+        maps = [x]
+        for number in range(1, self.field):
+            maps.append(step.earlier(f"{self.name}.{number}", maps[-1]))
+        out = None
+        for tap, taken in zip(self.taps, reversed(maps), strict=True):
+            out = tap(taken, out)
+        assert out is not None
+        return out
+
+
+class _Gate(nn.Module):
+    """Squeeze-and-excitation, from the mean over the window."""
+
+    def __init__(self, name: str, se: Any, delay: int, window: int) -> None:
+        super().__init__()
+        self.name, self.delay, self.window = name, delay, window
+        self.fc1, self.act, self.fc2 = linear(se.fc1), se.act, linear(se.fc2)
+
+    def forward(self, x: torch.Tensor, step: _Step) -> torch.Tensor:
+        """Scales the channels of a step's maps."""
+        gate = self.fc2(self.act(self.fc1(step.mean(self.name, x, self.delay, self.window)))).sigmoid()
+        return x * gate[..., None, None]
+
+
+class _Bottleneck(nn.Module):
+    """`D2plus1D`; the shortcut waits for what goes through the kernel.
+
+    Attributes:
+        delay: Of its output.
+    """
+
+    def __init__(self, name: str, block: Any, delay: int, window: int) -> None:
+        super().__init__()
+        self.name = name
+        self.expand = FrameConv(block.conv_pw, act=block.act1)
+        self.middle, before = nn.ModuleList(), delay
+        causal = any(isinstance(getattr(block, part), CausalPad3d) for part in block._middle)
+        for part in block._middle:
+            if not isinstance(layer := getattr(block, part), CausalPad3d):
+                conv = _Conv(f"{name}.{part}", layer, delay, causal)
+                self.middle.append(conv)
+                delay += conv.reach
+        se = None if isinstance(block.se, nn.Identity) else _Gate(f"{name}.se", block.se, delay, window)
+        self.gate, self.act = se, in_place(block.act2)
+        self.project = FrameConv(block.conv_pwl, act=block.act3)
+        self.shortcut = FrameConv(block.shortcut.conv) if hasattr(block.shortcut, "conv") else block.shortcut
+        self.delay, self.reach = delay, delay - before
+
+    def forward(self, x: torch.Tensor, step: _Step) -> torch.Tensor:
+        """Runs the block on the maps of a step."""
+        y = self.expand(x)
+        for conv in self.middle:
+            y = conv(y, step)
+        y = self.act(y if self.gate is None else self.gate(y, step))
+        if self.shortcut is None:
+            return self.project(y)
+        return self.project(y, step.delayed(f"{self.name}.shortcut", self.shortcut(x), self.reach))
+
+
+class _TOSA(nn.Module):
+    """`TOSA`; what is aggregated so far waits for the next feature.
+
+    Attributes:
+        delay: Of its output.
+    """
+
+    def __init__(self, name: str, block: Any, delay: int, window: int) -> None:
+        super().__init__()
+        self.name = name
+        merged = Aggregation(block)
+        parts = merged.mix.weight.split(merged.widths, 1)
+        self.layers, self.parts = nn.ModuleList(), nn.ModuleList()
+        for number, weight in enumerate(parts):
+            if number:
+                layer = _Bottleneck(f"{name}.layers.{number - 1}", block.layers[number - 1], delay, window)
+                self.layers.append(layer)
+                delay = layer.delay
+            stride = 1 if number else merged.stride
+            conv = nn.Conv3d(weight.shape[1], weight.shape[0], 1, (1, stride, stride))
+            conv.weight, conv.bias = nn.Parameter(weight), merged.mix.bias
+            self.parts.append(FrameConv(conv, 0, not number, merged.act if number + 1 == len(parts) else None))
+        self.delay = delay
+
+    def forward(self, x: torch.Tensor, step: _Step) -> torch.Tensor:
+        """Runs the block on the maps of a step."""
+        total = self.parts[0](x)
+        layer: Any
+        for number, (layer, part) in enumerate(zip(self.layers, self.parts[1:], strict=True)):
+            x = layer(x, step)
+            total = part(x, step.delayed(f"{self.name}.sum.{number}", total, layer.reach))
+        return total
+
+
+class _Head(nn.Module):
+    """The classifier of the mean over the window."""
+
+    def __init__(self, head: ClassifierHead3d, delay: int, window: int) -> None:
+        super().__init__()
+        self.delay, self.window = delay, window
+        self.conv = FrameConv(head.conv, act=head.act1)
+        self.hidden, self.act, self.fc = linear(head.hidden), head.act2, head.fc
+
+    def forward(self, x: torch.Tensor, step: _Step) -> torch.Tensor:
+        """Maps of a step to logits `(B, t, N)`."""
+        mean = step.mean("head", self.conv(x), self.delay, self.window)
+        return self.fc(self.act(self.hidden(mean))).unflatten(0, (step.batch, step.frames))
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+class StreamingNetwork(nn.Module):
+    """What `streaming` returns: a network over frames that keep coming, for inference.
+
+    `forward(frames, state)` gives the outputs and the state behind them. Outputs after frame `i`, counted from 0, are
+    of the moment `i - delay`; those of moments before a stream's first frame mean nothing.
+
+    Attributes:
+        delay: Frames that an output waits for, one for each temporal kernel of 3 and two for the stem's 5; 0 for
+            causal models.
+        receptive_field: Frames that an output sees through the convolutions.
+        window: Frames that squeeze-and-excitation and the head take the mean over.
+        in_chans: Channels of a frame.
+        min_size: Smallest height and width in pixels.
+        num_classes: Classes; 0 for features.
+        pretrained_cfg: What the weights want of their frames.
+        feature_info: Of the model's feature maps.
+        output_names: A name for each output.
+    """
+
+    def __init__(self, model: Any, window: int) -> None:
+        """Takes a copy of a model, folded, with what it needs of it."""
+        super().__init__()
+        self.window = window
+        for setting in ("pretrained_cfg", "model_args", "weights_digest", "feature_info"):
+            setattr(self, setting, copy.deepcopy(getattr(model, setting, None)))
+        self.num_classes = getattr(model, "num_classes", 0)
+        stem, stages, kept = _parts(model)
+        self.in_chans, self.min_size = stem.in_chans, stem.min_size
+        self.stem_s = FrameConv(stem.conv_s)
+        self.stem_t = _Conv("stem.conv_t", stem.conv_t, 0, isinstance(stem.pad, CausalPad3d), stem.act)
+        delay = self.stem_t.reach
+        delays = [delay]
+        self.stages = nn.ModuleList()
+        for number, stage in enumerate(stages):
+            blocks = []
+            for i, block in enumerate(stage.blocks):
+                form: Any = _Bottleneck if type(block) is D2plus1D else _TOSA
+                blocks.append(form(f"stages.{number}.blocks.{i}", block, delay, window))
+                delay = blocks[-1].delay
+            self.stages.append(nn.ModuleList(blocks))
+            delays.append(delay)
+        self.delay = delay
+        self.receptive_field = 1 + sum(m.field - 1 for m in self.modules() if isinstance(m, _Conv))
+        self.head = _Head(model.head, delay, window) if kept is None else None
+        # What feature maps are given, under which key, and how long they wait for the last.
+        self._features = {level: (key, delay - delays[level]) for level, key in (kept or {}).items()}
+        self._keyed = type(model) is FeatureDictNet
+        self.output_names = ("logits" if self.num_classes else "features",)
+        if kept is not None:
+            self.output_names = tuple(name.replace(".", "_") for name in model.feature_info.module_name())
+
+    @property
+    def _example(self) -> torch.Tensor:
+        return self.stem_s.weight
+
+    def initial_state(
+        self,
+        batch: int,
+        height: int,
+        width: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """The state of streams that have seen nothing: zeros.
+
+        Args:
+            batch: Streams.
+            height: Of a frame, in pixels.
+            width: Of a frame, in pixels.
+            device: Where it is; the network's if None.
+            dtype: Floating type of all but `frames`; the network's if None.
+
+        Raises:
+            ValueError: If there is no stream, or frames are too small.
+        """
+        if batch < 1:
+            raise ValueError(f"a state is of 1 stream or more, got {batch}")
+        own = self._example
+        _, state = self(own.new_zeros(1, self.in_chans, height, width))
+        made: State = {}
+        for name, value in state.items():
+            kind = (dtype or own.dtype) if value.is_floating_point() else value.dtype
+            made[name] = torch.zeros(batch, *value.shape[1:], dtype=kind, device=device or own.device)
+            if value.ndim == 4:
+                made[name] = made[name].contiguous(memory_format=torch.channels_last)
+        return made
+
+    @staticmethod
+    def reset(state: Mapping[str, torch.Tensor], mask: torch.Tensor) -> State:
+        """The state in which some of the streams begin anew.
+
+        Args:
+            state: Of `B` streams; it is not changed.
+            mask: Bool `(B,)`, true for those that begin.
+
+        Raises:
+            ValueError: If the mask has another form.
+        """
+        batch = len(state["frames"])
+        if mask.dtype != torch.bool or mask.shape != (batch,):
+            raise ValueError(
+                f"the mask of a state of {batch} streams is bool of shape ({batch},), got"
+                f" {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
+            )
+        return {k: v.masked_fill(mask.to(v.device).view(-1, *[1] * (v.ndim - 1)), 0) for k, v in state.items()}
+
+    @torch.no_grad()
+    def forward(self, frames: torch.Tensor, state: State | None = None) -> tuple[Any, State]:
+        """Takes the next frame, or frames, of each stream.
+
+        Args:
+            frames: One frame `(B, C, H, W)`, or several `(B, C, t, H, W)`.
+            state: What the call before returned, or `initial_state`; None begins the streams. It is not changed.
+
+        Returns:
+            Logits `(B, N)`, or `(B, t, N)`; of `features_only` models a list (or a dictionary) of maps
+            `(B, C, H, W)`, or `(B, C, t, H, W)`. And the state behind them.
+
+        Raises:
+            ValueError: If frames have other dimensions or channels, are too small, or do not fit the state.
+        """
+        one = frames.ndim == 4
+        clip = frames.unsqueeze(2) if one else frames
+        self._check(clip, state)
+        step = _Step(state, clip, self.delay)
+        x = clip.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = self.stem_t(self.stem_s(x), step)
+        features = {}
+        blocks: Any
+        for level, blocks in enumerate([[], *self.stages]):
+            for block in blocks:
+                x = block(x, step)
+            if level in self._features:
+                key, waits = self._features[level]
+                maps = step.delayed(f"features.{level}", x, waits).unflatten(0, (step.batch, step.frames))
+                features[key] = maps[:, 0] if one else maps.transpose(1, 2)
+        if self.head is None:
+            return (features if self._keyed else list(features.values())), step.after
+        out = self.head(x, step)
+        return out[:, 0] if one else out, step.after
+
+    def _check(self, clip: torch.Tensor, state: State | None) -> None:
+        check_clip(clip, self.in_chans, self.min_size)
+        if _exporting() or torch.compiler.is_compiling():
+            return
+        if not clip.shape[2]:
+            raise ValueError("there must be 1 frame or more, got (B, C, 0, H, W)")
+        if clip.dtype != self._example.dtype or clip.device != self._example.device:
+            own, given = self._example, f"{clip.dtype} on {clip.device}"
+            raise ValueError(f"frames are {given}, the network is {own.dtype} on {own.device}; convert one of them")
+        if state is not None:
+            self._check_state(clip, state)
+
+    def _check_state(self, clip: torch.Tensor, state: Mapping[str, torch.Tensor]) -> None:
+        """Raises ValueError unless a state is of these streams and this size."""
+        name = f"{self.stem_t.name}.1"
+        wanted = (len(clip), self.stem_s.weight.shape[0], *(-(-n // 2) for n in clip.shape[3:]))
+        if "frames" not in state or (self.stem_t.field > 1 and name not in state):
+            raise ValueError(f"this is no state of this network: it lacks 'frames' or {name!r}; call initial_state")
+        found = tuple(state[name].shape) if name in state else wanted
+        if found != wanted or len(state["frames"]) != len(clip):
+            raise ValueError(
+                f"the state is not of {len(clip)} streams of {clip.shape[3]}x{clip.shape[4]} pixels: its {name!r} is"
+                f" {found}, not {wanted}; call initial_state, or pass None, for streams of another number or size"
+            )
+
+    def train(self, mode: bool = True) -> "StreamingNetwork":
+        """Stays in eval mode.
+
+        Raises:
+            ValueError: If train mode is asked for: folded norms cannot be trained.
+        """
+        if mode:
+            raise ValueError("a stream cannot be trained; train the model it was made from, with causal=True if it is")
+        return super().train(False)
+
+
+def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
+    """A network that takes a video frame by frame, and computes each frame once.
+
+    The weights are the model's. Convolutions see real frames where those of a clip see its padding, and
+    squeeze-and-excitation and the head take the mean over the last `window` frames. A stream begins as a clip does.
+
+    Args:
+        model: A model made by `create_model`, whole or with `features_only`; a copy in eval mode is taken. With
+            `causal=True` outputs have no delay.
+        window: Frames that squeeze-and-excitation and the head take the mean over; those of the model's clips if None.
+
+    Returns:
+        A module: `logits, state = stream(frames, state)`; `optimize_for_inference` makes it faster, `export` writes it
+        into a file.
+
+    Raises:
+        ValueError: If the model is none of this package's or was optimized, has hooks, or has layers that see the
+            whole clip: other norms than batch norms, or another pooling than the average.
+    """
+    if type(model) not in (FeatureListNet, FeatureDictNet) and not isinstance(model, VideoNetwork):
+        raise ValueError(
+            f"a {type(model).__name__} cannot be made a stream: give a model of vov3d.create_model, whole or with"
+            " features_only=True, and optimize the stream, not the model"
+        )
+    hooked = [name or "the model" for name, module in model.named_modules() if has_hooks(module)]
+    if hooked:
+        raise ValueError(f"{hooked[0]} has hooks, which a stream does not call; remove them first")
+    cfg: Any = getattr(model, "pretrained_cfg", {})
+    window = cfg.get("num_frames") if window is None else window
+    if window is None or window < 1:
+        raise ValueError(f"window is {window}: give the frames that are pooled, 1 or more")
+    return StreamingNetwork(_checked(fold_batchnorm(model)), window).requires_grad_(False).eval()
+
+
+def _checked(model: Any) -> nn.Module:
+    """A folded model, unless it has layers that see a whole clip."""
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if last.startswith("bn") and type(module) is not nn.Identity:
+            raise ValueError(f"streams take batch norms, which see single frames, and {name} is {module}")
+        if isinstance(module, ClassifierHead3d) and module.global_pool.pool_type != "avg":
+            raise ValueError(f"streams pool by the average, but global_pool is {module.global_pool.pool_type!r}")
+        if hasattr(module, "conv_agg"):
+            assert is_mergeable(module)
+    return model
+
+
+def _parts(model: Any) -> tuple[Stem3d, list[Any], dict[int, str] | None]:
+    """Stem and stages, and the feature maps that are given: their keys by level, the stem being 0."""
+    if isinstance(model, VideoNetwork):
+        return model.stem, list(model.stages), None
+    stem, *stages = model.values()
+    names = [str(key) for key in model]
+    kept = {level: model.return_layers[name] for level, name in enumerate(names) if name in model.return_layers}
+    return stem, stages, kept
