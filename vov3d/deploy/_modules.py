@@ -90,30 +90,6 @@ def _added(
     return torch.ops.mkldnn._convolution_pointwise_.binary(total, x, weight, bias, *_1x1, "add", 1.0, unary, [], "")
 
 
-def added(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    other: torch.Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    act: str,
-) -> torch.Tensor:
-    """Convolves by oneDNN, adds `other` if there is one, and activates, all in one pass."""
-    if other is None:
-        return _activated(x, weight, bias, stride, padding, dilation, groups, act)
-    unary, geometry = None if act == "none" else act, (padding, stride, dilation, groups)
-    binary = torch.ops.mkldnn._convolution_pointwise.binary
-    return binary(x, other, weight, bias, *geometry, "add", 1.0, unary, [], "")
-
-
-def epilogue_of(act: nn.Module) -> str:
-    """The name that oneDNN has for an activation, `"none"` where it has none."""
-    return _EPILOGUES.get(type(act), "none")
-
-
 def to_frames(x: torch.Tensor) -> torch.Tensor:
     """`(B, C, T, H, W)` to channels-last `(B T, C, H, W)`."""
     return to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1).permute(0, 3, 1, 2)

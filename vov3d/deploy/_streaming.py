@@ -5,7 +5,8 @@ window. One thing keeps all of it: a map, one frame later (`_Step.earlier`). A k
 the past. What has no kernel waits beside those that have: the features that T-OSA concatenates are added up on the
 way, each sum waiting for the next feature, so that a moment's sum meets the features of the same moment.
 
-Batch norms are folded. Maps of `t` frames of `B` streams lie as `(B t, C, H, W)`, channels last.
+Batch norms are folded. Maps of `t` frames of `B` streams are `(B t, H, W, C)`: memory lies so, and a matrix product
+takes it as it is.
 """
 
 import copy
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from timm.models import FeatureDictNet, FeatureListNet
 from torch import nn
 
-from vov3d.deploy._modules import Aggregation, added, epilogue_of, in_place, is_mergeable, linear
+from vov3d.deploy._modules import Aggregation, in_place, is_mergeable, linear
 from vov3d.layers import ClassifierHead3d, D2plus1D, Stem3d
 from vov3d.layers.causal import CausalPad3d
 from vov3d.layers.stem import check_clip
@@ -26,7 +27,7 @@ from vov3d.surgery.folding import fold_batchnorm
 from vov3d.surgery.hooks import has_hooks
 
 State = dict[str, torch.Tensor]
-"""What a stream keeps: `frames` `(B,)`, those seen; maps `(B, C, H, W)`; pooled frames `(B, window - 1, C)`."""
+"""What a stream keeps: `frames` `(B,)`, those seen; maps `(B, H, W, C)`; means of frames `(B, window, C)`."""
 
 _exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # new in torch 2.7
 
@@ -38,27 +39,30 @@ class _Step:
         before: The state; None begins a stream.
         frames: The call's frames `(B, C, t, H, W)`.
         delay: Frames that the network waits for.
+        window: Frames that are pooled.
     """
 
-    def __init__(self, before: State | None, frames: torch.Tensor, delay: int) -> None:
+    def __init__(self, before: State | None, frames: torch.Tensor, delay: int, window: int) -> None:
         self.batch, self.frames = frames.shape[0], frames.shape[2]
         self.before = before
         seen = torch.zeros(self.batch, dtype=torch.int64, device=frames.device) if before is None else before["frames"]
         self.numbers = seen[:, None] + torch.arange(self.frames, device=frames.device)  # (B, t), of each frame
         self.after: State = {"frames": seen + self.frames}
-        # Only there are moments before a stream's first frame; where nothing may be asked, it is taken for true.
+        self.window = window
+        # A stream that has begun has no moments before its first frame, and full windows. Where that must not be
+        # asked, as in an exported graph, it is never taken for granted.
         ask = frames.device.type == "cpu" and not torch.compiler.is_compiling() and not _exporting()
-        self.begins = delay > 0 and (not ask or bool((seen < delay).any()))
+        self.begins = not ask or bool((seen < delay + window).any())
 
     def earlier(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """The maps `(B t, C, H, W)` of one frame earlier; keeps the newest as `name`."""
+        """The maps `(B t, H, W, C)` of one frame earlier; keeps the newest as `name`."""
         kept = x.new_zeros(self.batch, *x.shape[1:]) if self.before is None else self.before[name]
         if self.frames == 1:
             self.after[name] = x
             return kept
-        rows = x.permute(0, 2, 3, 1).unflatten(0, (self.batch, self.frames))
-        self.after[name] = rows[:, -1].clone().permute(0, 3, 1, 2)
-        return torch.cat([kept.permute(0, 2, 3, 1)[:, None], rows[:, :-1]], 1).flatten(0, 1).permute(0, 3, 1, 2)
+        x = x.unflatten(0, (self.batch, self.frames))
+        self.after[name] = x[:, -1].clone()
+        return torch.cat([kept[:, None], x[:, :-1]], 1).flatten(0, 1)
 
     def delayed(self, name: str, x: torch.Tensor, frames: int) -> torch.Tensor:
         """The maps of so many frames earlier."""
@@ -76,19 +80,21 @@ class _Step:
         alive = (self.numbers >= delay).to(x.dtype).flatten()
         return x * alive.view(-1, *[1] * (x.ndim - 1))
 
-    def mean(self, name: str, x: torch.Tensor, delay: int, window: int) -> torch.Tensor:
+    def mean(self, name: str, x: torch.Tensor, delay: int) -> torch.Tensor:
         """Means of maps of moments `delay` frames ago over the window that ends there, `(B t, C)`.
 
         The frames' means are kept and added up anew, so that nothing drifts.
         """
-        rows = self.since_start(x.mean((2, 3)), delay).unflatten(0, (self.batch, self.frames))
-        if window > 1:
-            kept = rows.new_zeros(self.batch, window - 1, rows.shape[2])
-            rows = torch.cat([kept if self.before is None else self.before[name], rows], 1)
-            self.after[name] = rows[:, self.frames :].contiguous()
-        total = rows.sum(1, keepdim=True) if self.frames == 1 else F.avg_pool1d(rows.mT, window, 1).mT * window
+        rows = self.since_start(x.flatten(1, 2).mean(1), delay).unflatten(0, (self.batch, self.frames))
+        window = self.window
+        kept = rows.new_zeros(self.batch, window, rows.shape[2]) if self.before is None else self.before[name]
+        rows = torch.cat([kept[:, 1:], rows], 1)
+        self.after[name] = rows[:, -window:]
+        means = rows.mean(1) if self.frames == 1 else F.avg_pool1d(rows.mT, window, 1).mT.flatten(0, 1)
+        if not self.begins:
+            return means
         counts = (self.numbers - (delay - 1)).clamp(1, window).to(x.dtype)
-        return (total / counts[..., None]).flatten(0, 1)
+        return means * (window / counts).flatten()[:, None]
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -107,38 +113,46 @@ class FrameConv(nn.Module):
     def __init__(self, conv: nn.Conv3d, tap: int = 0, bias: bool = True, act: nn.Module | None = None) -> None:
         super().__init__()
         weight = conv.weight.detach()[:, :, tap]
-        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
         takes = bias and conv.bias is not None
         self.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False) if takes else None  # type: ignore[union-attr]
         self.stride, self.dilation = list(conv.stride[1:]), list(conv.dilation[1:])
         self.padding: list[int] = [int(p) for p in conv.padding[1:]]
         self.groups = conv.groups
-        self.scales = conv.groups == weight.shape[0] == conv.in_channels and weight[0].numel() == 1
-        self.act = nn.Identity() if act is None else in_place(act)
-        self.epilogue: str | None = None
-
-    def use_onednn(self) -> None:
-        """Adds and activates while oneDNN writes the output."""
-        if not self.scales:
-            self.epilogue = epilogue_of(self.act)
-            self.act = self.act if self.epilogue == "none" else nn.Identity()
+        point = weight[0, 0].numel() == 1 and not any(self.padding)
+        self.scales = point and conv.groups == conv.in_channels == conv.out_channels > 1
+        self.mixes = point and conv.groups == 1
+        if self.scales or self.mixes:
+            weight = weight.flatten() if self.scales else weight.flatten(1)
+        else:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(weight.clone(), requires_grad=False)
+        self.act = None if act is None or type(act) is nn.Identity else in_place(act)
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolves `(N, C, H, W)`, adds `other`, activates."""
-        if self.scales:
-            return self.act(self._scaled(x[..., :: self.stride[0], :: self.stride[1]], other))
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
-        if self.epilogue is not None:
-            return self.act(added(x, self.weight, self.bias, other, *geometry, self.epilogue))
-        x = F.conv2d(x, self.weight, self.bias, *geometry)
-        return self.act(x if other is None else x + other)
+        """Convolves `(N, H, W, C)`, adds `other`, activates."""
+        if self.scales or self.mixes:
+            if self.stride != [1, 1]:
+                x = x[:, :: self.stride[0], :: self.stride[1]]
+            x = self._scaled(x, other) if self.scales else self._mixed(x, other)
+        else:
+            x = x.permute(0, 3, 1, 2)
+            x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            x = x.permute(0, 2, 3, 1)
+            x = x if other is None else x.add_(other)
+        return x if self.act is None else self.act(x)
+
+    def _mixed(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+        """A kernel of one point: for a single frame, a matrix product is faster than oneDNN's convolution."""
+        if other is None or self.bias is not None:
+            x = F.linear(x, self.weight, self.bias)
+            return x if other is None else x.add_(other)
+        return torch.addmm(other.flatten(0, 2), x.flatten(0, 2), self.weight.mT).view_as(other)
 
     def _scaled(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-        """What a depthwise kernel of one point does."""
-        weight = self.weight.view(1, -1, 1, 1)
+        """A depthwise kernel of one point."""
         if other is not None:
-            return torch.addcmul(other, x, weight)
-        return x * weight if self.bias is None else torch.addcmul(self.bias.view(1, -1, 1, 1), x, weight)
+            return torch.addcmul(other, x, self.weight)
+        return x * self.weight if self.bias is None else torch.addcmul(self.bias, x, self.weight)
 
 
 class _Conv(nn.Module):
@@ -173,15 +187,15 @@ class _Conv(nn.Module):
 class _Gate(nn.Module):
     """Squeeze-and-excitation, from the mean over the window."""
 
-    def __init__(self, name: str, se: Any, delay: int, window: int) -> None:
+    def __init__(self, name: str, se: Any, delay: int) -> None:
         super().__init__()
-        self.name, self.delay, self.window = name, delay, window
+        self.name, self.delay = name, delay
         self.fc1, self.act, self.fc2 = linear(se.fc1), se.act, linear(se.fc2)
 
     def forward(self, x: torch.Tensor, step: _Step) -> torch.Tensor:
         """Scales the channels of a step's maps."""
-        gate = self.fc2(self.act(self.fc1(step.mean(self.name, x, self.delay, self.window)))).sigmoid()
-        return x * gate[..., None, None]
+        gate = self.fc2(self.act(self.fc1(step.mean(self.name, x, self.delay)))).sigmoid()
+        return x.mul_(gate[:, None, None])
 
 
 class _Bottleneck(nn.Module):
@@ -191,7 +205,7 @@ class _Bottleneck(nn.Module):
         delay: Of its output.
     """
 
-    def __init__(self, name: str, block: Any, delay: int, window: int) -> None:
+    def __init__(self, name: str, block: Any, delay: int) -> None:
         super().__init__()
         self.name = name
         self.expand = FrameConv(block.conv_pw, act=block.act1)
@@ -202,7 +216,7 @@ class _Bottleneck(nn.Module):
                 conv = _Conv(f"{name}.{part}", layer, delay, causal)
                 self.middle.append(conv)
                 delay += conv.reach
-        se = None if isinstance(block.se, nn.Identity) else _Gate(f"{name}.se", block.se, delay, window)
+        se = None if isinstance(block.se, nn.Identity) else _Gate(f"{name}.se", block.se, delay)
         self.gate, self.act = se, in_place(block.act2)
         self.project = FrameConv(block.conv_pwl, act=block.act3)
         self.shortcut = FrameConv(block.shortcut.conv) if hasattr(block.shortcut, "conv") else block.shortcut
@@ -226,7 +240,7 @@ class _TOSA(nn.Module):
         delay: Of its output.
     """
 
-    def __init__(self, name: str, block: Any, delay: int, window: int) -> None:
+    def __init__(self, name: str, block: Any, delay: int) -> None:
         super().__init__()
         self.name = name
         merged = Aggregation(block)
@@ -234,7 +248,7 @@ class _TOSA(nn.Module):
         self.layers, self.parts = nn.ModuleList(), nn.ModuleList()
         for number, weight in enumerate(parts):
             if number:
-                layer = _Bottleneck(f"{name}.layers.{number - 1}", block.layers[number - 1], delay, window)
+                layer = _Bottleneck(f"{name}.layers.{number - 1}", block.layers[number - 1], delay)
                 self.layers.append(layer)
                 delay = layer.delay
             stride = 1 if number else merged.stride
@@ -256,15 +270,15 @@ class _TOSA(nn.Module):
 class _Head(nn.Module):
     """The classifier of the mean over the window."""
 
-    def __init__(self, head: ClassifierHead3d, delay: int, window: int) -> None:
+    def __init__(self, head: ClassifierHead3d, delay: int) -> None:
         super().__init__()
-        self.delay, self.window = delay, window
+        self.delay = delay
         self.conv = FrameConv(head.conv, act=head.act1)
         self.hidden, self.act, self.fc = linear(head.hidden), head.act2, head.fc
 
     def forward(self, x: torch.Tensor, step: _Step) -> torch.Tensor:
         """Maps of a step to logits `(B, t, N)`."""
-        mean = step.mean("head", self.conv(x), self.delay, self.window)
+        mean = step.mean("head", self.conv(x), self.delay)
         return self.fc(self.act(self.hidden(mean))).unflatten(0, (step.batch, step.frames))
 
 
@@ -308,13 +322,13 @@ class StreamingNetwork(nn.Module):
             blocks = []
             for i, block in enumerate(stage.blocks):
                 form: Any = _Bottleneck if type(block) is D2plus1D else _TOSA
-                blocks.append(form(f"stages.{number}.blocks.{i}", block, delay, window))
+                blocks.append(form(f"stages.{number}.blocks.{i}", block, delay))
                 delay = blocks[-1].delay
             self.stages.append(nn.ModuleList(blocks))
             delays.append(delay)
         self.delay = delay
         self.receptive_field = 1 + sum(m.field - 1 for m in self.modules() if isinstance(m, _Conv))
-        self.head = _Head(model.head, delay, window) if kept is None else None
+        self.head = _Head(model.head, delay) if kept is None else None
         # What feature maps are given, under which key, and how long they wait for the last.
         self._features = {level: (key, delay - delays[level]) for level, key in (kept or {}).items()}
         self._keyed = type(model) is FeatureDictNet
@@ -354,8 +368,6 @@ class StreamingNetwork(nn.Module):
         for name, value in state.items():
             kind = (dtype or own.dtype) if value.is_floating_point() else value.dtype
             made[name] = torch.zeros(batch, *value.shape[1:], dtype=kind, device=device or own.device)
-            if value.ndim == 4:
-                made[name] = made[name].contiguous(memory_format=torch.channels_last)
         return made
 
     @staticmethod
@@ -395,8 +407,8 @@ class StreamingNetwork(nn.Module):
         one = frames.ndim == 4
         clip = frames.unsqueeze(2) if one else frames
         self._check(clip, state)
-        step = _Step(state, clip, self.delay)
-        x = clip.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        step = _Step(state, clip, self.delay, self.window)
+        x = clip.permute(0, 2, 3, 4, 1).flatten(0, 1)
         x = self.stem_t(self.stem_s(x), step)
         features = {}
         blocks: Any
@@ -406,7 +418,7 @@ class StreamingNetwork(nn.Module):
             if level in self._features:
                 key, waits = self._features[level]
                 maps = step.delayed(f"features.{level}", x, waits).unflatten(0, (step.batch, step.frames))
-                features[key] = maps[:, 0] if one else maps.transpose(1, 2)
+                features[key] = maps[:, 0].permute(0, 3, 1, 2) if one else maps.permute(0, 4, 1, 2, 3)
         if self.head is None:
             return (features if self._keyed else list(features.values())), step.after
         out = self.head(x, step)
@@ -427,7 +439,7 @@ class StreamingNetwork(nn.Module):
     def _check_state(self, clip: torch.Tensor, state: Mapping[str, torch.Tensor]) -> None:
         """Raises ValueError unless a state is of these streams and this size."""
         name = f"{self.stem_t.name}.1"
-        wanted = (len(clip), self.stem_s.weight.shape[0], *(-(-n // 2) for n in clip.shape[3:]))
+        wanted = (len(clip), *(-(-n // 2) for n in clip.shape[3:]), self.stem_s.weight.shape[0])
         if "frames" not in state or (self.stem_t.field > 1 and name not in state):
             raise ValueError(f"this is no state of this network: it lacks 'frames' or {name!r}; call initial_state")
         found = tuple(state[name].shape) if name in state else wanted

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from vov3d.deploy._modules import ACTIVATIONS, Aggregation, Bottleneck, Convolution, has_onednn, is_mergeable
-from vov3d.deploy._streaming import FrameConv, StreamingNetwork
+from vov3d.deploy._streaming import StreamingNetwork
 from vov3d.layers import TOSA, D2plus1D
 from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
 from vov3d.models._network import Stage
@@ -147,8 +147,6 @@ def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
             module.fuse()
         if type(module) is Aggregation:
             module.fuse(add_up)
-        if type(module) is FrameConv and onednn:
-            module.use_onednn()
     return model
 
 
