@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import vov3d
+import vov3d.deploy
 from vov3d.layers import MIDDLE_CONVS, SqueezeExcite3d
 
 SMALL = dict(depths=(1, 2), mid_chs=(12, 16), out_chs=(6, 8), num_classes=7, head_chs=16, hidden_chs=24, stem_chs=6)
@@ -245,6 +246,61 @@ def test_feature_maps_are_of_one_moment(causal):
         torch.testing.assert_close(found[:, :, stream.delay :], wanted[:, :, :length], rtol=1e-9, atol=1e-10)
     one, _ = stream(clip[:, :, 0], state)
     assert [m.shape for m in one] == [w[:, :, 0].shape for w in expected]
+
+
+@pytest.mark.parametrize(
+    ("ending", "causal"),
+    [(".pt2", True), (".onnx", True)]
+    + [pytest.param(ending, False, marks=pytest.mark.slow) for ending in (".pt2", ".onnx", ".xml")],
+)
+def test_a_file_takes_and_gives_the_state(ending, causal, tmp_path):
+    stream = vov3d.streaming(small(causal=causal).float(), window=3)
+    path = vov3d.export(stream, tmp_path / f"stream{ending}", size=32)  # compares step by step
+    exported = vov3d.load_exported(path)
+    assert (exported.delay, exported.window) == (stream.delay, 3)
+    assert exported.receptive_field == stream.receptive_field
+    ours, theirs = stream.initial_state(3, 32, 32), exported.initial_state(3, 32, 32)
+    for i in range(4):
+        frame = torch.randn(3, 3, 32, 32)
+        expected, ours = stream(frame, ours)
+        found, theirs = exported(frame, theirs)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        if i == 1:
+            mask = torch.tensor([False, True, False])
+            ours, theirs = stream.reset(ours, mask), exported.reset(theirs, mask)
+    with pytest.raises(ValueError, match="32x32 only"):
+        exported.initial_state(1, 64, 64)
+    with pytest.raises(ValueError, match="one frame"):
+        exported(torch.randn(1, 3, 2, 32, 32))
+
+
+def test_a_file_that_is_off_is_not_kept(tmp_path, monkeypatch):
+    stream = vov3d.streaming(small(causal=True).float(), window=3)
+    monkeypatch.setattr("vov3d.deploy._stream_files.STEPS", 3)
+    step = type(stream).forward
+
+    def off(self, frames, state=None):
+        out, after = step(self, frames, state)
+        name = next(key for key, value in after.items() if value.ndim == 4)
+        return out, after | {name: after[name] + (0.1 if torch.compiler.is_exporting() else 0)}
+
+    monkeypatch.setattr(type(stream), "forward", off)
+    with pytest.raises(vov3d.deploy.ExportError, match="off by more"):
+        vov3d.export(stream, tmp_path / "stream.pt2", size=16)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "kwargs", "match"),
+    [
+        ("s.pte", {}, "pt2, and not in int8|executorch"),
+        ("s.pt2", {"frames": 4}, "no effect"),
+        ("s.pt2", {"size": 4}, "size=8 or more"),
+    ],
+)
+def test_what_a_file_of_a_stream_cannot_be(path, kwargs, match, tmp_path):
+    with pytest.raises((ValueError, ImportError), match=match):
+        vov3d.export(vov3d.streaming(small().float()), tmp_path / path, **kwargs)
 
 
 def test_without_a_classifier_it_gives_features():

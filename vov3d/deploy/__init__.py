@@ -5,13 +5,14 @@ Each file format names the extra that it needs.
 
 from vov3d.deploy._streaming import StreamingNetwork, streaming
 from vov3d.deploy.export import ExportError, export
-from vov3d.deploy.exported import ExportedClassifier, ExportedModel, load_exported
+from vov3d.deploy.exported import ExportedClassifier, ExportedModel, ExportedStream, load_exported
 from vov3d.deploy.inference import optimize_for_inference
 
 __all__ = [
     "ExportError",
     "ExportedClassifier",
     "ExportedModel",
+    "ExportedStream",
     "StreamingNetwork",
     "export",
     "load_exported",

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-Run = Callable[[torch.Tensor], list[torch.Tensor]]
-"""A float32 clip on the CPU to the outputs in order."""
+Run = Callable[..., list[torch.Tensor]]
+"""A float32 clip on the CPU, or a frame and a state, to the outputs in order."""
 
 BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.2}
 """Largest difference from the source that each may make, as a part of the largest output.

@@ -98,16 +98,24 @@ def _feature_names(model: Any) -> tuple[str, ...]:
     return tuple(name.replace(".", "_") for name in model.feature_info.module_name())
 
 
-def trace(graph: nn.Module, in_chans: int) -> torch.export.ExportedProgram:
+def trace(graph: Any, in_chans: int) -> torch.export.ExportedProgram:
     """The graph as `torch.export` sees it, with batch, frames, height and width open.
 
     The sizes of the example are all different, above 1, and odd where that is possible, so that none is taken for a
     constant or for another.
     """
-    open_size = torch.export.Dim.DYNAMIC
-    example = torch.zeros(2, in_chans, 3, 75, 101)
-    shapes = ({0: open_size, 2: open_size, 3: open_size, 4: open_size},)
-    program = torch.export.export(graph, (example,), dynamic_shapes=shapes)
+    if hasattr(graph, "trace"):  # a stream, whose inputs are others
+        program = graph.trace()
+    else:
+        open_size = torch.export.Dim.DYNAMIC
+        example = torch.zeros(2, in_chans, 3, 75, 101)
+        shapes = ({0: open_size, 2: open_size, 3: open_size, 4: open_size},)
+        program = torch.export.export(graph, (example,), dynamic_shapes=shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # lines of source with their paths on this machine would go into the file
     return program
+
+
+def names_of(graph: Any) -> tuple[list[str], list[str]]:
+    """Names of a graph's inputs and outputs."""
+    return getattr(graph, "input_names", ["clip"]), getattr(graph, "all_output_names", list(graph.output_names))

@@ -27,6 +27,7 @@ class Metadata:
         dtype: `"fp32"`, `"fp16"`, `"bf16"` or `"int8"`.
         min_size: Smallest height and width in pixels.
         clip: Frames, height and width, where the file takes no others.
+        stream: Of a stream, what it waits for and the shapes of its state; None of a network on clips.
     """
 
     vov3d_version: str
@@ -40,6 +41,7 @@ class Metadata:
     dtype: str
     min_size: int
     clip: list[int] | None
+    stream: dict[str, Any] | None = None
 
     def to_strings(self) -> dict[str, str]:
         """Every field as JSON."""
@@ -52,11 +54,11 @@ class Metadata:
         Raises:
             ValueError: If a field is missing or is no JSON.
         """
-        names = [f.name for f in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in strings]
+        fields = dataclasses.fields(cls)
+        missing = [f.name for f in fields if f.name not in strings and f.default is dataclasses.MISSING]
         if missing:
             raise ValueError(f"it was not written by vov3d.export: it lacks {', '.join(missing)}")
-        return cls(**{name: json.loads(strings[name]) for name in names})
+        return cls(**{f.name: json.loads(strings[f.name]) for f in fields if f.name in strings})
 
 
 def describe(

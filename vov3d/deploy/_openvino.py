@@ -1,7 +1,6 @@
 """OpenVINO files: a network in `.xml`, its weights in `.bin` beside it."""
 
 import hashlib
-import json
 import logging
 import sys
 from contextlib import redirect_stdout
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 
 from vov3d.deploy._formats import Job, Run
-from vov3d.deploy._graph import trace
+from vov3d.deploy._graph import names_of, trace
 
 _DIGEST = "sha256_of_bin"
 
@@ -20,9 +19,9 @@ def write(job: Job, path: Path) -> None:
     import openvino
 
     network = openvino.convert_model(trace(job.graph, job.in_chans))
-    network.inputs[0].get_tensor().set_names({"clip"})
-    for output, name in zip(network.outputs, json.loads(job.metadata["outputs"]), strict=True):
-        output.get_tensor().set_names({name})
+    for ports, names in zip((network.inputs, network.outputs), names_of(job.graph), strict=True):
+        for port, name in zip(ports, names, strict=True):
+            port.get_tensor().set_names({name})
     if job.calibration is not None:
         import nncf
 
@@ -55,8 +54,8 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
     capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": asked if capable else "f32"})
 
-    def run(clip: torch.Tensor) -> list[torch.Tensor]:
-        outputs = compiled(clip.numpy())
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        outputs = compiled([value.numpy() for value in inputs])
         return [torch.from_numpy(outputs[i].copy()) for i in range(len(compiled.outputs))]
 
     return metadata, run

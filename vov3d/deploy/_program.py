@@ -33,9 +33,10 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
     has_guards = "check_guards" in inspect.signature(program.module).parameters
     module = program.module(check_guards=False) if has_guards else program.module()
 
-    def run(clip: torch.Tensor) -> list[torch.Tensor]:
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
         # the layout in which depthwise convolutions are several times faster
-        return list(module(clip.contiguous(memory_format=torch.channels_last_3d)))
+        clips = [x.contiguous(memory_format=torch.channels_last_3d) if x.ndim == 5 else x for x in inputs]
+        return list(module(*clips))
 
     return json.loads(extra[_METADATA] or "{}"), run
 

@@ -123,9 +123,7 @@ class FrameConv(nn.Module):
         self.mixes = point and conv.groups == 1
         if self.scales or self.mixes:
             weight = weight.flatten() if self.scales else weight.flatten(1)
-        else:
-            weight = weight.contiguous(memory_format=torch.channels_last)
-        self.weight = nn.Parameter(weight.clone(), requires_grad=False)
+        self.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format), requires_grad=False)
         self.act = None if act is None or type(act) is nn.Identity else in_place(act)
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
@@ -308,8 +306,9 @@ class StreamingNetwork(nn.Module):
         """Takes a copy of a model, folded, with what it needs of it."""
         super().__init__()
         self.window = window
-        for setting in ("pretrained_cfg", "model_args", "weights_digest", "feature_info"):
-            setattr(self, setting, copy.deepcopy(getattr(model, setting, None)))
+        self.pretrained_cfg: dict[str, Any] = copy.deepcopy(getattr(model, "pretrained_cfg", {}))
+        self.weights_digest: str | None = getattr(model, "weights_digest", None)
+        self.feature_info: Any = copy.deepcopy(model.feature_info)
         self.num_classes = getattr(model, "num_classes", 0)
         stem, stages, kept = _parts(model)
         self.in_chans, self.min_size = stem.in_chans, stem.min_size

@@ -1,6 +1,7 @@
 """A model into a file that another runtime reads."""
 
 import copy
+import dataclasses
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -16,6 +17,8 @@ from vov3d.deploy._compare import Comparison, compare, moving_clips, random_clip
 from vov3d.deploy._formats import BOUNDS, Format, Job, format_of, require
 from vov3d.deploy._frames import frame_graph_of
 from vov3d.deploy._graph import graph_of
+from vov3d.deploy._stream_files import StreamGraph, compare_steps, described
+from vov3d.deploy._streaming import StreamingNetwork
 from vov3d.deploy.exported import load_exported
 from vov3d.deploy.inference import OptimizedModel
 from vov3d.layers import Stem3d
@@ -62,7 +65,8 @@ def export(
     int8 holds for the logits of calibration clips and samples, whose ranges it was given, not for noise.
 
     Args:
-        model: A model made by `create_model`, whole or with `features_only`; a copy in eval mode is exported.
+        model: A model made by `create_model`, whole or with `features_only`; a copy in eval mode is exported. Or a
+            stream of `streaming`, for one frame of any number of streams at a time, whose state is inputs and outputs.
         path: Where to; the extension is the format: `.onnx`, `.xml` (OpenVINO, which writes a `.bin` beside it),
             `.pt2` (torch.export) or `.pte` (ExecuTorch). What is there is replaced.
         frames: Frames of the clips that the file is for; those of the model's configuration if None. A `.pte` file
@@ -105,6 +109,8 @@ def export_and_report(
     _check_model(model)
     if calibration is not None and iter(calibration) is calibration:
         raise ValueError("calibration must be a collection of clips, such as a list: an iterator is walked only once")
+    if isinstance(model, StreamingNetwork):
+        return _export_stream(model, path, form, size, dtype, frames, samples)
     min_size = next(m.min_size for m in model.modules() if isinstance(m, Stem3d))
     clip = _clip(model.pretrained_cfg, frames, size, min_size)
     source = copy.deepcopy(model).cpu().eval().requires_grad_(False)
@@ -115,6 +121,34 @@ def export_and_report(
         written = Path(folder) / path.name
         form.backend.write(job, written)
         comparisons = _compare(source, written, form, job, samples)
+        for ending in form.files:
+            os.replace(written.with_suffix(ending), path.with_suffix(ending))
+    return Report(path, dtype, comparisons)
+
+
+def _export_stream(
+    stream: StreamingNetwork, path: Path, form: Format, size: int | None, dtype: str, frames: Any, samples: Any
+) -> Report:
+    """`export_and_report` of a stream, which is compared step by step."""
+    if dtype == "int8" or form.fixed:
+        raise ValueError(f"{path.name}: streams are exported as .onnx, .xml and .pt2, and not in int8")
+    if frames is not None or samples:
+        raise ValueError("frames and samples would have no effect: a stream takes one frame at a time")
+    clip = _clip(stream.pretrained_cfg, 1, size, stream.min_size)
+    source = copy.deepcopy(stream).cpu()
+    graph = StreamGraph(source, clip[1:])
+    metadata = _metadata.describe(stream, 1, clip[1], graph.output_names, dtype, stream.min_size, True)
+    metadata = dataclasses.replace(metadata, stream=described(source, clip[1:]))
+    cfg = {**metadata.pretrained_cfg, "num_frames": stream.pretrained_cfg["num_frames"]}
+    metadata = dataclasses.replace(metadata, pretrained_cfg=cfg)
+    job = Job(graph.eval(), metadata.to_strings(), stream.in_chans, clip, dtype, None)
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        form.backend.write(job, written)
+        comparisons = list(compare_steps(source, load_exported(written), clip[1:]))  # type: ignore[arg-type]
+        for result in comparisons:
+            if result.relative > BOUNDS[dtype]:
+                raise ExportError(f"{path.name} is off by more than {BOUNDS[dtype]:g} of the largest value: {result}")
         for ending in form.files:
             os.replace(written.with_suffix(ending), path.with_suffix(ending))
     return Report(path, dtype, comparisons)
@@ -178,7 +212,7 @@ def _compare(source: Any, written: Path, form: Format, job: Job, samples: Iterab
     Raises:
         ExportError: If they differ by more than the bound.
     """
-    exported = load_exported(written)
+    exported: Any = load_exported(written)
     frames, size, smallest = job.clip[0], job.clip[1], exported.metadata.min_size
     # the smallest, the odd, the oblong, and a batch, where the file takes them
     shapes = [(1, *job.clip)] if form.fixed else [(1, 1, smallest, smallest), (3, 2, 65, 47), (1, *job.clip)]

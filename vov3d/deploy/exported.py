@@ -9,6 +9,7 @@ from torch import nn
 
 from vov3d.deploy._formats import Run, format_of, require
 from vov3d.deploy._metadata import Metadata
+from vov3d.deploy._streaming import State, StreamingNetwork
 from vov3d.layers.stem import check_clip
 
 
@@ -100,7 +101,82 @@ class ExportedClassifier(ExportedModel):
         return self.outputs(x)["probabilities"]
 
 
-def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
+class ExportedStream(nn.Module):
+    """A stream in a file of another runtime, called as the one it was made from. It runs on the CPU.
+
+    `load_exported` makes it.
+
+    Args:
+        metadata: All that the file says of itself.
+        run: Frame and state in float32 on the CPU to outputs and state.
+
+    Attributes:
+        pretrained_cfg: What the weights want of their frames; `class_names` are its `label_names`.
+        class_names: Names in index order, or None where they are not known.
+        num_classes: Classes; 0 for features.
+        in_chans: Channels of a frame.
+        delay: Frames that an output waits for.
+        receptive_field: Frames that an output sees through the convolutions.
+        window: Frames that are pooled.
+        metadata: All that the file says of itself.
+    """
+
+    def __init__(self, metadata: Metadata, run: Run) -> None:
+        super().__init__()
+        assert metadata.stream is not None
+        assert metadata.clip is not None
+        self.metadata = metadata
+        self.class_names = metadata.class_names
+        self.pretrained_cfg: dict[str, Any] = metadata.pretrained_cfg | {
+            "architecture": metadata.architecture,
+            "label_names": metadata.class_names,
+        }
+        self.num_classes, self.in_chans = metadata.num_classes, metadata.in_chans
+        self.delay, self.window = metadata.stream["delay"], metadata.stream["window"]
+        self.receptive_field = metadata.stream["receptive_field"]
+        self._shapes: dict[str, list[int]] = metadata.stream["state"]
+        self._size = tuple(metadata.clip[1:])
+        self._run = run
+        self.training = False
+
+    def initial_state(self, batch: int, height: int | None = None, width: int | None = None) -> State:
+        """The state of streams that have seen nothing: zeros.
+
+        Args:
+            batch: Streams.
+            height: Of a frame, in pixels; a file is for one size only.
+            width: Of a frame, in pixels.
+
+        Raises:
+            ValueError: If the file is for another size.
+        """
+        size = (height or self._size[0], width or self._size[1])
+        if size != self._size:
+            raise ValueError(f"this file takes frames of {self._size[0]}x{self._size[1]} only, got {size[0]}x{size[1]}")
+        return {
+            name: torch.zeros(batch, *shape, dtype=torch.float32 if shape else torch.int64)
+            for name, shape in self._shapes.items()
+        }
+
+    reset = staticmethod(StreamingNetwork.reset)
+
+    def forward(self, frames: torch.Tensor, state: State | None = None) -> tuple[Any, State]:
+        """Takes the next frame `(B, C, H, W)` of each stream, as `StreamingNetwork` does.
+
+        Raises:
+            ValueError: If frames have another shape than the file takes.
+        """
+        if frames.ndim != 4 or frames.shape[1:] != (self.in_chans, *self._size):
+            wanted = f"(B, {self.in_chans}, {self._size[0]}, {self._size[1]})"
+            raise ValueError(f"this file takes one frame {wanted} at a time, got {tuple(frames.shape)}")
+        state = self.initial_state(len(frames)) if state is None else state
+        outputs = self._run(frames.detach().float().contiguous(), *(state[name].contiguous() for name in self._shapes))
+        count = len(self.metadata.outputs)
+        one = self.metadata.outputs[0] in ("logits", "features")
+        return outputs[0] if one else outputs[:count], dict(zip(self._shapes, outputs[count:], strict=True))
+
+
+def load_exported(path: str | os.PathLike[str]) -> ExportedModel | ExportedStream:
     """Loads a file that `export` wrote.
 
     Args:
@@ -108,7 +184,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
 
     Returns:
         A callable with the signature of the model that was exported; an `ExportedClassifier` where the file holds
-        the published evaluation as well.
+        the published evaluation as well, an `ExportedStream` where it holds a stream.
 
     Raises:
         FileNotFoundError: If the file is not there.
@@ -127,5 +203,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
     except Exception as e:  # runtimes raise what they like
         cause = " ".join(str(e).split())
         raise ValueError(f"{path}: cannot be loaded as {form.title}: {cause[:300]}") from e
+    if metadata.stream is not None:
+        return ExportedStream(metadata, run)
     dense = "probabilities" in metadata.outputs
     return (ExportedClassifier if dense else ExportedModel)(metadata, run)
