@@ -26,6 +26,7 @@ from vov3d.surgery import factorize, fold_batchnorm, freeze_batchnorm, recalibra
 
 if TYPE_CHECKING:
     from vov3d.deploy import export, load_exported, optimize_for_inference, streaming
+    from vov3d.live import StreamClassifier
     from vov3d.video import VideoClassifier
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "ConvNormAct3d",
     "D2plus1D",
     "SqueezeExcite3d",
+    "StreamClassifier",
     "VideoClassifier",
     "VideoPretrainedCfg",
     "VoV3D",
@@ -69,6 +71,7 @@ __all__ = [
 
 
 _LATE = {
+    "StreamClassifier": "vov3d.live",
     "VideoClassifier": "vov3d.video",
     "export": "vov3d.deploy",
     "load_exported": "vov3d.deploy",

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import vov3d
-from vov3d.cli import benchmark, demo, embed, export, predict, weights, zoo
+from vov3d.cli import benchmark, demo, embed, export, live, predict, weights, zoo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +34,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vov3d", description="Efficient video 3D CNNs: VoV3D and X3D.")
     parser.add_argument("--version", action="version", version=f"vov3d {vov3d.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (demo, zoo, predict, embed, weights, export, benchmark):
+    for group in (demo, zoo, predict, live, embed, weights, export, benchmark):
         group.add_commands(commands)
     return parser

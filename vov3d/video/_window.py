@@ -41,7 +41,7 @@ class SlidingWindow:
         shape: tuple[int, ...] | None = None
         newest = -1
         for newest, frame in enumerate(frames):
-            picture = _as_picture(frame, newest)
+            picture = as_picture(frame, newest)
             if shape is not None and tuple(picture.shape) != shape:
                 raise ValueError(
                     f"frame {newest} is {tuple(picture.shape)}, those before it {shape}: all must have one size"
@@ -78,7 +78,7 @@ def _plan(cfg: Mapping[str, Any], fps: float, seconds: float | None) -> tuple[in
     return length, dense_indices(length, fps, clip_len, stride, clip=0.5)
 
 
-def _as_picture(frame: Any, number: int) -> torch.Tensor:
+def as_picture(frame: Any, number: int) -> torch.Tensor:
     """A frame given as an array, as uint8 `(3, H, W)`."""
     shape = tuple(getattr(frame, "shape", ()))
     kind = str(getattr(frame, "dtype", type(frame).__name__)).removeprefix("torch.")

@@ -1,0 +1,264 @@
+"""Live video: files as if live, fake cameras on this machine, and all that `vov3d live` tells."""
+
+import contextlib
+import io
+import json
+import socket
+import threading
+import time
+import urllib.request
+
+import av
+import numpy as np
+import pytest
+import torch
+
+import vov3d
+from vov3d.cli import main
+from vov3d.live import LiveSource, StreamClassifier
+from vov3d.live.output import Announcer
+from vov3d.video import Prediction, VideoError
+from vov3d.video.moving_shapes import make_clip, write_clip
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clips") / "left.mp4"
+    write_clip(path, make_clip(0, np.random.default_rng(3), 24), fps=10)
+    return path
+
+
+def said(label, score):
+    return [Prediction(0, label, score)]
+
+
+def test_a_label_is_announced_once_it_has_led_long_enough():
+    announcer = Announcer(3, 0.5)
+    steps = [("a", 0.9)] * 3 + [("b", 0.9), ("a", 0.9), ("b", 0.9), ("b", 0.8), ("b", 0.7)] + [("b", 0.2)] * 3
+    changes = [(i, announcer.label) for i, step in enumerate(steps) if announcer.changed(said(*step))]
+    assert changes == [(2, "a"), (7, "b"), (10, None)]
+    assert Announcer(1, 0).changed(said("a", 0.1))
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_gives_every_frame_to_a_slow_reader(clip):
+    with LiveSource(str(clip)) as source:
+        seconds = []
+        for frame in source:
+            seconds.append(round(frame.seconds, 3))
+            time.sleep(0.002)
+    assert seconds == [round(i / 10, 3) for i in range(24)]
+    assert source.dropped == 0
+    with LiveSource(str(clip), fps=5) as source:
+        assert [round(frame.seconds, 3) for frame in source] == [round(i / 5, 3) for i in range(12)]
+
+
+def test_a_file_in_real_time_drops_what_comes_too_late(clip):
+    begun = time.monotonic()
+    with LiveSource(str(clip), realtime=True) as source:
+        frames = []
+        for frame in source:
+            frames.append(frame)
+            time.sleep(0.35)
+    assert time.monotonic() - begun > 2.2
+    assert source.dropped > 5
+    assert len(frames) + source.dropped == 24
+    assert [f.seconds for f in frames] == sorted(f.seconds for f in frames)
+
+
+def mpegts(size, frames=12):
+    """Bytes of a short video."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        rng = np.random.default_rng(0)
+        for _ in range(frames):
+            picture = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def camera(*visits):
+    """A server on this machine that does with each visitor what a function says; returns its address."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        for visit in visits:
+            visitor, _ = server.accept()
+            threading.Thread(target=attend, args=(visit, visitor), daemon=True).start()
+        server.close()
+
+    def attend(visit, visitor):
+        with visitor, contextlib.suppress(OSError):
+            visit(visitor)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_stream_that_drops_stalls_changes_size_ends_and_comes_back():
+    done = threading.Event()
+    small, large = mpegts((64, 48)), mpegts((96, 64))
+
+    def stalls(visitor):
+        visitor.sendall(large)
+        done.wait(20)
+
+    address = camera(
+        lambda v: v.sendall(small),
+        lambda v: v.close(),
+        lambda v: v.sendall(b"no video at all" * 50),
+        lambda v: v.sendall(small[: len(small) // 2]),
+        stalls,
+        lambda v: v.sendall(small),
+    )
+    shapes = []
+    with LiveSource(address, stall=1.5, retries=4, pause=0.02) as source:
+        frames = iter(source)
+        with pytest.raises(VideoError, match="5 attempts in a row"):  # noqa: PT012 (until it gives up)
+            while True:
+                shapes.append(next(frames).picture.shape)
+    done.set()
+    assert (48, 64, 3) in shapes
+    assert (64, 96, 3) in shapes
+    assert shapes[-1] == (48, 64, 3), "it did not come back after the stall"
+    assert source.reconnects >= 6
+    assert not [t for t in threading.enumerate() if t.name == "vov3d-live"]
+
+
+def test_closing_does_not_wait_for_a_silent_stream():
+    done = threading.Event()
+    source = LiveSource(camera(lambda v: done.wait(20)), stall=0.5)
+    begun = time.monotonic()
+    with source:
+        time.sleep(0.1)
+    done.set()
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(
+    ("source", "kwargs", "match"),
+    [
+        ("nothing.mp4", {}, "nothing.mp4: no such file"),
+        ("-", {}, "need their size"),
+        ("0", {"realtime": True}, "is live already"),
+        ("0", {"size": (4, 4)}, "nothing else takes one"),
+        ("0", {"fps": 0}, "fps 0"),
+    ],
+)
+def test_settings_that_do_not_fit(source, kwargs, match):
+    with pytest.raises((ValueError, VideoError), match=match):
+        LiveSource(source, **kwargs)
+
+
+def test_a_file_without_video_says_so(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    with (
+        LiveSource(str(tmp_path / "text.mp4")) as source,
+        pytest.raises(VideoError, match=r"text\.mp4: cannot be read"),
+    ):
+        list(source)
+
+
+def test_raw_frames_from_a_pipe(monkeypatch):
+    raw = np.arange(3 * 4 * 6 * 3, dtype=np.uint8).reshape(3, 4, 6, 3)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw.tobytes())))
+    with LiveSource("-", size=(4, 6)) as source:
+        last = [frame.picture for frame in source][-1]
+    assert np.array_equal(last, raw[-1])
+
+
+# --- the classifier --------------------------------------------------------------------------------------------------
+
+
+def test_a_classifier_says_what_its_stream_says():
+    model = vov3d.create_model("vov3d_n", pretrained=True, causal=True).eval()
+    classifier = StreamClassifier(model, topk=2)
+    assert classifier.fps == 5
+    clip = make_clip(2, np.random.default_rng(1), 16)[1::2]
+    stream, state = vov3d.streaming(model), None
+    for picture in clip:
+        found = classifier(picture)
+        frame = (torch.from_numpy(picture).permute(2, 0, 1)[None] / 255 - 0.45) / 0.225
+        logits, state = stream(frame, state)
+        best = logits[0].softmax(0)
+        assert [p.label for p in found] == [classifier.class_names[i] for i in best.topk(2).indices]
+        assert found[0].score == pytest.approx(float(best.max()), abs=1e-4)
+    assert classifier.frames == 8
+    classifier.reset()
+    assert torch.allclose(classifier.scores(clip[0]), StreamClassifier(stream).scores(clip[0]), atol=1e-5)
+
+
+def test_a_classifier_waits_for_the_delay_and_takes_frames_of_any_size():
+    classifier = StreamClassifier(vov3d.create_model("vov3d_n", pretrained=True))
+    assert classifier.delay == 22
+    given = [bool(classifier(np.zeros((64 + 2 * i, 80, 3), np.uint8))) for i in range(24)]
+    assert given == [False] * 22 + [True] * 2
+    with pytest.raises(ValueError, match="topk is 0"):
+        StreamClassifier(classifier.stream, topk=0)
+    with pytest.raises(ValueError, match="a stream already"):
+        StreamClassifier(classifier.stream, window=4)
+    with pytest.raises(ValueError, match="expected uint8"):
+        classifier(np.zeros((64, 64, 3)))
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_on_a_file(clip, tmp_path, capsys):
+    folder = tmp_path / "model"
+    vov3d.save_pretrained(vov3d.create_model("vov3d_n", pretrained=True, causal=True), folder)
+    video = tmp_path / "out.mp4"
+    settings = ["--model", str(folder), "--topk", "2"]
+    assert main(["live", str(clip), *settings, "--json", "--hop", "2", "-o", str(video)]) == 0
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len(lines) == 6
+    assert lines[-1].keys() >= {"time", "label", "predictions", "fps", "delay", "delay_frames", "dropped"}
+    assert len(lines[-1]["predictions"]) == 2
+    assert lines[-1]["delay_frames"] == 0
+    assert "12 frames in" in err
+    with av.open(str(video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 12
+    assert main(["live", str(clip), *settings, "--smooth", "1", "--threshold", "0"]) == 0
+    assert "ms behind" in capsys.readouterr().out
+
+
+def test_the_page_shows_the_newest_frame(clip, monkeypatch, capsys):
+    from vov3d.live import output
+
+    seen = {}
+    show = output.Page.show
+
+    def look(self, image, now):
+        show(self, image, now)
+        if not seen:
+            read = lambda path: urllib.request.urlopen(self.address + path, timeout=10)  # noqa: E731
+            with read("live.mjpg") as stream:
+                seen["picture"] = stream.read(200)
+            seen["labels"] = json.load(read("labels.json"))
+            seen["page"] = read("").read()
+
+    monkeypatch.setattr(output.Page, "show", look)
+    assert main(["live", str(clip), "--serve", "0"]) == 0
+    assert b"--frame\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8" in seen["picture"]
+    assert seen["labels"]["delay_frames"] == 22
+    assert b"live.mjpg" in seen["page"]
+    assert "http://127.0.0.1:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--threshold", "2"], "scores are from 0 to 1"),
+        (["-o", "labels.txt"], "must end in .mp4"),
+        (["--size", "4"], "--size is '4'"),
+    ],
+)
+def test_the_command_names_what_does_not_fit(options, match, clip, capsys):
+    assert main(["live", str(clip), *options]) == 1
+    assert match in capsys.readouterr().err

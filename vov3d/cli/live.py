@@ -1,0 +1,161 @@
+"""`vov3d live`: labels for what a camera or another stream shows now."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import deque
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vov3d.cli._arguments import device, positive
+from vov3d.deploy import load_exported
+from vov3d.deploy._formats import FORMATS
+from vov3d.models import create_model
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `live` to the parser's commands."""
+    p = commands.add_parser("live", help="labels for what a camera, an address or a file shows, frame by frame")
+    p.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a camera (0, 1, ...), an address (rtsp://..., http://..., tcp://...), a file, or - for raw RGB frames",
+    )
+    p.add_argument("--model", default="vov3d_n", metavar="NAME", help="model.tag, folder, or file of a stream")
+    p.add_argument("--checkpoint", metavar="FILE", help="weights in place of the tag's")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    p.add_argument("--window", type=positive, metavar="N", help="frames that are pooled (default: those of a clip)")
+    p.add_argument("--fps", type=float, metavar="F", help="frames a second to take (default: as in the model's clips)")
+    p.add_argument("--hop", type=positive, default=1, metavar="N", help="frames between two labels (default: 1)")
+    p.add_argument(
+        "--smooth", type=positive, default=3, metavar="N", help="a label is announced once it led N labels (default: 3)"
+    )
+    p.add_argument("--threshold", type=float, default=0.3, metavar="P", help="score that it must have (default: 0.3)")
+    p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels drawn and in JSON (default: 5)")
+    p.add_argument("--realtime", action="store_true", help="read a file at its own speed, and drop what comes too late")
+    p.add_argument("--size", metavar="HxW", help="rows and columns of the raw frames of -")
+    p.add_argument("--stall", type=float, default=10.0, metavar="S", help="seconds until a silent one is opened again")
+    p.add_argument("--retries", type=int, default=8, metavar="N", help="attempts in a row that may fail (default: 8)")
+    p.add_argument("--json", action="store_true", help="one JSON object for each label, a line each")
+    p.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a video with the labels drawn in")
+    p.add_argument("--serve", type=int, metavar="PORT", help="show it on a page of this machine")
+    p.set_defaults(run=_live)
+
+
+def _live(args: argparse.Namespace) -> int:
+    from vov3d.live import LiveSource, StreamClassifier  # needs the extra `video`
+    from vov3d.live.output import Announcer, Page, VideoWriter
+
+    if not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold is {args.threshold}: scores are from 0 to 1")
+    classifier = StreamClassifier(_model(args), args.window, topk=args.topk)
+    fps = args.fps or classifier.fps
+    source = LiveSource(args.source, fps, args.realtime, _size(args.size), args.stall, args.retries)
+    said = _Said(args, classifier, Announcer(args.smooth, args.threshold), source)
+    with ExitStack() as stack:
+        if args.output:
+            said.writer = VideoWriter(args.output, fps)
+            stack.callback(said.writer.close)
+        if args.serve is not None:
+            said.page = Page(args.serve)
+            stack.callback(said.page.close)
+            print(f"vov3d live: {said.page.address}", file=sys.stderr)
+        stack.enter_context(source)
+        try:
+            for frame in source:
+                said.take(frame)
+        except KeyboardInterrupt:
+            pass
+    print(f"vov3d live: {said.summary()}", file=sys.stderr)
+    return 0
+
+
+def _model(args: argparse.Namespace) -> torch.nn.Module:
+    if Path(args.model).suffix in FORMATS:
+        exported = load_exported(args.model)
+        if not hasattr(exported, "initial_state"):
+            raise ValueError(f"{args.model} holds no stream; make one: vov3d.export(vov3d.streaming(model), ...)")
+        return exported
+    name = f"local-dir:{args.model}" if os.path.isfile(os.path.join(args.model, "config.json")) else args.model
+    model = create_model(name, pretrained=True, checkpoint_path=args.checkpoint)
+    return model.to(device(args.device))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    rows, _, columns = text.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal() and int(rows) and int(columns)):
+        raise ValueError(f"--size is {text!r}: give rows and columns in pixels, such as 480x640")
+    return int(rows), int(columns)
+
+
+class _Said:
+    """What has been said of a stream, and says more of it."""
+
+    def __init__(self, args: argparse.Namespace, classifier: Any, announcer: Any, source: Any) -> None:
+        self.args, self.classifier, self.announcer, self.source = args, classifier, announcer, source
+        self.writer: Any = None
+        self.page: Any = None
+        self._begun = time.monotonic()
+        self._times: deque[float] = deque(maxlen=30)
+        self._delays: deque[float] = deque(maxlen=1000)
+        self._labels = 0
+
+    def take(self, frame: Any) -> None:
+        """Labels a frame, and tells what is asked for."""
+        predictions = self.classifier(frame.picture)
+        now = time.monotonic()
+        self._times.append(now)
+        self._delays.append(now - frame.arrived)
+        if predictions and self.classifier.frames % self.args.hop == 0:
+            self._tell(frame, predictions)
+        if self.writer or self.page:
+            from vov3d.live.output import annotated
+
+            image = annotated(frame.picture, predictions)
+            if self.writer:
+                self.writer.write(image)
+            if self.page:
+                self.page.show(image, self._line(frame, predictions))
+
+    def _tell(self, frame: Any, predictions: list[Any]) -> None:
+        changed = self.announcer.changed(predictions)
+        self._labels += changed
+        line = self._line(frame, predictions)
+        if self.args.json:
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+        elif changed:
+            score = next((p.score for p in predictions if p.label == self.announcer.label), predictions[0].score)
+            text = f"{score:4.0%}  {self.announcer.label}" if self.announcer.label else "   -  nothing"
+            rates = f"{line['fps']:.1f} frames/s, {1000 * line['delay']:.0f} ms behind"
+            print(f"{frame.seconds:8.2f} s  {text}  ({rates})", flush=True)
+
+    def _line(self, frame: Any, predictions: list[Any]) -> dict[str, Any]:
+        """What is known now; `delay` is from the frame to its label, without the frames that the model waits for."""
+        span = self._times[-1] - self._times[0]
+        return {
+            "time": round(frame.seconds, 3),
+            "label": self.announcer.label,
+            "predictions": [{"label": p.label, "index": p.index, "score": round(p.score, 4)} for p in predictions],
+            "fps": round((len(self._times) - 1) / span, 2) if span else 0.0,
+            "delay": round(self._delays[-1], 4),
+            "delay_frames": self.classifier.delay,
+            "dropped": self.source.dropped,
+            "reconnects": self.source.reconnects,
+        }
+
+    def summary(self) -> str:
+        """One line at the end."""
+        frames, seconds = self.classifier.frames, time.monotonic() - self._begun
+        delays = sorted(self._delays) or [0.0]
+        return (
+            f"{frames} frames in {seconds:.1f} s, {self.source.dropped} dropped, {self.source.reconnects} reconnects,"
+            f" {self._labels} changes; from frame to label {1000 * delays[len(delays) // 2]:.0f} ms"
+            f" (and {self.classifier.delay} frames that the model waits for)"
+        )

@@ -1,0 +1,120 @@
+"""Frames in, predictions out, with the state of the stream inside."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vov3d.deploy import optimize_for_inference, streaming
+from vov3d.video._settings import checked_cfg, checked_names
+from vov3d.video._window import as_picture
+from vov3d.video.classifier import Prediction
+from vov3d.video.transforms import eval_transform
+
+__all__ = ["StreamClassifier"]
+
+_SECONDS = {"shapes": 1.6}  # that a clip lasts, in data sets whose models take frames from all of it
+_USUAL = 4.0  # in Something-Something
+
+
+class StreamClassifier:
+    """Names what happens in frames that keep coming; each is computed once.
+
+    Frames should come at `fps`; they are resized, cut and normalised as the model wants them and may change their
+    size. Called with one frame it gives the predictions for the moment `delay` frames ago.
+
+    Attributes:
+        stream: the streaming network.
+        class_names: the names, in index order.
+        fps: frames per second that the model was trained on.
+        delay: frames between a frame and its predictions; 0 for causal models.
+        frames: frames seen since the last reset.
+
+    Examples:
+        >>> classifier = StreamClassifier(vov3d.create_model("vov3d_m.k400_f16", pretrained=True))  # doctest: +SKIP
+        >>> for frame in camera:  # doctest: +SKIP
+        ...     print(classifier(frame, topk=1))
+    """
+
+    def __init__(
+        self, model: nn.Module, window: int | None = None, class_names: Sequence[str] | None = None, topk: int = 5
+    ) -> None:
+        """Makes a stream of a model, or takes one.
+
+        Args:
+            model: a model of `create_model`, which is made a stream, and on a CPU a fast one; or a stream of
+                `vov3d.streaming`, optimized or not, or of a file.
+            window: frames that are pooled, those of the model's clips if None.
+            class_names: names in index order. By default those of the model's label set, else `"class 0"` and on.
+            topk: classes to name, best first.
+
+        Raises:
+            ValueError: for a model that cannot be a stream or has no classes, names or a `topk` that do not fit, or a
+                window for a model that is a stream already.
+        """
+        if topk < 1:
+            raise ValueError(f"topk is {topk}: it must be at least 1")
+        stream: Any = model
+        if not hasattr(model, "initial_state"):
+            stream = streaming(model, window)
+            on_cpu = next(model.parameters()).device.type == "cpu"
+            stream = optimize_for_inference(stream) if on_cpu else stream
+        elif window is not None:
+            raise ValueError("window would have no effect: the model is a stream already")
+        self.stream = stream
+        self._cfg = checked_cfg(stream, None, None)
+        self.class_names = checked_names(stream, class_names)
+        self.fps = rate_of(self._cfg)
+        self.delay: int = stream.delay
+        self._topk = topk
+        self._transform = eval_transform(self._cfg)
+        tensor = next(stream.parameters(), torch.empty(0))
+        self._kind = tensor.device, tensor.dtype
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins anew: what was seen is forgotten."""
+        self._state: Any = None
+        self.frames = 0
+
+    def __call__(self, frame: np.ndarray | torch.Tensor) -> list[Prediction]:
+        """The best classes after one more frame; none while the model waits for its first moment.
+
+        Args:
+            frame: uint8 RGB `(H, W, 3)` or `(3, H, W)`.
+
+        Raises:
+            ValueError: for a frame of another form.
+        """
+        scores = self.scores(frame)
+        if scores is None:
+            return []
+        best, indices = scores.topk(min(self._topk, len(scores)))
+        return [Prediction(i, self.class_names[i], s) for i, s in zip(indices.tolist(), best.tolist(), strict=True)]
+
+    def scores(self, frame: np.ndarray | torch.Tensor) -> torch.Tensor | None:
+        """The softmax after one more frame.
+
+        Args:
+            frame: as for a call.
+
+        Returns:
+            float32 `(num_classes,)` on the CPU; None while the model waits for its first moment.
+
+        Raises:
+            ValueError: for a frame of another form.
+        """
+        device, dtype = self._kind
+        view = self._transform(as_picture(frame, self.frames)[None])[:, :, 0]
+        logits, self._state = self.stream(view.to(device, dtype), self._state)
+        self.frames += 1
+        return None if self.frames <= self.delay else logits[0].float().softmax(0).cpu()
+
+
+def rate_of(cfg: Mapping[str, Any]) -> float:
+    """Frames per second of a model's clips."""
+    if cfg["sampling"] == "segment":
+        return cfg["num_frames"] / _SECONDS.get(cfg.get("label_set") or "", _USUAL)
+    return 30 / cfg["frame_stride"]
