@@ -2,6 +2,7 @@
 
     python examples/localize.py match.mp4 --model vov3d_m.k400_f16 -o match.json --srt match.srt --picture match.png
     python examples/localize.py shapes.mp4 --seconds 1.6 -o shapes.json      # vov3d_n takes whole clips: say how long
+    python examples/localize.py shapes.mp4 --streaming -o shapes.json        # every frame once, in a causal network
 
 Every --every seconds a window is labelled. The scores of a moment are the mean over the windows that hold it. Of all
 ways to cut the video into segments of --min-length or more, each with one label, the one whose labels have the highest
@@ -16,7 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ import torch
 from evaluation.models import load_model
 from evaluation.pictures import require_matplotlib
 
+import vov3d
 from vov3d.cli._arguments import device
+from vov3d.live import StreamClassifier
 from vov3d.video import VideoClassifier, VideoReader
 from vov3d.video.picture import check_picture_name
 
@@ -107,6 +110,33 @@ def look_over(
     return Timeline(
         hop / fps, length / fps, count / fps, windows, _moments(windows, length / hop, -(-count // hop)), shown
     )
+
+
+def stream_over(classifier: StreamClassifier, video: str | Path, pictures: bool = False) -> Timeline:
+    """Takes a video frame by frame, at the rate of the model's clips; a step's scores are of the last `window` frames.
+
+    Args:
+        classifier: What labels it.
+        video: The file, or what else `VideoReader` takes.
+        pictures: Keeps some frames for a picture.
+
+    Raises:
+        ValueError: If the video is shorter than a window and the frames that the model waits for.
+        VideoError: If it cannot be read.
+    """
+    with VideoReader(video) as reader:
+        fps, count = reader.fps, reader.num_frames
+        hop = max(round(fps / classifier.fps), 1)
+        shown: list[tuple[float, np.ndarray]] = []
+        taken = islice(_frames(reader, shown if pictures else None), hop // 2, None, hop)
+        rows = [scores.numpy() for frame in taken if (scores := classifier.scores(frame)) is not None]
+    length = classifier.stream.window
+    if len(rows) < length:
+        needed = (length + classifier.delay) * hop / fps
+        raise ValueError(f"{video} lasts {count / fps:.2f} s, and this stream takes {needed:.2f} s or more")
+    windows = np.stack(rows[length - 1 :])
+    moments = _moments(windows, length, -(-count // hop))
+    return Timeline(hop / fps, length * hop / fps, count / fps, windows, moments, shown)
 
 
 def _frames(reader: VideoReader, shown: list[tuple[float, np.ndarray]] | None) -> Iterator[torch.Tensor]:
@@ -278,6 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", metavar="FILE", help="weights in place of the tag's")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--seconds", type=float, help="window, for models that take their frames from equal segments")
+    parser.add_argument("--streaming", action="store_true", help="take every frame once; best with a causal model")
     parser.add_argument("--every", type=float, default=0.2, metavar="S", help="seconds between windows (default: 0.2)")
     parser.add_argument("--threshold", type=float, default=0.3, help="score that a label must reach (default: 0.3)")
     parser.add_argument("--min-length", type=float, metavar="S", help="of a segment (default: the window's)")
@@ -297,12 +328,18 @@ def _localize(args: argparse.Namespace) -> None:
         check_picture_name(args.picture)
         require_matplotlib()
     check_settings(args.every, args.threshold, args.min_length)
-    model = load_model(args.model, args.checkpoint, device(args.device))
-    classifier = VideoClassifier(model.network, class_names=model.names)
-    names = classifier.class_names
-    timeline = look_over(classifier, args.video, args.every, args.seconds, args.picture is not None)
+    if args.streaming and args.seconds is not None:
+        raise ValueError(f"--seconds {args.seconds:g} would have no effect: a stream's window is that of the model")
+    if args.streaming:
+        stream = _stream_of(args)
+        names, timeline = stream.class_names, stream_over(stream, args.video, args.picture is not None)
+    else:
+        model = load_model(args.model, args.checkpoint, device(args.device))
+        classifier = VideoClassifier(model.network, class_names=model.names)
+        names = classifier.class_names
+        timeline = look_over(classifier, args.video, args.every, args.seconds, args.picture is not None)
     segments = segments_of(timeline, names, args.threshold, args.min_length)
-    content = {"video": str(args.video), "model": model.name, "duration": round(timeline.duration, 3)}
+    content = {"video": str(args.video), "model": args.model, "duration": round(timeline.duration, 3)}
     content |= {"threshold": args.threshold, "min_length": args.min_length}
     content |= {"segments": [asdict(segment) for segment in segments], "windows": windows_of(timeline, names)}
     _write(args.output, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -312,6 +349,12 @@ def _localize(args: argparse.Namespace) -> None:
         draw(args.picture, timeline, segments, names)
     for s in segments:
         print(f"{s.start:9.2f} {s.end:9.2f}  {s.score:4.0%}  {s.label}")
+
+
+def _stream_of(args: argparse.Namespace) -> StreamClassifier:
+    name = f"local-dir:{args.model}" if Path(args.model, "config.json").is_file() else args.model
+    model = vov3d.create_model(name, pretrained=True, checkpoint_path=args.checkpoint)
+    return StreamClassifier(model.to(device(args.device)))
 
 
 def check_settings(every: float, threshold: float, min_length: float | None) -> None:

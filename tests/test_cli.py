@@ -35,7 +35,7 @@ def test_list(capsys):
     code, out, err = run(capsys, "list")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert len(lines) == 1 + 25
+    assert len(lines) == 1 + 26
     assert lines[0].split()[:2] == ["model.tag", "params"]
     row = next(line for line in lines if line.startswith("vov3d_m.k400_f16 "))
     assert " ".join(row.split()) == "vov3d_m.k400_f16 3.67 16 x 5 256 6.4 10 x 3 74.7 92.1 cc-by-nc-4.0"

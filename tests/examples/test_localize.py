@@ -148,3 +148,20 @@ def test_scenes_are_several_clips_of_one_motion(tmp_path: Path):
     report = localized_shapes.measure(classifier, 2, scenes=True, seed=0)
     assert (report["motions"], report["frames"]) == (2, sum(lengths))
     assert all(0 <= share <= 100 for share in report["shares"].values())
+
+
+def test_a_stream_takes_every_frame_once(tmp_path):
+    video, folder = tmp_path / "motions.mp4", tmp_path / "model"
+    truth = localized_shapes.write_motions(video, 2, seed=5)
+    vov3d.save_pretrained(vov3d.create_model("vov3d_n", pretrained=True, causal=True), folder)
+    out = tmp_path / "found.json"
+    assert localize.main([str(video), "--model", str(folder), "--streaming", "-o", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["duration"] == pytest.approx(truth[-1].end, abs=0.01)
+    steps = round(truth[-1].end * 5)
+    assert len(found["windows"]) == steps - 7
+    assert found["windows"][-1]["end"] == pytest.approx(truth[-1].end, abs=0.21)
+    assert localize.main([str(video), "--streaming", "--seconds", "2", "-o", str(out)]) == 1
+    stream = vov3d.StreamClassifier(vov3d.create_model("vov3d_n", pretrained=True))
+    with pytest.raises(ValueError, match="takes 6.00 s or more"):
+        localize.stream_over(stream, video)

@@ -251,6 +251,31 @@ def test_the_page_shows_the_newest_frame(clip, monkeypatch, capsys):
     assert "http://127.0.0.1:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_twenty_thousand_frames_leave_nothing_behind(tmp_path):
+    import os
+    import resource
+
+    def held():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
+    write_clip(tmp_path / "long.mp4", make_clip(0, np.random.default_rng(3), 100), fps=10)
+    classifier = StreamClassifier(vov3d.create_model("vov3d_n", pretrained=True, causal=True))
+    seen, memory, descriptors = 0, [], []
+    for _ in range(200):
+        with LiveSource(str(tmp_path / "long.mp4")) as source:
+            for frame in source:
+                classifier(frame.picture)
+                seen += 1
+        memory.append(held())
+        descriptors.append(len(os.listdir("/proc/self/fd")))
+    assert seen == classifier.frames == 20000
+    assert max(memory[100:]) < 1.01 * max(memory[20:100])
+    assert descriptors[-1] == descriptors[1]
+    assert not [t for t in threading.enumerate() if t.name == "vov3d-live"]
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

@@ -221,6 +221,7 @@ def test_dense_window():
     windows = {n: vov3d.create_model(n, device="meta").pretrained_cfg["pool_size"] for n in vov3d.list_pretrained()}
     assert {n: w for n, w in windows.items() if w != (7, 7)} == {
         "vov3d_n.shapes_f8": (4, 4),
+        "vov3d_n.shapes_stream": (4, 4),
         "x3d_xs.k400_ptv": (5, 5),
         "x3d_s.k400_ptv": (5, 5),
         "x3d_l.k400_ptv": (10, 10),

@@ -85,11 +85,11 @@ class _Step:
 
         The frames' means are kept and added up anew, so that nothing drifts.
         """
-        rows = self.since_start(x.flatten(1, 2).mean(1), delay).unflatten(0, (self.batch, self.frames))
+        rows = self.since_start(x.mean((1, 2)), delay).view(self.batch, self.frames, -1)
         window = self.window
         kept = rows.new_zeros(self.batch, window, rows.shape[2]) if self.before is None else self.before[name]
         rows = torch.cat([kept[:, 1:], rows], 1)
-        self.after[name] = rows[:, -window:]
+        self.after[name] = rows if self.frames == 1 else rows[:, -window:]
         means = rows.mean(1) if self.frames == 1 else F.avg_pool1d(rows.mT, window, 1).mT.flatten(0, 1)
         if not self.begins:
             return means
@@ -289,6 +289,10 @@ class StreamingNetwork(nn.Module):
     `forward(frames, state)` gives the outputs and the state behind them. Outputs after frame `i`, counted from 0, are
     of the moment `i - delay`; those of moments before a stream's first frame mean nothing.
 
+    Args:
+        model: A copy of a model, with folded norms.
+        window: Frames that are pooled.
+
     Attributes:
         delay: Frames that an output waits for, one for each temporal kernel of 3 and two for the stem's 5; 0 for
             causal models.
@@ -303,7 +307,6 @@ class StreamingNetwork(nn.Module):
     """
 
     def __init__(self, model: Any, window: int) -> None:
-        """Takes a copy of a model, folded, with what it needs of it."""
         super().__init__()
         self.window = window
         self.pretrained_cfg: dict[str, Any] = copy.deepcopy(getattr(model, "pretrained_cfg", {}))

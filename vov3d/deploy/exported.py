@@ -161,7 +161,14 @@ class ExportedStream(nn.Module):
     reset = staticmethod(StreamingNetwork.reset)
 
     def forward(self, frames: torch.Tensor, state: State | None = None) -> tuple[Any, State]:
-        """Takes the next frame `(B, C, H, W)` of each stream, as `StreamingNetwork` does.
+        """Takes the next frame of each stream, as `StreamingNetwork` does.
+
+        Args:
+            frames: `(B, C, H, W)`.
+            state: What the call before returned, or `initial_state`; None begins the streams.
+
+        Returns:
+            Logits `(B, N)`, or a list of maps, and the state behind them.
 
         Raises:
             ValueError: If frames have another shape than the file takes.

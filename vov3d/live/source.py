@@ -63,6 +63,7 @@ class LiveSource:
 
     Raises:
         ValueError: for settings that do not fit the source.
+        VideoError: for a file that is not there.
     """
 
     def __init__(

@@ -75,6 +75,8 @@ def build_video_model(
             )
         return model
 
+    if cfg.causal:
+        kwargs.setdefault("causal", True)
     given = {k: v for k, v in kwargs.items() if k not in _NOT_SAVED}
     kwargs = {**model_args, **kwargs}
     if kwargs.get("features_only") and "depths" in kwargs:  # timm takes five maps unless told

@@ -66,6 +66,7 @@ class VideoPretrainedCfg(PretrainedCfg):
         top5: Published top-5 accuracy in percent.
         gmacs_per_view: Published multiply-adds of one view, in 10^9.
         packaged: The weights come with the package.
+        causal: The weights are of a causal network, which the model then is unless it is told not to be.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -88,6 +89,7 @@ class VideoPretrainedCfg(PretrainedCfg):
     top5: float | None = None
     gmacs_per_view: float | None = None
     packaged: bool = False
+    causal: bool = False
 
 
 def published_cfg(

@@ -226,7 +226,18 @@ default_cfgs = generate_default_cfgs(
             top1=99.1,
             top5=100.0,
             gmacs_per_view=0.047,
-        )
+        ),
+        # Fine-tuned from it for streams: docs/measure/stream_model.py.
+        "vov3d_n.shapes_stream": published_cfg(
+            "vov3d_n.shapes_stream",
+            None,
+            8,
+            input_size=64,
+            test_input_size=64,
+            output_stride=16,
+            gmacs_per_view=0.047,
+            causal=True,
+        ),
     }
 )
 
