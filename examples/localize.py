@@ -34,6 +34,7 @@ from vov3d.video.picture import check_picture_name
 
 _SHOWN = 9  # frames in a picture
 _NAMED = 14  # labels in a picture
+_AT_ONCE = 16  # frames that a stream takes in one step
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ def stream_over(classifier: StreamClassifier, video: str | Path, pictures: bool 
         hop = max(round(fps / classifier.fps), 1)
         shown: list[tuple[float, np.ndarray]] = []
         taken = islice(_frames(reader, shown if pictures else None), hop // 2, None, hop)
-        rows = [scores.numpy() for frame in taken if (scores := classifier.scores(frame)) is not None]
+        rows: list[np.ndarray] = []
+        while some := list(islice(taken, _AT_ONCE)):
+            rows += list(classifier.scores_of(some).numpy())
     length = classifier.stream.window
     if len(rows) < length:
         needed = (length + classifier.delay) * hop / fps

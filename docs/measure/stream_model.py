@@ -8,6 +8,7 @@ Training begins at the packaged weights of clips. The loss is taken on every fra
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def train(folder: Path, num_clips: int, epochs: int, lr: float) -> Any:
     steps = num_clips // BATCH * epochs
     warmup = steps // 20
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / warmup, 0.5 + 0.5 * np.cos(np.pi * s / steps))
+        optimizer, lambda s: min((s + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * s / steps))
     )
     start = 0
     if kept.exists():

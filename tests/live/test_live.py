@@ -190,7 +190,11 @@ def test_a_classifier_says_what_its_stream_says():
         assert found[0].score == pytest.approx(float(best.max()), abs=1e-4)
     assert classifier.frames == 8
     classifier.reset()
-    assert torch.allclose(classifier.scores(clip[0]), StreamClassifier(stream).scores(clip[0]), atol=1e-5)
+    one, several = StreamClassifier(stream), StreamClassifier(vov3d.create_model("vov3d_n", pretrained=True))
+    assert torch.allclose(classifier.scores(clip[0]), one.scores(clip[0]), atol=1e-5)
+    assert torch.allclose(one.scores_of(clip[1:4])[-1], [classifier.scores(f) for f in clip[1:4]][-1], atol=1e-5)
+    assert len(several.scores_of([clip[0]] * 20)) == 0
+    assert len(several.scores_of([clip[0]] * 5)) == 3
 
 
 def test_a_classifier_waits_for_the_delay_and_takes_frames_of_any_size():

@@ -106,11 +106,32 @@ class StreamClassifier:
         Raises:
             ValueError: for a frame of another form.
         """
+        rows = self._rows(self._transform(as_picture(frame, self.frames)[None])[:, :, 0])
+        return rows[0] if len(rows) else None
+
+    def scores_of(self, frames: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
+        """The softmax after each of several frames, faster than one by one where they are there already.
+
+        Args:
+            frames: as for a call, one or more, all of one size.
+
+        Returns:
+            float32 `(n, num_classes)` on the CPU; without those for which the model waits for its first moment.
+
+        Raises:
+            ValueError: for a frame of another form.
+        """
+        pictures = [as_picture(frame, self.frames + i) for i, frame in enumerate(frames)]
+        return self._rows(self._transform(torch.stack(pictures)))
+
+    def _rows(self, views: torch.Tensor) -> torch.Tensor:
+        """Takes one normalised frame `(1, C, S, S)`, or several `(1, C, n, S, S)`."""
         device, dtype = self._kind
-        view = self._transform(as_picture(frame, self.frames)[None])[:, :, 0]
-        logits, self._state = self.stream(view.to(device, dtype), self._state)
-        self.frames += 1
-        return None if self.frames <= self.delay else logits[0].float().softmax(0).cpu()
+        logits, self._state = self.stream(views.to(device, dtype), self._state)
+        rows = logits[0].float().softmax(-1).cpu().view(-1, logits.shape[-1])
+        early = max(self.delay - self.frames, 0)
+        self.frames += len(rows)
+        return rows[early:]
 
 
 def rate_of(cfg: Mapping[str, Any]) -> float:
