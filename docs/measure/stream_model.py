@@ -97,10 +97,12 @@ def measure(model: Any, clips: np.ndarray, labels: np.ndarray) -> dict[str, Any]
     apart = clips.shape[1] // FRAMES
     every = clips[:, apart // 2 :: apart]
     stream = vov3d.streaming(model)
-    right, streamed = np.zeros(FRAMES), 0
+    right, streamed, top5 = np.zeros(FRAMES), 0, 0
     for at in range(0, len(every), 50):
         x, target = normalised(every[at : at + 50].copy()), torch.from_numpy(labels[at : at + 50])
-        right += (model.forward_frames(x).argmax(2) == target[:, None]).sum(0).numpy()
+        logits = model.forward_frames(x)
+        right += (logits.argmax(2) == target[:, None]).sum(0).numpy()
+        top5 += int((logits[:, -1].topk(5).indices == target[:, None]).sum())
         out, _ = stream(x)
         streamed += int((out[:, -1].argmax(1) == target).sum())
     curve = [round(100 * float(n) / len(every), 2) for n in right]
@@ -108,6 +110,7 @@ def measure(model: Any, clips: np.ndarray, labels: np.ndarray) -> dict[str, Any]
         "clips": len(every),
         "seed": SEED,
         "top1": curve[-1],
+        "top5": round(100 * top5 / len(every), 2),
         "after_frames": curve,
         "stream_top1": round(100 * streamed / len(every), 2),
     }
