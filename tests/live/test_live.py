@@ -250,7 +250,7 @@ def test_the_page_shows_the_newest_frame(clip, monkeypatch, capsys):
     monkeypatch.setattr(output.Page, "show", look)
     assert main(["live", str(clip), "--serve", "0"]) == 0
     assert b"--frame\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8" in seen["picture"]
-    assert seen["labels"]["delay_frames"] == 22
+    assert seen["labels"]["delay_frames"] == 0
     assert b"live.mjpg" in seen["page"]
     assert "http://127.0.0.1:" in capsys.readouterr().err
 

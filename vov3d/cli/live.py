@@ -26,7 +26,9 @@ def add_commands(commands: Any) -> None:
         metavar="SOURCE",
         help="a camera (0, 1, ...), an address (rtsp://..., http://..., tcp://...), a file, or - for raw RGB frames",
     )
-    p.add_argument("--model", default="vov3d_n", metavar="NAME", help="model.tag, folder, or file of a stream")
+    p.add_argument(
+        "--model", default="vov3d_n.shapes_stream", metavar="NAME", help="model.tag, folder, or file of a stream"
+    )
     p.add_argument("--checkpoint", metavar="FILE", help="weights in place of the tag's")
     p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     p.add_argument("--window", type=positive, metavar="N", help="frames that are pooled (default: those of a clip)")
