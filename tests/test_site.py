@@ -19,7 +19,7 @@ import vov3d
 from vov3d.cli import _parser
 
 DOCS = Path(__file__).parent.parent / "docs"
-FIGURES = sorted(DOCS.glob("figures/*.py"))
+FIGURES = sorted(path for path in DOCS.glob("figures/*.py") if path.stem != "theme")
 MIGRATE = (DOCS / "migrate.md").read_text()
 
 
@@ -36,7 +36,7 @@ def loaded(script):
 
 def test_every_picture_has_its_script():
     pictures = [path for ending in ("png", "svg") for path in DOCS.glob(f"figures/*.{ending}")]
-    assert {p.stem for p in pictures} == {p.stem for p in FIGURES}
+    assert {p.stem.removesuffix("_dark") for p in pictures} == {p.stem for p in FIGURES}
 
 
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
@@ -45,6 +45,8 @@ def test_scripts_draw(script, tmp_path):
     module.TARGET = tmp_path / "picture.png"
     module.main()
     assert module.TARGET.stat().st_size > 10_000
+    dark = script.with_name(f"{script.stem}_dark.png").exists()
+    assert module.TARGET.with_stem("picture_dark").exists() == dark
 
 
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
@@ -156,8 +158,11 @@ def test_readme_links_become_the_sites():
     hook = loaded(DOCS / "readme_page.py")
     readme = type("Page", (), {"file": type("File", (), {"src_uri": "index.md"})})
     other = type("Page", (), {"file": type("File", (), {"src_uri": "video.md"})})
-    text = "[a](docs/video.md#sources) ![b](docs/figures/network.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
-    expected = "[a](video.md#sources) ![b](figures/network.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
+    text = "[a](docs/video.md#sources) ![b](docs/figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
+    expected = "[a](video.md#sources) ![b](figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
     assert hook.on_page_markdown(text, page=readme) == expected
     assert hook.on_page_markdown("[a](../README.md#use)", page=other) == "[a](index.md#use)"
+    drawing = hook.on_page_markdown("![a](figures/network.png)", page=other)
+    assert drawing == "![a](figures/network.png#only-light) ![a](figures/network_dark.png#only-dark)"
+    assert hook.on_page_markdown("![a](figures/detections.png)", page=other) == "![a](figures/detections.png)"
     assert hook.on_page_markdown("```python no-run\nx\n```\n", page=other) == "```python\nx\n```\n"

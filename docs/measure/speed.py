@@ -4,7 +4,7 @@
     python docs/measure speed batch -o docs/benchmarks/speed.json     # batch 8
     python docs/measure speed train -o docs/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
     python docs/measure speed memory -o docs/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
-    python docs/measure speed zoo -o docs/benchmarks/speed.json       # one view of each Kinetics model
+    python docs/measure speed zoo -o docs/benchmarks/speed.json       # one view of each network
     python docs/measure speed forms -o docs/benchmarks/speed.json     # what layers/conv.py decides by
 
 Float32 where nothing else is said; bf16 takes part on processors that have it, PyTorchVideo's X3D-M where
@@ -56,9 +56,9 @@ def infer_calls(batch: int) -> Calls:
 
 
 def zoo_calls() -> Calls:
-    """A view of the published evaluation, by each model trained on Kinetics."""
+    """A view of the published evaluation, by each model trained on Kinetics or on Something-Something V2."""
     calls: Calls = {}
-    for name in vov3d.list_pretrained("*.k400*"):
+    for name in [*vov3d.list_pretrained("*.k400*"), *vov3d.list_pretrained("*.ssv2_f16")]:
         model: Any = vov3d.create_model(name).eval()
         cfg = model.pretrained_cfg
         x = torch.randn(1, 3, cfg["num_frames"], *cfg["test_input_size"][1:])
