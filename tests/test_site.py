@@ -158,7 +158,9 @@ def test_readme_links_become_the_sites():
     hook = loaded(DOCS / "readme_page.py")
     readme = type("Page", (), {"file": type("File", (), {"src_uri": "index.md"})})
     other = type("Page", (), {"file": type("File", (), {"src_uri": "video.md"})})
-    text = "[a](docs/video.md#sources) ![b](docs/figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
+    text = (
+        "[a](docs/video.md#sources) ![b](docs/figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
+    )
     expected = "[a](video.md#sources) ![b](figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
     assert hook.on_page_markdown(text, page=readme) == expected
     assert hook.on_page_markdown("[a](../README.md#use)", page=other) == "[a](index.md#use)"
