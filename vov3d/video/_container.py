@@ -28,8 +28,8 @@ NO_TIME = -(2**63)  # FFmpeg's own mark of a missing time
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}  # what MP4 and MOV begin with
 _MAX_PROMISED = 10_000_000  # frames; a header that promises more is damaged itself
 _REORDER = 8  # frames by which the order of packets and the order of showing differ, at most
+_FARTHEST = 32  # the same in any sound stream: codecs keep 16 frames back
 _HEAD = 1 << 20  # bytes in which a file says what it is
-_INDEXED = {"mov", "avi"}  # containers with a table of all frames; Matroska's has only the key frames
 _PLAUSIBLE = 10  # times the frames that bytes cut off could hold at the rate of those that are there
 
 
@@ -41,9 +41,10 @@ class FrameIndex:
         pts: int64 presentation times of the frames that are shown, rising, in the stream's time base.
         key_pts: int64 presentation times of the frames that the file calls key frames, rising.
         key_dts: int64 decoding times of the same, `NO_TIME` where there is none.
+        key_at: byte positions of the same, -1 where they are not known.
         ordered: whether `pts` names each frame; otherwise only counting decoded frames can.
         timed: whether the times are the file's own; FFmpeg makes some up, permuted.
-        first: presentation and decoding time of the first packet, `NO_TIME` where there is none.
+        first: decoding time (or `NO_TIME`), presentation time and byte position of the first packet.
         promised: frames that the file should hold if it is cut short, else 0.
         fps: frames per second, by the container or else by the times.
         variable: whether the frames come at a variable rate.
@@ -53,9 +54,10 @@ class FrameIndex:
     pts: np.ndarray
     key_pts: np.ndarray
     key_dts: np.ndarray
+    key_at: np.ndarray
     ordered: bool
     timed: bool
-    first: tuple[int, int]
+    first: tuple[int, int | None, int | None]
     promised: int
     fps: float
     variable: bool
@@ -67,10 +69,13 @@ class FrameIndex:
 
     def of_frames(self, pts: np.ndarray, key_pts: np.ndarray, stream: VideoStream) -> "FrameIndex":
         """The index of the frames that came when everything was decoded."""
-        fps = _frame_rate(stream, pts, ordered=True)
-        key_dts = np.full(len(key_pts), NO_TIME, np.int64)
-        variable = _is_variable(np.diff(pts))
-        return replace(self, pts=pts, key_pts=key_pts, key_dts=key_dts, ordered=True, fps=fps, variable=variable)
+        _, ours, theirs = np.intersect1d(key_pts, self.key_pts, return_indices=True)
+        key_dts, key_at = np.full_like(key_pts, NO_TIME), np.full_like(key_pts, -1)
+        key_dts[ours], key_at[ours] = self.key_dts[theirs], self.key_at[theirs]
+        fps, variable = _frame_rate(stream, pts, ordered=True), _is_variable(np.diff(pts))
+        return FrameIndex(
+            pts, key_pts, key_dts, key_at, True, True, self.first, self.promised, fps, variable, self.cut_at
+        )
 
 
 def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
@@ -181,7 +186,8 @@ class _Packets:
     pts: array = field(default_factory=lambda: array("q"))
     key_pts: array = field(default_factory=lambda: array("q"))
     key_dts: array = field(default_factory=lambda: array("q"))
-    first: tuple[int, int] = (NO_TIME, NO_TIME)
+    key_at: array = field(default_factory=lambda: array("q"))
+    first: tuple[int, int | None, int | None] = (NO_TIME, None, None)
     discarded: int = 0
     broken: bool = False
     cut_at: int | None = None
@@ -190,7 +196,7 @@ class _Packets:
 def index_frames(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
     """Lists the frames of a stream without decoding them.
 
-    By the container's table of frames, where it has one that is whole and tells the times (MP4, MOV, AVI); else from
+    By the container's table of frames, where it has one that is whole and tells the times (MP4, MOV); else from
     all packets, which reads the file, and is some hundred times faster than decoding. The container's own count of
     frames is not believed, unless the file is cut short.
 
@@ -208,11 +214,12 @@ def index_frames(container: InputContainer, stream: VideoStream, media: Media) -
 def _from_table(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex | None:
     """The index by the container's table of frames; None where it has none, or one that does not tell all.
 
-    A table has decoding times. Shown frames have the same, moved, where no frame is shown before one that was decoded
+    Only MP4 and MOV have one by which all reading goes: Matroska's has the key frames alone, and AVI is read past it.
+    It has decoding times. Shown frames have the same, moved, where no frame is shown before one that was decoded
     earlier, or where all are equally far apart. Reading checks the time of each frame that comes.
     """
     entries = stream.index_entries
-    if not _INDEXED & set(container.format.name.split(",")) or not 0 < len(entries) == stream.frames <= _MAX_PROMISED:
+    if "mov" not in container.format.name.split(",") or not 0 < len(entries) == stream.frames <= _MAX_PROMISED:
         return None
     table = np.array([(e.timestamp, e.pos, e.size, e.is_keyframe, e.is_discard) for e in entries], dtype=np.int64)
     dts, positions, sizes, keys, discards = table.T
@@ -221,19 +228,19 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
     steady = not len(gaps) or gaps.min() == gaps.max()
     if not whole or discards.any() or (gaps <= 0).any() or not keys[0]:
         return None
-    if stream.codec_context.has_b_frames and (not steady or container.format.name == "avi"):
+    if stream.codec_context.has_b_frames and not steady:
         return None
     try:
         first = next(container.demux(stream), None)
     except FFmpegError:
         return None
-    if first is None or first.pts is None or first.dts != dts[0]:
+    if first is None or first.pts is None or first.dts is None or first.dts != dts[0]:
         return None
     pts = dts + (first.pts - first.dts)
-    fps, at_keys = _frame_rate(stream, pts, True), keys.astype(bool)
-    return FrameIndex(
-        pts, pts[at_keys], dts[at_keys], True, True, (first.pts, first.dts), 0, fps, _is_variable(gaps), None
-    )
+    at_keys, place = keys.astype(bool), (first.dts, first.pts, first.pos)
+    fps, variable = _frame_rate(stream, pts, True), _is_variable(gaps)
+    at = pts[at_keys], dts[at_keys], positions[at_keys]
+    return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None)
 
 
 def _from_packets(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
@@ -241,10 +248,13 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     packets = _collect_packets(container, stream)
     # AVI stores no presentation times; with B-frames those that FFmpeg makes up come out permuted
     timed = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
-    pts = np.sort(np.asarray(packets.pts, dtype=np.int64))
+    decoded = np.asarray(packets.pts, dtype=np.int64)
+    order = np.argsort(decoded, kind="stable")
+    pts = decoded[order]
+    near = bool((abs(order - np.arange(len(order))) <= _FARTHEST).all())  # no time is far from its neighbours'
     known = pts[pts != NO_TIME]
     gaps = np.diff(known)
-    ordered = 0 < len(known) == len(pts) and bool((gaps > 0).all()) and timed
+    ordered = 0 < len(known) == len(pts) and bool((gaps > 0).all()) and timed and near
     pts, gaps = known, gaps if ordered else gaps[:0]
     variable = _is_variable(gaps)
     # where a file is cut, frames that were to be shown earlier than the last ones can be missing
@@ -260,8 +270,9 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
         most = int(_PLAUSIBLE * (len(pts) + 10) * max(declared / size, 1))
         promised = _promised(container, stream, packets, len(pts), fps if early and steady else 0, most)
     by_time = np.argsort(np.asarray(packets.key_pts, dtype=np.int64), kind="stable")
-    key_pts, key_dts = (np.asarray(keys, dtype=np.int64)[by_time] for keys in (packets.key_pts, packets.key_dts))
-    return FrameIndex(pts, key_pts, key_dts, ordered, timed, packets.first, promised, fps, variable, packets.cut_at)
+    at = [np.asarray(column, dtype=np.int64)[by_time] for column in (packets.key_pts, packets.key_dts, packets.key_at)]
+    place = packets.first
+    return FrameIndex(pts, at[0], at[1], at[2], ordered, timed, place, promised, fps, variable, packets.cut_at)
 
 
 def _promised(
@@ -328,10 +339,11 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
             if packet.stream_index != stream.index:
                 continue
             if not found.pts and not found.discarded:
-                found.first = tuple(NO_TIME if time is None else time for time in (pts, packet.dts))
+                found.first = (NO_TIME if packet.dts is None else packet.dts, pts, packet.pos)
             if packet.is_keyframe and pts is not None:
                 found.key_pts.append(pts)
                 found.key_dts.append(NO_TIME if packet.dts is None else packet.dts)
+                found.key_at.append(-1 if packet.pos is None else packet.pos)
             last_corrupt = packet if packet.is_corrupt else None
             if packet.is_discard:  # before the start of an edit list: decoded, never shown
                 found.discarded += 1

@@ -1,5 +1,6 @@
 """Random access to the frames of a video file with PyAV, exact to the frame."""
 
+import contextlib
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,9 @@ _SEEK_GAP = 16  # frames; decoding up to so many costs less than a seek, which e
 _TRIAL = 9  # frames decoded on opening, to see whether they are those that the packets tell of
 _DROPPABLE = ("h264", "mpeg4")  # codecs whose unreferenced frames FFmpeg leaves out without a trace in the others
 _INTRA = (0, 1)  # picture types of a true key frame: not told, and I
-_THREADED = 640 * 480  # pixels of a frame from which on threads are faster than one
+
+
+_TELLING = ("h264", "hevc", "mpeg4", "vp9", "av1", "libdav1d", "prores")  # codecs whose threads tell of damage
 
 
 class _OutOfOrderError(Exception):
@@ -53,7 +56,7 @@ class PyAVFrames(FrameSource):
         self._damaged = False  # whether what comes out of the decoder may show traces of damage
         self._damaged_at = NO_TIME  # the latest time of a packet that could not be decoded
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
-        self._reopen()
+        self._open()
         try:
             self._index = index_frames(self._container, self._stream, media)
             if not self._index.ordered:
@@ -67,18 +70,15 @@ class PyAVFrames(FrameSource):
         """Closes the file."""
         self._container.close()
 
-    def _reopen(self) -> None:
+    def _open(self) -> None:
         """Opens the file at its start, with a fresh decoder."""
-        if hasattr(self, "_container"):
-            self._container.close()
         self._container, self._stream = open_video(self._media)
         context = self._stream.codec_context
-        # threads lose frames around damage, and make up others from run to run; where FFmpeg's messages go to
-        # Python, a thread waits for the interpreter while the interpreter waits for the thread
-        if self._careful or context.width * context.height < _THREADED or av.logging.get_level() is not None:
-            context.thread_type, context.thread_count = "NONE", 1
-        else:
-            context.thread_type = "AUTO"
+        # threads differ from one thread around damage, and only some decoders tell, if each thread has a frame of its
+        # own; where FFmpeg's messages go to Python, a thread waits for the interpreter, which waits for the thread
+        one = self._careful or context.name not in _TELLING or av.logging.get_level() is not None
+        context.thread_type = "NONE" if one else "FRAME"
+        context.thread_count = int(one)  # 0: as many as there are processors
 
     def _list_by_decoding(self) -> None:
         """Lists the frames that come when all is decoded; by their times if they have some, else by counting."""
@@ -148,10 +148,8 @@ class PyAVFrames(FrameSource):
         """The wanted frames, by seeking; with care from where that does not give one."""
         waiting = deque(targets)
         if not self._careful or not self._by_count:
-            try:
+            with contextlib.suppress(_UnsoundError, _OutOfOrderError):
                 yield from self._by_seeking(waiting)
-            except (_UnsoundError, _OutOfOrderError):
-                pass
         if waiting:
             yield from self._with_care(waiting)
 
@@ -249,9 +247,13 @@ class PyAVFrames(FrameSource):
 
     def _pictures(self, packets: Iterator[Any], wanted: set[int] | None) -> Iterator[Any]:
         """What the decoder makes of packets."""
-        context = self._stream.codec_context
+        context, latest = self._stream.codec_context, NO_TIME
         for packet in packets:
-            context.skip_frame = "DEFAULT" if wanted is None or packet.pts in wanted else "NONREF"
+            # only what is shown before a frame that came earlier is left out: others are never without a use, and
+            # one that says so is damaged
+            early = packet.pts is not None and packet.pts < latest
+            latest = latest if packet.pts is None else max(latest, packet.pts)
+            context.skip_frame = "NONREF" if early and wanted is not None and packet.pts not in wanted else "DEFAULT"
             # an empty packet would end decoding, a half one would give a picture that is half made up
             if packet.size and not (packet.is_corrupt and packet.pos == self._index.cut_at):
                 yield from self._frames_of(packet)
@@ -285,20 +287,32 @@ class PyAVFrames(FrameSource):
 
     def _from_start(self) -> Iterator[Any]:
         """All packets; with a fresh decoder for a damaged file, since what it makes of damage depends on its past."""
-        first = None if self._careful else self._packet_at(self._index.first[1])
-        if first is not None and (first.pts, first.dts) == self._index.first:
+        dts, *place = self._index.first
+        first = None if self._careful else self._packet_at(dts)
+        if first is not None and [first.pts, first.pos] == place:
             return self._after(first)
-        self._reopen()
+        self._container.close()
+        self._open()
         return self._after()
 
     def _sought(self, key: int) -> tuple[Iterator[Any], int] | None:
-        """Packets from a key frame on or from one before it, and its time; None where seeking leads elsewhere."""
+        """Packets from a key frame on or from one before it, and its time; None where seeking leads elsewhere.
+
+        The time alone does not tell: behind damage, containers without times of their own count otherwise after a
+        seek than from the start.
+        """
         key_pts, key_dts = int(self._index.key_pts[key]), int(self._index.key_dts[key])
         for time in (key_pts, key_dts):
             first = self._packet_at(time)
-            if first and first.is_keyframe and first.pts is not None and first.pts <= key_pts:
+            if first and first.is_keyframe and first.pts is not None and first.pts <= key_pts and self._listed(first):
                 return self._after(first), first.pts
         return None
+
+    def _listed(self, packet: Any) -> bool:
+        """Whether a key frame's packet lies where the list has it, as far as the list goes."""
+        at = int(np.searchsorted(self._index.key_pts, packet.pts))
+        known = at < len(self._index.key_pts) and self._index.key_pts[at] == packet.pts
+        return not known or packet.pos is None or self._index.key_at[at] in (packet.pos, -1)
 
     def _packet_at(self, time: int) -> Any:
         """The packet that seeking to a time leads to, None if it leads nowhere."""

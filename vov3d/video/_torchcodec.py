@@ -52,6 +52,8 @@ class TorchCodecFrames(PyAVFrames):
 
     backend = "torchcodec"
 
+    _decoder: Any = None
+
     def _survey(self, first: Any) -> None:
         """Sets the attributes and opens the file with torchcodec, too."""
         super()._survey(first)

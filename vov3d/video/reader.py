@@ -80,12 +80,11 @@ class VideoReader:
         self._closed = self._warned = False
         self._missing = 0
         self._set_apart()
-        self._frames = self._opened(source, backend, fps)
-        self._after.callback(self._frames.close)
+        frames = self._here()
         _OPEN.add(self)
-        self.num_frames, self.fps = self._frames.num_frames, self._frames.fps
-        self.height, self.width = self._frames.height, self._frames.width
-        self.timestamps = self._frames.timestamps
+        self.num_frames, self.fps = frames.num_frames, frames.fps
+        self.height, self.width = frames.height, frames.width
+        self.timestamps = frames.timestamps
         self.duration = float(self.timestamps[-1]) + 1 / self.fps
 
     def _set_apart(self) -> None:
@@ -96,7 +95,7 @@ class VideoReader:
         self._turn = object()  # of the stream that decoded last: it alone may go on where the decoder stands
 
     def _here(self) -> FrameSource:
-        """The frames, opened again in a process that was forked."""
+        """The frames; opened at the first use in a process, of which a fork makes a new one."""
         if self._frames is None:
             self._frames = self._opened(*self._given)
             self._after.callback(self._frames.close)
@@ -169,7 +168,7 @@ class VideoReader:
         Returns:
             As many indices of frames of this file.
         """
-        if not self._frames.variable:
+        if not self._here().variable:
             return list(indices)
         return [self._nearest(index / self.fps) for index in indices]
 
@@ -303,13 +302,13 @@ def check_backend(backend: str | None) -> None:
 def _check_settings(source: Source, backend: str | None, fps: float | None) -> None:
     """Refuses settings that make no sense or would have no effect."""
     check_backend(backend)
-    file = is_file(source)
+    file, name = is_file(source), printable(source_name(source))
     if fps is not None and file:
-        raise ValueError(f"{printable(source_name(source))}: fps is for frames in an array or a folder; a file has its own rate")
+        raise ValueError(f"{name}: fps is for frames in an array or a folder; a file has its own rate")
     if fps is not None and not 0 < fps < math.inf:
         raise ValueError(f"fps {fps} must be positive and finite")
     if backend is not None and not file:
-        raise ValueError(f"{printable(source_name(source))}: backend is for video files; frames are decoded already or by Pillow")
+        raise ValueError(f"{name}: backend is for video files; frames are decoded already or by Pillow")
 
 
 def _file_frames(media: Media, backend: str | None) -> FrameSource:
