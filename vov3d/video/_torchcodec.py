@@ -4,10 +4,10 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from vov3d.video._pyav import PyAVFrames
-from vov3d.video._source import Media
+from vov3d.video._pyav import PyAVFrames, _UnsoundError
 
 _BATCH = 16  # frames decoded at once, which bounds memory
 _PLAYLISTS = {"hls", "dash", "concat", "imf"}  # they lead to other files, which PyAV alone is kept from
@@ -45,34 +45,60 @@ def require_torchcodec() -> None:
 class TorchCodecFrames(PyAVFrames):
     """The frames of a video file; times and key frames are listed by PyAV, pictures decoded by torchcodec.
 
-    Each picture is checked to be the one of the wanted time. Where it is not, and in files that are cut short or
-    have no usable times, PyAV decodes.
+    Each picture is checked to be the one of the wanted time, and each key frame to be a sound one. Where one is not,
+    and in files that torchcodec would show otherwise, PyAV decodes: cut short, without usable times, laid in another
+    way than upright or turned, of more than 8 bits, interlaced, of odd sizes, or with another first picture.
     """
 
     backend = "torchcodec"
 
-    def __init__(self, media: Media) -> None:
-        """Opens the file with both.
+    _decoder: Any = None
 
-        Raises:
-            VideoError: as `PyAVFrames`.
-        """
-        super().__init__(media)
-        self._decoder = self._open_decoder()
-        if self._decoder is None:
-            self.backend = PyAVFrames.backend
+    def _survey(self, first: Any) -> None:
+        """Sets the attributes and opens the file with torchcodec, too."""
+        super()._survey(first)
+        self._held: set[int] = set()  # key frames that were seen to be sound
+        self._decoder = self._open_decoder() if _plain(first) else None
+        if self._decoder is None or not self._agrees(first):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Leaves the rest to PyAV."""
+        self._decoder, self.backend = None, PyAVFrames.backend
 
     def _open_decoder(self) -> Any:
         """The decoder of torchcodec, or None for a file that it would number otherwise."""
         from torchcodec.decoders import VideoDecoder
 
         lists_others = _PLAYLISTS & set(self._container.format.name.split(","))
-        if self._by_count or self._index.promised or lists_others:
+        if self._by_count or self._careful or self._damaged or self._index.promised or lists_others:
             return None
         try:
-            return VideoDecoder(self._media.path or self._media.data, num_ffmpeg_threads=0, seek_mode="exact")
+            return VideoDecoder(
+                self._media.path or self._media.data,
+                stream_index=self._stream.index,
+                num_ffmpeg_threads=0,
+                seek_mode="exact",
+            )
         except (RuntimeError, ValueError):
             return None
+
+    def _agrees(self, first: Any) -> bool:
+        """Whether the first picture is the same from both to the bit."""
+        pictures = self._pictures_of([0])
+        return pictures is not None and torch.equal(pictures[0], self._converted(first))
+
+    def _all_held(self, targets: Sequence[int]) -> bool:
+        """Whether the key frames before some frames are sound, which torchcodec takes on trust."""
+        keys = np.searchsorted(self._index.key_pts, self._index.pts[list(targets)], side="right") - 1
+        try:
+            for key in sorted({max(int(key), 0) for key in keys} - self._held):
+                if next(self._decoded(key), None) is None or self._damaged:
+                    return False
+                self._held.add(key)
+        except _UnsoundError:
+            return False
+        return True
 
     def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
         """Decodes some frames, as `FrameSource.frames`."""
@@ -81,15 +107,16 @@ class TorchCodecFrames(PyAVFrames):
             self.missing = 0
             for start in range(0, len(targets), _BATCH):
                 part = targets[start : start + _BATCH]
-                pictures = self._pictures(part)
+                pictures = self._pictures_of(part) if self._all_held(part) else None
                 if pictures is None:
+                    self._give_up()
                     break
                 yield from zip(part, pictures, strict=True)
                 done += len(part)
         if done < len(targets):
             yield from super().frames(targets[done:])
 
-    def _pictures(self, targets: Sequence[int]) -> torch.Tensor | None:
+    def _pictures_of(self, targets: Sequence[int]) -> torch.Tensor | None:
         """Pictures `(T, C, H, W)` by their times; None if others came, or none."""
         base = self._stream.time_base
         assert base is not None
@@ -107,3 +134,9 @@ class TorchCodecFrames(PyAVFrames):
         base = self._stream.time_base
         assert base is not None
         return 0.5 * base.numerator / base.denominator
+
+
+def _plain(frame: Any) -> bool:
+    """Whether both make the same RGB of such frames."""
+    eight_bits = all(component.bits == 8 for component in frame.format.components)
+    return eight_bits and not frame.interlaced_frame and frame.width % 2 == frame.height % 2 == 0
