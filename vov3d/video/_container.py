@@ -1,7 +1,5 @@
 """Opening a video file and listing its frames without decoding them."""
 
-import io
-import mmap
 import os
 import stat
 from array import array
@@ -13,13 +11,14 @@ from vov3d.video._errors import VideoError
 from vov3d.video._source import Media
 
 try:
-    import av
     from av.container import InputContainer
     from av.error import FFmpegError
     from av.stream import Disposition
     from av.video.stream import VideoStream
 except ImportError as error:
     raise ImportError("vov3d.video.reader needs PyAV: pip install 'vov3d[video]'") from error
+
+from vov3d.video._opening import check_size, open_container
 
 __all__ = ["NO_TIME", "FFmpegError", "FrameIndex", "index_frames", "open_video"]
 
@@ -68,37 +67,15 @@ def open_video(media: Media, thread_type: str = "AUTO") -> tuple[InputContainer,
         VideoError: if the file cannot be opened or has no pictures.
     """
     _check_file(media)
-    try:
-        container = _open(media)
-    except (FFmpegError, OSError) as error:
-        reason = error.strerror or type(error).__name__
-        raise VideoError(
-            f"{media.name}: cannot be read as a video ({reason}): it is cut short, damaged or no video at all; "
-            "see whether a player shows it, or fetch it again"
-        ) from error
+    container = open_container(media)
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:  # the cover of a song is no video
             stream.thread_type = thread_type
+            check_size(container, stream, media.name)
             return container, stream
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
     container.close()
     raise VideoError(f"{media.name}: has no video stream, only {kinds}; give a file with moving pictures")
-
-
-def _open(media: Media) -> InputContainer:
-    """Opens without leading anywhere: to other local files only from a file of the caller's, never to the network."""
-    # container_options: with options alone, PyAV 17.0 crashes on files that find their streams late, as FLV
-    if media.own and media.path is not None:
-        return av.open(media.path, container_options={"protocol_whitelist": "file"})
-    return av.open(_content(media), "r", container_options={"protocol_whitelist": "none"})
-
-
-def _content(media: Media) -> io.BytesIO | mmap.mmap:
-    """A file's bytes as an object to read from that needs no closing."""
-    if media.path is None:
-        return io.BytesIO(media.data or b"")
-    with open(media.path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _check_file(media: Media) -> None:
