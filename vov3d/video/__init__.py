@@ -1,6 +1,7 @@
 """From a video file to frames, clips and a label. Needs the extra `video`: `pip install 'vov3d[video]'`."""
 
 from vov3d.video._errors import VideoError
+from vov3d.video._source import PICTURE_ENDINGS, VIDEO_ENDINGS, looks_like_picture, looks_like_video
 from vov3d.video.classifier import Look, Prediction, VideoClassifier
 from vov3d.video.reader import VideoReader
 from vov3d.video.sampling import (
@@ -15,6 +16,8 @@ from vov3d.video.sampling import (
 from vov3d.video.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
 
 __all__ = [
+    "PICTURE_ENDINGS",
+    "VIDEO_ENDINGS",
     "EvalTransform",
     "Look",
     "Prediction",
@@ -27,6 +30,8 @@ __all__ = [
     "crop_boxes",
     "dense_indices",
     "eval_transform",
+    "looks_like_picture",
+    "looks_like_video",
     "parse_views",
     "random_dense_indices",
     "segment_indices",

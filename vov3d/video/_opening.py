@@ -75,20 +75,26 @@ def check_size(container: InputContainer, stream: VideoStream, name: str) -> Non
     context: Any = stream.codec_context
     if context is None:  # a codec that FFmpeg does not know
         return
-    width, height = context.width, context.height
-    if width * height > MAX_PIXELS:
+    try:
+        check_pixels(context.width, context.height, name)
+    except VideoError:
         container.close()
-        raise VideoError(f"{name}: {too_large(width, height)}")
+        raise
     context.options = {"max_pixels": str(MAX_PIXELS)}
 
 
-def too_large(width: int, height: int) -> str:
-    """What is said of a picture over the limit."""
-    side = int(MAX_PIXELS**0.5)
-    return (
-        f"has pictures of {width}x{height} pixels, more than {side}x{side} in all, which is the limit; "
-        "make them smaller first"
-    )
+def check_pixels(width: int, height: int, name: str) -> None:
+    """Refuses pictures too large to decode.
+
+    Raises:
+        VideoError: for over `MAX_PIXELS` pixels.
+    """
+    if width * height > MAX_PIXELS:
+        side = int(MAX_PIXELS**0.5)
+        raise VideoError(
+            f"{name}: has pictures of {width}x{height} pixels, more than {side}x{side} in all, which is the limit; "
+            "make them smaller first"
+        )
 
 
 def _opened(media: Media) -> InputContainer:

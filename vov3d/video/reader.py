@@ -14,7 +14,17 @@ from vov3d.video._container import FFmpegError as FFmpegError  # tells at import
 from vov3d.video._errors import VideoError
 from vov3d.video._frames import FrameSource
 from vov3d.video._layout import stack_pictures
-from vov3d.video._source import Media, Source, is_address, is_file, is_folder, media_of, source_name
+from vov3d.video._source import (
+    Media,
+    Source,
+    head_of,
+    is_address,
+    is_file,
+    is_folder,
+    is_webp,
+    media_of,
+    source_name,
+)
 
 __all__ = ["BACKENDS", "VideoError", "VideoReader"]
 
@@ -36,7 +46,7 @@ class VideoReader:
 
     Attributes:
         path: what was opened: the file, folder or address, or a description of bytes and arrays.
-        backend: what decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder) or `"memory"` (an array).
+        backend: what decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder, WebP) or `"memory"` (an array).
         num_frames: frames in the video; of a file cut short, the number it should have, where it tells.
         fps: frames per second, on average where the rate is variable.
         height: rows of an upright frame.
@@ -239,6 +249,10 @@ def _check_settings(source: Source, backend: str | None, fps: float | None) -> N
 
 def _file_frames(media: Media, backend: str | None) -> FrameSource:
     """The frames of a video file."""
+    if is_webp(head_of(media)):  # FFmpeg reads no animated WebP
+        from vov3d.video._webp import WebPFrames
+
+        return WebPFrames(media)
     if backend == "torchcodec":
         from vov3d.video._torchcodec import TorchCodecFrames
 
