@@ -96,9 +96,9 @@ class _Clips:
         return len(self.files)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        from vov3d.video import VideoReader, clip_indices, eval_transform
+        from vov3d.video import VideoReader, eval_transform, plan_clips
 
         for file in self.files:
             with VideoReader(file) as reader:
-                (indices,) = clip_indices(self.cfg, reader.num_frames, reader.fps, 1)
-                yield eval_transform(self.cfg)(reader.read(reader.at_constant_rate(indices)))
+                (clip,) = plan_clips(self.cfg, reader)
+                yield eval_transform(self.cfg)(reader.read(clip))

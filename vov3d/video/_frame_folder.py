@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -11,7 +12,7 @@ import torch
 from vov3d.video._errors import VideoError
 from vov3d.video._frames import FrameSource
 from vov3d.video._opening import check_pixels
-from vov3d.video._source import PICTURE_ENDINGS
+from vov3d.video._source import PICTURE_ENDINGS, Media, media_key
 
 try:
     from PIL import Image
@@ -56,6 +57,10 @@ class FolderFrames(FrameSource):
                     f"folder {self.width}x{self.height}; the frames of a video have one size"
                 )
             yield index, frame
+
+    def content_key(self) -> int:
+        """As `VideoReader.content_key`: of the number of pictures and the first one's file."""
+        return zlib.crc32(b"%d" % self.num_frames, media_key(Media(self._folder, path=self._path(0))))
 
     def _path(self, index: int) -> str:
         return os.path.join(self._folder, self._names[index])

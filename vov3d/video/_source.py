@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ VIDEO_ENDINGS = frozenset(
 
 PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 """How the names of the frames in a folder end, in small letters."""
+
+_KEY_BYTES = 4096
 
 Source = str | os.PathLike[str] | bytes | np.ndarray | torch.Tensor
 """A video file, a folder of frames, an http(s) address, a file's bytes, or uint8 frames in an array."""
@@ -102,6 +105,19 @@ def _head(path: str | os.PathLike[str]) -> bytes:
             return file.read(32)
     except (OSError, ValueError):
         return b""
+
+
+def media_key(media: Media) -> int:
+    """A number that depends on the content of a file alone: its size, start and end."""
+    if media.path is None:
+        data = media.data or b""
+        size, start, end = len(data), data[:_KEY_BYTES], data[-_KEY_BYTES:]
+    else:
+        with open(media.path, "rb") as file:
+            size, start = os.fstat(file.fileno()).st_size, file.read(_KEY_BYTES)
+            file.seek(max(size - _KEY_BYTES, 0))
+            end = file.read(_KEY_BYTES)
+    return zlib.crc32(b"%d" % size + start + end)
 
 
 def head_of(media: Media) -> bytes:

@@ -7,6 +7,7 @@ import os
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -22,6 +23,7 @@ from vov3d.video._source import (
     is_file,
     is_folder,
     is_webp,
+    media_key,
     media_of,
     source_name,
 )
@@ -49,6 +51,7 @@ class VideoReader:
         backend: what decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder, WebP) or `"memory"` (an array).
         num_frames: frames in the video; of a file cut short, the number it should have, where it tells.
         fps: frames per second, on average where the rate is variable.
+        variable: whether the frames come at a variable rate.
         height: rows of an upright frame.
         width: columns of an upright frame.
         timestamps: float64 array of seconds from the first frame, for each frame.
@@ -84,6 +87,7 @@ class VideoReader:
         self._frames = self._opened(source, backend, fps)
         self._after.callback(self._frames.close)
         self.backend, self.num_frames, self.fps = self._frames.backend, self._frames.num_frames, self._frames.fps
+        self.variable = self._frames.variable
         self.height, self.width = self._frames.height, self._frames.width
         self.timestamps = self._frames.timestamps
         self.duration = float(self.timestamps[-1]) + 1 / self.fps
@@ -96,11 +100,17 @@ class VideoReader:
             if not isinstance(source, bytes) and is_folder(source):
                 from vov3d.video._frame_folder import FolderFrames  # needs Pillow, which files do not
 
-                return FolderFrames(os.fspath(source), fps)
-            return _file_frames(media_of(source), backend)
+                folder = FolderFrames(os.fspath(source), fps)
+                self._key = folder.content_key
+                return folder
+            media = media_of(source)
+            self._key = partial(media_key, media)
+            return _file_frames(media, backend)
         from vov3d.video._frame_array import ArrayFrames
 
-        return ArrayFrames(source, fps)
+        array = ArrayFrames(source, fps)
+        self._key = array.content_key
+        return array
 
     def _downloaded(self, address: str, backend: str | None) -> FrameSource:
         """The frames of a file that is fetched first, and deleted on closing."""
@@ -113,6 +123,7 @@ class VideoReader:
             copy.close()
             raise
         self._after.callback(copy.close)
+        self._key = partial(media_key, copy.media)
         return frames
 
     @property
@@ -137,8 +148,8 @@ class VideoReader:
     def at_constant_rate(self, indices: Iterable[int]) -> list[int]:
         """Turns indices counted at the average rate into those of the frames shown nearest to that time.
 
-        Sampling plans speak of equal distances in time. In a file of constant rate these are equal distances in
-        frames, and nothing changes.
+        In a file of constant rate nothing changes. In others the average may be far from the rate of any part:
+        `vov3d.video.plan_clips` plans their clips by time.
 
         Args:
             indices: frame `i` stands for the time `i / fps`.
@@ -146,9 +157,29 @@ class VideoReader:
         Returns:
             As many indices of frames of this file.
         """
-        if not self._frames.variable:
+        if not self.variable:
             return list(indices)
-        return [self._nearest(index / self.fps) for index in indices]
+        return self.at_times(index / self.fps for index in indices)
+
+    def at_times(self, seconds: Iterable[float]) -> list[int]:
+        """The frames shown nearest to some times; the first or last one for times outside the video.
+
+        Args:
+            seconds: from the first frame.
+
+        Returns:
+            As many indices of frames.
+        """
+        return [self._nearest(time) for time in seconds]
+
+    def content_key(self) -> int:
+        """A number that depends on the content alone, to seed what is drawn for this video: the same for a file by
+        path, bytes or address, wherever it lies and whatever its name.
+
+        Returns:
+            From 0 to 2^32 - 1.
+        """
+        return self._key()
 
     def _nearest(self, seconds: float) -> int:
         """The frame whose time is nearest, the earlier of two as near."""
