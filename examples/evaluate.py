@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(args: argparse.Namespace) -> int:
     strides = _checked(args)
     models = _models(args)
-    plan = Plan("", args.stride, args.frames, args.fps, args.batch_size, args.backend, args.per_view, not args.no_antialias)
+    plan = Plan(
+        "", args.stride, args.frames, args.fps, args.batch_size, args.backend, args.per_view, not args.no_antialias
+    )
     runs = []
     for model in models:
         samples = load_samples(

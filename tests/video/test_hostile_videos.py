@@ -84,7 +84,14 @@ def test_patterns_of_names_are_names(tmp_path: Path, ending: str) -> None:
 def test_names_of_protocols_are_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "a.mp4", num_frames=3)
-    for name in ("concat:a.mp4|a.mp4", "subfile,,start,0,end,0,,:a.mp4", "pipe:0", "crypto:a.mp4", "data:,x", "a.mp4\n"):
+    for name in (
+        "concat:a.mp4|a.mp4",
+        "subfile,,start,0,end,0,,:a.mp4",
+        "pipe:0",
+        "crypto:a.mp4",
+        "data:,x",
+        "a.mp4\n",
+    ):
         with pytest.raises(VideoError, match="no such file"):
             VideoReader(name)
 
@@ -159,9 +166,8 @@ def test_pictures_over_the_limit_behind_small_ones(tmp_path: Path, monkeypatch: 
     with VideoReader(path) as reader:
         assert reader.num_frames == 33
     monkeypatch.setattr(_opening, "MAX_PIXELS", 100 * 100 - 1)
-    with VideoReader(path) as reader:
-        with pytest.warns(RuntimeWarning, match="3 of the 33 frames"):
-            assert reader.read(range(33)).shape == (33, 3, 8, 8)
+    with VideoReader(path) as reader, pytest.warns(RuntimeWarning, match="3 of the 33 frames"):
+        assert reader.read(range(33)).shape == (33, 3, 8, 8)
 
 
 def test_opening_takes_no_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Folders of pictures and animated WebP show what a viewer of pictures shows, in 8 bits, or say why they do not."""
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -93,7 +94,9 @@ def test_what_stands_among_the_frames_but_is_none(tmp_path: Path) -> None:
     (folder / "5.png").symlink_to("nowhere.png")
     with VideoReader(folder) as reader:
         for index, cause in enumerate(("no file", "cannot identify", "no file", "no file"), 1):
-            with pytest.raises(VideoError, match=rf"{index + 1}\.png: this frame of the folder cannot be read.*{cause}"):
+            with pytest.raises(
+                VideoError, match=rf"{index + 1}\.png: this frame of the folder cannot be read.*{cause}"
+            ):
                 reader.read([index])
 
 
@@ -134,14 +137,15 @@ def test_damaged_webp_is_named_whatever_was_cut_or_changed(tmp_path: Path) -> No
         for at in rng.integers(12, len(data), 8):
             changed[at] = rng.integers(256)
         pieces.append(bytes(changed))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        for piece in pieces:
-            try:
-                with VideoReader(piece) as reader:
-                    assert reader.read(range(min(reader.num_frames, 100))).dtype == torch.uint8
-            except VideoError as error:
-                assert str(error).startswith(f"<{len(piece)} bytes>: ")
+    for piece in pieces:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.suppress(VideoError),  # no other error
+            VideoReader(piece) as reader,
+        ):
+            assert reader.read(range(min(reader.num_frames, 100))).dtype == torch.uint8
+    with pytest.raises(VideoError, match=r"^<300 bytes>: cannot be decoded"):
+        VideoReader(data[:300]).read([0])
 
 
 def test_what_looks_like_a_video(tmp_path: Path) -> None:

@@ -112,7 +112,9 @@ def _picture_names(folder: str) -> list[str]:
         raise VideoError(f"{folder}: may not be read (permission denied); change its permissions") from None
     except OSError as error:
         raise VideoError(f"{folder}: cannot be opened ({error})") from error
-    names = [name for name in names if os.path.splitext(name)[1].lower() in PICTURE_ENDINGS and not name.startswith(".")]
+    names = [
+        name for name in names if os.path.splitext(name)[1].lower() in PICTURE_ENDINGS and not name.startswith(".")
+    ]
     if not names:
         raise VideoError(
             f"{folder}: is a folder without pictures; give a video file, or a folder of frames such as 00001.jpg"

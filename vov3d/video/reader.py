@@ -173,8 +173,9 @@ class VideoReader:
         return [self._nearest(time) for time in seconds]
 
     def content_key(self) -> int:
-        """A number that depends on the content alone, to seed what is drawn for this video: the same for a file by
-        path, bytes or address, wherever it lies and whatever its name.
+        """A number that depends on the content alone, to seed what is drawn for this video.
+
+        It is the same for a file by path, bytes or address, wherever it lies and whatever its name.
 
         Returns:
             From 0 to 2^32 - 1.

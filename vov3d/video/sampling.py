@@ -135,9 +135,7 @@ def segment_indices(num_frames: int, clip_len: int, rng: random.Random | None = 
     return [rng.randint(start, end) for start, end in pairwise(edges)]
 
 
-def clip_indices(
-    cfg: Mapping[str, Any], num_frames: int, fps: float, num_clips: int, key: int = 0
-) -> list[list[int]]:
+def clip_indices(cfg: Mapping[str, Any], num_frames: int, fps: float, num_clips: int, key: int = 0) -> list[list[int]]:
     """Frames of every clip of a multi-view plan.
 
     One dense clip is taken from the middle of the video, where the action is: the published plan for several

@@ -222,9 +222,7 @@ def _check_frames(frames: torch.Tensor) -> None:
         raise ValueError(f"expected uint8 frames (T, C, H, W), got {frames.dtype} {tuple(frames.shape)}")
 
 
-def _resize(
-    frames: torch.Tensor, size: tuple[int, int], mode: InterpolationMode, antialias: bool
-) -> torch.Tensor:
+def _resize(frames: torch.Tensor, size: tuple[int, int], mode: InterpolationMode, antialias: bool) -> torch.Tensor:
     """Resizes uint8 frames to (height, width); in uint8, which torchvision does several times faster than in float."""
     if max(size) > _LONGEST * min(size):
         raise ValueError(
