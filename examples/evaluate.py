@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--checkpoint", nargs="+", metavar="FILE", help="weights of each model, - for those of its tag")
     models.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     models.add_argument("--backend", choices=("pyav", "torchcodec"), help="what decodes files (default: pyav)")
+    models.add_argument(
+        "--no-antialias", action="store_true", help="resize as the published loaders do, without a filter"
+    )
     models.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: by the free memory)")
     views = parser.add_argument_group("protocol")
     which = views.add_mutually_exclusive_group()
@@ -90,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(args: argparse.Namespace) -> int:
     strides = _checked(args)
     models = _models(args)
-    plan = Plan("", args.stride, args.frames, args.fps, args.batch_size, args.backend, args.per_view)
+    plan = Plan(
+        "", args.stride, args.frames, args.fps, args.batch_size, args.backend, args.per_view, not args.no_antialias
+    )
     runs = []
     for model in models:
         samples = load_samples(

@@ -93,7 +93,7 @@ def look_over(
         VideoError: If it cannot be read.
     """
     with VideoReader(video) as reader:
-        fps, count = reader.fps, reader.num_frames
+        fps, count = _steady(reader)
         hop = max(round(every * fps), 1)
         shown: list[tuple[float, np.ndarray]] = []
         frames = _frames(reader, shown if pictures else None)
@@ -109,14 +109,22 @@ def look_over(
     )
 
 
+def _steady(reader: VideoReader) -> tuple[float, int]:
+    """Frames per second and their number, at equal distances in time: 30 of a file of variable rate."""
+    if not reader.variable:
+        return reader.fps, reader.num_frames
+    return 30.0, round(30 * float(reader.timestamps[-1])) + 1
+
+
 def _frames(reader: VideoReader, shown: list[tuple[float, np.ndarray]] | None) -> Iterator[torch.Tensor]:
     """All frames at equal distances in time, also of a file of variable rate."""
-    times = Counter(reader.at_constant_rate(range(reader.num_frames)))
-    apart, at = reader.num_frames / _SHOWN, 0
+    fps, count = _steady(reader)
+    times = Counter(reader.at_times(i / fps for i in range(count)) if reader.variable else range(count))
+    apart, at = count / _SHOWN, 0
     for index, frame in reader.stream(times):
         if shown is not None and at >= (len(shown) + 0.5) * apart:
             less = -(-max(frame.shape[1:]) // 160)
-            shown.append((at / reader.fps, frame[:, ::less, ::less].permute(1, 2, 0).numpy().copy()))
+            shown.append((at / fps, frame[:, ::less, ::less].permute(1, 2, 0).numpy().copy()))
         yield from repeat(frame, times[index])
         at += times[index]
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vov3d.labels import read_label_names
+from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
 
-VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 LISTS = ("something-something-v2-{}.json", "something-something-v1-{}.csv", "{}.csv", "{}.txt", "{}.json")
 SPLITS = {
     "train": ("train", "training"),
@@ -94,12 +93,12 @@ def _videos_of_class(folder: Path) -> list[Entry]:
     items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     folders = [item for item in items if item.is_dir()]
     # one is enough: the check of a whole data set opens them all
-    if folders and not any(file.suffix.lower() in PICTURES for file in folders[0].iterdir()):
+    if folders and not any(looks_like_picture(file) for file in folders[0].iterdir()):
         raise ValueError(f"{folders[0]}: holds no pictures; in a class folder, a folder is the frames of one video")
     for item in items:
-        if item.suffix.lower() in PICTURES and not item.is_dir():
+        if looks_like_picture(item) and not item.is_dir():
             raise ValueError(f"{item}: is a picture; a class folder holds videos, or a folder of frames for each video")
-        if item.suffix.lower() not in VIDEOS and not item.is_dir():
+        if not looks_like_video(item) and not item.is_dir():
             raise ValueError(f"{item}: is neither a video nor a folder of frames; move it out of the class folder")
     return [Entry(item, folder.name, str(item)) for item in items]
 
@@ -241,7 +240,7 @@ def _videos_under(folder: Path, depth: int, frames: bool) -> dict[str, list[Path
     """Videos by their name without ending, down to a depth; `frames` counts folders as videos."""
     found: dict[str, list[Path]] = {}
     for item in folder.iterdir():
-        if item.suffix.lower() in VIDEOS:
+        if item.suffix.lower() in VIDEO_ENDINGS:
             found.setdefault(item.stem, []).append(item)
         elif frames:
             found.setdefault(item.name, []).append(item)
@@ -298,7 +297,7 @@ def _by_comma(line: str) -> tuple[str, str] | None:
 
 def _by_space(line: str) -> tuple[str, str] | None:
     """Behind the ending of a video file, which names with spaces may follow, else at the last space."""
-    endings = "|".join(map(re.escape, VIDEOS))
+    endings = "|".join(map(re.escape, VIDEO_ENDINGS))
     match = re.fullmatch(rf"(.+(?:{endings}))\s+(\S.*)", line, re.IGNORECASE) or re.fullmatch(r"(.+?)\s+(\S+)", line)
     return (match[1], match[2]) if match else None
 

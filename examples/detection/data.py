@@ -10,12 +10,11 @@ import torch.nn.functional as F
 
 from detection.ava import Annotation, Box, read_annotations, read_label_map, write_label_map, write_rows
 from detection.model import Settings
-from vov3d.video import VideoReader
+from vov3d.video import VIDEO_ENDINGS, VideoReader
 from vov3d.video.moving_scenes import ACTIONS, Scene, make_scenes
 from vov3d.video.moving_shapes import write_clip
 
 SCENE_FPS = 10
-ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 LABEL_MAP = "actions.pbtxt"
 
 
@@ -102,10 +101,10 @@ def find_video(folder: Path, name: str) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    for ending in ENDINGS:
+    for ending in sorted(VIDEO_ENDINGS):
         if (path := folder / f"{name}{ending}").is_file():
             return path
-    raise FileNotFoundError(f"{folder / name}: no video of that name with any of the endings {', '.join(ENDINGS)}")
+    raise FileNotFoundError(f"{folder / name}: no video of that name, as {name}.mp4")
 
 
 def moments_of(rows: Iterable[Annotation]) -> list[Moment]:

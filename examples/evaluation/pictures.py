@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.metrics import Figure
-from vov3d.video import VideoReader, clip_indices, eval_transform
+from vov3d.video import VideoReader, eval_transform, plan_clips
 
 _SHOWN = 8  # frames of an example
 _NAMED = 60  # classes at most whose names fit beside a confusion
@@ -122,7 +122,7 @@ def draw_examples(path: Path, examples: Sequence["Example"], names: tuple[str, s
 def frames_of(source: Any, cfg: Mapping[str, Any]) -> np.ndarray:
     """Frames of the clip in the middle of a video, as the network sees its centre: uint8 `(T, S, S, 3)`."""
     with VideoReader(source) as reader:
-        clip = reader.at_constant_rate(clip_indices(cfg, reader.num_frames, reader.fps, 1)[0])
+        (clip,) = plan_clips(cfg, reader)
         transform = eval_transform(cfg)
         (crop,) = transform.cut(reader.read(clip, transform.resize))
     shown = np.linspace(0, len(crop) - 1, min(len(crop), _SHOWN)).round().astype(int)

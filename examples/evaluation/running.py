@@ -16,7 +16,7 @@ from tqdm import tqdm
 from evaluation.models import Model
 from evaluation.samples import Samples
 from evaluation.scores import Row, Scores, begin
-from vov3d.video import Look, VideoClassifier
+from vov3d.video import Look, VideoClassifier, parse_views
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Plan:
         batch_size: Views at once; None for what fits in memory.
         backend: What decodes files.
         per_view: Whether scores of each view are kept.
+        antialias: Whether frames are filtered before they are made smaller, which the published loaders do not.
     """
 
     views: str
@@ -40,6 +41,7 @@ class Plan:
     batch_size: int | None = None
     backend: str | None = None
     per_view: bool = False
+    antialias: bool = True
 
 
 class _Recorder(nn.Module):
@@ -95,6 +97,7 @@ class Run:
         self.frames = plan.frames or model.cfg["num_frames"]
         self.stride = plan.stride or (model.cfg.get("frame_stride") if model.cfg["sampling"] == "dense" else None)
         changed = [f"stride{plan.stride:g}" if plan.stride else "", f"frames{plan.frames}" if plan.frames else ""]
+        changed.append("" if plan.antialias else "no-antialias")
         self.folder = out / "-".join(filter(None, [model.label, plan.views, *changed]))
         self._recorder = _Recorder(model.network)
         self._classifier = VideoClassifier(
@@ -105,6 +108,7 @@ class Run:
             stride=plan.stride,
             num_frames=plan.frames,
             backend=plan.backend,
+            antialias=plan.antialias,
         )
         settings = {
             "model": model.name,
@@ -118,8 +122,14 @@ class Run:
             "data": samples.name,
             "videos": samples.digest(),
             "classes": list(samples.classes),
+            **({} if plan.antialias else {"antialias": False}),
+            **({"segments": "drawn"} if self._draws() else {}),
         }
         begin(self.folder, settings)
+
+    def _draws(self) -> bool:
+        """Whether each clip takes a frame of each segment at random."""
+        return self.model.cfg["sampling"] == "segment" and parse_views(self.plan.views).num_clips > 1
 
     def rows(self) -> dict[int, Row]:
         """Scores every video that has no scores yet; a row for each video, by its index."""

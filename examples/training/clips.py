@@ -16,8 +16,9 @@ from vov3d.video import (
     VideoReader,
     clip_indices,
     eval_transform,
-    random_dense_indices,
-    segment_indices,
+    plan_clips,
+    plan_random_clip,
+    random_clip_indices,
     train_transform,
 )
 
@@ -121,12 +122,9 @@ class Clips(Dataset, ABC):
 
     def _frames(self, num_frames: int, fps: float, rng: random.Random) -> list[int]:
         """Indices of the frames of a clip."""
-        cfg = self.cfg
-        if not self.train:
-            return clip_indices(cfg, num_frames, fps, 1)[0]
-        if cfg["sampling"] == "segment":
-            return segment_indices(num_frames, cfg["num_frames"], rng)
-        return random_dense_indices(num_frames, fps, cfg["num_frames"], cfg["frame_stride"], rng)
+        if self.train:
+            return random_clip_indices(self.cfg, num_frames, fps, rng)
+        return clip_indices(self.cfg, num_frames, fps, 1)[0]
 
 
 class VideoClips(Clips):
@@ -162,7 +160,7 @@ class VideoClips(Clips):
     def _read(self, index: int, rng: random.Random) -> torch.Tensor:
         file = self._file(index)
         with VideoReader(file if isinstance(file, Path) else file.read()) as reader:
-            indices = reader.at_constant_rate(self._frames(reader.num_frames, reader.fps, rng))
+            indices = plan_random_clip(self.cfg, reader, rng) if self.train else plan_clips(self.cfg, reader)[0]
             shown = dict(reader.stream(indices))
             if reader.missing:
                 raise VideoError(f"{file}: is cut short or damaged, {reader.missing} of its frames are missing")

@@ -19,10 +19,9 @@ from video_layouts import SplitError
 from video_lists import read_list
 
 from vov3d.labels import read_label_names
-from vov3d.video import moving_shapes
+from vov3d.video import VIDEO_ENDINGS, moving_shapes
 
 SHAPES = "shapes"
-_VIDEO_ENDINGS = ("mp4", "webm", "mkv", "avi", "mov", "gif", "mpg", "mpeg")
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ def _members(path: Path) -> list[tuple[Member, Any]]:
                 folder, _, base = info.name.rpartition("/")
                 stem, _, ending = base.partition(".")
                 key = f"{folder}/{stem}"
-                if ending.lower() in _VIDEO_ENDINGS:
+                if f".{ending.lower()}" in VIDEO_ENDINGS:
                     videos[key] = Member(path, info.name, info.offset_data, info.size)
                 elif ending in ("cls", "json"):
                     labels[key] = _label((tar.extractfile(info) or io.BytesIO()).read(), ending, f"{path}:{info.name}")

@@ -11,7 +11,15 @@ from stand_in import CFG, StandIn, frames_of
 from torch import nn
 from video_files import frame_numbers, write_video
 
-from vov3d.video import Prediction, VideoClassifier, VideoError, VideoReader, clip_indices, eval_transform
+from vov3d.video import (
+    Prediction,
+    VideoClassifier,
+    VideoError,
+    VideoReader,
+    eval_transform,
+    plan_clips,
+    segment_indices,
+)
 from vov3d.video._pyav import PyAVFrames
 
 
@@ -26,9 +34,10 @@ def path(tmp_path: Path) -> Path:
     return write_video(tmp_path / "a.mp4", num_frames=50, gop=12)
 
 
-def expected(model: StandIn, frames: torch.Tensor, clips: int, crops: int, fps: float = 30) -> torch.Tensor:
+def expected(model: StandIn, source, clips: int, crops: int, fps: float | None = None) -> torch.Tensor:
     transform = eval_transform(model.pretrained_cfg, crops)
-    views = [transform(frames[clip]) for clip in clip_indices(model.pretrained_cfg, len(frames), fps, clips)]
+    with VideoReader(source, fps=fps) as reader:
+        views = [transform(reader.read(clip)) for clip in plan_clips(model.pretrained_cfg, reader, clips)]
     with torch.inference_mode():
         return model.eval().forward_dense(torch.cat(views)).mean(0)
 
@@ -42,7 +51,7 @@ def test_scores_are_the_mean_over_views(path: Path, views: str, sampling: str) -
     scores = VideoClassifier(model, views=views, batch_size=4).scores(path)
     assert scores.shape == (7,)
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores, expected(model, frames_of(path), clips, crops))
+    torch.testing.assert_close(scores, expected(model, path, clips, crops))
 
 
 def test_batches_hold_all_views_once(path: Path, model: StandIn) -> None:
@@ -52,9 +61,9 @@ def test_batches_hold_all_views_once(path: Path, model: StandIn) -> None:
 
 
 def test_equal_clips_are_computed_once_and_weighed(path: Path) -> None:
-    model = StandIn(sampling="segment")
-    VideoClassifier(model, views="10x1").scores(path)
-    assert [len(batch) for batch in model.seen] == [1]
+    same = StandIn()
+    VideoClassifier(same, views="10x1").scores(frames_of(path)[:4])  # one clip as it is
+    assert [len(batch) for batch in same.seen] == [1]
     short = StandIn()  # 9 frames, span 8: starts 0, 0.1, ... give a few different clips, not equally often
     frames = frames_of(path)[:9]
     scores = VideoClassifier(short, views="10x1").scores(frames)
@@ -81,11 +90,42 @@ def test_variable_rate_is_sampled_by_time(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", times_ms=times)
     model = StandIn(input_size=(3, 64, 64), test_input_size=(3, 64, 64), mean=(0, 0, 0), std=(1, 1, 1), frame_stride=20)
     VideoClassifier(model, views="1x3", batch_size=3).scores(path)
-    with VideoReader(path) as reader:
-        clip = reader.at_constant_rate(clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0])
-        assert clip != clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0]
     left, _, right = model.seen[0].transpose(1, 2) * 255  # 64 of 96 columns each, which overlap in the middle 32
-    assert frame_numbers(torch.cat([left, right[..., 32:]], -1)) == clip
+    assert frame_numbers(torch.cat([left, right[..., 32:]], -1)) == [0, 33, 43, 46]  # 0, 667, 1333 and 2000 ms
+
+
+def test_a_pause_leaves_the_frames_around_it_apart(tmp_path: Path) -> None:
+    times = [round(1000 * (i + 1710 * (i >= 90)) / 30) for i in range(180)]  # 3 seconds, a pause of 57, 3 seconds
+    model = StandIn(num_frames=16, frame_stride=5)
+    look = VideoClassifier(model, views="10x1").look(write_video(tmp_path / "a.mkv", times_ms=times))
+    assert look.clips[0] == pytest.approx([i / 6 for i in range(16)], abs=2e-3)  # frames 0, 5, 10, ..., 75
+    assert len({tuple(clip) for clip in look.clips}) < 10  # in the pause all are the same
+
+
+def test_clips_of_segments_repeat_wherever_the_file_lies(path: Path, tmp_path: Path) -> None:
+    model = StandIn(sampling="segment", num_frames=8)
+    classifier = VideoClassifier(model, views="3x1")
+    look = classifier.look(path)
+    assert len({tuple(clip) for clip in look.clips}) == 3
+    (tmp_path / "elsewhere").mkdir()
+    copy = tmp_path / "elsewhere" / "another name.mp4"
+    copy.write_bytes(path.read_bytes())
+    for again in (path, copy, path.read_bytes()):
+        assert classifier.look(again).clips == look.clips
+    other = write_video(tmp_path / "b.mp4", num_frames=50, gop=25)
+    assert classifier.look(other).clips != look.clips
+    with VideoReader(path) as reader:
+        middle = [reader.timestamps[index] for index in segment_indices(50, 8)]
+    assert VideoClassifier(model).look(path).clips == [middle]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_antialias_reaches_the_frames(path: Path, antialias: bool) -> None:
+    model = StandIn()
+    frames = frames_of(path)[:4]
+    VideoClassifier(model, antialias=antialias).scores(frames)
+    assert torch.equal(model.seen[0], eval_transform(CFG, antialias=antialias)(frames))
+    assert not torch.equal(model.seen[0], eval_transform(CFG, antialias=not antialias)(frames))
 
 
 def test_predictions_are_sorted_and_named(path: Path, model: StandIn) -> None:

@@ -1,6 +1,9 @@
 """`vov3d predict` on folders, with its settings, and the picture it draws."""
 
+import csv
+import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,10 @@ from PIL import Image
 from stand_in import StandIn
 from video_files import folder_of_frames, keep_part, write_video
 
+import vov3d
 from vov3d.cli import main
-from vov3d.video import VideoClassifier
+from vov3d.cli._arguments import Progress
+from vov3d.video import Look, Prediction, VideoClassifier, Views
 from vov3d.video.picture import draw_look, save_look
 
 MODEL = ("--model", "x3d_xs", "--random-weights")
@@ -36,6 +41,151 @@ def test_pictures_of_several_videos(capsys, tmp_path: Path) -> None:
         assert (picture.format, picture.width) == ("PNG", 1080)
     assert run(capsys, folder, *MODEL, "--picture", str(out), "--fps", "6")[0] == 0
     assert out.exists()
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder of two videos, one broken, a folder of frames, and a text."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    write_video(folder / "a.mp4", num_frames=9)
+    (folder / "b.avi").write_text("no video")
+    folder_of_frames(folder / "frames", 9)
+    (folder / "notes.txt").write_text("no video")
+    return folder
+
+
+def test_folders_are_walked(capsys, clips: Path) -> None:
+    code, text, err = run(capsys, str(clips), *MODEL, "--topk", "1")
+    assert code == 1
+    assert [line for line in text.splitlines() if line[0] != " "] == [str(clips / "a.mp4"), str(clips / "frames")]
+    assert err[0] == f"vov3d predict: {clips}: left out 1 whose names end like no video's (notes.txt)"
+    assert err[1].startswith(f"vov3d predict: {clips / 'b.avi'}: cannot be read as a video")
+    assert len(err) == 2
+
+
+def test_csv(capsys, clips: Path) -> None:
+    code, text, _ = run(capsys, str(clips), *MODEL, "--topk", "2", "--csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert code == 1
+    assert [Path(row["file"]).name for row in rows] == ["a.mp4", "a.mp4", "b.avi", "frames", "frames"]
+    assert [row["rank"] for row in rows] == ["1", "2", "", "1", "2"]
+    assert "cannot be read" in rows[2]["error"]
+    assert rows[0]["label"] == vov3d.load_labels("k400")[int(rows[0]["index"])]
+    assert 0 < float(rows[1]["score"]) <= float(rows[0]["score"])
+
+
+def test_lists_of_videos(capsys, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"\xef\xbb\xbf" + f"{clips}/a.mp4\r\n\n{clips}/frames\n".encode())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{clips}/frames".encode())))
+    _, text, err = run(capsys, f"@{listed}", "-", *MODEL, "--json")
+    assert [Path(result["file"]).name for result in json.loads(text)] == ["a.mp4", "frames", "frames"]
+    assert err == []
+    for wrong, message in (
+        (["@none.txt"], "none.txt: no such list of videos"),
+        (["-", "-"], "- is given twice, but the standard input can be read once"),
+        (["-"], "the standard input: names no videos; a list holds one a line"),
+    ):
+        code, text, (line,) = run(capsys, *wrong, *MODEL)
+        assert (code, text) == (1, "")
+        assert line.startswith(f"vov3d predict: {message}")
+
+
+def test_results_are_written_as_they_come(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for form, ending in (("--json", ","), ("--csv", ""), ("--topk=1", "")):
+        written = io.StringIO()
+        monkeypatch.setattr("sys.stdout", written)
+        seen: list[str] = []
+
+        def looks(self, sources, *_: object, seen=seen, written=written, **__: object):
+            for source in sources:
+                seen.append(written.getvalue())
+                yield Look(source, [Prediction(0, "x", 1.0)], None, None, Views(1, 1), [], 0.0, None)
+
+        monkeypatch.setattr(VideoClassifier, "looks", looks)
+        assert main(["predict", "first.mp4", "second.mp4", *MODEL, form]) == 0
+        assert "first.mp4" in seen[1]
+        assert "second.mp4" not in seen[1]
+        if ending:
+            assert [result["file"] for result in json.loads(written.getvalue())] == ["first.mp4", "second.mp4"]
+
+
+def test_a_list_of_json_is_whole_when_the_command_ends_early(
+    clips: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    plain = VideoClassifier.looks
+
+    def interrupted(self, sources, *args: object, **kwargs: object):
+        yield next(plain(self, sources, *args, **kwargs))
+        raise OSError("gone")
+
+    monkeypatch.setattr(VideoClassifier, "looks", interrupted)
+    code, text, err = run(capsys, str(clips / "a.mp4"), "b.mp4", *MODEL, "--json")
+    assert (code, err) == (1, ["vov3d predict: gone"])
+    assert [result["file"] for result in json.loads(text)] == [str(clips / "a.mp4")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("form", ["--json", "--csv", "--topk=1"])
+def test_names_that_the_output_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, form: str, capfd
+) -> None:
+    names = [
+        os.fsencode(tmp_path) + name for name in (b"/caf\xe9.mp4", "/\u00e9 \U0001f4aa.mp4".encode(), b"/\xff.txt")
+    ]
+    for name in names[:2]:
+        write_video(tmp_path / "a.mp4", num_frames=3).rename(os.fsdecode(name))
+    Path(os.fsdecode(names[2])).write_text("no video")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr("sys.stdout", out)
+    files = [os.fsdecode(name) for name in names]
+    assert main(["predict", *files, *MODEL, form, "--picture", str(tmp_path / "out.png")]) == 1
+    out.flush()
+    text = out.buffer.getvalue().decode(encoding)
+    if form == "--json":
+        assert [result["file"] for result in json.loads(text)] == files
+        assert len(text.splitlines()) > 6
+    elif encoding == "utf-8":
+        assert str(names[1], "utf-8") in text
+    assert "\\udce9" in text
+    assert "\\udcff.txt: cannot be read as a video" in capfd.readouterr().err
+
+
+def test_progress_of_many_files(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = Progress("predict", 4)
+    for _ in range(4):
+        progress.step()
+    assert capsys.readouterr().err.splitlines() == [
+        "vov3d predict: 2/4, 40 s left",
+        "vov3d predict: 4/4",
+    ]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    progress = Progress("predict", 2)
+    progress.step()
+    progress.clear()
+    progress.step()
+    assert capsys.readouterr().err == "\r\x1b[Kvov3d predict: 1/2, 20 s left\r\x1b[K\r\x1b[Kvov3d predict: 2/2\r\x1b[K"
+    one = Progress("predict", 1)
+    one.step()
+    one.clear()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_is_a_model_in_every_command(capsys, clips: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = vov3d.create_model("vov3d_n", num_classes=2)
+    vov3d.save_pretrained(model, tmp_path / "mine", label_names=["rising", "falling"])
+    (tmp_path / "vov3d_n").mkdir()  # no saved model, and no reason to take it for one
+    for name in ("mine", "./mine", str(tmp_path / "mine"), "local-dir:mine"):
+        _, text, _ = run(capsys, str(clips / "a.mp4"), "--model", name)
+        assert {line.split("%  ")[1] for line in text.splitlines()[1:]} == {"rising", "falling"}
+        assert main(["embed", str(clips / "a.mp4"), "-o", "v.npz", "--model", name]) == 0
+        assert main(["export", name, "-o", "m.pt2", "--frames", "4", "--size", "32"]) == 0
+        capsys.readouterr()
+    assert main(["predict", str(clips / "a.mp4"), "--model", "vov3d_n"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import positive
+from vov3d.cli._arguments import check_output, model_name, positive, print_any_name
 from vov3d.cli._files import videos_in
 from vov3d.deploy._formats import BOUNDS, FORMATS
 from vov3d.deploy.export import check_path, export_and_report
@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
         + ", ".join(f"{dtype} {bound:g}" for dtype, bound in BOUNDS.items())
         + " of the largest output.",
     )
-    p.add_argument("name", metavar="NAME", help="model or model.tag of 'vov3d list', or local-dir:FOLDER")
+    p.add_argument("name", metavar="NAME", help="model or model.tag of 'vov3d list', or the folder of a saved model")
     endings = ", ".join(f"{ending} ({form.title})" for ending, form in FORMATS.items())
     p.add_argument("-o", "--output", required=True, metavar="FILE", help=f"the file to write: {endings}")
     weights = p.add_mutually_exclusive_group()
@@ -47,12 +47,16 @@ def add_commands(commands: Any) -> None:
 
 def _export(args: argparse.Namespace) -> int:
     output = Path(args.output)
+    print_any_name()
     form = check_path(output, args.dtype, args.int8 is not None)
+    check_output(output)
     if args.random_weights:
         print("RANDOM WEIGHTS: the labels of this file mean nothing, only its speed is real", file=sys.stderr)
         torch.manual_seed(0)
-    files = videos_in(Path(args.int8)) if args.int8 else None
-    model: Any = create_model(args.name, pretrained=not args.random_weights, checkpoint_path=args.checkpoint)
+    files = _calibration(Path(args.int8)) if args.int8 else None
+    model: Any = create_model(
+        model_name(args.name), pretrained=not args.random_weights, checkpoint_path=args.checkpoint
+    )
     cfg = _cfg(model.pretrained_cfg, args.frames, args.size)
     report = export_and_report(
         model,
@@ -71,6 +75,14 @@ def _export(args: argparse.Namespace) -> int:
     if not args.video and not files:
         print("          no real video among them; --video FILE compares on one")
     return 0
+
+
+def _calibration(folder: Path) -> list[str]:
+    """The videos of a folder; what else is there is told."""
+    files, left_out = videos_in(folder)
+    if str(left_out):
+        print(f"vov3d export: {left_out}", file=sys.stderr)
+    return files
 
 
 def _cfg(cfg: Mapping[str, Any], frames: int | None, size: int | None) -> dict[str, Any]:
@@ -96,9 +108,9 @@ class _Clips:
         return len(self.files)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        from vov3d.video import VideoReader, clip_indices, eval_transform
+        from vov3d.video import VideoReader, eval_transform, plan_clips
 
         for file in self.files:
             with VideoReader(file) as reader:
-                (indices,) = clip_indices(self.cfg, reader.num_frames, reader.fps, 1)
-                yield eval_transform(self.cfg)(reader.read(reader.at_constant_rate(indices)))
+                (clip,) = plan_clips(self.cfg, reader)
+                yield eval_transform(self.cfg)(reader.read(clip))

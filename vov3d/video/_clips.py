@@ -1,5 +1,6 @@
-"""One pass over a video for all clips of a plan, keeping only the frames that a clip to come needs."""
+"""Which frames of a video make the clips for a model, and one pass over the video for all of them."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -8,17 +9,55 @@ import torch
 
 from vov3d.video._layout import stack_pictures
 from vov3d.video.reader import VideoReader
-from vov3d.video.sampling import clip_indices
+from vov3d.video.sampling import clip_indices, clip_times, random_clip_indices, random_clip_times
 
 Clip = tuple[int, ...]
 
 
-def plan_clips(cfg: Mapping[str, Any], reader: VideoReader, num_clips: int) -> list[Clip]:
-    """The frames of each clip of a video; frames in an array that are exactly one clip are taken as they are."""
+def plan_clips(cfg: Mapping[str, Any], reader: VideoReader, num_clips: int = 1) -> list[Clip]:
+    """The frames of each clip of a video, for evaluation.
+
+    A file of constant rate follows `clip_indices`. One of variable rate is planned by time (`clip_times`), and the
+    frames shown nearest to those times are taken. Frames in an array that are exactly one clip are taken as they are.
+
+    Args:
+        cfg: a model's `pretrained_cfg`; `num_frames`, `sampling` and, for dense sampling, `frame_stride` are used.
+        reader: the video.
+        num_clips: clips in the plan.
+
+    Returns:
+        `num_clips` tuples of `cfg["num_frames"]` rising indices.
+
+    Raises:
+        ValueError: as `clip_indices`.
+    """
     if reader.backend == "memory" and reader.num_frames == cfg["num_frames"]:
         return [tuple(range(reader.num_frames))] * num_clips
-    plan = clip_indices(cfg, reader.num_frames, reader.fps, num_clips)
-    return [tuple(reader.at_constant_rate(clip)) for clip in plan]
+    drawn = cfg["sampling"] == "segment" and num_clips > 1
+    key = reader.content_key() if drawn else 0
+    if reader.variable:
+        plan = clip_times(cfg, float(reader.timestamps[-1]), num_clips, key)
+        return [tuple(reader.at_times(times)) for times in plan]
+    return [tuple(clip) for clip in clip_indices(cfg, reader.num_frames, reader.fps, num_clips, key)]
+
+
+def plan_random_clip(cfg: Mapping[str, Any], reader: VideoReader, rng: random.Random) -> Clip:
+    """The frames of a clip drawn at random, for training; files of variable rate by time, as in `plan_clips`.
+
+    Args:
+        cfg: a model's `pretrained_cfg`, as for `plan_clips`.
+        reader: the video.
+        rng: the source of chance.
+
+    Returns:
+        `cfg["num_frames"]` rising indices.
+
+    Raises:
+        ValueError: as `clip_indices`.
+    """
+    if reader.variable:
+        return tuple(reader.at_times(random_clip_times(cfg, float(reader.timestamps[-1]), rng)))
+    return tuple(random_clip_indices(cfg, reader.num_frames, reader.fps, rng))
 
 
 def stream_clips(

@@ -1,7 +1,6 @@
 """Opening a video file and listing its frames without decoding them."""
 
 import io
-import mmap
 import os
 import re
 import stat
@@ -21,6 +20,8 @@ try:
     from av.video.stream import VideoStream
 except ImportError as error:
     raise ImportError("vov3d.video.reader needs PyAV: pip install 'vov3d[video]'") from error
+
+from vov3d.video._opening import check_size, content_of, open_container
 
 __all__ = ["NO_TIME", "FFmpegError", "FrameIndex", "index_frames", "open_video"]
 
@@ -91,16 +92,10 @@ def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
         VideoError: if the file cannot be opened, has no pictures, or has them in a codec that is not known.
     """
     _check_file(media)
-    try:
-        container = _open(media)
-    except (FFmpegError, OSError) as error:
-        reason = error.strerror or type(error).__name__
-        raise VideoError(
-            f"{media.name}: cannot be read as a video ({reason}): it is cut short, damaged or no video at all; "
-            "see whether a player shows it, or fetch it again"
-        ) from error
+    container = open_container(media)
     stream = _shown_stream(container)
     if stream is not None and stream.codec_context is not None:
+        check_size(container, stream, media.name)
         return container, stream
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
     container.close()
@@ -126,33 +121,13 @@ def _ffmpeg() -> str:
 
 def _codec_word(media: Media) -> str:
     """What a file calls its codec, in quotes, where it is found: PyAV does not tell what it does not know."""
-    content = _content(media)
-    ends = content[:_HEAD] + content[-_HEAD:] if isinstance(content, mmap.mmap) else content.getvalue()
+    content = content_of(media)
+    ends = content[:_HEAD] + content[-_HEAD:] if not isinstance(content, io.BytesIO) else content.getvalue()
     for pattern in (rb"vmhd.*?stsd.{12}(.{4})", rb"\x86[\x81-\x9f](V_[\w/]+)", rb"strf.{20}(.{4})"):
         found = re.search(pattern, ends, re.DOTALL)
         if found:
             return repr(found[1].decode("latin-1")) + " "
     return ""
-
-
-def _open(media: Media) -> InputContainer:
-    """Opens without leading anywhere: to other local files only from a file of the caller's, never to the network."""
-    # container_options: with options alone, PyAV 17.0 crashes on files that find their streams late, as FLV
-    own = media.own and media.path is not None
-    return av.open(
-        media.path if own else _content(media),
-        "r",
-        container_options={"protocol_whitelist": "file" if own else "none"},
-        metadata_errors="replace",  # titles of phones are in any encoding
-    )
-
-
-def _content(media: Media) -> io.BytesIO | mmap.mmap:
-    """A file's bytes as an object to read from that needs no closing."""
-    if media.path is None:
-        return io.BytesIO(media.data or b"")
-    with open(media.path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _check_file(media: Media) -> None:
@@ -294,7 +269,7 @@ def _declared_size(media: Media) -> int:
 
     Durations in headers are no sign of a cut; many are wrong in files that are whole.
     """
-    content, size = _content(media), _size(media)
+    content, size = content_of(media), _size(media)
     with content:
         head = content.read(64)
         if head[:4] == b"RIFF":

@@ -2,10 +2,26 @@
 
 import os
 import re
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+# fmt: off
+VIDEO_ENDINGS = frozenset((
+    ".264", ".265", ".3g2", ".3gp", ".amv", ".apng", ".asf", ".avi", ".dav", ".divx", ".dv", ".f4v", ".flv",
+    ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg",
+    ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv",
+    ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".webp", ".wmv", ".wtv", ".xvid", ".y4m",
+))
+# fmt: on
+"""How the names of video files end, in small letters. `.webp` may also be one picture: `looks_like_video` tells."""
+
+PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+"""How the names of the frames in a folder end, in small letters."""
+
+_KEY_BYTES = 4096
 
 Source = str | os.PathLike[str] | bytes | np.ndarray | torch.Tensor
 """A video file, a folder of frames, an http(s) address, a file's bytes, or uint8 frames in an array."""
@@ -44,6 +60,70 @@ def is_folder(source: object) -> bool:
 def is_file(source: object) -> bool:
     """Whether a source is a video file: on disk, in memory or at an address."""
     return isinstance(source, (str, os.PathLike, bytes)) and (is_address(source) or not is_folder(source))
+
+
+def looks_like_video(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a video by its name; of WebP, those that are animated.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What its ending says; False for a `.webp` that cannot be read.
+    """
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    return is_animated_webp(_head(path)) if ending == ".webp" else ending in VIDEO_ENDINGS
+
+
+def looks_like_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one picture by its name; of WebP, those that are not animated.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What its ending says.
+    """
+    return os.path.splitext(os.fspath(path))[1].lower() in PICTURE_ENDINGS and not looks_like_video(path)
+
+
+def is_webp(head: bytes) -> bool:
+    """Whether the first 12 bytes of a file are those of a WebP file."""
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def is_animated_webp(head: bytes) -> bool:
+    """Whether the first 21 bytes of a file are those of an animated WebP file."""
+    return is_webp(head) and head[12:16] == b"VP8X" and bool(head[20:21]) and bool(head[20] & 2)
+
+
+def _head(path: str | os.PathLike[str]) -> bytes:
+    """The first bytes of a file; none of what is no file, as a pipe, or cannot be read."""
+    try:
+        if not os.path.isfile(path):
+            return b""
+        with open(path, "rb") as file:
+            return file.read(32)
+    except (OSError, ValueError):
+        return b""
+
+
+def media_key(media: Media) -> int:
+    """A number that depends on the content of a file alone: its size, start and end."""
+    if media.path is None:
+        data = media.data or b""
+        size, start, end = len(data), data[:_KEY_BYTES], data[-_KEY_BYTES:]
+    else:
+        with open(media.path, "rb") as file:
+            size, start = os.fstat(file.fileno()).st_size, file.read(_KEY_BYTES)
+            file.seek(max(size - _KEY_BYTES, 0))
+            end = file.read(_KEY_BYTES)
+    return zlib.crc32(b"%d" % size + start + end)
+
+
+def head_of(media: Media) -> bytes:
+    """The first bytes of a file on disk or in memory."""
+    return (media.data or b"")[:32] if media.path is None else _head(media.path)
 
 
 def source_name(source: object) -> str:

@@ -103,6 +103,7 @@ class VideoClassifier:
         stride: float | None = None,
         num_frames: int | None = None,
         backend: str | None = None,
+        antialias: bool = True,
     ) -> None:
         """Builds the pipeline that fits the model.
 
@@ -116,6 +117,7 @@ class VideoClassifier:
             stride: distance of a clip's frames, in frames at 30 per second, in place of the model's own.
             num_frames: frames of a clip, in place of the model's own.
             backend: what decodes video files, as for `VideoReader`.
+            antialias: as for `eval_transform`; False resizes as the published loaders do.
 
         Raises:
             ValueError: for views, a batch size, names or a backend that do not fit, a model without classes or
@@ -131,7 +133,7 @@ class VideoClassifier:
         self.progress = progress
         self._cfg = checked_cfg(model, stride, num_frames)
         self.class_names = checked_names(model, class_names)
-        self._transform = eval_transform(self._cfg, self.views.num_crops)
+        self._transform = eval_transform(self._cfg, self.views.num_crops, antialias)
         self._loader = Loader(self._cfg, self._transform, self.views.num_clips, backend)
 
     @overload

@@ -10,6 +10,7 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,18 @@ from vov3d.video._container import FFmpegError as FFmpegError  # tells at import
 from vov3d.video._errors import VideoError, named, printable
 from vov3d.video._frames import FrameSource
 from vov3d.video._layout import stack_pictures
-from vov3d.video._source import Media, Source, is_address, is_file, is_folder, media_of, source_name
+from vov3d.video._source import (
+    Media,
+    Source,
+    head_of,
+    is_address,
+    is_file,
+    is_folder,
+    is_webp,
+    media_key,
+    media_of,
+    source_name,
+)
 
 __all__ = ["BACKENDS", "VideoError", "VideoReader"]
 
@@ -43,9 +55,10 @@ class VideoReader:
 
     Attributes:
         path: what was opened: the file, folder or address, or a description of bytes and arrays.
-        backend: what decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder) or `"memory"` (an array).
+        backend: what decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder, WebP) or `"memory"` (an array).
         num_frames: frames in the video; of a file cut short, the number it should have, where it tells.
         fps: frames per second, on average where the rate is variable.
+        variable: whether the frames come at a variable rate.
         height: rows of an upright frame.
         width: columns of an upright frame.
         timestamps: float64 array of seconds from the first frame, for each frame.
@@ -82,7 +95,7 @@ class VideoReader:
         self._set_apart()
         frames = self._here()
         _OPEN.add(self)
-        self.num_frames, self.fps = frames.num_frames, frames.fps
+        self.num_frames, self.fps, self.variable = frames.num_frames, frames.fps, frames.variable
         self.height, self.width = frames.height, frames.width
         self.timestamps = frames.timestamps
         self.duration = float(self.timestamps[-1]) + 1 / self.fps
@@ -112,11 +125,17 @@ class VideoReader:
             if not isinstance(source, bytes) and is_folder(source):
                 from vov3d.video._frame_folder import FolderFrames  # needs Pillow, which files do not
 
-                return FolderFrames(os.fspath(source), fps)
-            return _file_frames(media_of(source), backend)
+                folder = FolderFrames(os.fspath(source), fps)
+                self._key = folder.content_key
+                return folder
+            media = media_of(source)
+            self._key = partial(media_key, media)
+            return _file_frames(media, backend)
         from vov3d.video._frame_array import ArrayFrames
 
-        return ArrayFrames(source, fps)
+        array = ArrayFrames(source, fps)
+        self._key = array.content_key
+        return array
 
     def _downloaded(self, address: str, backend: str | None) -> FrameSource:
         """The frames of a file that is fetched first, and deleted on closing."""
@@ -129,6 +148,7 @@ class VideoReader:
             copy.close()
             raise
         self._after.callback(copy.close)
+        self._key = partial(media_key, copy.media)
         return frames
 
     @property
@@ -159,8 +179,8 @@ class VideoReader:
     def at_constant_rate(self, indices: Iterable[int]) -> list[int]:
         """Turns indices counted at the average rate into those of the frames shown nearest to that time.
 
-        Sampling plans speak of equal distances in time. In a file of constant rate these are equal distances in
-        frames, and nothing changes.
+        In a file of constant rate nothing changes. In others the average may be far from the rate of any part:
+        `vov3d.video.plan_clips` plans their clips by time.
 
         Args:
             indices: frame `i` stands for the time `i / fps`.
@@ -168,9 +188,31 @@ class VideoReader:
         Returns:
             As many indices of frames of this file.
         """
-        if not self._here().variable:
+        if not self.variable:
             return list(indices)
-        return [self._nearest(index / self.fps) for index in indices]
+        return self.at_times(index / self.fps for index in indices)
+
+    def at_times(self, seconds: Iterable[float]) -> list[int]:
+        """The frames shown nearest to some times; the first or last one for times outside the video.
+
+        Args:
+            seconds: from the first frame.
+
+        Returns:
+            As many indices of frames.
+        """
+        return [self._nearest(time) for time in seconds]
+
+    def content_key(self) -> int:
+        """A number that depends on the content alone, to seed what is drawn for this video.
+
+        It is the same for a file by path, bytes or address, wherever it lies and whatever its name.
+
+        Returns:
+            From 0 to 2^32 - 1.
+        """
+        self._here()  # which sets it
+        return self._key()
 
     def _nearest(self, seconds: float) -> int:
         """The frame whose time is nearest, the earlier of two as near."""
@@ -315,6 +357,10 @@ def _file_frames(media: Media, backend: str | None) -> FrameSource:
     """The frames of a video file."""
     media = replace(media, name=printable(media.name))
     with named(media.name):
+        if is_webp(head_of(media)):  # FFmpeg reads no animated WebP
+            from vov3d.video._webp import WebPFrames
+
+            return WebPFrames(media)
         if backend == "torchcodec":
             from vov3d.video._torchcodec import TorchCodecFrames
 
