@@ -104,14 +104,14 @@ def _opened(media: Media) -> InputContainer:
             media.path,
             container_options={**_OPTIONS, "protocol_whitelist": "file"},
             metadata_errors="ignore",
-            timeout=(_SECONDS, None),  # type: ignore[arg-type]
+            timeout=(_SECONDS, None),
         )
     return av.open(
         _content(media),
         "r",
         container_options={**_OPTIONS, "protocol_whitelist": "none"},
         metadata_errors="ignore",
-        timeout=(_SECONDS, None),  # type: ignore[arg-type]
+        timeout=(_SECONDS, None),
     )
 
 
