@@ -36,7 +36,7 @@ class Media:
         name: what errors call it.
         path: the file on disk; absolute, so that no decoder takes it for an address.
         data: the file's content, where it is in memory.
-        own: whether it is the caller's own file, which may refer to others beside it, as playlists do.
+        own: whether it is the caller's own file, not one that was fetched.
     """
 
     name: str
