@@ -81,8 +81,8 @@ class Kept:
         try:
             for entry in entries:
                 if entry["state"] == _state(entry["video"]):
-                    content = bytearray(base64.b64decode(entry["vector"]))
-                    self.vectors[entry["video"]] = torch.frombuffer(content, dtype=torch.float32)
+                    vector = bytearray(base64.b64decode(entry["vector"]))
+                    self.vectors[entry["video"]] = torch.frombuffer(vector, dtype=torch.float32)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{self._path}: is damaged ({error}); delete it") from error
         return whole
