@@ -31,6 +31,7 @@ from evaluation.scores import Row, to_parquet
 from video_lists import LAYOUTS
 
 from vov3d.cli._arguments import device, positive
+from vov3d.models._extras import install
 from vov3d.video import parse_views
 
 _PAIRS = 8  # pairs of classes in a comparison
@@ -150,7 +151,7 @@ def _require_pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise ImportError("--parquet needs pyarrow: pip install 'vov3d[train]'") from error
+        raise ImportError(f"--parquet needs pyarrow: {install('train')}") from error
 
 
 def _models(args: argparse.Namespace) -> list[Model]:

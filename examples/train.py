@@ -20,6 +20,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vov3d.models._extras import install
+
 try:
     from accelerate import Accelerator
     from accelerate.utils import gather_object
@@ -32,7 +34,7 @@ try:
     from training.recipe import Recipe, differences, load_recipe, parse_overrides, parser, sections
     from training.sources import read_sources
 except ImportError as error:
-    raise ImportError(f"the trainer needs more ({error}): pip install 'vov3d[train]'") from error
+    raise ImportError(f"the trainer needs more ({error}): {install('train')}") from error
 from timm.utils import ModelEmaV3
 from torch import nn
 

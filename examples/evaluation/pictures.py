@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.metrics import Figure
+from vov3d.models._extras import install
 from vov3d.video import VideoReader, eval_transform, plan_clips
 
 _SHOWN = 8  # frames of an example
@@ -24,7 +25,7 @@ def require_matplotlib() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'vov3d[train]'") from error
+        raise ImportError(f"pictures need matplotlib: {install('train')}") from error
     matplotlib.use("agg")
     from matplotlib import pyplot
 

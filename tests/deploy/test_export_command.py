@@ -74,7 +74,7 @@ def test_without_a_video_it_says_so(capsys, tmp_path):
         (["-o", "nowhere/a.onnx"], "nowhere: no such folder to write a.onnx into"),
         (["-o", "a.pt2", "--int8", "videos"], "use .xml"),
         (["-o", "a.xml", "--int8", "nowhere"], "nowhere: no such folder of videos"),
-        (["-o", "a.xml", "--int8", "empty"], "empty: holds no file that ends in .avi"),
+        (["-o", "a.xml", "--int8", "empty"], "empty: holds no file whose name ends like a video's"),
         (["-o", "a.onnx", "--dtype", "bf16"], "ONNX files are made in fp32, not 'bf16'"),
         (["-o", "a.onnx", "--checkpoint", "none.pth"], "none.pth: no such weights file"),
         (["-o", "a.onnx", "--random-weights", "--size", "31"], "needs frames=1 and size=32 or more, got 4 and 31"),

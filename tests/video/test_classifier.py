@@ -1,5 +1,6 @@
 """The classifier shows the model the right views and averages what it says."""
 
+import io
 import re
 import time
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from stand_in import CFG, StandIn, frames_of
 from torch import nn
 from video_files import frame_numbers, write_video
 
+import vov3d
 from vov3d.video import (
     Prediction,
     VideoClassifier,
@@ -242,7 +245,9 @@ def test_unfit_models_are_refused() -> None:
         (np.zeros((4, 32, 32, 1), np.uint8), "(4, 32, 32, 1)"),
         (np.zeros((0, 32, 32, 3), np.uint8), "got none"),
         (7, "got int"),
-        ([np.zeros((32, 32, 3), np.uint8)] * 4, "(32, 32, 3)"),
+        ([np.zeros((32, 32, 3), np.float32)] * 4, "got torch.float32 of shape (4, 32, 32, 3)"),
+        ([np.zeros((32, 32, 3), np.uint8), np.zeros((32, 31, 3), np.uint8)], "frame 1 of the list is torch.uint8 of"),
+        ([np.zeros((32, 32, 3), np.uint8), torch.zeros(32, 32, 3)], "frame 1 of the list is torch.float32 of"),
     ],
 )
 def test_unfit_frames_are_refused(model: StandIn, source, cause: str) -> None:
@@ -255,3 +260,63 @@ def test_settings_without_effect_or_sense_are_refused(path: Path, model: StandIn
         VideoClassifier(model)(path, fps=25)
     with pytest.raises(ValueError, match="topk is 0"):
         VideoClassifier(model)(path, topk=0)
+
+
+# --- notebooks -------------------------------------------------------------------------------------------------------
+
+
+def test_single_frames_are_one_video(path: Path, model: StandIn) -> None:
+    classifier = VideoClassifier(model)
+    frames = frames_of(path)
+    expected = classifier(frames)
+    arrays = [frame.permute(1, 2, 0).contiguous().numpy() for frame in frames]
+    forms = [arrays, tuple(arrays), list(frames), [frame.permute(1, 2, 0) for frame in frames]]
+    forms.append([Image.fromarray(array) for array in arrays])
+    for form in forms:  # other layouts in memory add up in another order
+        found = classifier(form)
+        assert [p.index for p in found] == [p.index for p in expected]
+        assert [p.score for p in found] == pytest.approx([p.score for p in expected], abs=1e-5)
+    (_, streamed), _ = classifier.stream([arrays, path])
+    assert streamed == classifier.look(arrays).predictions
+    with VideoReader(arrays, fps=10) as reader:
+        assert (reader.path, reader.num_frames, reader.fps) == ("<50 frames>", 50, 10)
+
+
+def test_predictions_are_a_table(path: Path, model: StandIn) -> None:
+    names = ["<b>bold</b>", *"bcdefg"]
+    predictions = VideoClassifier(model, class_names=names)(path, topk=7)
+    assert isinstance(predictions, list)
+    assert str(predictions).splitlines() == [f"{100 * p.score:5.1f}%  {p.label}" for p in predictions]
+    table = predictions._repr_html_()
+    assert table.count("<tr>") == 8
+    assert "&lt;b&gt;bold&lt;/b&gt;" in table
+    assert "<b>" not in table
+
+
+def test_a_look_is_a_picture(path: Path, model: StandIn, tmp_path: Path) -> None:
+    classifier = VideoClassifier(model)
+    look = classifier.look(path)
+    with Image.open(io.BytesIO(look._repr_png_() or b"")) as picture:
+        assert (picture.format, picture.width) == ("PNG", 1080)
+    assert len(repr(look)) < 1000
+    (broken,) = classifier.looks([tmp_path / "none.mp4"], errors="return")
+    assert broken._repr_png_() is None
+    assert "no such file" in repr(broken)
+
+
+def test_a_classifier_says_what_it_is(model: StandIn) -> None:
+    assert repr(VideoClassifier(model, views="10x3")) == (
+        "VideoClassifier(StandIn: 7 classes, 10x3 views of 4 frames every 2 at 30 fps, 32x32 pixels, on cpu)"
+    )
+    packaged = repr(VideoClassifier("vov3d_n"))
+    assert packaged.startswith("VideoClassifier(vov3d_n.shapes_f8: 20 classes, 1x1 views of 8 frames in equal segments")
+
+
+def test_a_name_is_a_model_with_its_weights() -> None:
+    clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    model = vov3d.create_model("vov3d_n", pretrained=True)
+    assert VideoClassifier("vov3d_n")(clip) == VideoClassifier(model)(clip)
+    with pytest.raises(ValueError, match=r"m\.onnx: is an exported file; give what vov3d\.load_exported makes of it"):
+        VideoClassifier("m.onnx")
+    with pytest.raises(ValueError, match="vov3d has no model 'vov3d_q'"):
+        VideoClassifier("vov3d_q")

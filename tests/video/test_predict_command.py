@@ -179,13 +179,23 @@ def test_a_folder_is_a_model_in_every_command(capsys, clips: Path, tmp_path: Pat
     model = vov3d.create_model("vov3d_n", num_classes=2)
     vov3d.save_pretrained(model, tmp_path / "mine", label_names=["rising", "falling"])
     (tmp_path / "vov3d_n").mkdir()  # no saved model, and no reason to take it for one
+    video = str(clips / "a.mp4")
+    exported: list[str] = []
+
+    def noted(name: str, **_: object) -> None:
+        exported.append(name)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("vov3d.cli.export.create_model", noted)
     for name in ("mine", "./mine", str(tmp_path / "mine"), "local-dir:mine"):
-        _, text, _ = run(capsys, str(clips / "a.mp4"), "--model", name)
+        _, text, _ = run(capsys, video, "--model", name)
         assert {line.split("%  ")[1] for line in text.splitlines()[1:]} == {"rising", "falling"}
-        assert main(["embed", str(clips / "a.mp4"), "-o", "v.npz", "--model", name]) == 0
-        assert main(["export", name, "-o", "m.pt2", "--frames", "4", "--size", "32"]) == 0
+        assert main(["embed", video, "-o", "v.npz", "--model", name]) == 0
+        assert main(["export", name, "-o", "m.pt2"]) == 1
+        assert len(vov3d.VideoClassifier(name)(video)) == 2
         capsys.readouterr()
-    assert main(["predict", str(clips / "a.mp4"), "--model", "vov3d_n"]) == 0
+    assert exported == ["local-dir:mine", "local-dir:./mine", f"local-dir:{tmp_path / 'mine'}", "local-dir:mine"]
+    assert main(["predict", video, "--model", "vov3d_n"]) == 0
 
 
 @pytest.mark.parametrize(

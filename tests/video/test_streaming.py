@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stand_in import CFG, StandIn, frames_of
 from video_files import keep_part, write_pictures, write_video
 
-from vov3d.video import VideoClassifier, VideoError, VideoReader, _memory
+from vov3d.video import Predictions, VideoClassifier, VideoError, VideoReader, _memory
 from vov3d.video._clips import stream_clips
 from vov3d.video._prefetch import prefetched
 
@@ -49,7 +49,7 @@ def test_a_broken_source_raises_at_its_turn_or_stands_in_its_place(
     with pytest.raises(VideoError, match=r"none\.mp4: no such file"):
         next(found)
     results = [result for _, result in classifier.stream(sources, errors="return")]
-    assert [type(result) for result in results] == [list, VideoError, ValueError, list]
+    assert [type(result) for result in results] == [Predictions, VideoError, ValueError, Predictions]
     assert results[3] == classifier(paths[1])
     with pytest.raises(ValueError, match="errors is 'ignore'"):
         classifier.stream(sources, errors="ignore")  # type: ignore[arg-type]

@@ -47,14 +47,6 @@ def show_warnings(command: str, before: Callable[[], None] = lambda: None) -> It
         yield
 
 
-def model_name(name: str) -> str:
-    """What `create_model` takes for a name or the folder of a saved model, the same in every command."""
-    folder = Path(name)
-    if (folder / "config.json").is_file() or (folder.is_dir() and len(folder.parts) > 1):
-        return f"local-dir:{name}"
-    return name
-
-
 def check_output(path: str | os.PathLike[str]) -> None:
     """Refuses a file that could not be written, before anything is computed.
 

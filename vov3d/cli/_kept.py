@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 
@@ -56,7 +55,7 @@ class Kept:
     def add(self, video: str, vector: torch.Tensor) -> None:
         """Writes the vector of a video down."""
         self.vectors[video] = vector
-        content = base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
+        content = base64.b64encode(vector.float().contiguous().numpy().tobytes()).decode()
         self._put({"video": video, "state": _state(video), "vector": content})
 
     def forget(self) -> None:
@@ -76,12 +75,15 @@ class Kept:
             return 0
         try:
             head, *entries = [json.loads(line) for line in lines]
-            self._check(head)
+        except ValueError as error:
+            raise ValueError(f"{self._path}: is damaged ({error}); delete it") from error
+        self._check(head)
+        try:
             for entry in entries:
                 if entry["state"] == _state(entry["video"]):
-                    vector = np.frombuffer(base64.b64decode(entry["vector"]), "<f4").astype(np.float32)
-                    self.vectors[entry["video"]] = torch.from_numpy(vector)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+                    vector = bytearray(base64.b64decode(entry["vector"]))
+                    self.vectors[entry["video"]] = torch.frombuffer(vector, dtype=torch.float32)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{self._path}: is damaged ({error}); delete it") from error
         return whole
 

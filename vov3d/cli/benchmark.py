@@ -28,6 +28,7 @@ from vov3d.deploy.benchmark import (
 )
 from vov3d.deploy.inference import optimize_for_inference
 from vov3d.models import create_model
+from vov3d.models._extras import install
 from vov3d.models.budget import Cost, network_cost
 
 BACKENDS = ("eager", "optimized", "compile", "openvino", "onnx")
@@ -239,7 +240,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as e:
-        raise ImportError("--picture needs matplotlib: pip install 'vov3d[docs]'") from e
+        raise ImportError(f"--picture needs matplotlib: {install('docs')}") from e
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -14,6 +14,7 @@ from vov3d.cli._files import named_videos
 from vov3d.cli._kept import Kept
 from vov3d.cli.predict import add_files, add_settings, built_model, classifier_for
 from vov3d.deploy._formats import FORMATS
+from vov3d.models._extras import install
 from vov3d.models._weights import digest
 
 _VECTOR = "forward_head(pre_logits=True)"
@@ -160,7 +161,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError(".parquet files need pyarrow: pip install 'vov3d[train]'") from error
+        raise ImportError(f".parquet files need pyarrow: {install('train')}") from error
     return pyarrow, pyarrow.parquet
 
 

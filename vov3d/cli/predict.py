@@ -15,7 +15,6 @@ from vov3d.cli._arguments import (
     Progress,
     check_output,
     device,
-    model_name,
     positive,
     print_any_name,
     show_warnings,
@@ -24,6 +23,7 @@ from vov3d.cli._files import named_videos
 from vov3d.deploy import load_exported, optimize_for_inference
 from vov3d.deploy._formats import FORMATS
 from vov3d.models import create_model
+from vov3d.models._names import model_name
 
 DEFAULT_MODEL = "vov3d_n"
 _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from vov3d.models._extras import install
+
 Run = Callable[[torch.Tensor], list[torch.Tensor]]
 """A float32 clip on the CPU to the outputs in order."""
 
@@ -94,4 +96,4 @@ def require(path: Path, packages: Iterable[str], extra: str) -> None:
     """Raises ImportError, with the command that helps, unless the packages can be imported."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise ImportError(f"{path.name} needs {', '.join(missing)}: pip install 'vov3d[{extra}]'")
+        raise ImportError(f"{path.name} needs {', '.join(missing)}: {install(extra)}")

@@ -8,6 +8,8 @@ import timm
 import torch
 from torch import nn
 
+from vov3d.models._extras import install
+
 
 class OnFrames(nn.Module):
     """A 2D network on every frame of a clip, averaged."""
@@ -53,7 +55,7 @@ def _torchvision(frames: int, size: int) -> Iterator[tuple[str, Callable[[], nn.
     try:
         from torchvision.models import video
     except ImportError as e:
-        raise ImportError("--peers needs torchvision: pip install 'vov3d[video]'") from e
+        raise ImportError(f"--peers needs torchvision: {install('video')}") from e
     yield "r2plus1d_18 (torchvision)", video.r2plus1d_18, ""
     yield "s3d (torchvision)", video.s3d, "" if frames > 13 and size > 191 else "takes 14 frames of 192 pixels or more"
     fits = (frames, size) == (16, 224)

@@ -3,7 +3,7 @@
 from vov3d.video._clips import plan_clips, plan_random_clip
 from vov3d.video._errors import VideoError
 from vov3d.video._source import PICTURE_ENDINGS, VIDEO_ENDINGS, looks_like_picture, looks_like_video
-from vov3d.video.classifier import Look, Prediction, VideoClassifier
+from vov3d.video.classifier import Look, Prediction, Predictions, VideoClassifier
 from vov3d.video.reader import VideoReader
 from vov3d.video.sampling import (
     Views,
@@ -25,6 +25,7 @@ __all__ = [
     "EvalTransform",
     "Look",
     "Prediction",
+    "Predictions",
     "TrainTransform",
     "VideoClassifier",
     "VideoError",

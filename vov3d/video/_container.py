@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vov3d.models._extras import install
 from vov3d.video._errors import VideoError
 from vov3d.video._source import Media
 
@@ -19,7 +20,7 @@ try:
     from av.stream import Disposition
     from av.video.stream import VideoStream
 except ImportError as error:
-    raise ImportError("vov3d.video.reader needs PyAV: pip install 'vov3d[video]'") from error
+    raise ImportError(f"vov3d.video.reader needs PyAV: {install('video')}") from error
 
 from vov3d.video._opening import check_size, content_of, open_container
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 import numpy as np
 import torch
 
+from vov3d.models._extras import install
 from vov3d.video._errors import VideoError
 from vov3d.video._frames import FrameSource
 from vov3d.video._opening import check_pixels
@@ -17,7 +18,7 @@ from vov3d.video._source import PICTURE_ENDINGS, Media, media_key
 try:
     from PIL import Image
 except ImportError as error:
-    raise ImportError("a folder of frames needs Pillow: pip install 'vov3d[video]'") from error
+    raise ImportError(f"a folder of frames needs Pillow: {install('video')}") from error
 
 # what the endings name; Pillow knows more, among them EPS, which it has run by another program
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")

@@ -4,6 +4,7 @@ import os
 import re
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".
 
 _KEY_BYTES = 4096
 
-Source = str | os.PathLike[str] | bytes | np.ndarray | torch.Tensor
-"""A video file, a folder of frames, an http(s) address, a file's bytes, or uint8 frames in an array."""
+Source = str | os.PathLike[str] | bytes | np.ndarray | torch.Tensor | list[Any]
+"""A video file, a folder of frames, an http(s) address, a file's bytes, or uint8 frames in an array or one by one."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Media:
         name: what errors call it.
         path: the file on disk; absolute, so that no decoder takes it for an address.
         data: the file's content, where it is in memory.
-        own: whether it is the caller's own file, which may refer to others beside it, as playlists do.
+        own: whether it is the caller's own file, not one that was fetched.
     """
 
     name: str
@@ -126,12 +127,28 @@ def head_of(media: Media) -> bytes:
     return (media.data or b"")[:32] if media.path is None else _head(media.path)
 
 
+def is_frames(source: object) -> bool:
+    """Whether a source is a list of single frames: pictures of Pillow, or arrays of three dimensions."""
+    return isinstance(source, (list, tuple)) and bool(source) and all(map(_is_frame, source))
+
+
+def _is_frame(item: object) -> bool:
+    return is_picture(item) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
+
+
+def is_picture(item: object) -> bool:
+    """Whether something is a picture of Pillow, which need not be there."""
+    return hasattr(item, "convert") and hasattr(item, "getbands")
+
+
 def source_name(source: object) -> str:
     """What errors and pictures call a source."""
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return f"<frames {'x'.join(map(str, source.shape))}>"
+    if isinstance(source, (list, tuple)):
+        return f"<{len(source)} frames>"
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"<{type(source).__name__}>"
 
 

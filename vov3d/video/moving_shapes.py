@@ -275,7 +275,9 @@ def write_clip(path: str | Path, clip: Array, fps: int = 10) -> None:
     try:
         import av
     except ImportError as error:
-        raise ImportError("writing videos needs PyAV: pip install 'vov3d[video]'") from error
+        from vov3d.models._extras import install
+
+        raise ImportError(f"writing videos needs PyAV: {install('video')}") from error
     frames = clip.repeat(2, 1).repeat(2, 2)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})

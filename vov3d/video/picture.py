@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from vov3d.models._extras import install
 from vov3d.video._source import source_name
 from vov3d.video.classifier import Look
 
 try:
     from PIL import Image, ImageDraw, ImageFont
 except ImportError as error:
-    raise ImportError("a picture needs Pillow: pip install 'vov3d[video]'") from error
+    raise ImportError(f"a picture needs Pillow: {install('video')}") from error
 
 __all__ = ["draw_look", "save_board", "save_look"]
 

@@ -4,7 +4,8 @@ Two ways of choosing frames are published with the weights. *Dense* sampling tak
 `stride * clip_len` frames of a 30 frames-per-second video and spreads `clip_len` points over it (Kinetics).
 *Segment* sampling cuts the whole video into `clip_len` parts and takes one frame of each (Something-Something).
 Both are the arithmetic of PySlowFast's loaders to the digit (https://github.com/facebookresearch/SlowFast), with
-which the published weights were trained and evaluated.
+which the published weights were trained and evaluated; what the authors' loaders draw at random for several clips of
+segments is drawn here from seeds of our own. Videos whose frames come at a variable rate are planned by time.
 """
 
 import math

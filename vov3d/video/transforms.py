@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 
+from vov3d.models._extras import install
+
 try:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as tv
 except ImportError as error:
-    raise ImportError("vov3d.video.transforms needs torchvision: pip install 'vov3d[video]'") from error
+    raise ImportError(f"vov3d.video.transforms needs torchvision: {install('video')}") from error
 
 from vov3d.video._layout import stack_pictures
 from vov3d.video.sampling import crop_boxes
