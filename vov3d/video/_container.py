@@ -29,6 +29,7 @@ _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"
 _MAX_PROMISED = 10_000_000  # frames; a header that promises more is damaged itself
 _REORDER = 8  # frames by which the order of packets and the order of showing differ, at most
 _FARTHEST = 32  # the same in any sound stream: codecs keep 16 frames back
+_SMALL = 512  # bytes of a packet that may be a mere message
 _HEAD = 1 << 20  # bytes in which a file says what it is
 _PLAUSIBLE = 10  # times the frames that bytes cut off could hold at the rate of those that are there
 
@@ -193,6 +194,27 @@ class _Packets:
     cut_at: int | None = None
 
 
+def has_picture(packet: bytes, codec: str, extradata: bytes | None) -> bool:
+    """Whether a packet has a part of a picture: H.264 and HEVC may send messages and parameters by themselves."""
+    if codec not in ("h264", "hevc"):
+        return True
+    prefixed = (
+        bool(extradata) and extradata[:1] == b"\1"
+    )  # as in MP4 and Matroska; else start codes go before each unit
+    at, starts = 0, []
+    if prefixed:
+        assert extradata is not None
+        width = 1 + (extradata[4 if codec == "h264" else 21] & 3) if len(extradata) > 21 or codec == "h264" else 4
+        while at + width < len(packet):
+            starts.append(at + width)
+            at += width + int.from_bytes(packet[at : at + width], "big")
+    else:
+        starts = [match.end() for match in re.finditer(rb"\x00\x00\x01(?=.)", packet, re.DOTALL)]
+    kinds = [packet[start] & 31 if codec == "h264" else packet[start] >> 1 & 63 for start in starts]
+    messages = range(6, 14) if codec == "h264" else range(32, 41)
+    return not kinds or any(kind not in messages for kind in kinds)
+
+
 def index_frames(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
     """Lists the frames of a stream without decoding them.
 
@@ -223,10 +245,12 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
         return None
     table = np.array([(e.timestamp, e.pos, e.size, e.is_keyframe, e.is_discard) for e in entries], dtype=np.int64)
     dts, positions, sizes, keys, discards = table.T
-    gaps = np.diff(dts)
     whole = positions.min() >= 0 and sizes.min() > 0 and (positions + sizes).max() <= _size(media)
+    if not whole or discards.any() or not keys[0] or not _all_pictures(positions, sizes, stream, media):
+        return None
+    gaps = np.diff(dts)
     steady = not len(gaps) or gaps.min() == gaps.max()
-    if not whole or discards.any() or (gaps <= 0).any() or not keys[0]:
+    if (gaps <= 0).any():
         return None
     if stream.codec_context.has_b_frames and not steady:
         return None
@@ -241,6 +265,20 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
     fps, variable = _frame_rate(stream, pts, True), _is_variable(gaps)
     at = pts[at_keys], dts[at_keys], positions[at_keys]
     return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None)
+
+
+def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream, media: Media) -> bool:
+    """Whether all packets so small that they might be without a picture have one."""
+    codec, extradata = stream.codec_context.name, stream.codec_context.extradata
+    small = np.flatnonzero(sizes <= _SMALL)
+    if codec not in ("h264", "hevc") or not len(small):
+        return True
+    with _content(media) as content:
+        for at, size in zip(positions[small].tolist(), sizes[small].tolist(), strict=True):
+            content.seek(at)
+            if not has_picture(content.read(size), codec, extradata):
+                return False
+    return True
 
 
 def _from_packets(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
@@ -330,6 +368,7 @@ def _matroska_size(head: bytes) -> int:
 def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets:
     """Reads all packets of a container, keeping what concerns the frames of `stream`."""
     found, last_corrupt = _Packets(), None
+    codec, extradata = stream.codec_context.name, stream.codec_context.extradata
     try:
         for packet in container.demux():
             if not packet.size:
@@ -337,6 +376,8 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
             found.broken = packet.is_corrupt  # half a packet at the end, of whatever stream
             pts = packet.pts
             if packet.stream_index != stream.index:
+                continue
+            if packet.size <= _SMALL and not has_picture(bytes(packet), codec, extradata):
                 continue
             if not found.pts and not found.discarded:
                 found.first = (NO_TIME if packet.dts is None else packet.dts, pts, packet.pos)

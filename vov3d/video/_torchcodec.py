@@ -71,7 +71,7 @@ class TorchCodecFrames(PyAVFrames):
         from torchcodec.decoders import VideoDecoder
 
         lists_others = _PLAYLISTS & set(self._container.format.name.split(","))
-        if self._by_count or self._careful or self._damaged or self._index.promised or lists_others:
+        if self._by_count or self._careful or self._broken or self._index.promised or lists_others:
             return None
         try:
             return VideoDecoder(
