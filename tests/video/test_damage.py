@@ -263,6 +263,48 @@ def test_packets_without_a_picture_are_no_frames(tmp_path: Path, videos: dict[st
         assert frame_numbers(reader.read([25])) == [25]
 
 
+def test_pictures_that_are_never_shown_are_no_frames(tmp_path: Path, videos: dict[str, Path]) -> None:
+    if "vp8.webm" not in videos:
+        pytest.skip("this FFmpeg does not write it")
+    path = tmp_path / "a.webm"
+    with av.open(str(videos["vp8.webm"])) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            assert packet.pts is not None
+            packets = [packet]
+            if number % 10 == 5:
+                hidden = bytearray(bytes(packet))
+                hidden[0] &= ~16
+                packets.insert(0, av.Packet(bytes(hidden)))
+                packets[0].pts = packets[0].dts = packet.pts - 10
+                packets[0].time_base = packet.time_base
+            for one in packets:
+                one.stream = stream
+                target.mux(one)
+    truth = sequential_frames(path)
+    with VideoReader(path) as reader:
+        assert (reader.num_frames, round(reader.fps, 3)) == (len(truth), 30) == (40, 30)
+        frames = reader.read(range(40))
+        assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), np.stack(truth))
+        assert torch.equal(reader.read([27])[0], frames[27])
+
+
+def test_a_time_far_from_the_others_moves_no_frame(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.flv", 40, codec="flv", gop=10)
+    data, tags = bytearray(path.read_bytes()), []
+    at = 13  # behind the header
+    while at + 11 < len(data):
+        size = int.from_bytes(data[at + 1 : at + 4], "big")
+        tags += [at] if data[at] == 9 else []
+        at += size + 15
+    data[tags[25] + 7] ^= 1  # the highest byte of its time
+    with VideoReader(bytes(data)) as reader:
+        count = reader.num_frames
+        numbers = frame_numbers(reader.read(range(count)))
+        assert numbers == list(range(count))
+        assert frame_numbers(reader.read([35])) == [35]
+
+
 @pytest.mark.parametrize("factor", [0.1, 30.0])
 def test_durations_in_headers_are_not_believed(tmp_path: Path, factor: float) -> None:
     data = bytearray(write_video(tmp_path / "a.mkv", 40).read_bytes())

@@ -7,6 +7,7 @@ import re
 import stat
 from array import array
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ NO_TIME = -(2**63)  # FFmpeg's own mark of a missing time
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}  # what MP4 and MOV begin with
 _MAX_PROMISED = 10_000_000  # frames; a header that promises more is damaged itself
 _REORDER = 8  # frames by which the order of packets and the order of showing differ, at most
-_FARTHEST = 32  # the same in any sound stream: codecs keep 16 frames back
+_FARTHEST = 17  # the same in any sound stream: codecs keep 16 frames back
 _SMALL = 512  # bytes of a packet that may be a mere message
 _HEAD = 1 << 20  # bytes in which a file says what it is
 _PLAUSIBLE = 10  # times the frames that bytes cut off could hold at the rate of those that are there
@@ -194,17 +195,19 @@ class _Packets:
     cut_at: int | None = None
 
 
-def has_picture(packet: bytes, codec: str, extradata: bytes | None) -> bool:
-    """Whether a packet has a part of a picture: H.264 and HEVC may send messages and parameters by themselves."""
+def has_picture(packet: Any, codec: str, extradata: bytes | None) -> bool:
+    """Whether a packet has a picture to show, or a part of one.
+
+    H.264 and HEVC may send messages and parameters by themselves, VP8 pictures that are only referred to.
+    """
+    if codec == "vp8":
+        return bool(memoryview(packet)[0] & 16)
     if codec not in ("h264", "hevc"):
         return True
-    prefixed = (
-        bool(extradata) and extradata[:1] == b"\1"
-    )  # as in MP4 and Matroska; else start codes go before each unit
+    packet = bytes(packet)
     at, starts = 0, []
-    if prefixed:
-        assert extradata is not None
-        width = 1 + (extradata[4 if codec == "h264" else 21] & 3) if len(extradata) > 21 or codec == "h264" else 4
+    if extradata and extradata[0] == 1 and len(extradata) > 21:  # lengths, as in MP4 and Matroska, or start codes
+        width = 1 + (extradata[4 if codec == "h264" else 21] & 3)
         while at + width < len(packet):
             starts.append(at + width)
             at += width + int.from_bytes(packet[at : at + width], "big")
@@ -289,7 +292,8 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     decoded = np.asarray(packets.pts, dtype=np.int64)
     order = np.argsort(decoded, kind="stable")
     pts = decoded[order]
-    near = bool((abs(order - np.arange(len(order))) <= _FARTHEST).all())  # no time is far from its neighbours'
+    farthest = _FARTHEST if stream.codec_context.has_b_frames else 0
+    near = bool((abs(order - np.arange(len(order))) <= farthest).all())  # no time is far from its neighbours'
     known = pts[pts != NO_TIME]
     gaps = np.diff(known)
     ordered = 0 < len(known) == len(pts) and bool((gaps > 0).all()) and timed and near
@@ -377,7 +381,7 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
             pts = packet.pts
             if packet.stream_index != stream.index:
                 continue
-            if packet.size <= _SMALL and not has_picture(bytes(packet), codec, extradata):
+            if (codec == "vp8" or packet.size <= _SMALL) and not has_picture(packet, codec, extradata):
                 continue
             if not found.pts and not found.discarded:
                 found.first = (NO_TIME if packet.dts is None else packet.dts, pts, packet.pos)

@@ -280,7 +280,7 @@ class PyAVFrames(FrameSource):
         except EOFError:
             return []
         except FFmpegError:
-            if packet is None or has_picture(bytes(packet), context.name, context.extradata):
+            if packet is None or has_picture(packet, context.name, context.extradata):
                 self._fail(packet)
             return []
         if packet is not None:

@@ -75,7 +75,7 @@ class TorchCodecFrames(PyAVFrames):
             return None
         try:
             return VideoDecoder(
-                self._media.path or self._media.data,
+                self._media.path or self._media.data or b"",
                 stream_index=self._stream.index,
                 num_ffmpeg_threads=0,
                 seek_mode="exact",
