@@ -6,6 +6,7 @@ import re
 import stat
 from array import array
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ NO_TIME = -(2**63)  # FFmpeg's own mark of a missing time
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}  # what MP4 and MOV begin with
 _MAX_PROMISED = 10_000_000  # frames; a header that promises more is damaged itself
 _REORDER = 8  # frames by which the order of packets and the order of showing differ, at most
-_FARTHEST = 32  # the same in any sound stream: codecs keep 16 frames back
+_FARTHEST = 17  # the same in any sound stream: codecs keep 16 frames back
+_SMALL = 512  # bytes of a packet that may be a mere message
 _HEAD = 1 << 20  # bytes in which a file says what it is
 _PLAUSIBLE = 10  # times the frames that bytes cut off could hold at the rate of those that are there
 
@@ -169,6 +171,29 @@ class _Packets:
     cut_at: int | None = None
 
 
+def has_picture(packet: Any, codec: str, extradata: bytes | None) -> bool:
+    """Whether a packet has a picture to show, or a part of one.
+
+    H.264 and HEVC may send messages and parameters by themselves, VP8 pictures that are only referred to.
+    """
+    if codec == "vp8":
+        return bool(memoryview(packet)[0] & 16)
+    if codec not in ("h264", "hevc"):
+        return True
+    packet = bytes(packet)
+    at, starts = 0, []
+    if extradata and extradata[0] == 1 and len(extradata) > 21:  # lengths, as in MP4 and Matroska, or start codes
+        width = 1 + (extradata[4 if codec == "h264" else 21] & 3)
+        while at + width < len(packet):
+            starts.append(at + width)
+            at += width + int.from_bytes(packet[at : at + width], "big")
+    else:
+        starts = [match.end() for match in re.finditer(rb"\x00\x00\x01(?=.)", packet, re.DOTALL)]
+    kinds = [packet[start] & 31 if codec == "h264" else packet[start] >> 1 & 63 for start in starts]
+    messages = range(6, 14) if codec == "h264" else range(32, 41)
+    return not kinds or any(kind not in messages for kind in kinds)
+
+
 def index_frames(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
     """Lists the frames of a stream without decoding them.
 
@@ -199,10 +224,12 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
         return None
     table = np.array([(e.timestamp, e.pos, e.size, e.is_keyframe, e.is_discard) for e in entries], dtype=np.int64)
     dts, positions, sizes, keys, discards = table.T
-    gaps = np.diff(dts)
     whole = positions.min() >= 0 and sizes.min() > 0 and (positions + sizes).max() <= _size(media)
+    if not whole or discards.any() or not keys[0] or not _all_pictures(positions, sizes, stream, media):
+        return None
+    gaps = np.diff(dts)
     steady = not len(gaps) or gaps.min() == gaps.max()
-    if not whole or discards.any() or (gaps <= 0).any() or not keys[0]:
+    if (gaps <= 0).any():
         return None
     if stream.codec_context.has_b_frames and not steady:
         return None
@@ -219,6 +246,20 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
     return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None)
 
 
+def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream, media: Media) -> bool:
+    """Whether all packets so small that they might be without a picture have one."""
+    codec, extradata = stream.codec_context.name, stream.codec_context.extradata
+    small = np.flatnonzero(sizes <= _SMALL)
+    if codec not in ("h264", "hevc") or not len(small):
+        return True
+    with _content(media) as content:
+        for at, size in zip(positions[small].tolist(), sizes[small].tolist(), strict=True):
+            content.seek(at)
+            if not has_picture(content.read(size), codec, extradata):
+                return False
+    return True
+
+
 def _from_packets(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
     """The index by all packets."""
     packets = _collect_packets(container, stream)
@@ -227,7 +268,8 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     decoded = np.asarray(packets.pts, dtype=np.int64)
     order = np.argsort(decoded, kind="stable")
     pts = decoded[order]
-    near = bool((abs(order - np.arange(len(order))) <= _FARTHEST).all())  # no time is far from its neighbours'
+    farthest = _FARTHEST if stream.codec_context.has_b_frames else 0
+    near = bool((abs(order - np.arange(len(order))) <= farthest).all())  # no time is far from its neighbours'
     known = pts[pts != NO_TIME]
     gaps = np.diff(known)
     ordered = 0 < len(known) == len(pts) and bool((gaps > 0).all()) and timed and near
@@ -306,6 +348,7 @@ def _matroska_size(head: bytes) -> int:
 def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets:
     """Reads all packets of a container, keeping what concerns the frames of `stream`."""
     found, last_corrupt = _Packets(), None
+    codec, extradata = stream.codec_context.name, stream.codec_context.extradata
     try:
         for packet in container.demux():
             if not packet.size:
@@ -313,6 +356,8 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
             found.broken = packet.is_corrupt  # half a packet at the end, of whatever stream
             pts = packet.pts
             if packet.stream_index != stream.index:
+                continue
+            if (codec == "vp8" or packet.size <= _SMALL) and not has_picture(packet, codec, extradata):
                 continue
             if not found.pts and not found.discarded:
                 found.first = (NO_TIME if packet.dts is None else packet.dts, pts, packet.pos)

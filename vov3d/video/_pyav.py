@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from vov3d.video._container import NO_TIME, FFmpegError, FrameIndex, index_frames, open_video
+from vov3d.video._container import NO_TIME, FFmpegError, FrameIndex, has_picture, index_frames, open_video
 from vov3d.video._errors import VideoError
 from vov3d.video._frames import FrameSource
 from vov3d.video._source import Media
@@ -53,8 +53,8 @@ class PyAVFrames(FrameSource):
         """
         self._media = media
         self._by_count = self._careful = self._all_needed = False
-        self._damaged = False  # whether what comes out of the decoder may show traces of damage
-        self._damaged_at = NO_TIME  # the latest time of a packet that could not be decoded
+        self._damaged = False  # whether the frame that came out last may show traces of damage
+        self._forget()
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
         self._open()
         try:
@@ -125,7 +125,7 @@ class PyAVFrames(FrameSource):
         keys = self._index.key_pts
         if shown[0] and (not len(keys) or self._index.pts[shown[0]] <= keys[0]):
             self._index = self._index.without(shown[0])
-        elif not self._damaged and shown != list(range(shown[0], shown[0] + len(shown))):
+        elif not self._broken and shown != list(range(shown[0], shown[0] + len(shown))):
             self._list_by_decoding()
         return first
 
@@ -157,7 +157,7 @@ class PyAVFrames(FrameSource):
         """The wanted frames that decoding from the nearest key frames gives."""
         for key, run in self._runs(waiting):
             for index, frame in self._numbered(key, run):
-                if self._damaged:
+                if self._broken:  # threads tell of damage late
                     raise _UnsoundError
                 if index == waiting[0]:
                     yield waiting.popleft(), frame
@@ -219,7 +219,7 @@ class PyAVFrames(FrameSource):
                 previous = index
                 yield index, frame
             elif self._careful:  # a picture that nobody is to see, or one that damage has moved
-                self._damaged = True
+                self._broken = True
             else:
                 raise _OutOfOrderError
 
@@ -231,7 +231,7 @@ class PyAVFrames(FrameSource):
         """
         wanted = self._times_to_decode(only)
         packets, start = self._packets(key)
-        self._damaged, self._damaged_at = False, NO_TIME
+        self._forget()
         for frame in self._pictures(packets, wanted):
             if start is not None:
                 if frame.pts is not None and frame.pts < start:
@@ -239,11 +239,24 @@ class PyAVFrames(FrameSource):
                 if frame.pts != start or not _is_key(frame):
                     raise _UnsoundError
                 start = None
-            if frame.is_corrupt:
-                self._damaged = True
-            elif self._damaged and _is_key(frame) and (frame.pts is None or frame.pts > self._damaged_at):
-                self._damaged = False  # a key frame behind the damage; decoders give frames late
+            self._note(frame)
             yield frame
+
+    def _forget(self) -> None:
+        """Begins without damage, with nothing in the decoder."""
+        self._damaged = self._broken = False  # `_broken`: whether the frames decoded now are
+        self._broken_at = NO_TIME  # the latest time of a packet that could not be decoded
+        self._inside: set[int | None] = set()  # times of packets in the decoder, which gives frames late
+        self._unharmed: set[int | None] = set()  # those that went in before the damage
+
+    def _note(self, frame: Any) -> None:
+        """Sees whether a frame may show traces of damage: from there up to the next key frame."""
+        if frame.is_corrupt:
+            self._broken = True
+        elif self._broken and _is_key(frame) and (frame.pts is None or frame.pts > self._broken_at):
+            self._broken = False
+        self._damaged = self._broken and (frame.is_corrupt or frame.pts not in self._unharmed)
+        self._inside.discard(frame.pts)
 
     def _pictures(self, packets: Iterator[Any], wanted: set[int] | None) -> Iterator[Any]:
         """What the decoder makes of packets."""
@@ -261,15 +274,26 @@ class PyAVFrames(FrameSource):
 
     def _frames_of(self, packet: Any) -> list[Any]:
         """Frames that come out when a packet goes in (None: no more packets follow)."""
+        context = self._stream.codec_context
         try:
-            return self._stream.codec_context.decode(packet)
+            frames = context.decode(packet)
         except EOFError:
             return []
         except FFmpegError:
-            self._damaged = True
-            if packet is not None and packet.pts is not None:
-                self._damaged_at = max(self._damaged_at, packet.pts)
+            if packet is None or has_picture(packet, context.name, context.extradata):
+                self._fail(packet)
             return []
+        if packet is not None:
+            self._inside.add(packet.pts)
+        return frames
+
+    def _fail(self, packet: Any) -> None:
+        """Notes that a packet gave nothing."""
+        if not self._broken:
+            self._unharmed = self._inside - {None}
+        self._broken = True
+        if packet is not None and packet.pts is not None:
+            self._broken_at = max(self._broken_at, packet.pts)
 
     def _times_to_decode(self, only: Sequence[int]) -> set[int] | None:
         """Times of frames that must be decoded though no other refers to them; None for all."""

@@ -71,11 +71,11 @@ class TorchCodecFrames(PyAVFrames):
         from torchcodec.decoders import VideoDecoder
 
         lists_others = _PLAYLISTS & set(self._container.format.name.split(","))
-        if self._by_count or self._careful or self._damaged or self._index.promised or lists_others:
+        if self._by_count or self._careful or self._broken or self._index.promised or lists_others:
             return None
         try:
             return VideoDecoder(
-                self._media.path or self._media.data,
+                self._media.path or self._media.data or b"",
                 stream_index=self._stream.index,
                 num_ffmpeg_threads=0,
                 seek_mode="exact",
