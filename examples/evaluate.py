@@ -8,8 +8,8 @@
 Scores of every video are written as they come, to OUT/MODEL/videos.csv: a run that was killed goes on where it was, and
 another call on the same data uses what is there. Protocols: k400 is 10 clips x 3 crops, ssv 2 x 3, single 1 x 1; crops
 have the size of the model's published evaluation, larger maps than in training are seen through the published sliding
-window, and the softmax is averaged over the views. Of data that a model of train.py was trained on, the videos that were
-held out are measured.
+window, and the softmax is averaged over the views. Of data that a model of train.py was trained on, the videos that
+were held out are measured.
 """
 
 import argparse
@@ -116,7 +116,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     for model, samples in zip(models, _unseen(args, models, sets), strict=True):
         own = replace(plan, views=args.views or model.views(args.protocol))
         runs += [
-            Run(model, samples, replace(own, stride=stride), Path(args.out)) for stride in strides or [args.stride]
+            Run(model, samples, replace(own, stride=stride), Path(args.out, "all" if args.all else ""))
+            for stride in strides or [args.stride]
         ]
     if args.compare and runs[0].samples.classes != runs[1].samples.classes:
         raise ValueError(
@@ -135,7 +136,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _unseen(args: argparse.Namespace, models: list[Model], sets: list[Samples]) -> list[Samples]:
-    """The videos that no model was trained on, where there are any; what is left out or measured all the same is said."""
+    """The videos that no model was trained on, where there are any; says what is left out or measured all the same."""
     trained = np.zeros(len(sets[0]), bool)
     for model in models:
         parts = parts_of(Path(model.name.removeprefix("local-dir:")), sets[0].sources)

@@ -224,7 +224,7 @@ def numbered_names(file: Path) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for line in read_lines(file):
-        number, name = (line.split(None, 1) + ["", ""])[:2]
+        number, name, *_ = (*line.split(None, 1), "", "")
         number = number.rstrip(":,;.")
         if line.strip() and not (number.isdecimal() and name.strip()):
             return {}
