@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from video_layouts import VIDEOS, SplitError
 from video_lists import described, first_label, read_list, read_names
 
+from training.stopping import ignore_signals
 from vov3d.video import moving_shapes
 
 SHAPES = "shapes"
@@ -177,10 +178,13 @@ def make_shapes(path: Path, number: int, seed: int, num_frames: int, size: int) 
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         np.lib.format.open_memmap(part, "w+", np.uint8, (number, num_frames, size, size, 3)).flush()
-        with ProcessPoolExecutor() as pool:
-            list(
-                pool.map(_make_some, [(part, seed, start, min(start + 100, number)) for start in range(0, number, 100)])
-            )
+        jobs = [(part, seed, start, min(start + 100, number)) for start in range(0, number, 100)]
+        with ProcessPoolExecutor(initializer=ignore_signals) as pool:
+            try:
+                list(pool.map(_make_some, jobs))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
