@@ -64,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", help="where the videos of a list lie (default: looked for beside it)")
     parser.add_argument("--layout", choices=LAYOUTS, help="default: told by what is there")
     parser.add_argument("--classes", help="file of class names, or k400, ssv1, ssv2 (default: those of the data)")
-    parser.add_argument(
-        "--labels-from", type=int, choices=(0, 1), help="number of the first class in a list of numbers"
-    )
+    parser.add_argument("--labels-from", type=int, choices=(0, 1), help="number of the first class in a list")
     parser.add_argument("--split", help="train, val or test, where there are several")
     parser.add_argument("--full", action="store_true", help="decode every frame")
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
@@ -82,7 +80,7 @@ def _checked(args: argparse.Namespace) -> int:
         videos = read_list(
             args.data, args.root, args.layout, args.classes, args.split, partial=True, labels_from=args.labels_from
         )
-    print(*described(videos), sep="\n")
+    print(*described(videos), sep="\n", file=sys.stderr)
     rows = [Checked(str(path), "", problem="no such file") for path in videos.missing]
     for row in rows:
         print(f"{row.path}: {row.problem}")
