@@ -23,7 +23,6 @@ from vov3d.video import VideoClassifier
 from vov3d.video.moving_shapes import CLASSES, write_videos
 
 EXAMPLES = Path(train.__file__).parent
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +59,16 @@ def at_the(number: int, function, deed):
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("place", ["forward", "data", "validation", "recalibration", "saving"])
+@pytest.mark.parametrize(
+    ("number", "place"),
+    [
+        (signal.SIGINT, "forward"),
+        (signal.SIGTERM, "data"),
+        (signal.SIGINT, "validation"),
+        (signal.SIGTERM, "recalibration"),
+        (signal.SIGTERM, "saving"),
+    ],
+)
 def test_a_signal_ends_a_run_from_which_it_goes_on_to_the_bit(tmp_path, monkeypatch, capsys, number, place):
     data, val = clips_file(tmp_path), clips_file(tmp_path, 6, seed=1)
     keys = dict(data_val=val, model_drop_rate=0.5, train_precise_bn=2, train_keep="best", train_accumulate=2)
@@ -115,7 +122,14 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("launch", "number"),
-    [([], signal.SIGINT), (["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"], signal.SIGTERM)],
+    [
+        ([], signal.SIGINT),
+        pytest.param(
+            ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+            signal.SIGTERM,
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_a_signal_to_all_processes_and_their_readers(videos, tmp_path, launch, number):
     """As Ctrl-C in a terminal and a scheduler send it."""
