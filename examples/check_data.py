@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
-from video_lists import LAYOUTS, VideoList, read_list
+from training.stopping import ignore_signals
+from video_lists import LAYOUTS, VideoList, described, read_list
 
 from vov3d.cli._arguments import positive
 from vov3d.video import VideoError, VideoReader
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"check_data: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("check_data: stopped; nothing was written", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", help="where the videos of a list lie (default: looked for beside it)")
     parser.add_argument("--layout", choices=LAYOUTS, help="default: told by what is there")
     parser.add_argument("--classes", help="file of class names, or k400, ssv1, ssv2 (default: those of the data)")
+    parser.add_argument("--labels-from", type=int, choices=(0, 1), help="number of the first class in a list")
     parser.add_argument("--split", help="train, val or test, where there are several")
     parser.add_argument("--full", action="store_true", help="decode every frame")
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
@@ -72,7 +77,10 @@ def _checked(args: argparse.Namespace) -> int:
         raise ValueError(f"--csv {args.csv}: there is no folder {Path(args.csv).absolute().parent}; make it first")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is missing is listed with what is broken
-        videos = read_list(args.data, args.root, args.layout, args.classes, args.split, partial=True)
+        videos = read_list(
+            args.data, args.root, args.layout, args.classes, args.split, partial=True, labels_from=args.labels_from
+        )
+    print(*described(videos), sep="\n", file=sys.stderr)
     rows = [Checked(str(path), "", problem="no such file") for path in videos.missing]
     for row in rows:
         print(f"{row.path}: {row.problem}")
@@ -130,7 +138,7 @@ def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int)
     context.set_forkserver_preload(["vov3d.video"])  # imported once, not in each process
     for start in range(0, len(items), _AHEAD * workers):
         part = items[start : start + _AHEAD * workers]
-        with ProcessPoolExecutor(workers, context) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=ignore_signals) as pool:
             futures = [pool.submit(work, item) for item in part]
             for item, future in zip(part, futures, strict=True):
                 try:
@@ -142,7 +150,7 @@ def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int)
 
 def _alone(work: Callable[[str], Any], item: str, context: Any) -> Any:
     """What `work` gives in a process of its own, or None if that dies."""
-    with ProcessPoolExecutor(1, context) as pool:
+    with ProcessPoolExecutor(1, context, initializer=ignore_signals) as pool:
         try:
             return pool.submit(work, item).result()
         except BrokenProcessPool:

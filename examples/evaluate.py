@@ -8,7 +8,8 @@
 Scores of every video are written as they come, to OUT/MODEL/videos.csv: a run that was killed goes on where it was, and
 another call on the same data uses what is there. Protocols: k400 is 10 clips x 3 crops, ssv 2 x 3, single 1 x 1; crops
 have the size of the model's published evaluation, larger maps than in training are seen through the published sliding
-window, and the softmax is averaged over the views.
+window, and the softmax is averaged over the views. Of data that a model of train.py was trained on, the videos that
+were held out are measured.
 """
 
 import argparse
@@ -22,12 +23,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from evaluation.metrics import Broken, Figure, Pair, Summary, confused, confusion, differing_pairs, summarize
-from evaluation.models import PROTOCOLS, Model, load_model
+from evaluation.models import PROTOCOLS, Model, best_device, load_model
 from evaluation.pictures import Example, draw_confusion, draw_examples, draw_tempo, frames_of, require_matplotlib
 from evaluation.running import Plan, Run
 from evaluation.samples import Samples, load_samples
 from evaluation.scores import Row, to_parquet
+from training.seen import TRAIN, parts_of
+from training.stopping import Stop, Stopped, say_stopped
 from video_lists import LAYOUTS
 
 from vov3d.cli._arguments import device, positive
@@ -45,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     warnings.showwarning = lambda message, *_, **__: print(f"evaluate: {message}", file=sys.stderr)
     try:
-        return _evaluate(args)
+        with Stop().watching():
+            return _evaluate(args)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("evaluate: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    except Stopped as stopped:
+        return say_stopped("evaluate", stopped, "the same command goes on from here")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,11 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--root", help="where the videos of a list lie (default: looked for beside it)")
     data.add_argument("--layout", choices=LAYOUTS, help="default: told by what is there")
     data.add_argument("--partial", action="store_true", help="leave out videos of the list that are not there")
+    data.add_argument("--labels-from", type=int, choices=(0, 1), help="number of the first class in a list of numbers")
+    data.add_argument("--all", action="store_true", help="measure on videos that a model was trained on, too")
     data.add_argument("--fps", type=float, help="frames per second of frame folders (default: 12) or clips (30)")
     models = parser.add_argument_group("models")
     models.add_argument("--model", nargs="+", default=[], metavar="NAME", help="model.tag, folder, or exported file")
     models.add_argument("--checkpoint", nargs="+", metavar="FILE", help="weights of each model, - for those of its tag")
-    models.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    models.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
     models.add_argument("--backend", choices=("pyav", "torchcodec"), help="what decodes files (default: pyav)")
     models.add_argument(
         "--no-antialias", action="store_true", help="resize as the published loaders do, without a filter"
@@ -98,13 +104,26 @@ def _evaluate(args: argparse.Namespace) -> int:
         "", args.stride, args.frames, args.fps, args.batch_size, args.backend, args.per_view, not args.no_antialias
     )
     runs = []
-    for model in models:
-        samples = load_samples(
-            args.data, model.names, model.num_classes, args.root, args.layout, args.split, args.partial
+    sets = [
+        load_samples(
+            args.data,
+            model.names,
+            model.num_classes,
+            args.root,
+            args.layout,
+            args.split,
+            args.partial,
+            args.labels_from,
         )
+        for model in models
+    ]
+    for note in sets[0].notes:
+        print(note, file=sys.stderr)
+    for model, samples in zip(models, _unseen(args, models, sets), strict=True):
         own = replace(plan, views=args.views or model.views(args.protocol))
         runs += [
-            Run(model, samples, replace(own, stride=stride), Path(args.out)) for stride in strides or [args.stride]
+            Run(model, samples, replace(own, stride=stride), Path(args.out, "all" if args.all else ""))
+            for stride in strides or [args.stride]
         ]
     if args.compare and runs[0].samples.classes != runs[1].samples.classes:
         raise ValueError(
@@ -120,6 +139,29 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.compare:
         _compare(Path(args.out), runs, results)
     return 0
+
+
+def _unseen(args: argparse.Namespace, models: list[Model], sets: list[Samples]) -> list[Samples]:
+    """The videos that no model was trained on, where there are any; says what is left out or measured all the same."""
+    trained = np.zeros(len(sets[0]), bool)
+    for model in models:
+        parts = parts_of(Path(model.name.removeprefix("local-dir:")), sets[0].sources)
+        seen = np.array([part == TRAIN for part in parts], bool)
+        if seen.any():
+            print(f"{model.name} was trained on {seen.sum()} of these {len(seen)} videos", file=sys.stderr)
+        trained |= seen
+    if not trained.any():
+        return sets
+    if args.all or trained.all():
+        print(
+            "WARNING: they are measured with the others: the figures do not tell how good it is on videos that it has "
+            "not seen",
+            file=sys.stderr,
+        )
+        return sets
+    rest = np.flatnonzero(~trained).tolist()
+    print(f"measured are the {len(rest)} that were held out (--all: all of them)", file=sys.stderr)
+    return [samples.subset(rest) for samples in sets]
 
 
 def _checked(args: argparse.Namespace) -> list[float]:
@@ -156,9 +198,9 @@ def _require_pyarrow() -> None:
 
 def _models(args: argparse.Namespace) -> list[Model]:
     names = args.compare or args.model
-    target = device(args.device)
+    target = device(args.device) if args.device else best_device()
     models = [
-        load_model(name, None if checkpoint == "-" else checkpoint, target)
+        load_model(name, None if checkpoint == "-" else checkpoint, target, args.device is not None)
         for name, checkpoint in zip(names, args.checkpoint or ["-"] * len(names), strict=True)
     ]
     if len({model.label for model in models}) < len(models):

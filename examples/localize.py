@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluation.models import load_model
+from evaluation.models import best_device, load_model
 from evaluation.pictures import require_matplotlib
 
 from vov3d.cli._arguments import device
@@ -276,6 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"localize: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("localize: stopped; nothing was written", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -284,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("video", help="file, folder of frames, or http(s) address")
     parser.add_argument("--model", default="vov3d_n", metavar="NAME", help="model.tag, folder, or exported file")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights in place of the tag's")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
     parser.add_argument("--seconds", type=float, help="window, for models that take their frames from equal segments")
     parser.add_argument("--every", type=float, default=0.2, metavar="S", help="seconds between windows (default: 0.2)")
     parser.add_argument("--threshold", type=float, default=0.3, help="score that a label must reach (default: 0.3)")
@@ -305,7 +308,8 @@ def _localize(args: argparse.Namespace) -> None:
         check_picture_name(args.picture)
         require_matplotlib()
     check_settings(args.every, args.threshold, args.min_length)
-    model = load_model(args.model, args.checkpoint, device(args.device))
+    target = device(args.device) if args.device else best_device()
+    model = load_model(args.model, args.checkpoint, target, args.device is not None)
     classifier = VideoClassifier(model.network, class_names=model.names)
     names = classifier.class_names
     timeline = look_over(classifier, args.video, args.every, args.seconds, args.picture is not None)

@@ -137,15 +137,38 @@ def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
     os.replace(part, path)
 
 
+def read_excluded(path: Path) -> set[tuple[str, float]]:
+    """Key frames that AVA leaves out of its evaluation: lines of `video_id,timestamp`.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If a line cannot be understood; names file, line and what was expected.
+    """
+
+    def row(fields: list[str]) -> tuple[str, float]:
+        _check_length(fields, (2,), "video_id,timestamp")
+        return _video(fields[0]), _number("timestamp", fields[1])
+
+    return set(_rows(path, row))
+
+
 def read_label_map(path: Path) -> dict[int, str]:
-    """Numbers and names of actions, from AVA's `.pbtxt` or from lines of `number,name`.
+    """Numbers and names of actions, from AVA's `.pbtxt`, or from lines of `number,name`, `number: name`.
+
+    The content tells which, not the name of the file.
 
     Raises:
         FileNotFoundError: If there is no file.
         ValueError: If it cannot be understood, holds no action, or one number twice.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not text; expected a label map in UTF-8") from None
     found: dict[int, str] = {}
-    for line, number, name in (_pbtxt if path.suffix == ".pbtxt" else _numbered)(path):
+    for line, number, name in (_pbtxt if "{" in text and "name:" in text else _numbered)(path, text):
         if number in found:
             raise ValueError(f"{path}, line {line}: action {number} is {found[number]!r} already, not {name!r}")
         found[number] = name
@@ -160,27 +183,34 @@ def write_label_map(path: Path, actions: Mapping[int, str]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _pbtxt(path: Path) -> Iterator[tuple[int, int, str]]:
-    text = path.read_text(encoding="utf-8")
-    for block in re.finditer(r"\b(?:item|label)\s*\{(.*?)\}", text, re.DOTALL):
-        name, number = (re.search(key, block[1]) for key in (r'\bname:\s*"([^"]*)"', r"\b(?:id|label_id):\s*(\d+)"))
-        line = text.count("\n", 0, block.start()) + 1
+def _pbtxt(path: Path, text: str) -> Iterator[tuple[int, int, str]]:
+    at, line = 0, 1
+    while (start := text.find("{", at)) >= 0:
+        end = text.find("}", start)
+        line += text.count("\n", at, start)
+        block = text[start + 1 : end] if end >= 0 else ""
+        name = re.search(r'\bname:[ \t]*"([^"\n]*)"', block)
+        number = re.search(r"\b(?:label_)?id:[ \t]*(\d{1,9})\b", block)
         if name is None or number is None:
-            raise ValueError(f'{path}, line {line}: expected name: "..." and id: in {block[0]!r}')
+            raise ValueError(f'{path}, line {line}: expected name: "..." and id: in {text[start : start + 80]!r}')
         yield line, int(number[1]), name[1]
+        line += text.count("\n", start, end)
+        at = end
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, int, str]]:
-    def row(fields: list[str]) -> tuple[int, str]:
-        if len(fields) < 2:
-            raise ValueError(f"expected number,name, got {','.join(fields)!r}")
-        return _integer("action", fields[0]), fields[1]
-
-    with path.open(newline="", encoding="utf-8") as file:
-        first = file.readline().split(",")[0]
-    lines = _numbered_rows(path, row, skip=0 if first.strip().isdecimal() else 1)  # AVA's own has a heading
-    for line, (number, name) in lines:
-        yield line, number, name
+def _numbered(path: Path, text: str) -> Iterator[tuple[int, int, str]]:
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    for place, (number, line) in enumerate(lines):
+        if place == 0 and not line[0].isdecimal():  # AVA's own has a heading
+            continue
+        first, separator, rest = line.partition(":" if ":" in line.split(",")[0] else ",")
+        name = next(csv.reader([rest.strip()]), [""])[0] if separator == "," else rest.strip()
+        if not separator or not name:
+            raise ValueError(f"{path}, line {number}: expected number,name or number: name, got {line[:80]!r}")
+        try:
+            yield number, _integer("action", first.strip()), name
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
 
 
 _T = TypeVar("_T")
@@ -191,16 +221,18 @@ def _rows(path: Path, row: Callable[[list[str]], _T]) -> Iterator[_T]:
         yield value
 
 
-def _numbered_rows(path: Path, row: Callable[[list[str]], _T], skip: int = 0) -> Iterator[tuple[int, _T]]:
+def _numbered_rows(path: Path, row: Callable[[list[str]], _T]) -> Iterator[tuple[int, _T]]:
     """Every line with its number, as `row` reads it; what it raises is told with file and line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         try:
             for fields in reader:
-                if reader.line_num > skip and any(field.strip() for field in fields):
+                if any(field.strip() for field in fields):
                     yield reader.line_num, row([field.strip() for field in fields])
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: is not text in UTF-8") from None
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
@@ -244,6 +276,6 @@ def _number(name: str, field: str) -> float:
 
 
 def _integer(name: str, field: str) -> int:
-    if not re.fullmatch(r"\d+", field):
-        raise ValueError(f"{name} {field!r} is not a whole number")
+    if not re.fullmatch(r"\d{1,9}", field):
+        raise ValueError(f"{name} {field[:80]!r} is not a whole number")
     return int(field)

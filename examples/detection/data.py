@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from detection.ava import Annotation, Box, read_annotations, read_label_map, write_label_map, write_rows
+from detection.ava import Annotation, Box, read_annotations, read_excluded, read_label_map, write_label_map, write_rows
 from detection.model import Settings
 from vov3d.video import VIDEO_ENDINGS, VideoReader
 from vov3d.video.moving_scenes import ACTIONS, Scene, make_scenes
@@ -16,6 +16,9 @@ from vov3d.video.moving_shapes import write_clip
 
 SCENE_FPS = 10
 LABEL_MAP = "actions.pbtxt"
+# Names that label maps and lists of excluded key frames are published under.
+_LABEL_MAPS = (LABEL_MAP, "*.pbtxt", "*.pbtxt.txt", "*action_list*.txt", "*action_list*.csv", "label*map.txt")
+_EXCLUDED = ("{}_excluded_timestamps*.csv", "*{}_excluded_timestamps*.csv", "excluded_timestamps.csv")
 
 
 class Moment(NamedTuple):
@@ -40,8 +43,10 @@ class Moments(Protocol):
     Attributes:
         actions: Numbers and names of the actions.
         moments: The moments.
+        excluded: Key frames that do not count in the evaluation.
     """
 
+    excluded: set[tuple[str, float]]
     actions: dict[int, str]
     moments: list[Moment]
 
@@ -54,6 +59,7 @@ class SceneMoments:
     """Generated scenes."""
 
     def __init__(self, number: int, seed: int, num_frames: int, size: int) -> None:
+        self.excluded: set[tuple[str, float]] = set()
         self.actions = dict(enumerate(ACTIONS, 1))
         self.scenes = make_scenes(number, seed, num_frames, size)
         self.moments = [_moment(scene, f"scene_{seed}_{i:05d}") for i, scene in enumerate(self.scenes)]
@@ -69,21 +75,24 @@ def _moment(scene: Scene, name: str) -> Moment:
 
 
 class VideoMoments:
-    """Videos in `FOLDER/videos`, annotations in a file, the label map in `FOLDER/actions.pbtxt`.
+    """Videos in `FOLDER/videos`, annotations in a file, the label map in `FOLDER/actions.pbtxt` or as published.
 
     Args:
         folder: The folder.
-        split: `train` or `val`: annotations in `SPLIT.csv`.
+        split: `train` or `val`: annotations in `SPLIT.csv`, excluded key frames in a list as AVA publishes it.
+        label_map: The label map, in place of the folder's.
 
     Raises:
         FileNotFoundError: If a file or a video is not there.
         ValueError: If a line cannot be understood, or no box is annotated.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path, split: str, label_map: Path | None = None) -> None:
         self.folder = folder
-        self.actions = read_label_map(folder / LABEL_MAP)
-        self.moments = moments_of(read_annotations(folder / f"{split}.csv", self.actions))
+        self.actions = read_label_map(label_map or find_label_map(folder))
+        self.excluded = excluded_of(folder, split)
+        moments = moments_of(read_annotations(folder / f"{split}.csv", self.actions))
+        self.moments = [m for m in moments if (m.video, m.timestamp) not in self.excluded]
         if not any(len(moment.boxes) for moment in self.moments):
             raise ValueError(f"{folder / split}.csv: annotates no box")
         self.files = {name: find_video(folder / "videos", name) for name in {m.video for m in self.moments}}
@@ -93,6 +102,27 @@ class VideoMoments:
         moment = self.moments[index]
         with VideoReader(self.files[moment.video]) as reader:
             return clip_around(reader, moment.timestamp, settings)
+
+
+def find_label_map(folder: Path) -> Path:
+    """The label map in a folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If there are several that differ.
+    """
+    files = list(dict.fromkeys(file for pattern in _LABEL_MAPS for file in sorted(folder.glob(pattern))))
+    if not files:
+        raise FileNotFoundError(f"{folder}: holds no label map; expected {LABEL_MAP}, or give it with --actions FILE")
+    if files[0].name != LABEL_MAP and any(read_label_map(file) != read_label_map(files[0]) for file in files[1:]):
+        raise ValueError(f"{folder}: holds {', '.join(file.name for file in files)}; say which with --actions FILE")
+    return files[0]
+
+
+def excluded_of(folder: Path, split: str) -> set[tuple[str, float]]:
+    """Key frames that AVA's list beside the annotations excludes; none without such a list."""
+    files = sorted({file for pattern in _EXCLUDED for file in folder.glob(pattern.format(split))})
+    return {key for file in files for key in read_excluded(file)}
 
 
 def find_video(folder: Path, name: str) -> Path:

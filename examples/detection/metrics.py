@@ -1,11 +1,12 @@
 """Frame mAP: of each action, the average precision of its boxes over all key frames (https://arxiv.org/abs/1705.08421).
 
 Boxes of an action are gone through from the highest score on. One is right if the true box of that action which it
-overlaps most, at least half in intersection over union, has not been found before.
+overlaps most, at least half in intersection over union, has not been found before. As in the published evaluation, what
+is found in frames that the truth does not name is wrong, unless the frame is excluded.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -24,30 +25,33 @@ def overlaps(boxes: Array, others: Array) -> Array:
 
 
 def precision_recall(
-    truth: Iterable[Annotation], found: Iterable[Detection], action: int, threshold: float = 0.5
+    truth: Iterable[Annotation],
+    found: Iterable[Detection],
+    action: int,
+    threshold: float = 0.5,
+    excluded: Collection[tuple[str, float]] = (),
 ) -> tuple[Array, Array] | None:
     """Precision and recall of an action behind each box that was found, from the highest score on.
 
     Args:
         truth: What is true.
-        found: What was found; key frames that the truth does not name do not count.
+        found: What was found; in a frame that the truth does not name, it is wrong.
         action: Number of the action.
         threshold: Intersection over union from which on a box is right.
+        excluded: Key frames that do not count, by video and timestamp.
 
     Returns:
         The two, each `(boxes,)`, or None if nobody ever does it.
     """
-    truth = list(truth)
-    frames = {(row.video, row.timestamp) for row in truth}
-    boxes = defaultdict(list)
+    excluded, boxes = set(excluded), defaultdict(list)
     for row in truth:
-        if row.action == action:
+        if row.action == action and (row.video, row.timestamp) not in excluded:
             boxes[row.video, row.timestamp].append(row.box)
     if not boxes:
         return None
     arrays = {key: np.array(value) for key, value in boxes.items()}
     taken = {key: np.zeros(len(value), bool) for key, value in boxes.items()}
-    ranked = [row for row in found if row.action == action and (row.video, row.timestamp) in frames]
+    ranked = [row for row in found if row.action == action and (row.video, row.timestamp) not in excluded]
     ranked.sort(key=lambda row: -row.score)
     right = np.zeros(len(ranked), bool)
     for i, row in enumerate(ranked):
@@ -69,11 +73,15 @@ def average_precision(precision: Array, recall: Array) -> float:
 
 
 def frame_ap(
-    truth: Iterable[Annotation], found: Iterable[Detection], actions: Iterable[int], threshold: float = 0.5
+    truth: Iterable[Annotation],
+    found: Iterable[Detection],
+    actions: Iterable[int],
+    threshold: float = 0.5,
+    excluded: Collection[tuple[str, float]] = (),
 ) -> dict[int, float | None]:
     """Average precision of each action, None for those that nobody ever does; mAP is the mean of the others."""
     truth, found = list(truth), list(found)
-    curves = {action: precision_recall(truth, found, action, threshold) for action in actions}
+    curves = {action: precision_recall(truth, found, action, threshold, excluded) for action in actions}
     return {action: None if curve is None else average_precision(*curve) for action, curve in curves.items()}
 
 

@@ -25,6 +25,7 @@ class Film:
 
     Attributes:
         actions: Numbers and names of the detector's actions.
+        excluded: Key frames that do not count; none.
         moments: Its key frames, from `take_boxes` or `propose`.
         reader: The open video.
 
@@ -37,6 +38,7 @@ class Film:
         self.reader = VideoReader(path)
         self.actions = dict(zip(settings.ids, settings.actions, strict=True))
         self.moments: list[Moment] = []
+        self.excluded: set[tuple[str, float]] = set()
 
     def __enter__(self) -> "Film":
         return self

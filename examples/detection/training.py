@@ -2,24 +2,31 @@
 
 import csv
 import math
+import random
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from training.checkpoints import load_checkpoint, save_atomically
+from training.checkpoints import load_checkpoint, not_finite, save_atomically
+from training.stopping import ignore_signals
+from training.workers import Places, naming
 
 from detection.ava import Detection
 from detection.data import Moment, Moments, batch_of, targets_of
 from detection.model import Detector
+from vov3d.video import VideoError
 
-CHECKPOINT, LOG = "checkpoint.pt", "epochs.csv"
+CHECKPOINT, FORMER, LOG = "checkpoint.pt", "checkpoint-before.pt", "epochs.csv"
+_TRIES = 10  # draws in place of a key frame that cannot be read
 # Depthwise kernels and the classifier are no matrices to orthogonalise.
 _BY_ADAMW = ["*.conv_s*", "*.conv_t.*", "fc.*"]
 
@@ -35,6 +42,7 @@ class Plan:
         jitter: Standard deviation of the shift of box edges, as a share of the box.
         workers: Processes that read videos.
         seed: Of the order and the jitter.
+        max_broken: Share of the videos that may be broken.
     """
 
     epochs: int
@@ -43,21 +51,56 @@ class Plan:
     jitter: float = 0.05
     workers: int = 0
     seed: int = 0
+    max_broken: float = 0.2
+
+
+class _Sample(NamedTuple):
+    """A key frame with its clip, None where it cannot be read; and what was found broken on the way, by video."""
+
+    clip: torch.Tensor | None
+    moment: Moment
+    broken: dict[str, str]
 
 
 class _Clips(Dataset):
-    def __init__(self, data: Moments, detector: Detector) -> None:
-        self.data, self.settings = data, detector.settings
+    """Clips of key frames; one that cannot be read is replaced by another draw where there are others to draw from."""
+
+    def __init__(self, data: Moments, detector: Detector, others: Sequence[int], places: Places) -> None:
+        self.data, self.settings, self.others, self.places = data, detector.settings, others, places
 
     def __len__(self) -> int:
         return len(self.data.moments)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, Moment]:
-        return self.data.clip(index, self.settings), self.data.moments[index]
+    def __getitem__(self, index: int) -> _Sample:
+        broken: dict[str, str] = {}
+        rng = random.Random(index)
+        for _ in range(_TRIES if self.others else 1):
+            self.places.note(index)
+            moment = self.data.moments[index]
+            try:
+                return _Sample(self.data.clip(index, self.settings), moment, broken)
+            except (VideoError, OSError, ValueError) as error:
+                broken[moment.video] = " ".join(str(error).split())
+            index = rng.choice(self.others) if self.others else index
+        if self.others:
+            raise VideoError(f"{_TRIES} key frames in a row cannot be read, among them {'; '.join(broken.values())}")
+        return _Sample(None, moment, broken)
 
 
-def _loader(data: Moments, detector: Detector, batches: Sequence[Sequence[int]], workers: int) -> DataLoader:
-    return DataLoader(_Clips(data, detector), batch_sampler=batches, collate_fn=list, num_workers=workers)  # type: ignore[arg-type]
+def _load(
+    data: Moments, detector: Detector, batches: Sequence[Sequence[int]], workers: int, others: Sequence[int] = ()
+) -> Iterator[list[_Sample]]:
+    """Batches of key frames; others stand for those that cannot be read."""
+    places = Places(workers)
+    loader = DataLoader(
+        _Clips(data, detector, others, places),
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=list,
+        num_workers=workers,
+        worker_init_fn=ignore_signals,
+    )
+    with naming(places, lambda index: data.moments[index].video):
+        yield from loader
 
 
 def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: torch.device) -> dict[str, float]:
@@ -74,25 +117,28 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
         What it took, before a kill included: `seconds` by the clock and `core_seconds` of processors' time.
 
     Raises:
-        ValueError: If the checkpoint is of another plan or another detector.
-        FloatingPointError: If the loss is not finite.
+        ValueError: If the checkpoint is of another plan or another detector, or too many videos are broken.
+        FloatingPointError: If the loss, the gradient or the detector is not finite; the checkpoint stays.
     """
     detector.to(device).train()
     optimizer = create_optimizer_v2(
         detector, "muon", lr=plan.lr, weight_decay=0.02, momentum=0.95, nesterov=True, fallback_list=_BY_ADAMW
     )
     what = {"plan": asdict(plan), "settings": asdict(detector.settings), "moments": len(data.moments)}
-    start, spent = _restored(output / CHECKPOINT, what, detector, optimizer)
+    start, spent = _restored(output, what, detector, optimizer)
     useful = np.array([i for i, moment in enumerate(data.moments) if len(moment.boxes)])
     per_epoch = math.ceil(len(useful) / plan.batch)
+    broken: dict[str, str] = {}
     for epoch in range(start, plan.epochs):
         began, total = (time.perf_counter(), time.process_time()), 0.0
         rng = np.random.default_rng((plan.seed, epoch))
         order = rng.permutation(useful).tolist()
         batches = [order[i : i + plan.batch] for i in range(0, len(order), plan.batch)]
-        for i, samples in enumerate(_loader(data, detector, batches, plan.workers)):
+        for i, samples in enumerate(_load(data, detector, batches, plan.workers, useful.tolist())):
             _set_rate(optimizer, plan.lr, (epoch * per_epoch + i) / (plan.epochs * per_epoch))
-            clips, moments = zip(*samples, strict=True)
+            clips, moments, found = zip(*samples, strict=True)
+            broken |= {video: reason for part in found for video, reason in part.items()}
+            _check_broken(broken, data, plan.max_broken)
             batch = batch_of(clips, [_jittered(moment.boxes, plan.jitter, rng) for moment in moments])
             logits = detector(batch.clips.to(device), [boxes.to(device) for boxes in batch.boxes])
             loss = F.binary_cross_entropy_with_logits(logits, targets_of(moments, detector.settings.ids).to(device))
@@ -100,23 +146,52 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
                 raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}: try a lower --lr")
             optimizer.zero_grad()
             loss.backward()
+            norm = nn.utils.clip_grad_norm_(detector.parameters(), math.inf)
+            if not norm.isfinite():
+                raise FloatingPointError(f"the gradient is {norm.item()} in epoch {epoch + 1}: try a lower --lr")
             optimizer.step()
             total += loss.item() / per_epoch
         spent["seconds"] += time.perf_counter() - began[0]
         spent["core_seconds"] += time.process_time() - began[1]
         print(f"epoch {epoch + 1} of {plan.epochs}: loss {total:.4f}, {spent['seconds']:.0f} s so far", flush=True)
+        if name := not_finite(detector):
+            raise FloatingPointError(f"{name} is not finite behind epoch {epoch + 1}: try a lower --lr")
         _log(output / LOG, epoch + 1, total, spent["seconds"])
         state = {"model": detector.state_dict(), "optimizer": optimizer.state_dict()}
-        save_atomically({**what, **state, "epoch": epoch + 1, "spent": spent}, output / CHECKPOINT)
+        content = {**what, **state, "epoch": epoch + 1, "spent": spent}
+        save_atomically(content, output / CHECKPOINT, output / FORMER)
+    if broken:
+        print(
+            f"{len(broken)} videos are broken, others stood for them:", *(f"  {r}" for r in broken.values()), sep="\n"
+        )
     detector.eval()
     return spent
 
 
-def _restored(path: Path, what: dict[str, Any], detector: Detector, optimizer: Any) -> tuple[int, dict[str, float]]:
+def _check_broken(broken: dict[str, str], data: Moments, share: float) -> None:
+    """Refuses to go on where too many videos are broken."""
+    number = len({moment.video for moment in data.moments})
+    if len(broken) > share * number:
+        raise ValueError(
+            f"{len(broken)} of {number} videos are broken, more than --max-broken {share:g} allows: "
+            f"{'; '.join(list(broken.values())[:5])}"
+        )
+
+
+def _restored(folder: Path, what: dict[str, Any], detector: Detector, optimizer: Any) -> tuple[int, dict[str, float]]:
     """Epochs that are done and what they took."""
-    if not path.exists():
+    files = [folder / name for name in (CHECKPOINT, FORMER) if (folder / name).exists()]
+    if not files:
         return 0, {"seconds": 0.0, "core_seconds": 0.0}
-    saved = load_checkpoint(path)
+    path = files[0]
+    try:
+        saved = load_checkpoint(path)
+    except OSError as error:
+        if len(files) == 1:
+            raise
+        print(f"{error}: the checkpoint before it is taken")
+        path = files[1]
+        saved = load_checkpoint(path)
     differing = [key for key, value in what.items() if saved[key] != value]
     if differing:
         raise ValueError(f"{path} is of a run with other {', '.join(differing)}; give its options, or another --output")
@@ -161,11 +236,20 @@ def look(detector: Detector, data: Moments, device: torch.device, batch: int = 1
     found: list[Detection] = []
     order = [i for i, moment in enumerate(data.moments) if len(moment.boxes)]
     batches = [order[i : i + batch] for i in range(0, len(order), batch)]
-    for samples in _loader(data, detector, batches, workers):
-        clips, moments = zip(*samples, strict=True)
+    broken: dict[str, str] = {}
+    for samples in _load(data, detector, batches, workers):
+        broken |= {video: reason for sample in samples for video, reason in sample.broken.items()}
+        read = [(sample.clip, sample.moment) for sample in samples if sample.clip is not None]
+        if not read:
+            continue
+        clips, moments = zip(*read, strict=True)
         pixels = batch_of(clips, [moment.boxes for moment in moments])
         scores = detector(pixels.clips.to(device), [boxes.to(device) for boxes in pixels.boxes]).sigmoid()
         found += _rows(moments, scores.cpu().numpy(), detector.settings.ids)
+    if broken and not found:
+        raise ValueError(f"no key frame can be read: {'; '.join(list(broken.values())[:5])}")
+    for reason in broken.values():
+        warnings.warn(f"nothing is found in what is broken: {reason}", RuntimeWarning, stacklevel=2)
     return found
 
 

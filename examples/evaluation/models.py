@@ -16,6 +16,9 @@ PROTOCOLS = {"k400": ("10x3", "dense"), "ssv": ("2x3", "segment"), "single": ("1
 """Views of the protocols, and the sampling of the models that they are for."""
 
 
+_CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Model:
     """A network ready to be evaluated.
@@ -48,7 +51,7 @@ class Model:
         """
         sampling = self.cfg["sampling"]
         if protocol is None:
-            return "10x3" if sampling == "dense" else "2x3"
+            return default_views(sampling)
         views, needed = PROTOCOLS[protocol]
         if needed not in (None, sampling):
             raise ValueError(
@@ -58,20 +61,31 @@ class Model:
         return views
 
 
-def load_model(name: str, checkpoint: str | None, device: torch.device) -> Model:
+def default_views(sampling: str) -> str:
+    """Clips and crops of the protocol that fits a sampling."""
+    return "10x3" if sampling == "dense" else "2x3"
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else _CPU
+
+
+def load_model(name: str, checkpoint: str | None, device: torch.device, asked: bool = True) -> Model:
     """Builds or loads a model, rewritten for speed on a CPU.
 
     Args:
         name: A model or `model.tag`, a folder, `local-dir:FOLDER`, or a file of `vov3d export`.
         checkpoint: Weights in place of the tag's.
         device: Where it runs.
+        asked: Whether the device was asked for; else an exported file runs on the CPU all the same.
 
     Raises:
         ValueError: If a checkpoint or a device is given for an exported file, or as `create_model`.
         FileNotFoundError: If a file is not there.
     """
     if Path(name).suffix in FORMATS:
-        if checkpoint is not None or device.type != "cpu":
+        if checkpoint is not None or (asked and device.type != "cpu"):
             raise ValueError(
                 f"{name}: a checkpoint or a device has no effect on it, it has its weights and runs on CPUs"
             )

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,16 +100,7 @@ class Run:
         changed.append("" if plan.antialias else "no-antialias")
         self.folder = out / "-".join(filter(None, [model.label, plan.views, *changed]))
         self._recorder = _Recorder(model.network)
-        self._classifier = VideoClassifier(
-            self._recorder,
-            plan.views,
-            plan.batch_size,
-            samples.classes,
-            stride=plan.stride,
-            num_frames=plan.frames,
-            backend=plan.backend,
-            antialias=plan.antialias,
-        )
+        self._classifier = classifier_of(self._recorder, samples.classes, plan)
         settings = {
             "model": model.name,
             "weights": model.weights,
@@ -140,11 +131,15 @@ class Run:
                 print(f"{self.folder}: {count - len(todo)} of {count} videos have scores already", file=sys.stderr)
             sources = (samples.sources[index] for index in todo)
             looks = self._classifier.looks(sources, topk=1, fps=self.plan.fps, errors="return")
-            with _noted() as notes, closing(looks):
+            with noted() as notes, closing(looks):
                 for index, look in zip(_shown(todo, scores, self.model.label), looks, strict=True):
                     row = Row(index, samples.names[index], samples.labels[index], note=" ".join(notes))
                     kept = self._recorder.taken()
-                    _add(scores, row, look, _by_place(look, kept) if self.plan.per_view and not look.error else None)
+                    views = _by_place(look, kept) if self.plan.per_view and not look.error else None
+                    row, mean = row_of(row, look)
+                    if row.error:
+                        tqdm.write(f"broken: {row.error}", file=sys.stderr)
+                    scores.add(row, mean, views)
                     notes.clear()
             return {index: scores.rows[index] for index in range(count)}
 
@@ -162,17 +157,28 @@ def _check_clips(model: Model, samples: Samples, plan: Plan) -> None:
         raise ValueError("fps is for folders of frames and clips in memory; video files have their own")
 
 
-def _add(scores: Scores, row: Row, look: Look, views: np.ndarray | None) -> None:
-    """Writes what came of one video."""
+def classifier_of(network: Any, classes: Sequence[str], plan: Plan) -> VideoClassifier:
+    """What gives a video its scores, here and in the trainer's validation."""
+    return VideoClassifier(
+        network,
+        plan.views,
+        plan.batch_size,
+        classes,
+        stride=plan.stride,
+        num_frames=plan.frames,
+        backend=plan.backend,
+        antialias=plan.antialias,
+    )
+
+
+def row_of(row: Row, look: Look) -> tuple[Row, np.ndarray | None]:
+    """A row with what came of its video, and the mean scores of the classes, None for a broken one."""
     if look.scores is None:
-        error = " ".join(str(look.error).split())
-        tqdm.write(f"broken: {error}", file=sys.stderr)
-        scores.add(row._replace(error=error), None)
-        return
+        return row._replace(error=" ".join(str(look.error).split())), None
     mean = look.scores.numpy()
     own = mean[row.label]
     rank = int((mean > own).sum() + (mean[: row.label] == own).sum())  # of equal scores the first counts as better
-    scores.add(row._replace(prediction=int(mean.argmax()), rank=rank), mean, views)
+    return row._replace(prediction=int(mean.argmax()), rank=rank), mean
 
 
 def _by_place(look: Look, kept: torch.Tensor) -> np.ndarray:
@@ -195,7 +201,7 @@ def _shown(todo: list[int], scores: Scores, label: str) -> Iterator[int]:
 
 
 @contextmanager
-def _noted() -> Iterator[list[str]]:
+def noted() -> Iterator[list[str]]:
     """Warnings about videos, such as those that are cut short; each is told as it comes and kept."""
     notes: list[str] = []
 

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from video_layouts import class_key
-from video_lists import VideoList, read_list
+from video_lists import VideoList, described, read_list
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Samples:
         classes: The model's class names.
         name: What results call the set.
         missing: Videos that the list names and that are not there.
+        notes: What is to be said about the reading.
     """
 
     sources: Sequence[Path | np.ndarray]
@@ -29,6 +30,16 @@ class Samples:
     classes: tuple[str, ...]
     name: str
     missing: int = 0
+    notes: tuple[str, ...] = ()
+
+    def subset(self, indices: Sequence[int]) -> "Samples":
+        """Some of the videos."""
+        return replace(
+            self,
+            sources=[self.sources[i] for i in indices],
+            names=tuple(self.names[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,6 +58,7 @@ def load_samples(
     layout: str | None = None,
     split: str | None = None,
     partial: bool = False,
+    labels_from: int | None = None,
 ) -> Samples:
     """Reads a set of videos and gives it the class numbers of a model.
 
@@ -59,23 +71,24 @@ def load_samples(
         layout: As for `read_list`.
         split: As for `read_list`.
         partial: As for `read_list`.
+        labels_from: As for `read_list`.
 
     Raises:
         FileNotFoundError: As `read_list`.
         ValueError: As `read_list`, and for classes that the model does not have.
     """
     if Path(data).suffix == ".npz":
-        if given := [key for key, value in (("root", root), ("layout", layout), ("split", split)) if value is not None]:
+        settings = (("root", root), ("layout", layout), ("split", split), ("labels_from", labels_from))
+        if given := [key for key, value in settings if value is not None]:
             raise ValueError(f"{data}: {' and '.join(given)} has no effect on clips in memory; leave it out")
         return _in_memory(Path(data), names, num_classes)
-    videos: VideoList = read_list(data, root, layout, names, split, partial)
+    videos: VideoList = read_list(data, root, layout, names, split, partial, labels_from)
     if names is None and videos.classes == tuple(f"class {i}" for i in range(len(videos.classes))):
         names = [f"class {index}" for index in range(num_classes)]  # a list of numbers may lack the last classes
     classes = _agreed(data, names, videos.classes, num_classes)
     paths = tuple(str(path) for path in videos.paths)
-    return Samples(
-        videos.paths, paths, _in_range(data, videos.labels, classes), classes, videos.name, len(videos.missing)
-    )
+    labels, missing = _in_range(data, videos.labels, classes), len(videos.missing)
+    return Samples(videos.paths, paths, labels, classes, videos.name, missing, described(videos))
 
 
 def _agreed(data: object, names: Sequence[str] | None, classes: Sequence[str], num_classes: int) -> tuple[str, ...]:

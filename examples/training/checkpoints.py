@@ -2,15 +2,22 @@
 
 import os
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
-def save_atomically(content: Any, path: Path) -> None:
+def save_atomically(content: Any, path: Path, former: Path | None = None) -> None:
     """Writes a file beside the one of that name and puts it in its place when it is on the disk.
+
+    Args:
+        content: What `torch.save` takes.
+        path: Where to.
+        former: Where the file that is there goes; nowhere if None.
 
     Raises:
         OSError: If it cannot be written, as on a full disk; the former file is still there.
@@ -21,17 +28,42 @@ def save_atomically(content: Any, path: Path) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        if former is not None and path.exists():
+            os.replace(path, former)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch turns what writing raises into a RuntimeError
-        former = "the former one is still there" if path.exists() else "there is none"
-        raise OSError(f"{path}: the checkpoint cannot be written ({error}); {former}") from error
+        cause = error if isinstance(error, OSError) else error.__context__ or error
+        there = [str(file) for file in (path, former) if file is not None and file.exists()]
+        kept = f"the former one is still there ({there[0]})" if there else "there is none"
+        raise OSError(f"{path}: the checkpoint cannot be written ({cause}); {kept}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint without running code of it."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Reads a checkpoint without running code of it.
+
+    Raises:
+        OSError: If it is not there, or damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not look at checksums
+        if damaged is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds, from zipfile and from unpickling
+        raise OSError(f"{path}: cannot be read as a checkpoint ({error})") from error
+    raise OSError(f"{path}: is damaged, the checksum of {damaged} is wrong")
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """The first tensor of a network that holds NaN or infinity; None where all are finite."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return name
+    return None
 
 
 def random_state() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from training.sources import Source
+from training.stopping import ignore_signals
+from training.workers import Places, naming
 from vov3d.video import (
     VideoError,
     VideoReader,
@@ -72,16 +74,27 @@ def plan_epoch(number: int, batch: int, parts: int, seed: int, epoch: int) -> li
     return [np.array_split(update, parts) for update in np.array_split(order, updates)]
 
 
-def load(clips: "Clips", batches: Sequence[Sequence[Key]], workers: int) -> DataLoader:
-    """A loader of given batches; torch's global random numbers are left alone."""
-    return DataLoader(
+def load(clips: "Clips", batches: Sequence[Sequence[Key]], workers: int) -> Iterator[Batch]:
+    """The batches that are asked for, in order; torch's global random numbers are left alone.
+
+    Raises:
+        WorkerError: If a process that reads videos dies; it names the file.
+    """
+    if not batches:
+        return
+    workers = 0 if isinstance(clips, MemoryClips) else workers
+    clips.places = Places(workers)
+    loader = DataLoader(
         clips,
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=_as_it_is,
-        num_workers=0 if isinstance(clips, MemoryClips) else workers,
+        num_workers=workers,
+        worker_init_fn=ignore_signals,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
+    with naming(clips.places, lambda index: str(clips.source.file(index))):
+        yield from loader
 
 
 def to_network(clips: torch.Tensor, cfg: Mapping[str, Any], like: torch.Tensor) -> torch.Tensor:
@@ -112,6 +125,7 @@ class Clips(Dataset, ABC):
     def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
         self.source, self.cfg, self.train, self.seed = source, cfg, train, recipe.train.seed
         self.labels = torch.from_numpy(source.labels)
+        self.places = Places(0)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -133,8 +147,9 @@ class VideoClips(Clips):
     def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
         super().__init__(source, cfg, recipe, train)
         size = cfg["input_size"][-1]
-        scales = tuple(recipe.clip.scales) or (round(size * 8 / 7), round(size * 10 / 7))
-        self._crop = train_transform(cfg, scales, recipe.clip.flip) if train else eval_transform(cfg)
+        self._scales: tuple[int, int] = tuple(recipe.clip.scales) or (round(size * 8 / 7), round(size * 10 / 7))
+        self._inverse, self._flip = recipe.clip.inverse_scales, recipe.clip.flip
+        self._crop = train_transform(cfg, self._scales, recipe.clip.flip) if train else eval_transform(cfg)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """Decodes a batch."""
@@ -148,17 +163,18 @@ class VideoClips(Clips):
         """A clip and the index that its label has."""
         index, rng = key[1], random.Random(repr((self.seed, *key)))
         for _ in range(_TRIES if self.train else 1):
+            self.places.note(index)
             try:
                 return self._read(index, rng), index
-            except (VideoError, OSError) as error:
-                broken[str(self._file(index))] = str(error)
+            except (VideoError, OSError, ValueError) as error:
+                broken[str(self.source.file(index))] = str(error)
             index = rng.randrange(len(self))
         if self.train:
             raise VideoError(f"{_TRIES} files in a row are broken, among them {'; '.join(broken.values())}")
         return None
 
     def _read(self, index: int, rng: random.Random) -> torch.Tensor:
-        file = self._file(index)
+        file: Any = self.source.file(index)
         with VideoReader(file if isinstance(file, Path) else file.read()) as reader:
             indices = plan_random_clip(self.cfg, reader, rng) if self.train else plan_clips(self.cfg, reader)[0]
             shown = dict(reader.stream(indices))
@@ -169,11 +185,15 @@ class VideoClips(Clips):
             return self._crop(frames)[0]
         with torch.random.fork_rng(devices=[]):  # the transform draws from the global generator
             torch.manual_seed(rng.getrandbits(63))
-            return self._crop(frames)
+            return self._jitter(rng)(frames)
 
-    def _file(self, index: int) -> Any:
-        assert self.source.files is not None
-        return self.source.files[index]
+    def _jitter(self, rng: random.Random) -> Any:
+        """The transform of a clip: with one short side where that is drawn uniformly in its inverse."""
+        if not self._inverse:
+            return self._crop
+        low, high = self._scales
+        side = round(1 / rng.uniform(1 / high, 1 / low))
+        return train_transform(self.cfg, (side, side), self._flip)
 
 
 class MemoryClips(Clips):

@@ -26,8 +26,11 @@ class Log:
 
     def write(self, file: str, **row: Any) -> None:
         """Adds a row to `UPDATES` or `EPOCHS`; floats are written so that they can be read again to the bit."""
-        csv.writer(self._files[file]).writerow([row[column] for column in _COLUMNS[file]])
-        self._files[file].flush()
+        try:
+            csv.writer(self._files[file]).writerow([row[column] for column in _COLUMNS[file]])
+            self._files[file].flush()
+        except OSError as error:
+            raise OSError(f"{self._files[file].name}: cannot be written ({error})") from error
         if self._board is not None:
             for name, value in row.items():
                 if isinstance(value, float):

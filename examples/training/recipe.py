@@ -12,6 +12,34 @@ FOLDER = Path(__file__).parent.parent / "recipes"
 DEFAULTS = FOLDER / "defaults.toml"
 
 _FREE = ("model.args.", "optimizer.args.")  # tables of arguments that are passed on
+_INFINITE = float("inf")
+# Smallest and largest value of each number; those that are not named begin at 0.
+_RANGES: dict[str, tuple[float, float]] = {
+    "model.drop_rate": (0, 1),
+    "model.drop_path_rate": (0, 1),
+    "data.labels_from": (-1, 1),
+    "data.val_share": (0, 1),
+    "data.max_broken": (0, 1),
+    "shapes.clips": (1, _INFINITE),
+    "shapes.val_clips": (1, _INFINITE),
+    "shapes.frames": (1, _INFINITE),
+    "shapes.size": (1, _INFINITE),
+    "mix.share": (0, 1),
+    "optimizer.batch": (1, _INFINITE),
+    "optimizer.layer_decay": (0, 1),
+    "schedule.epochs": (1, _INFINITE),
+    "schedule.decay": (0, 1),
+    "train.accumulate": (1, _INFINITE),
+    "train.label_smoothing": (0, 1),
+    "train.ema": (0, 1),
+    "train.val_every": (1, _INFINITE),
+}
+_WORDS = {
+    "train.precision": ("no", "bf16", "fp16"),
+    "train.keep": ("last", "best"),
+    "schedule.name": ("cosine", "steps"),
+    "clip.sampling": ("", "dense", "segment"),
+}
 
 Recipe = dict[str, Any]
 """Values by full key, as `optimizer.lr`."""
@@ -40,6 +68,27 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
         _known(key, defaults, f"--{key}")
         recipe[key] = _checked(key, _parsed(text, defaults.get(key)), defaults, f"--{key}")
     return recipe
+
+
+def check_values(recipe: Recipe) -> None:
+    """Refuses numbers and words that cannot be meant.
+
+    Raises:
+        ValueError: Names the key, its value, and what was expected.
+    """
+    for key, value in recipe.items():
+        if key in _WORDS and value not in _WORDS[key]:
+            raise ValueError(f"{key} is {value!r}: {' and '.join(map(repr, _WORDS[key]))} are known")
+        if type(value) in (int, float) and not key.startswith(_FREE):
+            low, high = _RANGES.get(key, (0, _INFINITE))
+            if not low <= value <= high or value == _INFINITE:
+                upper = f"to {high:g}" if high < _INFINITE else "on"
+                raise ValueError(f"{key} is {value!r}: expected a number from {low:g} {upper}")
+    stones, scales = recipe["schedule.milestones"], recipe["clip.scales"]
+    if not all(type(v) is int and v >= 1 for v in stones) or stones != sorted(stones):
+        raise ValueError(f"schedule.milestones is {stones!r}: expected epochs from 1 on, in order, such as [35, 45]")
+    if scales and not (len(scales) == 2 and all(type(v) is int and v > 0 for v in scales)):
+        raise ValueError(f"clip.scales is {scales!r}: expected two short sides in pixels, such as [256, 320]")
 
 
 def sections(recipe: Recipe) -> SimpleNamespace:

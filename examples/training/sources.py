@@ -7,7 +7,6 @@ import os
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 from huggingface_hub import constants
 from video_layouts import SplitError
-from video_lists import read_list
+from video_lists import described, first_label, read_list, read_names
 
-from vov3d.labels import read_label_names
+from training.stopping import ignore_signals
 from vov3d.video import VIDEO_ENDINGS, moving_shapes
 
 SHAPES = "shapes"
@@ -53,6 +52,7 @@ class Source:
         classes: Names in index order.
         files: What `VideoReader` opens: a file, a folder of frames, or a member of a shard; None for clips.
         clips: uint8 `(N, T, H, W, 3)`, possibly on disk; None for files.
+        notes: What is to be said about how it was read.
     """
 
     name: str
@@ -60,9 +60,21 @@ class Source:
     classes: tuple[str, ...]
     files: Sequence[Path | Member] | None = None
     clips: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def file(self, index: int) -> Path | Member | str:
+        """What a video is read from; of a clip in memory, its name."""
+        return f"{self.name}, clip {index}" if self.files is None else self.files[index]
+
+    def content(self, index: int) -> Path | bytes | np.ndarray:
+        """A video as `VideoClassifier` takes it: a path, the bytes of a member, or frames `(T, H, W, 3)`."""
+        if self.clips is not None:
+            return self.clips[index]
+        file = self.file(index)
+        return file.read() if isinstance(file, Member) else Path(file)
 
     def digest(self) -> str:
         """Tells this data from other data wherever it lies: names of the files, labels and classes."""
@@ -75,40 +87,6 @@ class Source:
         files = None if self.files is None else [self.files[i] for i in indices]
         clips = None if self.clips is None else self.clips[indices]
         return replace(self, labels=self.labels[indices], files=files, clips=clips)
-
-
-def read_sources(data: SimpleNamespace, shapes: SimpleNamespace) -> tuple[Source, Source | None]:
-    """The training data of a recipe and, where there are any, the videos for validation.
-
-    Raises:
-        ValueError: If the data is not there, has no videos, or names other classes for validation.
-    """
-    if not data.path:
-        raise ValueError("no data was named: give --data FOLDER, a list, shards, an .npz file, or shapes")
-    train, has_parts = read_source(data.path, "train", data, shapes, data.classes or None)
-    val = None
-    if data.val:
-        val, _ = read_source(data.val, "val", data, shapes, train.classes)
-    elif has_parts:
-        with suppress(SplitError):  # there is a part for training and one for tests
-            val, _ = read_source(data.path, "val", data, shapes, train.classes)
-    if val is None:
-        return held_out(train, data.val_share) if data.val_share else (train, None)
-    if val.classes != train.classes:
-        raise ValueError(f"{val.name} has other classes than {train.name}: {val.classes} and {train.classes}")
-    return train, val
-
-
-def held_out(source: Source, share: float) -> tuple[Source, Source]:
-    """Holds out a share of each class, at least one video; always the same ones."""
-    if not 0 < share < 1:
-        raise ValueError(f"data.val_share is {share}: a share lies between 0 and 1")
-    rng, out = np.random.default_rng(0), np.zeros(len(source), bool)
-    for label in range(len(source.classes)):
-        own = np.flatnonzero(source.labels == label)
-        out[rng.permutation(own)[: max(round(share * len(own)), 1)]] = len(own) > 1
-    val = replace(source.subset(np.flatnonzero(out)), name=f"{source.name} (held out)")
-    return source.subset(np.flatnonzero(~out)), val
 
 
 def read_source(
@@ -125,22 +103,26 @@ def read_source(
     """
     if path.partition(":")[0] == SHAPES:
         return _shapes(path.partition(":")[2] or part, shapes), path == SHAPES
+    labels_from = None if data.labels_from < 0 else data.labels_from
     if path.endswith((".npz", ".tar")):
-        names = tuple(read_label_names(classes)) if isinstance(classes, str) else classes
-        return (_arrays(Path(path), names) if path.endswith(".npz") else _shards(path, names)), False
+        names = tuple(read_names(classes)) if isinstance(classes, str) else classes
+        read = _arrays if path.endswith(".npz") else _shards
+        return read(path, names, labels_from), False
     options: dict[str, Any] = dict(layout=data.layout or None, classes=classes, partial=data.partial)
-    options["root"] = data.root or None
+    options |= dict(root=data.root or None, labels_from=labels_from)
     try:
         found, several = read_list(path, **options), False
     except SplitError:
         found, several = read_list(path, split=part, **options), True
-    return Source(found.name, np.array(found.labels, np.int64), tuple(found.classes), found.paths), several
+    labels, classes = np.array(found.labels, np.int64), tuple(found.classes)
+    return Source(found.name, labels, classes, found.paths, notes=described(found)), several
 
 
 # --- clips in memory -------------------------------------------------------------------------------------------------
 
 
-def _arrays(path: Path, classes: tuple[str, ...] | None) -> Source:
+def _arrays(name: str, classes: tuple[str, ...] | None, labels_from: int | None) -> Source:
+    path = Path(name)
     with np.load(path, allow_pickle=False) as file:
         missing = [name for name in ("clips", "labels") if name not in file]
         if missing:
@@ -153,19 +135,24 @@ def _arrays(path: Path, classes: tuple[str, ...] | None) -> Source:
             f"{path}: expected uint8 clips (N, T, H, W, 3) and as many labels, "
             f"got {clips.dtype} {clips.shape} and {labels.shape}"
         )
-    return Source(path.name, labels, _classes(path, labels, classes), clips=clips)
+    labels, classes = _classes(path, labels, classes, labels_from)
+    return Source(path.name, labels, classes, clips=clips)
 
 
-def _classes(path: object, labels: np.ndarray, classes: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Names for labels that are numbers."""
+def _classes(
+    path: object, labels: np.ndarray, classes: tuple[str, ...] | None, labels_from: int | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels from 0, and names for them."""
     if not len(labels):
         raise ValueError(f"{path}: holds nothing to train on")
-    classes = classes or tuple(f"class {i}" for i in range(int(labels.max()) + 1))
+    if classes is None:
+        labels = labels - first_label(path, [int(label) for label in np.unique(labels)], labels_from)
+        classes = tuple(f"class {i}" for i in range(int(labels.max()) + 1))
     if labels.min() < 0 or labels.max() >= len(classes):
         raise ValueError(
             f"{path}: has labels from {labels.min()} to {labels.max()}, but there are {len(classes)} classes"
         )
-    return classes
+    return labels, classes
 
 
 def _shapes(split: str, shapes: SimpleNamespace) -> Source:
@@ -191,10 +178,13 @@ def make_shapes(path: Path, number: int, seed: int, num_frames: int, size: int) 
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         np.lib.format.open_memmap(part, "w+", np.uint8, (number, num_frames, size, size, 3)).flush()
-        with ProcessPoolExecutor() as pool:
-            list(
-                pool.map(_make_some, [(part, seed, start, min(start + 100, number)) for start in range(0, number, 100)])
-            )
+        jobs = [(part, seed, start, min(start + 100, number)) for start in range(0, number, 100)]
+        with ProcessPoolExecutor(initializer=ignore_signals) as pool:
+            try:
+                list(pool.map(_make_some, jobs))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -212,7 +202,7 @@ def _make_some(job: tuple[Path, int, int, int]) -> None:
 # --- shards ----------------------------------------------------------------------------------------------------------
 
 
-def _shards(pattern: str, classes: tuple[str, ...] | None) -> Source:
+def _shards(pattern: str, classes: tuple[str, ...] | None, labels_from: int | None) -> Source:
     """Videos in tar files as webdataset lays them out: `KEY.mp4` beside `KEY.cls` or `KEY.json` with a `label`."""
     files: list[Member] = []
     labels: list[Any] = []
@@ -226,8 +216,9 @@ def _shards(pattern: str, classes: tuple[str, ...] | None) -> Source:
         if unknown:
             raise ValueError(f"{pattern}: has the labels {', '.join(unknown[:5])}, which are no names of classes")
         labels = [classes.index(str(label)) for label in labels]
-    numbers = np.array(labels, np.int64)
-    return Source(pattern, numbers, _classes(pattern, numbers, classes), files)
+        labels_from = 0
+    numbers, classes = _classes(pattern, np.array(labels, np.int64), classes, labels_from)
+    return Source(pattern, numbers, classes, files)
 
 
 def _expanded(pattern: str) -> list[Path]:

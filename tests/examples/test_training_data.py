@@ -12,7 +12,8 @@ from training import sources
 from training.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, to_network
 from training.mixing import box, mix
 from training.recipe import load_recipe, sections
-from training.sources import Source, held_out, read_source, read_sources
+from training.sources import Source, read_source
+from training.splitting import held_out, read_sources
 
 from vov3d.video import VideoReader, eval_transform
 from vov3d.video.moving_shapes import CLASSES, make_set, write_videos
