@@ -22,7 +22,6 @@ from localize import Segment, look_over, segments_of
 from pages import DOCS, STORED, fill
 
 from vov3d.video import VideoClassifier, VideoReader
-from vov3d.video.classifier import Source
 from vov3d.video.moving_shapes import CLASSES, make_clip, write_clip
 
 RESULTS, PAGE = STORED / "localized_shapes.json", DOCS / "localization.md"
@@ -89,9 +88,8 @@ def _labelled(classifier: VideoClassifier, video: Path, truth: Sequence[Segment]
     """What the model says of each motion, cut out where it is known to lie."""
     with VideoReader(video) as reader:
         frames = reader.read(range(reader.num_frames))
-    parts: list[Source] = [frames[round(s.start * FPS) : round(s.end * FPS)] for s in truth]
-    said = classifier(parts, topk=1)
-    return [replace(s, label=best.label, index=best.index) for s, (best,) in zip(truth, said, strict=True)]
+    said = [classifier(frames[round(s.start * FPS) : round(s.end * FPS)], topk=1)[0] for s in truth]
+    return [replace(s, label=best.label, index=best.index) for s, best in zip(truth, said, strict=True)]
 
 
 def share(right: np.ndarray) -> float:

@@ -252,7 +252,7 @@ def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream,
     small = np.flatnonzero(sizes <= _SMALL)
     if codec not in ("h264", "hevc") or not len(small):
         return True
-    with _content(media) as content:
+    with content_of(media) as content:
         for at, size in zip(positions[small].tolist(), sizes[small].tolist(), strict=True):
             content.seek(at)
             if not has_picture(content.read(size), codec, extradata):
