@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -104,6 +105,13 @@ def test_a_folder_of_ones_own_comes_first(authors, hub, expected, published, tmp
     assert f"{TAG}: loading {path}, found in VOV3D_WEIGHTS_DIR" in caplog.text
     assert not hub.requests
     assert not authors.requests
+
+
+def test_what_others_send_through_the_proxy_is_not_asked_of_the_hub(hub):
+    """The telemetry of OpenVINO posts in the background, for seconds after a test that exported."""
+    with pytest.raises(OSError, match="501"):
+        urlopen(f"https://{hub.server_address[0]}.invalid/collect", timeout=5)
+    assert not hub.requests
 
 
 def test_a_folder_of_ones_own_that_is_not_there_is_told(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from timm.models import get_arch_pretrained_cfgs
 from vov3d.models._download import DownloadError, download
 from vov3d.models._hub import HUB_ERRORS, PICKLED_WEIGHTS, SAFE_WEIGHTS, download_weights, hub_cause, hub_error
 from vov3d.models._pretrained_cfg import VideoPretrainedCfg
-from vov3d.models._weights import StateDict, WeightsError, read_state_dict
+from vov3d.models._weights import StateDict, WeightsError, open_weights, read_state_dict
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def fetch(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Conver
         convert: How a published file becomes tensors of the tag's model.
 
     Returns:
-        The tensors, and where they came from, for messages.
+        The tensors, those of a file without their values, and where they came from, for messages.
 
     Raises:
         FileNotFoundError: If a file that was named is not there.
@@ -56,7 +56,7 @@ def fetch(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Conver
         path = _of_tag(cfg, cache_dir, convert)
     else:
         raise WeightsError(f"{cfg.architecture} has no pretrained weights; use pretrained=False or checkpoint_path=...")
-    return read_state_dict(path), str(path)
+    return open_weights(path), str(path)
 
 
 def tag_name(cfg: VideoPretrainedCfg) -> str:
