@@ -299,8 +299,9 @@ def _by_comma(line: str) -> tuple[str, str] | None:
 def _by_space(line: str) -> tuple[str, str] | None:
     """Behind the ending of a video file, which names with spaces may follow, else at the last space."""
     endings = "|".join(map(re.escape, VIDEOS))
-    match = re.fullmatch(rf"(.+(?:{endings}))\s+(\S.*)", line, re.IGNORECASE) or re.fullmatch(r"(.+?)\s+(\S+)", line)
-    return (match[1], match[2]) if match else None
+    ends = [match.end() for match in re.finditer(rf"(?:{endings})(?=\s)", line, re.IGNORECASE)]
+    path, label = (line[: ends[-1]], line[ends[-1] :]) if ends else [*line.rsplit(None, 1), "", ""][:2]
+    return (path.strip(), label.strip()) if path.strip() and label.strip() else None
 
 
 _SEPARATORS: tuple[Callable[[str], tuple[str, str] | None], ...] = (_by_tab, _by_comma, _by_space)

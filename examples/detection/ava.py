@@ -162,9 +162,10 @@ def write_label_map(path: Path, actions: Mapping[int, str]) -> None:
 
 def _pbtxt(path: Path) -> Iterator[tuple[int, int, str]]:
     text = path.read_text(encoding="utf-8")
-    for block in re.finditer(r"\b(?:item|label)\s*\{(.*?)\}", text, re.DOTALL):
+    line, counted = 1, 0
+    for block in re.finditer(r"\b(?:item|label)\s*\{([^{}]*)\}", text):
         name, number = (re.search(key, block[1]) for key in (r'\bname:\s*"([^"]*)"', r"\b(?:id|label_id):\s*(\d+)"))
-        line = text.count("\n", 0, block.start()) + 1
+        line, counted = line + text.count("\n", counted, block.start()), block.start()
         if name is None or number is None:
             raise ValueError(f'{path}, line {line}: expected name: "..." and id: in {block[0]!r}')
         yield line, int(number[1]), name[1]

@@ -12,6 +12,7 @@ import torch
 from detection.ava import (
     Annotation,
     Detection,
+    _pbtxt,
     read_annotations,
     read_boxes,
     read_detections,
@@ -422,3 +423,8 @@ def test_detectors_that_do_not_fit(folder, tmp_path):
     (saved / "config.json").write_text(json.dumps(config | {"colour": 3}))
     with pytest.raises(ValueError, match="does not describe a detector .*colour"):
         load_detector(saved)
+
+
+def test_a_label_map_without_an_end_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "actions.pbtxt").write_text("item { " * 100_000)
+    assert list(_pbtxt(tmp_path / "actions.pbtxt")) == []
