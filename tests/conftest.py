@@ -14,7 +14,8 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_XET": "1",
 }
-# Whatever else would go out ends at the Hub on the loopback interface, which is no proxy.
+# Whatever else would go out, such as the telemetry of OpenVINO, ends at the Hub on the loopback interface, which is no
+# proxy and does not count it: it comes from processes in the background, at any time.
 os.environ |= {"https_proxy": _HUB.url, "HTTPS_PROXY": _HUB.url}
 for name in (
     "HF_HUB_OFFLINE",

@@ -3,10 +3,14 @@
 import hashlib
 import json
 import logging
+import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
+import time
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -104,6 +108,13 @@ def test_a_folder_of_ones_own_comes_first(authors, hub, expected, published, tmp
     assert f"{TAG}: loading {path}, found in VOV3D_WEIGHTS_DIR" in caplog.text
     assert not hub.requests
     assert not authors.requests
+
+
+def test_what_others_send_through_the_proxy_is_not_asked_of_the_hub(hub):
+    """The telemetry of OpenVINO posts in the background, for seconds after a test that exported."""
+    with pytest.raises(OSError, match="501"):
+        urlopen(f"https://{hub.server_address[0]}.invalid/collect", timeout=5)
+    assert not hub.requests
 
 
 def test_a_folder_of_ones_own_that_is_not_there_is_told(tmp_path, monkeypatch):
@@ -248,3 +259,39 @@ def test_every_published_tag_has_the_address_of_its_source():
     published = json.loads((REFERENCE / "published_checkpoints.json").read_text())["checkpoints"]
     for row in published:
         assert get_arch_pretrained_cfgs(row["name"].split(".")[0])[row["name"]].url == row["url"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".lock", ".unfinished", f".{FILE}"])
+def test_links_that_others_planted_in_the_cache_are_not_followed(authors, hub, tmp_path, suffix):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / "vov3d-cache").mkdir()
+    (tmp_path / "vov3d-cache" / f"{TAG}{suffix}").symlink_to(victim)
+    with pytest.raises(vov3d.WeightsError, match="is a symbolic link, which is not followed"):
+        load()
+    assert victim.read_bytes() == b"mine"
+
+
+@pytest.fixture
+def silent():
+    """A host that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_without_an_answer_the_error_comes_soon_and_in_the_words_of_the_door(silent, tmp_path):
+    """Neither the Hub's client, which asks six times over half a minute, nor ours goes on asking."""
+    env = os.environ | {"HF_ENDPOINT": silent, "HF_HOME": str(tmp_path), "VOV3D_CACHE": str(tmp_path)}
+    env |= {"https_proxy": silent, "HTTPS_PROXY": silent}
+    code = "import sys, vov3d.cli; sys.exit(vov3d.cli.main(sys.argv[1:]))"
+    (tmp_path / "clip.mp4").touch()
+    start = time.monotonic()
+    command = [sys.executable, "-c", code, "predict", "clip.mp4", "--model", "vov3d_m"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert "--checkpoint FILE" in lines[0]
+    assert "checkpoint_path" not in lines[0]
+    assert "no answer for 3 s" in lines[0]
+    assert time.monotonic() - start < 60  # 9 on a quiet machine

@@ -1,9 +1,18 @@
 """Files that hold weights, and files that do not."""
 
 import argparse
+import datetime
+import io
+import json
 import logging
 import os
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -12,7 +21,7 @@ from timm.models import adapt_input_conv
 
 import vov3d
 from vov3d import WeightsError, create_model
-from vov3d.models._weights import read_state_dict
+from vov3d.models._weights import load_weights, open_weights, read_state_dict
 
 NAME = "vov3d_m_k400"
 
@@ -326,3 +335,268 @@ def test_own_names_pass_the_filter_unchanged(name, tmp_path):
     model = create_model(PUBLISHED[name], checkpoint_path=save(published_state_dict(name), tmp_path / "a.pth"))
     again = create_model(PUBLISHED[name], checkpoint_path=save(model.state_dict(), tmp_path / "b.pth"))
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+# --- training checkpoints --------------------------------------------------------------------------------------------
+
+SMALL = dict(depths=(1,), mid_chs=(4,), out_chs=(4,), stem_chs=4, head_chs=4, hidden_chs=4, num_blocks=2)
+SMALL |= dict(num_classes=3, output_stride=4)
+
+
+def small(**change) -> torch.nn.Module:
+    return create_model("vov3d_n", **{**SMALL, **change})
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    return small().state_dict()
+
+
+def under(prefix: str, tensors) -> dict:
+    return {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
+def averaged(tensors) -> dict:
+    model = small()
+    model.load_state_dict(tensors)
+    return torch.optim.swa_utils.AveragedModel(model).state_dict()
+
+
+def lightning(tensors, prefix: str) -> dict:
+    others = under("teacher.", small(stem_chs=8).state_dict()) | {"loss.weight": torch.ones(5)}
+    hyper = argparse.Namespace(lr=0.1, root=Path("/data"), since=datetime.datetime(2026, 1, 1), sizes={1, 2})
+    return {"state_dict": under(prefix, tensors) | others, "hyper_parameters": hyper, "epoch": 3}
+
+
+TRAINED = {
+    "lightning net.": lambda sd: lightning(sd, "net."),
+    "lightning model.": lambda sd: lightning(sd, "model."),
+    "lightning self.net.": lambda sd: lightning(sd, "self.net."),
+    "averaged": averaged,
+    "averaged beside": lambda sd: {"model": small().state_dict(), "ema": {"module": sd, "updates": 9}},
+    "numpy": lambda sd: {"model_state": sd, "epoch": np.int64(3), "best": np.float64(0.5), "curve": np.zeros(3)},
+    "numpy float32": lambda sd: {"model_state": sd, "best": np.float32(0.5), "type": np.dtype("float32")},
+    "parts compiled": lambda sd: {k.replace("stages.0.", "stages.0._orig_mod."): v for k, v in sd.items()},
+    "sharded": lambda sd: under("_fsdp_wrapped_module.", sd),
+    "views of one storage": lambda sd: views(sd),
+    "channels-last": lambda sd: {
+        k: v.to(memory_format=torch.channels_last_3d) if v.ndim == 5 else v for k, v in sd.items()
+    },
+    "optimizer": lambda sd: {"state_dict": sd, "optimizer": trained_optimizer().state_dict()},
+}
+
+
+def views(tensors) -> dict:
+    flat = torch.cat([v.double().flatten() for v in tensors.values()])
+    parts = flat.split([v.numel() for v in tensors.values()])
+    return {k: part.view(v.shape) for (k, v), part in zip(tensors.items(), parts, strict=True)}
+
+
+def trained_optimizer() -> torch.optim.Optimizer:
+    model = small()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(2, 3, 2, 8, 8)).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kind", TRAINED)
+def test_training_checkpoints_load_the_trained_network(kind, zipped, tensors, tmp_path):
+    torch.save(TRAINED[kind](tensors), tmp_path / "last.ckpt", _use_new_zipfile_serialization=zipped)
+    loaded = small(checkpoint_path=tmp_path / "last.ckpt").state_dict()
+    assert all(torch.equal(loaded[k], tensors[k]) for k in tensors)
+
+
+REFUSED = {
+    "two networks": (lambda sd: under("left.", sd) | under("right.", sd), r"2 networks, under 'left\.', 'right\.'"),
+    "features": (lambda sd: small(features_only=True).state_dict(), r"made with features_only=True, which has no head"),
+    "recognizer of ours": (
+        lambda sd: (
+            {k: v for k, v in under("backbone.", sd).items() if "head" not in k} | {"cls_head.fc": torch.ones(1)}
+        ),
+        r"under 'backbone\.' \(beside it: cls_head\): \d+ tensors missing: head\.conv\.weight",
+    ),
+    "recognizer of theirs": (
+        lambda sd: {"backbone.conv1_s.conv.weight": torch.ones(1), "cls_head.fc_cls.bias": torch.ones(1)},
+        r"a recognizer of MMAction2 \('backbone\.', 'cls_head\.'\)",
+    ),
+    "a whole module": (lambda sd: {"model": torch.nn.Linear(2, 2)}, r"more than tensors \(torch\.nn\.modules"),
+    "two formats": (lambda sd: sd | {"s1.pathway0_stem.conv.weight": torch.ones(1)}, "two names of one tensor"),
+    "two wrappers": (lambda sd: sd | {"_orig_mod.stem.bn.bias": sd["stem.bn.bias"]}, r"stem\.bn\.bias twice"),
+    "too large": (lambda sd: {k: v.double() + 1e300 for k, v in sd.items()}, "that float32 cannot hold"),
+    "counters": (lambda sd: {k: v + 1e30 if "tracked" in k else v for k, v in sd.items()}, "that int64 cannot hold"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_told_or_held_is_refused_by_name(kind, tensors, tmp_path):
+    make, message = REFUSED[kind]
+    path = save(make(tensors), tmp_path / "last.ckpt")
+    with pytest.raises(WeightsError, match=message) as error:
+        small(checkpoint_path=path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_threads_load_while_others_change_what_pytorch_holds_safe(tensors, tmp_path):
+    path = save({"state_dict": tensors, "args": argparse.Namespace(lr=1)}, tmp_path / "last.ckpt")
+    stop = threading.Event()
+
+    def disturb():
+        while not stop.is_set():
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                torch.serialization.clear_safe_globals()
+
+    other = threading.Thread(target=disturb)
+    other.start()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: read_state_dict(path).keys() == tensors.keys(), range(40)))
+    stop.set()
+    other.join()
+    assert found == [True] * 40
+
+
+def test_what_is_made_safe_by_others_is_not_run_either(tensors, tmp_path):
+    with torch.serialization.safe_globals([os.mkdir, getattr]):
+        for i, code in enumerate((Bomb(str(tmp_path / "ran")), [getattr, "x"])):
+            path = save({"model_state": tensors, "x": code}, tmp_path / f"{i}.pth")
+            with pytest.raises(WeightsError, match="refused without running any of it"):
+                read_state_dict(path)
+    assert not (tmp_path / "ran").exists()
+
+
+# --- hostile and damaged files ---------------------------------------------------------------------------------------
+
+
+def pickled(body: bytes, path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", body)
+
+
+def safe(header: object, path) -> None:
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+
+
+def bomb(path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 26))
+
+
+def many_blocks(tensors) -> dict:
+    return tensors | {f"stages.0.blocks.{i}.conv_agg.weight": torch.ones(1) for i in range(1, 3000)}
+
+
+ENDLESS = {
+    "index": lambda sd, p: torch.save(sd | {"stages.999999999999.blocks.0.bn.weight": torch.ones(1)}, p),
+    "indices": lambda sd, p: torch.save({k.replace("stages.0", "stages.99999999999"): v for k, v in sd.items()}, p),
+    "blocks": lambda sd, p: torch.save(many_blocks(sd), p),
+    "digits": lambda sd, p: torch.save(sd | {f"stages.{'9' * 5000}.x": torch.ones(1)}, p),
+    "prefixes": lambda sd, p: torch.save({"module." * 50_000 + "stem.bn.bias": torch.ones(1)}, p),
+    "expanded": lambda sd, p: torch.save(sd | {"head.fc.weight": torch.ones(1, 1).expand(1 << 20, 1 << 12)}, p),
+    "entries": lambda sd, p: torch.save({str(i): i for i in range(200_000)}, p),
+    "dimensions": lambda sd, p: safe({"a": {"dtype": "F32", "shape": [1] * 100_000, "data_offsets": [0, 4]}}, p),
+    "meta": lambda sd, p: torch.save({k: v.to("meta") for k, v in sd.items()}, p),
+    "no rows": lambda sd, p: torch.save(sd | {"stages.0.blocks.0.layers.0.conv_pw.weight": torch.empty(0, 4)}, p),
+    "no dimensions": lambda sd, p: torch.save(sd | {"head.fc.weight": torch.tensor(1.0)}, p),
+    "nothing to pool": lambda sd, p: torch.save(sd | {"head.hidden.weight": torch.empty(0)}, p),
+    "escape": lambda sd, p: torch.save(sd | {"\x1b[2J": torch.ones(1)}, p),
+    "nested": lambda sd, p: pickled(b"\x80\x02" + b"]" * 90_000 + b"a" * 89_999 + b".", p),
+    "itself": lambda sd, p: pickled(b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.", p),
+    "shared key": lambda sd, p: pickled(b"\x80\x02}()" + b"2\x86" * 60 + b"K\x01u.", p),
+    "shared items": lambda sd, p: pickled(b"\x80\x04\x8f()" + b"2\x86" * 60 + b"\x90.", p),
+    "steps": lambda sd, p: pickled(b"\x80\x02" + b"N0" * 600_000 + b"N.", p),
+    "length": lambda sd, p: pickled(b"\x80\x04\x8d" + b"\xff" * 7 + b"\x3fx.", p),
+    "unpacks": lambda sd, p: bomb(p),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_small_files_that_ask_for_much_are_refused(kind, tensors, tmp_path):
+    path = tmp_path / "small.pth"
+    ENDLESS[kind](tensors, path)
+    assert path.stat().st_size < 10_000_000
+    for load in (lambda: small(checkpoint_path=path), lambda: vov3d.convert(path, tmp_path / "out")):
+        with pytest.raises(WeightsError, match=r"small\.pth") as error:
+            load()
+        assert len(str(error.value)) < 3000
+        assert str(error.value).isprintable()
+
+
+def test_values_are_read_after_names_and_shapes_were_compared(tensors, tmp_path, monkeypatch):
+    path = save({**tensors, "head.fc.bias": torch.full((4,), float("nan"))}, tmp_path / "weights.pth")
+    monkeypatch.setattr("vov3d.models._weights.read_tensors", None)
+    with pytest.raises(WeightsError, match=r"head\.fc\.bias \(is \(4,\), should be \(3,\)\)"):
+        small(checkpoint_path=path)
+
+
+def test_every_flipped_bit_of_an_archive_is_seen_or_means_nothing(tensors, tmp_path):
+    path = save(tensors, tmp_path / "weights.pth")
+    content, random = path.read_bytes(), Random(0)
+    refused = 0
+    for _ in range(100):
+        flipped = bytearray(content)
+        flipped[random.randrange(len(content))] ^= 1 << random.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            found = read_state_dict(path)
+            assert all(torch.equal(found[k], tensors[k]) for k in tensors)
+        except WeightsError:
+            refused += 1
+    assert refused > 40  # more than half of so small a file is padding between tensors
+
+
+def test_archives_without_checksums_load(tensors, tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    path = save(tensors, tmp_path / "weights.pth")
+    torch.serialization.set_crc32_options(before)
+    assert all(torch.equal(v, tensors[k]) for k, v in read_state_dict(path).items())
+
+
+def damaged(content: bytes, random: Random) -> bytes:
+    """Cut, flipped, grown, blanked; or an archive whose members were changed, with checksums that fit."""
+    at, how = random.randrange(len(content)), random.randrange(7)
+    if how > 3 and content.startswith(b"PK"):
+        return repacked(content, random, how)
+    flipped = bytearray(content)
+    for _ in range(random.choice((1, 1, 30))):
+        flipped[random.randrange(len(content) if how else min(9000, len(content)))] ^= 1 << random.randrange(8)
+    return {
+        1: content[:at],
+        2: content[:at] + random.randbytes(9) + content[at:],
+        3: content[:at] + bytes(100) + content[at + 100 :],
+    }.get(how, bytes(flipped))
+
+
+def repacked(content: bytes, random: Random, how: int) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(out, "w") as target:
+        for name in source.namelist():
+            data = bytearray(source.read(name))
+            if name.endswith("data.pkl"):
+                for _ in range(random.choice((1, 3)) if how == 4 else 0):
+                    data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+            elif how > 4 and random.random() < 0.02:
+                name = f"{name}x" if how == 5 else name.rpartition("/")[0] + "/0"
+            target.writestr(name, bytes(data))
+    return out.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("cases", [200, pytest.param(1500, marks=pytest.mark.slow)])
+def test_a_damaged_file_loads_whole_or_is_refused_by_name(cases, tensors, tmp_path):
+    files = [io.BytesIO(), io.BytesIO()]
+    for i, file in enumerate(files):
+        torch.save({"model_state": tensors, "epoch": 3}, file, _use_new_zipfile_serialization=bool(i))
+    contents = [*(file.getvalue() for file in files), safetensors.torch.save(tensors)]
+    random, model = Random(cases), small()
+    path = tmp_path / "weights.pth"
+    for _ in range(cases):
+        path.write_bytes(damaged(random.choice(contents), random))
+        message = ""
+        try:
+            load_weights(model, open_weights(path), str(path), vov3d.models.vov3d.checkpoint_filter_fn)
+        except WeightsError as error:
+            message = str(error)
+        assert not message or (message.startswith(str(path)) and "\n" not in message)

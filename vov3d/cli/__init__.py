@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import vov3d
 from vov3d.cli import benchmark, demo, embed, export, predict, weights, zoo
+from vov3d.models._hub import ON_THE_COMMAND_LINE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,10 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ImportError, OSError, RuntimeError, ValueError) as e:
-        print(f"vov3d {args.command}: {e}", file=sys.stderr)
+        print(f"vov3d {args.command}: {_in_words_of_commands(str(e))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _in_words_of_commands(message: str) -> str:
+    """An error that names arguments of Python, with the options that they are here."""
+    for python, option in ON_THE_COMMAND_LINE.items():
+        message = message.replace(python, option)
+    return message
 
 
 def _parser() -> argparse.ArgumentParser:

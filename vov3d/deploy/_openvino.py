@@ -41,14 +41,18 @@ def write(job: Job, path: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, str], Run]:
-    """Metadata of a file, and the function that runs it."""
+    """Metadata of a file, and the function that runs it.
+
+    Raises:
+        ValueError: If the `.bin` beside it is not the one that it was written with.
+    """
     import openvino
 
     core = openvino.Core()
     network = core.read_model(path)
     info = network.get_rt_info(["vov3d"]).astype(dict) if network.has_rt_info(["vov3d"]) else {}
     metadata = {key: value.astype(str) if hasattr(value, "astype") else value for key, value in info.items()}
-    if _DIGEST in metadata and metadata[_DIGEST] != _digest_of_weights(path):
+    if metadata and metadata.get(_DIGEST) != _digest_of_weights(path):
         raise ValueError(f"{path.with_suffix('.bin').name} does not belong to it; export writes both files together")
     # Left alone, CPUs with bf16 units compute everything in bf16, fp32 files as well.
     asked = "bf16" if metadata.get("dtype") == '"bf16"' else "f32"

@@ -125,7 +125,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
         strings, run = form.backend.read(path)
         metadata = Metadata.from_strings(strings)
     except Exception as e:  # runtimes raise what they like
-        cause = " ".join(str(e).split())
+        cause = " ".join(str(e).split()) or type(e).__name__
         raise ValueError(f"{path}: cannot be loaded as {form.title}: {cause[:300]}") from e
     dense = "probabilities" in metadata.outputs
     return (ExportedClassifier if dense else ExportedModel)(metadata, run)

@@ -1,6 +1,8 @@
 """Class names of the label sets that published weights were trained on; line number = class index."""
 
+import codecs
 import json
+from collections import Counter
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +11,11 @@ from torch import nn
 
 LABEL_SETS = ("k400", "ssv1", "ssv2", "shapes")
 """Kinetics-400, Something-Something V1 and V2, and the moving shapes of `vov3d.video.moving_shapes`."""
+
+
+_LARGEST = 1 << 26  # bytes of a file of names
+_LONGEST_NAME = 1000  # letters
+_WANTED = "give one name for each class, one a line, in index order"
 
 
 @cache
@@ -51,18 +58,38 @@ def read_label_names(path: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is neither, names a class twice, or leaves out an index.
+        ValueError: If it is neither, is no text in UTF-8, names a class twice or by what cannot be shown, or leaves out
+            an index.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = _text(Path(path))
     if not text.lstrip().startswith(("[", "{")):
         names = [line.strip() for line in text.strip().splitlines()]
     else:
         names = _from_json(path, text)
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if not names or doubled or not all(isinstance(name, str) and name for name in names):
-        what = f"names {', '.join(map(repr, doubled[:3]))} twice" if doubled else "holds empty names, or none"
-        raise ValueError(f"{path}: {what}; give one name for each class, one a line, in index order")
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{path}: holds empty names, or none; {_WANTED}")
+    doubled = sorted(name for name, count in Counter(names).items() if count > 1)
+    if doubled:
+        raise ValueError(f"{path}: names {', '.join(repr(name[:80]) for name in doubled[:3])} twice; {_WANTED}")
+    strange = next((name for name in names if len(name) > _LONGEST_NAME or not name.isprintable()), None)
+    if strange is not None:
+        raise ValueError(
+            f"{path}: line {names.index(strange) + 1}, {strange[:40]!a}, is no name: up to {_LONGEST_NAME} letters that"
+            " can be shown are one"
+        )
     return names
+
+
+def _text(path: Path) -> str:
+    """Text in UTF-8 or, told by its mark, UTF-16; with or without a mark."""
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path}: has {path.stat().st_size:,} bytes; {_WANTED}")
+    data = path.read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: is not text in UTF-8 (byte {e.start:,}); save it as UTF-8") from e
 
 
 def _from_json(path: str | Path, text: str) -> list[str]:
@@ -76,7 +103,7 @@ def _from_json(path: str | Path, text: str) -> list[str]:
         )
         by_index = {int(k if named_by_index else v): (v if named_by_index else k) for k, v in content.items()}
         return [by_index[i].strip('"') for i in range(len(content))]
-    except (AttributeError, KeyError, TypeError, ValueError) as e:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
         raise ValueError(
             f"{path}: expected JSON of class names, a list, {{name: index}} or {{index: name}} with every index from 0"
         ) from e

@@ -2,12 +2,22 @@
 
 from pathlib import Path
 
-from huggingface_hub import constants, errors, hf_hub_download
+from huggingface_hub import constants, errors, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import get_session
 
 from vov3d.models._weights import WeightsError, brief
 
 SAFE_WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
+
+_FIRST_ANSWER = 3.0  # seconds
+_BUSY = (408, 425, 429, 500, 502, 503, 504)
+
+# What errors name as ways out in Python, and what it is called on the command line.
+ON_THE_COMMAND_LINE = {
+    "checkpoint_path=...": "--checkpoint FILE",
+    "vov3d.list_pretrained(...)": "vov3d list",
+}
 
 # What a download can end in: the client's own errors, and those of the connection below it.
 HUB_ERRORS = (OSError, errors.EntryNotFoundError, errors.HFValidationError, getattr(errors, "HTTPError", OSError))
@@ -26,6 +36,7 @@ def download_weights(repo_id: str, filename: str | None, cache_dir: str | Path |
     """
     repo, _, revision = repo_id.partition("@")
     names = [filename] if filename else [SAFE_WEIGHTS, PICKLED_WEIGHTS]
+    require_answer(repo, names[0], revision or None, cache_dir)
     for name in names[:-1]:
         try:
             return Path(hf_hub_download(repo, name, revision=revision or None, cache_dir=cache_dir))
@@ -34,6 +45,31 @@ def download_weights(repo_id: str, filename: str | None, cache_dir: str | Path |
         except errors.EntryNotFoundError:
             continue
     return Path(hf_hub_download(repo, names[-1], revision=revision or None, cache_dir=cache_dir))
+
+
+def require_answer(repo: str, filename: str, revision: str | None, cache_dir: str | Path | None) -> None:
+    """Asks the Hub once for a file that is not in the client's cache.
+
+    The client itself asks six times, with its own lines about it, and takes half a minute where there is no network.
+
+    Raises:
+        huggingface_hub.errors.LocalEntryNotFoundError: If it does not answer within seconds, or not now.
+    """
+    if constants.HF_HUB_OFFLINE or isinstance(
+        try_to_load_from_cache(repo, filename, cache_dir=cache_dir, revision=revision), str
+    ):
+        return
+    problem: Exception | None = None
+    try:
+        response = get_session().head(hf_hub_url(repo, filename, revision=revision), timeout=_FIRST_ANSWER)
+        status = response.status_code
+    except getattr(errors, "HTTPError", OSError) as e:
+        name, status, problem = type(e).__name__, 0, e
+        if name.endswith("Timeout"):
+            problem = OSError(f"no answer for {_FIRST_ANSWER:g} s")
+    if problem or status in _BUSY:
+        cause = problem or OSError(f"HTTP status {status}")
+        raise errors.LocalEntryNotFoundError(f"no answer for {filename}") from cause
 
 
 def hub_error(repo: str, error: Exception) -> WeightsError:

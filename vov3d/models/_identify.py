@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from vov3d.models._family import Family, families
 from vov3d.models._network import is_pyslowfast
 from vov3d.models._weights import CLASSIFIER, STEM, StateDict, differences
 
+_LEAST_OF_BLOCK = 6  # tensors of the smallest block
 _SE_RATIOS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 
@@ -57,11 +59,11 @@ def identify(state_dict: StateDict) -> Identity | None:
     make is compared with all tensors. D(1+2)D and D(2+1)D hold the same tensors; the paper's own is told.
     """
     for family in families():
-        state = family.filter_fn(dict(state_dict), _NO_MODEL)
         try:
+            state = family.filter_fn(dict(state_dict), _NO_MODEL)
             args = _arguments(state)
             model = family.model_cls(**args, device="meta")
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        except Exception:  # tensors of other networks end the reading in every way
             continue
         if not differences(model, state):
             return _named(family, args, _format(state_dict, state))
@@ -76,6 +78,7 @@ def _arguments(state: StateDict) -> dict[str, Any]:
 
     Raises:
         KeyError: If a tensor is missing that every network has.
+        ValueError: If there are fewer tensors than the blocks that they name would have.
     """
     depths = _counts(state, r"^stages\.(\d+)\.blocks\.(\d+)\.")
     tosa = "stages.0.blocks.0.conv_agg.weight" in state
@@ -106,14 +109,22 @@ def _arguments(state: StateDict) -> dict[str, Any]:
     )
     if tosa:
         args["num_blocks"] = _counts(state, r"^stages\.(0)\.blocks\.0\.layers\.(\d+)\.")[0]
+    if sum(depths) * args.get("num_blocks", 1) * _LEAST_OF_BLOCK > len(state):
+        raise ValueError("blocks are named that are not there")  # and would be built for nothing
     return args
 
 
 def _counts(state: StateDict, pattern: str) -> tuple[int, ...]:
-    """How many different second numbers stand beside each first one, from 0 on."""
-    pairs = {(int(m[1]), int(m[2])) for name in state if (m := re.match(pattern, name))}
-    stages = max(i for i, _ in pairs) + 1
-    return tuple(sum(i == stage for i, _ in pairs) for stage in range(stages))
+    """How many different second numbers stand beside each first one, from 0 on.
+
+    Raises:
+        ValueError: If a number is left out.
+    """
+    pairs = {(m[1], m[2]) for name in state if (m := re.match(pattern, name))}
+    counts = Counter(int(i) for i, _ in pairs)
+    if sorted(counts) != list(range(len(counts))):
+        raise ValueError("a stage is left out")
+    return tuple(counts[i] for i in range(len(counts)))
 
 
 def _middle(state: StateDict, block: str) -> tuple[str, tuple[int, int]]:

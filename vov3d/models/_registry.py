@@ -10,7 +10,7 @@ from timm.models import load_model_config_from_hf, parse_model_name, split_model
 from timm.models._hub import load_model_config_from_path
 from torch import nn
 
-from vov3d.models._hub import HUB_ERRORS, hub_error
+from vov3d.models._hub import HUB_ERRORS, hub_error, require_answer
 
 _PACKAGE = __name__.split(".")[0] + "."
 
@@ -102,6 +102,8 @@ def _check_name(model_name: str, cache_dir: str | Path | None) -> None:
         raise ValueError(f"{model_name!r} has no source prefix; use 'hf-hub:{model_name}' or 'local-dir:{model_name}'")
     try:
         if source == "hf-hub":
+            repo, _, revision = name.partition("@")
+            require_answer(repo, "config.json", revision or None, cache_dir)
             name = load_model_config_from_hf(name, cache_dir=cache_dir)[1]
         elif source == "local-dir":
             name = load_model_config_from_path(name)[1]

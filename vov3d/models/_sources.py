@@ -18,10 +18,10 @@ from huggingface_hub.utils import WeakFileLock
 from safetensors import SafetensorError, safe_open
 from timm.models import get_arch_pretrained_cfgs
 
-from vov3d.models._download import DownloadError, download
+from vov3d.models._download import DownloadError, download, open_new, refuse_link
 from vov3d.models._hub import HUB_ERRORS, PICKLED_WEIGHTS, SAFE_WEIGHTS, download_weights, hub_cause, hub_error
 from vov3d.models._pretrained_cfg import VideoPretrainedCfg
-from vov3d.models._weights import StateDict, WeightsError, read_state_dict
+from vov3d.models._weights import StateDict, WeightsError, open_weights, read_state_dict
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def fetch(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Conver
         convert: How a published file becomes tensors of the tag's model.
 
     Returns:
-        The tensors, and where they came from, for messages.
+        The tensors, those of a file without their values, and where they came from, for messages.
 
     Raises:
         FileNotFoundError: If a file that was named is not there.
@@ -56,7 +56,7 @@ def fetch(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Conver
         path = _of_tag(cfg, cache_dir, convert)
     else:
         raise WeightsError(f"{cfg.architecture} has no pretrained weights; use pretrained=False or checkpoint_path=...")
-    return read_state_dict(path), str(path)
+    return open_weights(path), str(path)
 
 
 def tag_name(cfg: VideoPretrainedCfg) -> str:
@@ -142,7 +142,7 @@ def _ways_out(cfg: VideoPretrainedCfg) -> str:
     return (
         "Instead: give a file by hand, with checkpoint_path=... or as "
         f"{names} in a folder named by VOV3D_WEIGHTS_DIR; or choose another tag"
-        f" (vov3d.list_pretrained('{cfg.architecture}*')); or set a mirror of the Hub (HF_ENDPOINT) or another"
+        " (vov3d.list_pretrained(...)); or set a mirror of the Hub (HF_ENDPOINT) or another"
         " organisation (VOV3D_HUB_ORG)"
     )
 
@@ -199,7 +199,7 @@ def _cache_file(cfg: VideoPretrainedCfg, cache_dir: str | Path | None) -> Path:
 
 def _converted(cfg: VideoPretrainedCfg, cache_dir: str | Path | None) -> Path | None:
     path = _cache_file(cfg, cache_dir)
-    return path if cfg.url and path.is_file() else None
+    return path if cfg.url and path.is_file() and not path.is_symlink() else None
 
 
 def _from_authors(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Convert) -> Path:
@@ -208,11 +208,14 @@ def _from_authors(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert
     url = str(cfg.url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for planted in (path, path.with_suffix(".lock"), path.with_suffix(".unfinished")):
+            refuse_link(planted)
         # The operating system lets go of the lock of a process that was killed.
         with WeakFileLock(path.with_suffix(".lock")):
             if path.is_file():
                 return path
             source = path.with_name(f"{path.stem}.{source_file_name(url)}")
+            refuse_link(source)
             if not source.is_file():  # whole, but not yet converted when a process was killed
                 download(url, source)
             _convert(cfg, source, path, convert)
@@ -236,7 +239,8 @@ def _convert(cfg: VideoPretrainedCfg, source: Path, path: Path, convert: Convert
         notes = {"source_url": str(cfg.url), "source_sha256": sha256, "license": cfg.license or "", "format": "pt"}
         unfinished = path.with_suffix(".unfinished")
         # save_file would make a file that only its owner can read
-        unfinished.write_bytes(safetensors.torch.save({k: v.clone() for k, v in state.items()}, metadata=notes))
+        with open_new(unfinished) as file:
+            file.write(safetensors.torch.save({k: v.clone() for k, v in state.items()}, metadata=notes))
         os.replace(unfinished, path)
     finally:
         source.unlink(missing_ok=True)
