@@ -131,18 +131,18 @@ class _StaysFrozen(nn.Module):
 
 
 @cache
-def _frozen_subclass(kind: type[nn.Module]) -> type[nn.Module]:
+def _frozen_subclass(kind: Any) -> type[nn.Module]:
     return type(f"Frozen{kind.__name__}", (_StaysFrozen, kind), {})
 
 
-def _empty(kind: type[nn.Module]) -> nn.Module:
+def _empty(kind: Any) -> nn.Module:
     frozen = _frozen_subclass(kind)
     return frozen.__new__(frozen)
 
 
 def _freeze(norm: nn.Module) -> None:
     """Freezes one norm: the same object in another class, so that hooks, optimizers and other owners keep it."""
-    kind = type(norm)
+    kind: Any = type(norm)
     with_act = kind.forward in (BatchNormAct2d.forward, SyncBatchNormAct.forward) and {"drop", "act"} == {
         *norm._modules
     }
@@ -170,7 +170,7 @@ def freeze_batchnorm(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: If a norm keeps no running statistics, has not made them yet: nothing is frozen then.
     """
-    norms = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
+    norms: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
     norms = [(name or "the model", m) for name, m in norms if not isinstance(m, _StaysFrozen)]
     bare = [name for name, norm in norms if norm.running_mean is None]
     if bare:
