@@ -1,5 +1,8 @@
 """fold_batchnorm on the zoo and on models made to mislead it."""
 
+import copy
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -124,3 +127,30 @@ def test_the_copy_is_in_eval_mode_and_the_original_where_it_was():
     assert model.training
     assert not any(m.training for m in folded.modules())
     assert folded[0].bias.requires_grad
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_subclasses_that_change_nothing_are_folded_frozen_or_not(frozen):
+    kinds = [type("Mine", (kind,), {}) for kind in (nn.Conv3d, nn.BatchNorm3d, nn.Conv3d, nn.SyncBatchNorm)]
+    model = settle(nn.Sequential(kinds[0](3, 4, 1), kinds[1](4), nn.ReLU(), kinds[2](4, 3, 1, bias=False), kinds[3](3)))
+    if frozen:
+        vov3d.freeze_batchnorm(model)
+    before, x = copy.deepcopy(model), torch.randn(2, 3, 2, 4, 4).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folded = fold_batchnorm(model)
+    torch.testing.assert_close(folded(x), before(x), rtol=1e-10, atol=1e-12)
+    assert [type(m) for m in folded][1::3] == [nn.Identity, nn.Identity]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_norms_that_stay_are_named(frozen):
+    class Activated(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    model = settle(nn.Sequential(norm(), conv(), Activated(3), conv(), norm()))
+    if frozen:
+        vov3d.freeze_batchnorm(model)
+    with pytest.warns(UserWarning, match=r"2 batch norms are not folded.*: 0 \(\w+\), 2 \(\w*Activated\)"):
+        check(model, torch.randn(2, 3, 4, 4).double(), left=1 if frozen else 2)

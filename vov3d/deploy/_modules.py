@@ -1,19 +1,23 @@
 """What models are rewritten into: convolutions and blocks for inference, without norms, in place where they can."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from vov3d.layers import TOSA, D2plus1D, SqueezeExcite3d
+from vov3d.layers.conv import is_channels_last, is_followed, keeps_layout, refuse_scripting, takes_other_forms
 
 FRAMES_BYTES = 16 << 20
 """Size from which on a map is made for a few frames after another on a CPU: fresh memory is dear."""
 
 # Names that oneDNN has for activations which it can apply while a convolution writes its output.
 _EPILOGUES = {nn.ReLU: "relu", nn.SiLU: "swish"}
+_PLAIN: dict[str | None, Callable[..., torch.Tensor]] = {"relu": F.relu, "swish": F.silu}
 ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.Hardswish, nn.ReLU6, nn.LeakyReLU, nn.ELU)
 """Activations that can overwrite their input."""
 
@@ -58,6 +62,15 @@ def has_onednn(device_type: str, dtype: torch.dtype) -> bool:
     return all(torch.allclose(out.float(), expected, rtol=1e-2, atol=1e-2) for out, expected in pairs)
 
 
+def _same(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    """Whether oneDNN's own functions do not serve: for exporters and the like, and for nothing."""
+    return is_followed() or not x.numel()
+
+
 def _activated(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -69,6 +82,8 @@ def _activated(
     act: str,
 ) -> torch.Tensor:
     """Convolves by oneDNN with an activation (`"none"`, `"relu"`, `"swish"`), applied while the output is written."""
+    if _is_plain(x):
+        return _PLAIN.get(act, _same)(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, act, [], "")
 
 
@@ -79,6 +94,8 @@ def _rectified_sum(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, other: torch.Tensor
 ) -> torch.Tensor:
     """`relu(conv(x) + other)` of a 1x1 convolution in one pass."""
+    if _is_plain(x):
+        return F.relu(F.conv2d(x, weight, bias) + other)
     return torch.ops.mkldnn._convolution_pointwise.binary(x, other, weight, bias, *_1x1, "add", 1.0, "relu", [], "")
 
 
@@ -86,8 +103,27 @@ def _added(
     total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
 ) -> torch.Tensor:
     """Adds a 1x1 convolution to `total`, in place, and activates the sum in the same pass."""
+    if _is_plain(x):
+        return _PLAIN.get(act, _same)(total + F.conv2d(x, weight, bias))
     unary = None if act == "none" else act
     return torch.ops.mkldnn._convolution_pointwise_.binary(total, x, weight, bias, *_1x1, "add", 1.0, unary, [], "")
+
+
+def run_channels_last(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Calls with clips stored channels-last; maps come out contiguous where a clip came so.
+
+    Raises:
+        RuntimeError: Of the model's own code, such as `.view()` of a map, which takes contiguous memory only.
+    """
+    contiguous = [x for x in tree_leaves((args, kwargs)) if takes_other_forms(x) and not is_channels_last(x)]
+    if not contiguous:
+        return call(*args, **kwargs)
+    args, kwargs = tree_map(partial(_laid_out, format=torch.channels_last_3d), (args, kwargs))
+    return tree_map(partial(_laid_out, format=torch.contiguous_format), call(*args, **kwargs))
+
+
+def _laid_out(x: Any, format: torch.memory_format) -> Any:
+    return x.contiguous(memory_format=format) if takes_other_forms(x) else x
 
 
 def to_frames(x: torch.Tensor) -> torch.Tensor:
@@ -95,16 +131,17 @@ def to_frames(x: torch.Tensor) -> torch.Tensor:
     return to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1).permute(0, 3, 1, 2)
 
 
-def from_frames(x: torch.Tensor, batch: int) -> torch.Tensor:
+def from_frames(x: torch.Tensor, batch: int, frames: int) -> torch.Tensor:
     """Channels-last `(B T, C, H, W)` to `(B, C, T, H, W)`."""
-    return from_rows(x.permute(0, 2, 3, 1).unflatten(0, (batch, -1)))
+    return from_rows(x.permute(0, 2, 3, 1).unflatten(0, (batch, frames)))
 
 
 class Convolution(nn.Module):
-    """A `Conv3d` and the activation behind it, for inference on channels-last memory.
+    """A `Conv3d` and the activation behind it, for inference, fast on channels-last memory.
 
     Kernels of one frame run as `conv2d` on `(B T, C, H, W)`. Where `onednn`, the activation is applied while the
-    output is written; elsewhere 1x1x1 is a matrix product and the activation works in place.
+    output is written; elsewhere 1x1x1 is a matrix product and the activation works in place. The output lies as the
+    input does.
     """
 
     def __init__(self, conv: nn.Conv3d, act: nn.Module | None, onednn: bool) -> None:
@@ -113,11 +150,13 @@ class Convolution(nn.Module):
         self.padding: list[int] = [int(p) for p in conv.padding]
         self.groups = conv.groups
         self.one_frame = conv.kernel_size[0] == 1 and self.padding[0] == 0
-        self.matmul = not onednn and conv.kernel_size == (1, 1, 1) and conv.groups == 1 and not any(self.padding)
+        self.is_point = conv.kernel_size == (1, 1, 1) and not any(self.padding)
+        self.matmul = not onednn and self.is_point and conv.groups == 1
         self.epilogue = (_EPILOGUES.get(type(act), "none") if act else "none") if onednn else None
         fused = self.epilogue not in (None, "none")
         self.act = nn.Identity() if act is None or fused else in_place(act)
         weight = conv.weight.detach()
+        self.shape = weight.shape
         if self.matmul:
             weight = weight.flatten(1)
         elif self.one_frame:
@@ -125,17 +164,29 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
 
+    __prepare_scriptable__ = refuse_scripting
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolves and activates `(B, C, T, H, W)`."""
+        """Convolves and activates `(B, C, T, H, W)`, or `(C, T, H, W)`."""
+        if not takes_other_forms(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
+            # What lies contiguous gives what .view() takes.
+            out = F.conv3d(
+                x, self.weight.reshape(self.shape), self.bias, self.stride, self.padding, self.dilation, self.groups
+            )
+            return self.act(_PLAIN.get(self.epilogue, _same)(out))
+        return self.act(self._fast(x))
+
+    def _fast(self, x: torch.Tensor) -> torch.Tensor:
+        t, h, w = self.stride
         if self.matmul:
-            t, h, w = self.stride
-            return self.act(from_rows(F.linear(to_rows(x[:, :, ::t, ::h, ::w]), self.weight, self.bias)))
+            return from_rows(F.linear(to_rows(x[:, :, ::t, ::h, ::w]), self.weight, self.bias))
         if not self.one_frame:
-            x = x.contiguous(memory_format=torch.channels_last_3d)
-            return self.act(self._convolve(x, self.stride, self.padding, self.dilation))
-        frames = to_frames(x[:, :, :: self.stride[0]])
-        frames = self._convolve(frames, self.stride[1:], self.padding[1:], self.dilation[1:])
-        return self.act(from_frames(frames, len(x)))
+            return self._convolve(x, self.stride, self.padding, self.dilation)
+        x = x[:, :, ::t]
+        if self.is_point:
+            x, h, w = x[..., ::h, ::w], 1, 1  # what the kernel looks at; see vov3d.layers.conv
+        frames = self._convolve(to_frames(x), [h, w], self.padding[1:], self.dilation[1:])
+        return from_frames(frames, len(x), x.shape[2])
 
     def _convolve(self, x: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> torch.Tensor:
         if self.epilogue is None:
@@ -168,7 +219,7 @@ def _linear(conv: nn.Conv3d) -> nn.Linear:
 @torch.fx.wrap  # which way it goes is not for those to know who trace a model
 def pool(x: torch.Tensor) -> torch.Tensor:
     """Means of `(B, C, T, H, W)` over the clip, `(B, C)`, summed in float32 or better."""
-    rows, voxels = to_rows(x), x[0, 0].numel()
+    rows, voxels = to_rows(x), x.shape[2:].numel()
     if x.dtype == torch.bfloat16:  # a product with ones adds up in float32 without a copy in it
         return (rows.new_ones(1, voxels) @ rows.flatten(1, 3)).squeeze(1).div_(voxels)
     if x.dtype == torch.float32:  # frame by frame, which threads share
@@ -186,7 +237,7 @@ class FrameWise(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, C, T, H, W)` to the layers' output; frames are divided on CPUs only."""
         wide = x.element_size() * x.numel() // x.shape[1] * self.width
-        parts = -(-wide // FRAMES_BYTES) if x.device.type == "cpu" else 1
+        parts = -(-wide // FRAMES_BYTES) if x.device.type == "cpu" and not is_followed() else 1
         if parts < 2:
             return super().forward(x)
         frames = to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1)
@@ -203,7 +254,8 @@ class RectifiedSum(nn.Module):
 
     def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)` and adds."""
-        return from_frames(_rectified_sum(to_frames(x), self.weight, self.bias, to_frames(other)), len(x))
+        out = _rectified_sum(to_frames(x), self.weight, self.bias, to_frames(other))
+        return from_frames(out, len(x), x.shape[2])
 
 
 class ConvolvedParts(nn.Module):
@@ -222,8 +274,8 @@ class ConvolvedParts(nn.Module):
         first, *others = map(to_frames, parts)
         total = _activated(first, self.weights[0], self.bias, [1, 1], [0, 0], [1, 1], 1, "none")
         for number, part in enumerate(others, 1):
-            _added(total, part, self.weights[number], None, self.act if number == len(others) else "none")
-        return from_frames(total, len(parts[0]))
+            total = _added(total, part, self.weights[number], None, self.act if number == len(others) else "none")
+        return from_frames(total, len(parts[0]), parts[0].shape[2])
 
 
 class Bottleneck(nn.Module):
@@ -251,6 +303,9 @@ class Bottleneck(nn.Module):
         if self.shortcut is not None and type(self.act) is nn.ReLU and _is_bare(conv, self.project[1]):
             self.sum = RectifiedSum(conv)
 
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Runs the block."""
         if self.sum is not None and self.shortcut is not None:
@@ -297,6 +352,9 @@ class Aggregation(nn.Module):
             conv.epilogue, self.act = _EPILOGUES[type(self.act)], nn.Identity()
             self.sum = ConvolvedParts(conv, self.widths) if add_up else None
 
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Runs the block."""
         features = [x[..., :: self.stride, :: self.stride]]

@@ -15,12 +15,19 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from vov3d.deploy._modules import ACTIVATIONS, Aggregation, Bottleneck, Convolution, has_onednn
+from vov3d.deploy._modules import (
+    ACTIVATIONS,
+    Aggregation,
+    Bottleneck,
+    Convolution,
+    has_onednn,
+    run_channels_last,
+)
 from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D
-from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
 from vov3d.models._network import Stage
 from vov3d.surgery.folding import fold_batchnorm, pairs
 from vov3d.surgery.hooks import check_no_hooks
+from vov3d.surgery.kinds import is_only
 
 PIECE_VOXELS = 16 * 224 * 224
 """Frames x height x width that go through a model of this package at once on a CPU (docs/benchmarks.md): more falls
@@ -83,6 +90,7 @@ class OptimizedModel(nn.Module):
         self.__dict__.update(copy.deepcopy(settings))
         self.model = model
         self.device, self.dtype = device, dtype
+        self._channels_last = True
         self._in_pieces = device.type == "cpu" and any(isinstance(m, Stage) for m in model.modules())
         if compile:
             model.compile(mode=compile if isinstance(compile, str) else None)
@@ -110,11 +118,22 @@ class OptimizedModel(nn.Module):
 
     @torch.no_grad()
     def _run(self, call: Callable[..., Any], x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        x = x.to(self.device, self.dtype)
+        x, call = x.to(self.device, self.dtype), partial(self._laid_out, call)
         size = max(1, PIECE_VOXELS // max(1, x[0, 0].numel())) if self._in_pieces and x.ndim == 5 and len(x) else len(x)
         if len(x) <= size:
             return call(x, *args, **kwargs)
         return _join([call(piece, *args, **kwargs) for piece in x.split(size)])
+
+    def _laid_out(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls on channels-last clips, or as they are once the model's own code could not take that layout."""
+        if self._channels_last:
+            try:
+                return run_channels_last(call, args, kwargs)
+            except RuntimeError:
+                outputs = call(*args, **kwargs)
+                self._channels_last = False
+                return outputs
+        return call(*args, **kwargs)
 
 
 def _join(outputs: Sequence[Any]) -> Any:
@@ -180,7 +199,7 @@ def _is_mergeable(block: Any) -> bool:
 def _is_plain(module: Any) -> bool:
     """Whether a module is a 3D convolution and nothing more."""
     return (
-        type(module) in (nn.Conv3d, DepthwiseConv3d, FactorConv3d)
+        is_only(module, nn.Conv3d)
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
         and not parametrize.is_parametrized(module)

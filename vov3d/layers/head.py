@@ -14,7 +14,7 @@ from einops import rearrange
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
-from vov3d.layers.conv import conv3d
+from vov3d.layers.conv import conv3d, keeps_layout, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
 torch.fx.wrap("rearrange")  # einops does not know the values of symbolic tracing
@@ -112,6 +112,9 @@ class ClassifierHead3d(nn.Module):
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         return rearrange(self.fc(rearrange(x, "b c t h w -> b t h w c")), "b t h w k -> b k t h w")
 
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
     def forward(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Classifies a feature map.
 
@@ -132,6 +135,7 @@ class ClassifierHead3d(nn.Module):
         x = self._hidden(x)
         return x if pre_logits else self._logits(x)
 
+    @keeps_layout
     def forward_dense(self, x: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
         """Averages the softmax over the positions of a window that slides over the map.
 

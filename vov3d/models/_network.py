@@ -1,15 +1,16 @@
 """What VoV3D and X3D have in common: stem, stages of blocks, head, and the methods that timm's users expect."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from vov3d.layers import ClassifierHead3d, Stem3d
-from vov3d.layers.conv import stride_to_dilation
+from vov3d.layers.conv import as_given, channels_last, keeps_layout, refuse_scripting, stride_to_dilation
 from vov3d.layers.norm_act import LayerType
 
 # What VoV3D and X3D share in the format of PySlowFast: (fragment there, fragment here), see `rename`.
@@ -64,6 +65,24 @@ def init_weights(module: nn.Module) -> None:
                 nn.init.zeros_(m.bias)
 
 
+def _is_recomputed() -> bool:
+    """Whether a backward pass is running, which calls modules again where activations were not kept."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Lets a module work on copies of its buffers: statistics of norms move once for a clip, not at each look at it."""
+    owners = [(m, dict(m._buffers)) for m in module.modules() if m._buffers]
+    try:
+        for owner, buffers in owners:
+            owner._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+        yield
+    finally:
+        for owner, buffers in owners:
+            owner._buffers.update(buffers)
+
+
 class Stage(nn.Module):
     """Blocks in series, recomputed in the backward pass when gradient checkpointing is on."""
 
@@ -72,11 +91,24 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
         self.blocks = nn.Sequential(*blocks)
 
+    @keeps_layout
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Runs the blocks."""
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
+        if _is_recomputed():
+            with _buffers_kept(self):
+                return self.blocks(x)
+        if not self.grad_checkpointing or not torch.is_grad_enabled():
+            return self.blocks(x)
+        for block in self.blocks:
+            x = checkpoint(self._block, block, x, use_reentrant=False)
+        return x
+
+    @staticmethod
+    def _block(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if not _is_recomputed():
+            return block(x)
+        with _buffers_kept(block):
+            return block(x)
 
 
 class VideoNetwork(nn.Module):
@@ -153,6 +185,9 @@ class VideoNetwork(nn.Module):
         ]
         init_weights(self)
 
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, C, T, H, W)` to the last feature map `(B, num_features, T, H / output_stride, W / output_stride)`.
 
@@ -238,15 +273,16 @@ class VideoNetwork(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW' (channels first; maps are B, C, T, H, W), got {output_fmt!r}")
         take, last = feature_take_indices(len(self.stages) + 1, indices)
-        x = self.stem(x)
-        intermediates = [x] if 0 in take else []
+        clip = x
+        x = self.stem(channels_last(x))
+        intermediates = [as_given(x, clip)] if 0 in take else []
         for i, stage in enumerate(self.stages, 1):
             if stop_early and i > last:
                 break
             x = stage(x)
             if i in take:
-                intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
+                intermediates.append(as_given(x, clip))
+        return intermediates if intermediates_only else (as_given(x, clip), intermediates)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True

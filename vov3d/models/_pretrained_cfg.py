@@ -76,6 +76,7 @@ class VideoPretrainedCfg(PretrainedCfg):
     std: tuple[float, ...] = (0.225, 0.225, 0.225)
     num_classes: int = 400
     pool_size: tuple[int, ...] | None = (7, 7)
+    first_conv: str | None = "stem.conv_s"
     classifier: str | None = "head.fc"
 
     num_frames: int = 16
