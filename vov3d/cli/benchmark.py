@@ -49,7 +49,7 @@ _TABLE8 = (
 
 def add_commands(commands: Any) -> None:
     """Adds `benchmark` to the parser's commands."""
-    p = commands.add_parser("benchmark", help="time and memory of models on this machine, against its roofline")
+    p = commands.add_parser("benchmark")
     p.add_argument("models", nargs="+", metavar="NAME", help="models of 'vov3d list'; weights do not matter for speed")
     p.add_argument("--mode", choices=("infer", "train"), default="infer", help="forward pass or training step by SGD")
     p.add_argument("--frames", type=positive, default=16, help="frames of a clip (default: 16)")

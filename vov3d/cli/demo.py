@@ -15,7 +15,6 @@ def add_commands(commands: Any) -> None:
     """Adds `demo` to the parser's commands."""
     p = commands.add_parser(
         "demo",
-        help="make clips, label them and show right and wrong, without any network",
         description="Writes clips of moving shapes as video files, labels them with vov3d_n, whose weights come with"
         " the package, and draws what it saw and said. The classes are told apart by motion alone.",
     )

@@ -22,7 +22,6 @@ def add_commands(commands: Any) -> None:
     """Adds `embed` to the parser's commands."""
     p = commands.add_parser(
         "embed",
-        help="videos as vectors to compare them by",
         description="Writes, for each video, what the model's classifier takes: features pooled over the clip, after"
         " the hidden layer, averaged over the views, not normalised. Beside them the file names the videos, the model"
         " and how it looked.",

@@ -19,7 +19,6 @@ def add_commands(commands: Any) -> None:
     """Adds `export` to the parser's commands."""
     p = commands.add_parser(
         "export",
-        help="a model into a file of ONNX, OpenVINO, torch.export or ExecuTorch",
         description="Writes a model into a file and compares what the file computes with the model, on noise, on"
         " made-up motion, and on your videos. A file that differs by more than its bound is not kept: "
         + ", ".join(f"{dtype} {bound:g}" for dtype, bound in BOUNDS.items())

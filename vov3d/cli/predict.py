@@ -20,7 +20,7 @@ _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
 
 def add_commands(commands: Any) -> None:
     """Adds `predict` to the parser's commands."""
-    p = commands.add_parser("predict", help="labels for video files")
+    p = commands.add_parser("predict")
     p.add_argument(
         "files", nargs="+", metavar="FILE", help="video files, folders of frames (00001.jpg ...), http(s) addresses"
     )
