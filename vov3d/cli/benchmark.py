@@ -19,6 +19,7 @@ from torch import nn
 from vov3d.cli._arguments import device, positive
 from vov3d.deploy._peers import peers
 from vov3d.deploy.benchmark import (
+    WARMUP,
     Roofline,
     Times,
     machine,
@@ -29,6 +30,8 @@ from vov3d.deploy.benchmark import (
 from vov3d.deploy.inference import optimize_for_inference
 from vov3d.models import create_model
 from vov3d.models.budget import Cost, network_cost
+
+Builders = dict[str, tuple[Callable[[], nn.Module], list[str]]]
 
 BACKENDS = ("eager", "optimized", "compile", "openvino", "onnx")
 _SUFFIXES = {"openvino": ".xml", "onnx": ".onnx"}
@@ -79,18 +82,30 @@ def _choices(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
 def _benchmark(args: argparse.Namespace) -> int:
     target = device(args.device)
     _check(args, target)
-    rooflines = {name: measure_roofline(target, _DTYPES[name]) for name in args.dtypes}
-    with TemporaryDirectory() as folder:
+    builders = _builders(args)
+    cases = sum(len(backends) for _, backends in builders.values()) * len(args.dtypes) * len(args.batch)
+    with TemporaryDirectory() as folder, _bar(len(args.dtypes) + cases * (1 + WARMUP + args.repetitions + 1)) as bar:
+        rooflines = {}
+        for name in args.dtypes:
+            bar.set_description(f"what the machine can do in {name}")
+            rooflines[name] = measure_roofline(target, _DTYPES[name])
+            bar.update()
+        bar.set_description("preparing")
         rows, calls = [], []
-        for row, call in _cases(args, target, Path(folder)):
-            print("prepared {model} {backend} {dtype}, batch {batch}".format(**row), file=sys.stderr)
+        for row, call in _cases(args, builders, target, Path(folder)):
+            bar.set_description("prepared {model} {backend} {dtype}, batch {batch}".format(**row))
+            bar.update()
             rows.append(row)
             calls.append(call)
-        times = measure({str(i): call for i, call in enumerate(calls)}, target, args.repetitions)
+        bar.set_description("measuring in turn")
+        timed = {str(i): call for i, call in enumerate(calls)}
+        times = measure(timed, target, args.repetitions, done=bar.update)
+        bar.set_description("measuring memory")
         for i, row in enumerate(rows):
             _fill(row, times[str(i)], rooflines[row["dtype"]], args.mode == "train")
             # What exported files allocate, PyTorch's allocator does not see.
             row["peak_bytes"] = None if row["backend"] in _SUFFIXES else peak_memory(calls[i], target)
+            bar.update()
     report = {
         "machine": machine(target),
         "clip": {"frames": args.frames, "size": args.size},
@@ -121,17 +136,29 @@ def _check(args: argparse.Namespace, target: torch.device) -> None:
         create_model(name, device="meta")
 
 
-def _cases(
-    args: argparse.Namespace, target: torch.device, folder: Path
-) -> Iterator[tuple[dict[str, Any], Callable[[], object]]]:
-    """A row and a call for each combination, ours first."""
-    builders: dict[str, tuple[Callable[[], nn.Module], list[str]]]
-    builders = {name: (partial(create_model, name), args.backends) for name in args.models}
+def _bar(steps: int) -> Any:
+    """A bar on stderr, or where that is no terminal, a line now and then."""
+    from tqdm import tqdm
+
+    quiet = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(total=steps, unit="step", leave=False, file=sys.stderr, mininterval=quiet, dynamic_ncols=True)
+
+
+def _builders(args: argparse.Namespace) -> Builders:
+    """What builds each network, and the backends that it is measured with; ours first."""
+    builders: Builders = {name: (partial(create_model, name), args.backends) for name in args.models}
     if args.peers:
         found, absent = peers(args.frames, args.size)
         for name, reason in absent.items():
             print(f"without {name}: {reason}", file=sys.stderr)
         builders |= {name: (build, ["eager"]) for name, build in found.items()}
+    return builders
+
+
+def _cases(
+    args: argparse.Namespace, builders: Builders, target: torch.device, folder: Path
+) -> Iterator[tuple[dict[str, Any], Callable[[], object]]]:
+    """A row and a call for each combination."""
     clip = torch.randn(1, 3, args.frames, args.size, args.size, generator=torch.Generator().manual_seed(0))
     for name, (build, backends) in builders.items():
         cost = network_cost(build().eval(), clip)
