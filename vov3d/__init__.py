@@ -5,11 +5,15 @@ whenever both are imported, whichever comes first. `VideoClassifier` needs the e
 the extra `deploy`.
 """
 
+from __future__ import annotations
+
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # type checkers take it for true; importing it from typing would take longer than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from vov3d.deploy import export, load_exported, optimize_for_inference
     from vov3d.hub import convert, convert_state_dict, from_pretrained, publish, push_to_hub, save_pretrained
     from vov3d.labels import class_names, load_labels
@@ -95,12 +99,18 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_ROOMS})
 
 
-class _TimmFinder:
-    """Registers the models when timm is imported after this package: timm itself has no place for plug-ins."""
+class _Finder:
+    """Registers the models as soon as timm is imported: timm has no place for plug-ins, and importing it takes seconds.
+
+    It watches timm and our own modules, and acts when timm is there and none of ours is half imported.
+    """
+
+    def __init__(self) -> None:
+        self.importing = 0
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Finds timm where the other finders do, and has our models imported behind it."""
-        if name != "timm":
+        """Finds what the other finders do, and sees when the import ends."""
+        if name != "timm" and not name.startswith("vov3d."):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec: Any = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
@@ -108,8 +118,13 @@ class _TimmFinder:
             execute = spec.loader.exec_module
 
             def exec_module(module: Any) -> None:
-                execute(module)
-                import_module("vov3d.models")
+                self.importing += 1
+                try:
+                    execute(module)
+                finally:
+                    self.importing -= 1
+                if not self.importing and "timm" in sys.modules:
+                    import_module("vov3d.models")
 
             spec.loader.exec_module = exec_module
         return spec
@@ -117,5 +132,5 @@ class _TimmFinder:
 
 if "timm" in sys.modules:
     import_module("vov3d.models")
-elif not any(type(finder).__name__ == "_TimmFinder" for finder in sys.meta_path):  # the module may be loaded anew
-    sys.meta_path.insert(0, _TimmFinder())
+else:
+    sys.meta_path.insert(0, _Finder())

@@ -33,7 +33,8 @@ def zoo_rows(filter: str = "") -> list[list[str]]:
     """
     rows = json.loads(_TABLE.read_text(encoding="utf-8"))
     # A filter that names no tag means all tags of its models.
-    patterns = [filter] if "." in filter else [filter, f"{filter}.*"]
+    model, _, tag = filter.partition(".")
+    patterns = [filter] if tag else [filter, f"{model}.*"]
     return [row for row in rows if not filter or any(fnmatchcase(row[0], pattern) for pattern in patterns)]
 
 
