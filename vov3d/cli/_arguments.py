@@ -40,3 +40,13 @@ def show_warnings(command: str) -> Iterator[None]:
         warnings.simplefilter("always", RuntimeWarning)
         warnings.showwarning = show
         yield
+
+
+def say_what_it_knows(command: str, model: Any) -> None:
+    """One line on stderr where a model knows nothing but generated clips, as the one in the package."""
+    if getattr(model, "pretrained_cfg", {}).get("label_set") == "shapes":
+        print(
+            f"vov3d {command}: this model knows 20 motions of generated shapes ('vov3d demo') and nothing else; for"
+            " what people do take --model vov3d_m (Kinetics-400) or --model vov3d_m.ssv2_f16 (Something-Something)",
+            file=sys.stderr,
+        )

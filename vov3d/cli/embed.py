@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import device, show_warnings
+from vov3d.cli._arguments import device, say_what_it_knows, show_warnings
 from vov3d.cli._files import videos_in
 from vov3d.cli.predict import add_settings, built_model, classifier_for
 from vov3d.deploy._formats import FORMATS
@@ -63,6 +63,7 @@ def _embed(args: argparse.Namespace) -> int:
         torch.manual_seed(0)
     files = [video for file in args.files for video in (videos_in(Path(file), True) if os.path.isdir(file) else [file])]
     model = built_model(args, target)
+    say_what_it_knows("embed", model)
     names, vectors, broken = _vectors(args, model, files)
     if not names:
         raise ValueError(f"none of {len(files)} videos can be read, first {broken[0]}; nothing was written")

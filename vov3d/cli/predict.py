@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import device, positive, show_warnings
+from vov3d.cli._arguments import device, positive, say_what_it_knows, show_warnings
 from vov3d.deploy import load_exported, optimize_for_inference
 from vov3d.deploy._formats import FORMATS
 from vov3d.models import create_model
@@ -74,6 +74,7 @@ def _predict(args: argparse.Namespace) -> int:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
     model = _exported(args) or built_model(args, target)
+    say_what_it_knows("predict", model)
     looks = classifier_for(args, model).looks(args.files, topk=args.topk, fps=args.fps, errors="return")
     results: list[dict[str, Any]] = []
     failed = False
