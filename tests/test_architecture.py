@@ -70,7 +70,7 @@ def upward(trees: dict[str, ast.Module]) -> list[str]:
 
 
 def test_every_module_lives_on_a_floor():
-    homeless = [name for name in modules() if floor(name) is None and name != "vov3d"]
+    homeless = [name for name in modules() if floor(name) is None and name not in ("vov3d", "vov3d.__main__")]
     assert not homeless
 
 

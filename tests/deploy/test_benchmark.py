@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -38,6 +40,20 @@ def test_peak_memory_counts_what_lives_at_once():
         return torch.ones(500, 1000)
 
     assert peak_memory(two_then_one, CPU) == pytest.approx(8e6, rel=0.01)
+
+
+def test_peak_memory_prints_nothing():
+    code = "import torch; from vov3d.deploy.benchmark import peak_memory as f; f(lambda: 0, torch.device('cpu'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_bar_tells_how_far_it_is(capsys):
+    assert main(["benchmark", *TINY]) == 0
+    err = capsys.readouterr().err
+    assert "what the machine can do in fp32" in err
+    assert "0/7" in err  # the machine, preparing, 2 to warm up, 2 that count, memory
+    assert "measuring memory" in err
 
 
 def test_calls_take_turns():

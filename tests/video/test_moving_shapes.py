@@ -48,6 +48,15 @@ def test_pairs_are_time_reverses(pair):
                 assert np.array_equal(getattr(a, name), getattr(b, name)[::-1]), name
 
 
+@pytest.mark.parametrize("label", range(len(CLASSES)), ids=lambda i: CLASSES[i])
+def test_what_moves_is_in_the_picture_in_most_frames(label):
+    """A quarter of a disc is inside where its centre is 0.4 radii outside."""
+    for seed in range(150):
+        for track in _tracks(label, rng(seed), 16)[-2 if label // 2 in (4, 6, 9) else -1 :]:
+            outside = np.maximum(abs(track.x), abs(track.y)) >= 1 + 0.4 * track.size
+            assert outside.mean() <= 0.5, seed
+
+
 @pytest.mark.parametrize("num_frames", [4, 8, 12, 15, 16, 30])
 def test_fast_and_slow_visit_the_same_places(num_frames):
     slow, fast = (_tracks(2 * _BOUNCING + i, rng(3), num_frames)[-1].y for i in range(2))

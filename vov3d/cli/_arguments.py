@@ -1,7 +1,6 @@
 """What several commands take and tell."""
 
 import argparse
-import io
 import os
 import sys
 import time
@@ -65,13 +64,6 @@ def check_output(path: str | os.PathLike[str]) -> None:
         raise PermissionError(f"{path}: nothing may be written into {folder}; change its permissions or name another")
 
 
-def print_any_name() -> None:
-    """From now on names that the terminal's encoding lacks are printed with escapes, where Python would stop."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 class Progress:
     """How many of many files are done and how long the others take, on stderr.
 
@@ -112,3 +104,13 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def say_what_it_knows(command: str, model: Any) -> None:
+    """One line on stderr where a model knows nothing but generated clips, as the one in the package."""
+    if getattr(model, "pretrained_cfg", {}).get("label_set") == "shapes":
+        print(
+            f"vov3d {command}: this model knows 20 motions of generated shapes ('vov3d demo') and nothing else; for"
+            " what people do take --model vov3d_m (Kinetics-400) or --model vov3d_m.ssv2_f16 (Something-Something)",
+            file=sys.stderr,
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import Progress, check_output, device, print_any_name, show_warnings
+from vov3d.cli._arguments import Progress, check_output, device, say_what_it_knows, show_warnings
 from vov3d.cli._files import named_videos
 from vov3d.cli._kept import Kept
 from vov3d.cli.predict import add_files, add_settings, built_model, classifier_for
@@ -25,7 +25,6 @@ def add_commands(commands: Any) -> None:
     """Adds `embed` to the parser's commands."""
     p = commands.add_parser(
         "embed",
-        help="videos as vectors to compare them by",
         description="Writes, for each video, what the model's classifier takes: features pooled over the clip, after"
         " the hidden layer, averaged over the views, not normalised. Beside them the file names the videos, the model"
         " and how it looked.",
@@ -54,7 +53,6 @@ def _embed(args: argparse.Namespace) -> int:
     from vov3d.video import parse_views  # needs the extra `video`
 
     parse_views(args.views)
-    print_any_name()
     check_output(args.output)
     ending = args.output.suffix.lower()
     if ending not in _WRITERS:
@@ -69,6 +67,7 @@ def _embed(args: argparse.Namespace) -> int:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
     model = built_model(args, target)
+    say_what_it_knows("embed", model)
     about = _about(args, model)
     with Kept(args.output, {**about, "fps": str(args.fps), "digest": digest(model)}) as kept:
         broken = _compute(args, model, files, kept)

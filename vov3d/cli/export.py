@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import check_output, positive, print_any_name
+from vov3d.cli._arguments import check_output, positive
 from vov3d.cli._files import videos_in
 from vov3d.deploy._formats import BOUNDS, FORMATS
 from vov3d.deploy.export import check_path, export_and_report
@@ -20,7 +20,6 @@ def add_commands(commands: Any) -> None:
     """Adds `export` to the parser's commands."""
     p = commands.add_parser(
         "export",
-        help="a model into a file of ONNX, OpenVINO, torch.export or ExecuTorch",
         description="Writes a model into a file and compares what the file computes with the model, on noise, on"
         " made-up motion, and on your videos. A file that differs by more than its bound is not kept: "
         + ", ".join(f"{dtype} {bound:g}" for dtype, bound in BOUNDS.items())
@@ -48,7 +47,6 @@ def add_commands(commands: Any) -> None:
 
 def _export(args: argparse.Namespace) -> int:
     output = Path(args.output)
-    print_any_name()
     form = check_path(output, args.dtype, args.int8 is not None)
     check_output(output)
     if args.random_weights:

@@ -16,7 +16,7 @@ from vov3d.cli._arguments import (
     check_output,
     device,
     positive,
-    print_any_name,
+    say_what_it_knows,
     show_warnings,
 )
 from vov3d.cli._files import named_videos
@@ -31,7 +31,7 @@ _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
 
 def add_commands(commands: Any) -> None:
     """Adds `predict` to the parser's commands."""
-    p = commands.add_parser("predict", help="labels for video files")
+    p = commands.add_parser("predict")
     add_files(p)
     add_settings(p)
     p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels per file (default: 5)")
@@ -88,7 +88,6 @@ def _predict(args: argparse.Namespace) -> int:
     from vov3d.video import parse_views  # needs the extra `video`
 
     parse_views(args.views)
-    print_any_name()
     if args.picture:
         from vov3d.video.picture import check_picture_name
 
@@ -100,6 +99,7 @@ def _predict(args: argparse.Namespace) -> int:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
     model = _exported(args) or built_model(args, target)
+    say_what_it_knows("predict", model)
     failed = False
     looks = classifier_for(args, model, len(files)).looks(files, topk=args.topk, fps=args.fps, errors="return")
     progress = Progress("predict", len(files))

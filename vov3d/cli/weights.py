@@ -17,7 +17,7 @@ from vov3d.models._weights import read_state_dict
 
 def add_commands(commands: Any) -> None:
     """Adds `convert` and `publish` to the parser's commands."""
-    p = commands.add_parser("convert", help="checkpoints of PySlowFast and PyTorchVideo into folders, and back")
+    p = commands.add_parser("convert")
     p.add_argument("source", metavar="FILE", help="a checkpoint in any known format; with --to also a saved folder")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="the folder to write; with --to the file")
     p.add_argument("--to", choices=("slowfast", "pytorchvideo"), help="write a checkpoint of that codebase instead")
@@ -26,7 +26,7 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--conv", choices=MIDDLE_CONVS, help="d1plus2d, whose tensors look like those of d2plus1d")
     p.set_defaults(run=_convert)
 
-    p = commands.add_parser("publish", help="published weights to the Hub, converted, with their cards")
+    p = commands.add_parser("publish")
     p.add_argument("tags", nargs="*", metavar="NAME.TAG", help="tags of 'vov3d list'")
     p.add_argument("--all", action="store_true", help="every tag of 'vov3d list'")
     p.add_argument("--org", required=True, metavar="ORG", help="organisation or user on the Hub")

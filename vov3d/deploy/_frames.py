@@ -60,6 +60,7 @@ class FrameGraph(nn.Module):
         self.model: Any = _on_frames(model)
         self.output_names = output_names
         self.window = window
+        self.temperature = model.temperature
 
     def forward(self, clip: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Clip `(1, C, T, H, W)` to a tuple of outputs."""
@@ -70,7 +71,7 @@ class FrameGraph(nn.Module):
         if self.window is None:
             return (logits,)
         window = min(self.window[0], x.shape[2]), min(self.window[1], x.shape[3])
-        scores = self._classify(F.avg_pool2d(x, window, stride=1)).softmax(1)
+        scores = (self._classify(F.avg_pool2d(x, window, stride=1)) / self.temperature).softmax(1)
         return logits, scores.mean((2, 3))
 
     def _classify(self, x: torch.Tensor) -> torch.Tensor:

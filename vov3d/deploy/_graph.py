@@ -54,7 +54,7 @@ class ClassifierGraph(nn.Module):
         rows, row_weights = _windows(frame.shape[2], self.window[0], frame)
         columns, column_weights = _windows(frame.shape[3], self.window[1], frame)
         pooled = (rows @ frame @ columns.mT).unsqueeze(2)
-        scores = self._classify(pooled).softmax(1).squeeze(2)
+        scores = (self._classify(pooled) / self.model.temperature).softmax(1).squeeze(2)
         return logits, (scores * (row_weights[:, None] * column_weights)).sum((2, 3))
 
     def _classify(self, x: torch.Tensor) -> torch.Tensor:

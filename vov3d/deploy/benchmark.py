@@ -1,6 +1,7 @@
 """Measurements: time by interleaved repetitions, peak memory, energy, and what the machine could do at best."""
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -14,6 +15,9 @@ from typing import Any, NamedTuple
 import torch
 
 from vov3d.models.budget import Cost
+
+WARMUP = 2
+"""Calls before those that are timed."""
 
 _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 
@@ -35,7 +39,11 @@ class Times(NamedTuple):
 
 
 def measure(
-    calls: Mapping[str, Callable[[], object]], device: torch.device, repetitions: int = 10, warmup: int = 2
+    calls: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    repetitions: int = 10,
+    warmup: int = WARMUP,
+    done: Callable[[], object] = lambda: None,
 ) -> dict[str, Times]:
     """Times calls in turn, so that whatever else the machine does falls on all of them alike.
 
@@ -44,10 +52,12 @@ def measure(
         device: Where they run; a GPU is waited for by its own events.
         repetitions: Calls of each that count.
         warmup: Calls of each before.
+        done: Called after each of them.
     """
     for call in calls.values():
         for _ in range(warmup):
             call()
+            done()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     joules: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repetitions):
@@ -55,6 +65,7 @@ def measure(
             before = _energy()
             seconds[name].append(_seconds(call, device))
             after = _energy()
+            done()
             if before is not None and after is not None and after >= before:  # the counter starts anew at times
                 joules[name].append(after - before)
     return {name: _times(seconds[name], joules[name]) for name in calls}
@@ -94,6 +105,8 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
+    # Read when the first profiler starts, which without it prints what it finds of GPUs and tracing.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         call()

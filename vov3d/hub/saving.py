@@ -19,7 +19,7 @@ WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
 # What a tag says of its own weights, and neither a model trained further nor another one inherits.
-_CLAIMS = ("tag", "top1", "top5", "views", "gmacs_per_view")
+_CLAIMS = ("tag", "top1", "top5", "views", "gmacs_per_view", "temperature")
 _TERMS = ("license", "origin_url")
 
 

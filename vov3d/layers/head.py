@@ -136,12 +136,13 @@ class ClassifierHead3d(nn.Module):
         return x if pre_logits else self._logits(x)
 
     @keeps_layout
-    def forward_dense(self, x: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
+    def forward_dense(self, x: torch.Tensor, window: tuple[int, int], temperature: float = 1.0) -> torch.Tensor:
         """Averages the softmax over the positions of a window that slides over the map.
 
         Args:
             x: Feature map `(B, in_chs, T, H, W)`.
             window: Height and width of the window in map positions; a larger one than the map covers it.
+            temperature: What logits are divided by before the softmax.
 
         Returns:
             Probabilities `(B, num_classes)`.
@@ -156,4 +157,4 @@ class ClassifierHead3d(nn.Module):
         x = self.act1(self.bn(self.conv(x)))
         size = (x.shape[2], min(window[0], x.shape[3]), min(window[1], x.shape[4]))
         x = F.avg_pool3d(x, size, stride=1)
-        return self._logits(self._hidden(x)).softmax(1).mean((2, 3, 4))
+        return (self._logits(self._hidden(x)) / temperature).softmax(1).mean((2, 3, 4))

@@ -87,6 +87,8 @@ def build_video_model(
     # What the configuration says of its weights holds for those alone, and not for a file that nobody named.
     described = weights is not None and (not from_file or pretrained_cfg is not None)
     model.weights_digest = digest(model) if described else None
+    if not described:
+        model.pretrained_cfg.pop("temperature", None)
     if adopt_classes and getattr(model, "num_classes", cfg.num_classes) != cfg.num_classes:
         # The default tag does not describe this file.
         for key in ("label_set", "label_names", "top1", "top5"):

@@ -218,7 +218,8 @@ class VideoNetwork(nn.Module):
     def forward_dense(self, x: torch.Tensor, window: int | tuple[int, int] | None = None) -> torch.Tensor:
         """The published evaluation at crops larger than the training crop.
 
-        A head window slides over the last map, and the softmax is averaged over its positions.
+        A head window slides over the last map, and the softmax is averaged over its positions. Logits are divided by
+        `temperature` before.
 
         Args:
             x: Clip `(B, C, T, H, W)`.
@@ -241,7 +242,13 @@ class VideoNetwork(nn.Module):
         h, w = (window, window) if isinstance(window, int) else window
         if h < 1 or w < 1:
             raise ValueError(f"window must be at least 1x1, got {h}x{w}")
-        return self.head.forward_dense(self.forward_features(x), (h, w))
+        return self.head.forward_dense(self.forward_features(x), (h, w), self.temperature)
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before the softmax: as the weights' configuration says, 1 for a new classifier."""
+        cfg = getattr(self, "pretrained_cfg", {})
+        return (cfg.get("num_classes") == self.num_classes and cfg.get("temperature")) or 1.0
 
     def forward_intermediates(
         self,

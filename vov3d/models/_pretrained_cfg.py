@@ -66,6 +66,8 @@ class VideoPretrainedCfg(PretrainedCfg):
         top5: Published top-5 accuracy in percent.
         gmacs_per_view: Published multiply-adds of one view, in 10^9.
         packaged: The weights come with the package.
+        temperature: What logits are divided by before the softmax, so that scores are as high as the weights are
+            often right; None, as for published weights, is 1.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -89,6 +91,7 @@ class VideoPretrainedCfg(PretrainedCfg):
     top5: float | None = None
     gmacs_per_view: float | None = None
     packaged: bool = False
+    temperature: float | None = None
 
 
 def published_cfg(

@@ -221,6 +221,7 @@ default_cfgs = generate_default_cfgs(
             top1=99.1,
             top5=100.0,
             gmacs_per_view=0.047,
+            temperature=1.45,  # by examples/packaged_model.py
         )
     }
 )

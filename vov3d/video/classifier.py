@@ -448,7 +448,9 @@ def _made(name: str | os.PathLike[str]) -> nn.Module:
 
 def _probabilities(model: Any, views: torch.Tensor) -> torch.Tensor:
     """Scores `(B, num_classes)` of views: of `forward_dense`, or the softmax of `forward` where a model has no such."""
-    return model.forward_dense(views) if hasattr(model, "forward_dense") else model(views).softmax(1)
+    if hasattr(model, "forward_dense"):
+        return model.forward_dense(views)
+    return (model(views) / (model.pretrained_cfg.get("temperature") or 1.0)).softmax(1)
 
 
 def _check_errors(errors: str) -> None:

@@ -52,11 +52,19 @@ Random = np.random.Generator
 
 
 def _translating(rng: Random, num_frames: int, axis: str) -> list[Track]:
-    """To smaller coordinates; what leaves the frame comes in again on the other side, so no place tells the way."""
-    track = make_still(rng, num_frames)
-    period = 2 + 2 * 1.6 * track.size[0]
-    moved = rng.uniform(0, period) - rng.uniform(0.7, 1.7) * make_progress(rng, num_frames)
-    return [replace(track, **{axis: moved % period - period / 2})]
+    """To smaller coordinates; what leaves the frame comes in again on the other side, so no place tells the way.
+
+    Drawn again where the shape would be out of the picture in most frames: the same counts backwards.
+    """
+    while True:
+        track = make_still(rng, num_frames)
+        size = track.size[0]
+        period = 2 + 2 * 1.6 * size
+        moved = rng.uniform(0, period) - rng.uniform(0.7, 1.7) * make_progress(rng, num_frames)
+        place = moved % period - period / 2
+        # a quarter of a disc is in the picture where its centre is 0.4 radii outside
+        if np.mean(np.abs(place) < 1 + 0.4 * size) >= 0.5:
+            return [replace(track, **{axis: place})]
 
 
 def _left(rng: Random, num_frames: int) -> list[Track]:

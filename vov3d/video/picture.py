@@ -21,8 +21,9 @@ __all__ = ["draw_look", "save_board", "save_look"]
 _WIDTH, _MARGIN, _GAP = 1080, 40, 4  # pixels; 1080 is the width of a phone's screen
 _TEXT, _SMALL = 36, 28  # sizes of letters
 _COLUMNS = 8  # frames in a row of the strip
+_LINES = 3  # of one text
 _INK, _FAINT, _BAR, _SHOWN = "#1b1b1f", "#8a8a94", "#3d6fd9", "#d9663d"
-_RIGHT, _WRONG = "#1d7f46", "#c02f2f"
+_CORRECT, _WRONG = "#1d7f46", "#c02f2f"
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc")  # more letters than Pillow's own
 
 
@@ -42,11 +43,11 @@ def save_look(look: Look, path: str | os.PathLike[str]) -> None:
 
 
 def save_board(looks: Sequence[Look], truths: Sequence[str], path: str | os.PathLike[str]) -> None:
-    """Writes a picture of several videos: the frames that the network saw, what it said, and whether that is right.
+    """Writes a picture of several videos: the frames that the network saw, what it said, and whether it is correct.
 
     Args:
         looks: what a `VideoClassifier` saw, none of them after an error.
-        truths: the right label of each.
+        truths: the correct label of each.
         path: the file; nothing half-written is ever there.
 
     Raises:
@@ -59,8 +60,8 @@ def save_board(looks: Sequence[Look], truths: Sequence[str], path: str | os.Path
         assert look.frames is not None
         said = look.predictions[0]
         canvas.strip(look.frames)
-        canvas.text(f"{said.label} ({said.score:.0%})", _TEXT, _RIGHT if said.label == truth else _WRONG)
-        canvas.text("right" if said.label == truth else f"wrong: {truth}", _SMALL, _FAINT)
+        canvas.text(f"{said.label} ({said.score:.0%})", _TEXT, _CORRECT if said.label == truth else _WRONG)
+        canvas.text("correct" if said.label == truth else f"wrong, it is: {truth}", _SMALL, _FAINT)
         canvas.space(16)
     _save(canvas.finished(), os.fspath(path))
 
@@ -153,11 +154,14 @@ class _Canvas:
         return ImageDraw.Draw(taller)
 
     def text(self, text: str, size: int, colour: str = _INK) -> None:
-        """A line of text, shortened in the middle to fit."""
+        """Text, broken between words to fit."""
         font = _font(size)
-        draw = self._grown(2 * size)
-        draw.text((_MARGIN, self._y), _fitted(text, font, self._inner), colour, font)
-        self._y += round(1.5 * size)
+        lines = _lines(text, font, self._inner)
+        draw = self._grown(2 * len(lines) * size)
+        for line in lines:
+            draw.text((_MARGIN, self._y), line, colour, font)
+            self._y += round(1.25 * size)
+        self._y += round(0.25 * size)
 
     def strip(self, frames: torch.Tensor) -> None:
         """Frames `(T, C, S, S)` side by side, in rows."""
@@ -219,12 +223,24 @@ def _font(size: int) -> Any:
 
 
 def _lines(text: str, font: Any, width: float) -> list[str]:
-    """Text on one line, or two, broken between words."""
-    words = text.split(" ")
-    fit = [count for count in range(1, len(words)) if font.getlength(" ".join(words[:count])) <= width]
-    if font.getlength(text) <= width or not fit:
-        return [_fitted(text, font, width)]
-    return [_fitted(" ".join(part), font, width) for part in (words[: fit[-1]], words[fit[-1] :])]
+    """Text broken between words into at most `_LINES`; what is left of a longer one ends in three dots.
+
+    Only a word that is wider than the line by itself is shortened within.
+    """
+    lines = [""]
+    for word in text.split():
+        word = _fitted(word, font, width)
+        longer = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        elif len(lines) < _LINES:
+            lines.append(word)
+        else:
+            while font.getlength(f"{lines[-1]} ...") > width and " " in lines[-1]:
+                lines[-1] = lines[-1].rpartition(" ")[0]
+            lines[-1] = _fitted(f"{lines[-1]} ...", font, width)
+            break
+    return lines
 
 
 def _fitted(text: str, font: Any, width: float) -> str:
