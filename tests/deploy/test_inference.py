@@ -378,5 +378,5 @@ def test_calls_of_the_original_that_would_change_it():
 def test_a_pooled_backbone_takes_it():
     model, x = small(features_only=True), clip(1, 3, 2, 16, 16)
     fast = PooledBackbone(optimize_for_inference(model))
-    for given in (x, x.flatten(1, 2)):
-        torch.testing.assert_close(fast(given), PooledBackbone(model)(given), **EXACT)
+    for form in (x, x.flatten(1, 2)):
+        torch.testing.assert_close(fast(form), PooledBackbone(model)(form), **EXACT)

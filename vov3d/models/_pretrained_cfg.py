@@ -66,6 +66,7 @@ class VideoPretrainedCfg(PretrainedCfg):
         top5: Published top-5 accuracy in percent.
         gmacs_per_view: Published multiply-adds of one view, in 10^9.
         packaged: The weights come with the package.
+        sha256: SHA-256 of the weights' file that a saved configuration was written with.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -88,6 +89,7 @@ class VideoPretrainedCfg(PretrainedCfg):
     top5: float | None = None
     gmacs_per_view: float | None = None
     packaged: bool = False
+    sha256: str | None = None
 
 
 def published_cfg(
@@ -179,6 +181,8 @@ def resolve_cfg(
         fields["packaged"] = False
     if not cfg.architecture:
         fields.setdefault("architecture", variant)
+    if "file" in fields:
+        fields.setdefault("sha256", None)
     cfg = dataclasses.replace(cfg, **fields)
     for key in ("input_size", "test_input_size"):
         size = getattr(cfg, key)
