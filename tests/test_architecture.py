@@ -14,7 +14,7 @@ ROOT = Path(vov3d.__file__).parent
 PROJECT = Path(__file__).parent.parent
 
 # From the top to the bottom.
-FLOORS = ["cli", "deploy", "video", "surgery", "adapters", "hub", "models", "labels", "layers"]
+FLOORS = ["cli", "deploy", "video", "adapters", "hub", "models", "surgery", "labels", "layers", "files"]
 CORE = {"torch", "timm", "huggingface_hub", "safetensors", "einops"}
 
 

@@ -60,7 +60,7 @@ def test_what_is_there_is_not_sent_again(hub):
     assert posts(hub) == []
     assert push_to_hub(model, "me/mine", label_names=["a", "b", "c"]) == ["config.json"]
     torch.nn.init.ones_(model.head.fc.weight)
-    assert push_to_hub(model, "me/mine", label_names=["a", "b", "c"]) == ["model.safetensors"]
+    assert push_to_hub(model, "me/mine", label_names=["a", "b", "c"]) == ["config.json", "model.safetensors"]
     assert same(from_pretrained("me/mine"), model)
 
 

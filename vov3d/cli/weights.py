@@ -1,13 +1,13 @@
 """`vov3d convert` and `vov3d publish`: weights between formats, and to the Hub."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vov3d.files import replacing
 from vov3d.hub import convert, convert_state_dict, from_pretrained, publish
 from vov3d.labels import read_label_names
 from vov3d.layers import MIDDLE_CONVS
@@ -74,12 +74,8 @@ def _convert_back(args: argparse.Namespace) -> int:
     if output.is_dir():
         raise ValueError(f"{output}: is a folder; --to writes a file, such as {output / 'model.pyth'}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    try:
-        torch.save({"model_state": tensors}, unfinished)
-        os.replace(unfinished, output)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(output) as draft:
+        torch.save({"model_state": tensors}, draft)
     print(f"written   {output}: {len(tensors)} tensors, format {args.to}")
     return 0
 

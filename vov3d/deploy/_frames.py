@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vov3d.layers import SqueezeExcite3d
+from vov3d.layers import ClassifierHead3d, SqueezeExcite3d
 from vov3d.models._network import VideoNetwork
 from vov3d.surgery import fold_batchnorm
 
@@ -86,7 +86,8 @@ def frame_graph_of(model: Any) -> FrameGraph:
         ValueError: If it is no such classifier, pools by something else than the average, or has other norms than
             batch norm.
     """
-    if not isinstance(model, VideoNetwork) or not model.num_classes or model.head.global_pool.pool_type != "avg":
+    classifies = isinstance(model, VideoNetwork) and isinstance(model.head, ClassifierHead3d) and model.num_classes
+    if not classifies or model.head.global_pool.pool_type != "avg":
         raise ValueError("ExecuTorch files hold classifiers that pool by the average, and this model is none")
     cfg: Any = model.pretrained_cfg
     window = cfg.get("pool_size")

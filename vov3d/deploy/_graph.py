@@ -6,6 +6,7 @@ import torch
 from timm.models import FeatureDictNet
 from torch import nn
 
+from vov3d.layers import ClassifierHead3d
 from vov3d.models._network import VideoNetwork
 
 
@@ -86,7 +87,7 @@ def graph_of(model: Any) -> PlainGraph | ClassifierGraph:
     if not isinstance(model, VideoNetwork):
         return PlainGraph(model, _feature_names(model))
     window = getattr(model, "pretrained_cfg", {}).get("pool_size")
-    pools_by_average = model.head.global_pool.pool_type == "avg"
+    pools_by_average = isinstance(model.head, ClassifierHead3d) and model.head.global_pool.pool_type == "avg"
     if model.num_classes and pools_by_average and window:
         return ClassifierGraph(model, (window[0], window[1]))
     return PlainGraph(model, ("logits",) if model.num_classes else ("features",))

@@ -3,14 +3,19 @@
 import codecs
 import json
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from unicodedata import category
 
 from torch import nn
 
 LABEL_SETS = ("k400", "ssv1", "ssv2", "shapes")
 """Kinetics-400, Something-Something V1 and V2, and the moving shapes of `vov3d.video.moving_shapes`."""
+
+# They turn the direction of all text behind them.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 _LARGEST = 1 << 26  # bytes of a file of names
@@ -37,17 +42,46 @@ def class_names(model: nn.Module) -> list[str] | None:
     """Class names of a model in index order, or None where they are not known.
 
     They come from `label_names` of the model's `pretrained_cfg` (a saved model's `config.json`), else from its
-    `label_set`. Names of another number of classes than the model has do not count.
+    `label_set`. Names of another number of classes than the model has do not count, nor those of a classifier that
+    was exchanged since.
 
     Args:
         model: A model of this package, or any module with `pretrained_cfg` and `num_classes`.
+
+    Raises:
+        ValueError: If the model's classifier does not tell how many classes it has.
     """
     cfg = getattr(model, "pretrained_cfg", {})
     names = cfg.get("label_names")
+    if (cfg.get("label_set"), names) == getattr(model, "lost_names", None):
+        return None
     if names is None and cfg.get("label_set"):
         names = load_labels(cfg["label_set"])
     num_classes = getattr(model, "num_classes", None)
     return list(names) if names is not None and len(names) == num_classes else None
+
+
+def check_text(text: object, longest: int = 500) -> str | None:
+    """Why a text is not fit to be shown on a terminal, in a picture or on a page; None if it is.
+
+    Args:
+        text: A class name, or whatever a file brings.
+        longest: Letters that it may have.
+    """
+    if not isinstance(text, str):
+        return f"is no text but {text!r:.50}"
+    if len(text) > longest:
+        return f"has {len(text):,} letters; {longest} are the most"
+    if any(category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _TURNING for letter in text):
+        return "holds line breaks or control characters"
+    return None
+
+
+def check_names(names: Sequence[object]) -> None:
+    """Raises ValueError unless every class name can be shown: one line of at most 500 letters, no control codes."""
+    for index, name in enumerate(names):
+        if problem := check_text(name):
+            raise ValueError(f"the name of class {index}, {name!r:.50}, {problem}")
 
 
 def read_label_names(path: str | Path) -> list[str]:

@@ -21,6 +21,45 @@ torch.fx.wrap("rearrange")  # einops does not know the values of symbolic tracin
 
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
+# Of torch.nn's layers, those that leave the last dimension as it is.
+_KEEPS_WIDTH = (
+    nn.Identity,
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softmax,
+    nn.LogSoftmax,
+)
+
+
+def classes_of(classifier: nn.Module) -> int | None:
+    """How many classes a classifier, or a whole head, tells apart.
+
+    Args:
+        classifier: What `head.fc` is, or what was put in the place of the head.
+
+    Returns:
+        The outputs of its last layer that has outputs of its own, also where that is wrapped (LoRA, parametrizations,
+        quantization); 0 where there is none; None where it cannot be told.
+    """
+    if isinstance(classifier, ClassifierHead3d):
+        return classes_of(classifier.fc)
+    if isinstance(classifier, nn.Sequential):
+        found = (classes_of(layer) for layer in reversed(classifier))
+        return next((classes for classes in found if classes != 0), 0)
+    if isinstance(classifier, _KEEPS_WIDTH):
+        return 0
+    for name in ("out_features", "out_channels"):
+        width = getattr(classifier, name, None)
+        if isinstance(width, int):
+            return width
+    return None
+
 
 class ClassifierHead3d(nn.Module):
     """From the last feature map to logits.

@@ -9,14 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.models import PretrainedCfg, build_model_with_cfg
 from torch import nn
 
 from vov3d.models._family import Family
 from vov3d.models._identify import identify
+from vov3d.models._network import VideoNetwork
 from vov3d.models._pretrained_cfg import resolve_cfg, unnamed_protocol
+from vov3d.models._saved import SOURCES, check_params, check_saved, own_arguments, without_places
 from vov3d.models._sources import fetch
-from vov3d.models._weights import CLASSIFIER, STEM, StateDict, WeightsError, differences, digest, load_weights
+from vov3d.models._weights import CLASSIFIER, STEM, StateDict, WeightsError, differences, digest, load_weights, some
+from vov3d.surgery.recipe import Recipe, follow_recipe
 
 # Arguments that belong to one use of a model, not to what it is.
 _NOT_SAVED = ("device", "dtype", "drop_rate", "drop_path_rate", "features_only", "out_indices", "feature_cls")
@@ -31,6 +35,8 @@ def build_video_model(
     pretrained_cfg: str | Mapping[str, Any] | PretrainedCfg | None = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    surgery: Recipe | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Builds a model of the registry; entry points call this.
@@ -43,6 +49,8 @@ def build_video_model(
         pretrained_cfg: Tag, dictionary or configuration; the variant's default tag if None.
         pretrained_cfg_overlay: Fields that replace those of the configuration.
         cache_dir: Where downloads are kept.
+        token: For repositories of the Hub that are not public.
+        surgery: What was done to a saved model beside building it, in order.
         **kwargs: Arguments of the model, `features_only` and its companions.
 
     Raises:
@@ -50,10 +58,15 @@ def build_video_model(
         FileNotFoundError: If a weights file is missing.
         vov3d.WeightsError: If weights cannot be had, read or fitted.
     """
+    saved_args = kwargs.pop("pretrained_model_args", {})  # a saved model's own; they are in kwargs too
+    place = _place(pretrained_cfg)
+    if place and isinstance(pretrained_cfg, Mapping):
+        pretrained_cfg = _checked(place, family, pretrained_cfg, {**saved_args, **kwargs}, saved_args)
     cfg: Any = resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
-    kwargs.pop("pretrained_model_args", None)  # timm's copy of a saved model's arguments; they are in kwargs too
+    if pretrained and torch.device(kwargs.get("device") or "cpu").type == "meta":
+        raise ValueError("the meta device holds no weights; leave out pretrained or device='meta'")
     to_published = partial(_to_published, family=family, model_args={**model_args, "num_classes": cfg.num_classes})
-    weights = fetch(cfg, cache_dir, to_published) if pretrained else None
+    weights = fetch(cfg, cache_dir, to_published, token) if pretrained else None
     # A file is described by its tensors, a folder or a repository by its config.json.
     from_file = bool(cfg.file) and cfg.source != "local-dir"
     adopt_classes = from_file and "num_classes" not in kwargs
@@ -63,7 +76,15 @@ def build_video_model(
 
     def construct(**model_kwargs: Any) -> nn.Module:
         # Weights go in before timm wraps the model for features_only.
+        if place:  # sizes come from a file: compared with the weights before memory is taken for them
+            try:
+                skeleton = follow_recipe(family.model_cls(**{**model_kwargs, "device": "meta"}), surgery or [])
+            except (TypeError, ValueError, RuntimeError) as e:
+                raise ValueError(f"{place}: its config.json builds no model: {e}") from e
+            check_params(place, skeleton, weights[0] if weights else None)
         model = family.model_cls(**model_kwargs)
+        if surgery:
+            model = follow_recipe(model, surgery)
         if weights is not None:
             load_weights(
                 model,
@@ -83,6 +104,8 @@ def build_video_model(
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
     if not kwargs.get("features_only") and "pool_size" not in (pretrained_cfg_overlay or {}):
         _fit_window(model)
+    if surgery:
+        given["surgery"] = surgery
     model.model_args = given  # what save_pretrained needs to build the model again
     # What the configuration says of its weights holds for those alone, and not for a file that nobody named.
     described = weights is not None and (not from_file or pretrained_cfg is not None)
@@ -94,7 +117,30 @@ def build_video_model(
         for key in ("label_set", "label_names", "top1", "top5"):
             model.pretrained_cfg.pop(key, None)
         model.pretrained_cfg |= unnamed_protocol(model.num_classes)
+    if isinstance(model, VideoNetwork):
+        model.remember_names()
     return model
+
+
+def _place(pretrained_cfg: Any) -> str | None:
+    """The folder or the repository that a configuration was read from, by us or by timm."""
+    if not isinstance(pretrained_cfg, Mapping) or pretrained_cfg.get("source") not in SOURCES:
+        return None
+    source = pretrained_cfg["source"]
+    return f"{source}:{pretrained_cfg['file' if source == 'local-dir' else 'hf_hub_id']}"
+
+
+def _checked(
+    place: str, family: Family, cfg: Mapping[str, Any], args: Mapping[str, Any], saved_args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A saved configuration whose weights are in the folder or repository that it was read from and nowhere else."""
+    own = "file" if cfg["source"] == "local-dir" else "hf_hub_id"
+    kept = {key: cfg[key] for key in ("source", own)}
+    fields = without_places(place, {k: v for k, v in cfg.items() if k not in kept})
+    if unknown := saved_args.keys() - own_arguments(family) - {"surgery"}:
+        raise ValueError(f"{place}: its model_args have {some(sorted(unknown))}, which no model of this package takes")
+    check_saved(place, family, fields, args)
+    return fields | kept
 
 
 def _fit_window(model: Any) -> None:

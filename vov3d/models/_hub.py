@@ -7,6 +7,7 @@ from huggingface_hub.utils import get_session
 
 from vov3d.models._weights import WeightsError, brief
 
+CONFIG = "config.json"
 SAFE_WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 
@@ -23,28 +24,36 @@ ON_THE_COMMAND_LINE = {
 HUB_ERRORS = (OSError, errors.EntryNotFoundError, errors.HFValidationError, getattr(errors, "HTTPError", OSError))
 
 
-def download_weights(repo_id: str, filename: str | None, cache_dir: str | Path | None) -> Path:
+def download_weights(
+    repo_id: str, filename: str | None, cache_dir: str | Path | None, token: str | bool | None = None
+) -> Path:
     """Downloads the weights of a repository, or finds them in the Hub client's cache.
 
     Args:
         repo_id: `org/name`, or `org/name@revision`.
         filename: Their file; safetensors first, then PyTorch's, if None.
         cache_dir: Where the Hub client keeps downloads, its own cache if None.
+        token: For repositories that are not public; that of the Hub client's log-in if None.
 
     Raises:
         Exception: One of `HUB_ERRORS`.
     """
-    repo, _, revision = repo_id.partition("@")
     names = [filename] if filename else [SAFE_WEIGHTS, PICKLED_WEIGHTS]
-    require_answer(repo, names[0], revision or None, cache_dir)
     for name in names[:-1]:
         try:
-            return Path(hf_hub_download(repo, name, revision=revision or None, cache_dir=cache_dir))
+            return download_file(repo_id, name, cache_dir, token)
         except errors.LocalEntryNotFoundError:
             raise
         except errors.EntryNotFoundError:
             continue
-    return Path(hf_hub_download(repo, names[-1], revision=revision or None, cache_dir=cache_dir))
+    return download_file(repo_id, names[-1], cache_dir, token)
+
+
+def download_file(repo_id: str, filename: str, cache_dir: str | Path | None, token: str | bool | None) -> Path:
+    """One file of a repository; arguments and errors as of `download_weights`."""
+    repo, _, revision = repo_id.partition("@")
+    require_answer(repo, filename, revision or None, cache_dir)
+    return Path(hf_hub_download(repo, filename, revision=revision or None, cache_dir=cache_dir, token=token))
 
 
 def require_answer(repo: str, filename: str, revision: str | None, cache_dir: str | Path | None) -> None:

@@ -70,7 +70,7 @@ def identify(state_dict: StateDict) -> Identity | None:
     return None
 
 
-_NO_MODEL: Any = None  # the filters of this package's models look at the tensors alone
+_NO_MODEL: Any = None  # the filters of this package's models do without
 
 
 def _arguments(state: StateDict) -> dict[str, Any]:

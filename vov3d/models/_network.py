@@ -11,7 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from vov3d.layers import ClassifierHead3d, Stem3d
 from vov3d.layers.conv import as_given, channels_last, keeps_layout, refuse_scripting, stride_to_dilation
+from vov3d.layers.head import classes_of
 from vov3d.layers.norm_act import LayerType
+from vov3d.models._weights import StateDict, rename
 
 # What VoV3D and X3D share in the format of PySlowFast: (fragment there, fragment here), see `rename`.
 PYSLOWFAST_FRAME = (
@@ -34,6 +36,21 @@ PYSLOWFAST_FRAME = (
 def is_pyslowfast(state_dict: Mapping[str, Any]) -> bool:
     """Whether tensors have the names of PySlowFast."""
     return any(name.startswith("s1.pathway0_stem.") for name in state_dict)
+
+
+def own_factors(state_dict: StateDict, model: nn.Module | None) -> StateDict:
+    """Names of kernels that `factorize` split with rank 1 as those of a network that is built of such pairs.
+
+    Args:
+        state_dict: Tensors under our own names.
+        model: Where they go; a model that was factorized itself keeps the names. None if that is not known.
+    """
+    split = ".conv_st.conv_"
+    if not any(split in name for name in state_dict):
+        return state_dict
+    if model is not None and any(split in name for name in model.state_dict()):
+        return state_dict
+    return rename(state_dict, [(f"{split}{factor}.", f".conv_{factor}.") for factor in "st"])
 
 
 def check_stages(mid_chs: Sequence[int], out_chs: Sequence[int], depths: Sequence[int], output_stride: int) -> None:
@@ -133,6 +150,8 @@ class VideoNetwork(nn.Module):
         dtype: Floating type of the parameters.
     """
 
+    pretrained_cfg: dict[str, Any]  # set by the builder
+
     def __init__(
         self,
         stages: list[list[nn.Module]],
@@ -155,7 +174,8 @@ class VideoNetwork(nn.Module):
         super().__init__()
         layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, device=device, dtype=dtype)
         self.in_chans = in_chans
-        self.num_classes = num_classes
+        self._declared_classes: int | None = None
+        self._names: tuple[Any, Any] | None = None
         self.num_features = stage_chs[-1]
         self.head_hidden_size = hidden_chs
         reductions = [2 ** (i + 1) for i in range(len(stages) + 1)]
@@ -187,6 +207,47 @@ class VideoNetwork(nn.Module):
 
     __prepare_scriptable__ = refuse_scripting
 
+    @property
+    def num_classes(self) -> int:
+        """Classes of the head that is there, whoever put it in; 0 without one.
+
+        Set it where the head does not tell, as one of a class of your own without `out_features`.
+
+        Raises:
+            ValueError: If the head does not tell and nobody did, or another number than the head's is set.
+        """
+        found = classes_of(self.head)
+        found = self._declared_classes if found is None else found
+        if found is None:
+            layer = getattr(self.head, "fc", self.head)
+            raise ValueError(
+                f"the classifier is a {type(layer).__name__}, which does not tell how many classes it has; give it"
+                " out_features, or set model.num_classes"
+            )
+        return found
+
+    @num_classes.setter
+    def num_classes(self, value: int) -> None:
+        found = classes_of(self.head)
+        if found is not None and found != value:
+            raise ValueError(
+                f"num_classes={value} has no effect: the head has {found} classes; call reset_classifier({value}), or"
+                " put in a classifier first"
+            )
+        self._declared_classes = value
+
+    def remember_names(self) -> None:
+        """Notes that the class names of `pretrained_cfg` are those of the present classifier."""
+        cfg = self.pretrained_cfg
+        self._names = cfg.get("label_set"), cfg.get("label_names")
+        self.get_classifier().names = self._names  # type: ignore[assignment]
+
+    @property
+    def lost_names(self) -> tuple[Any, Any] | None:
+        """`label_set` and `label_names` of a classifier that is no longer there, if it was exchanged."""
+        kept = any(vars(layer).get("names") == self._names for layer in self.get_classifier().modules())
+        return None if kept else self._names
+
     @keeps_layout
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, C, T, H, W)` to the last feature map `(B, num_features, T, H / output_stride, W / output_stride)`.
@@ -204,8 +265,26 @@ class VideoNetwork(nn.Module):
 
         Returns:
             `(B, num_classes)`, or with `pre_logits` `(B, head_hidden_size)`.
+
+        Raises:
+            ValueError: If `pre_logits` is asked of a head of another class.
         """
-        return self.head(x, pre_logits=pre_logits)
+        if pre_logits:
+            return self._own_head("pre_logits=True")(x, pre_logits=True)
+        return self.head(x)
+
+    def _own_head(self, wanted: str) -> ClassifierHead3d:
+        """The head, where it is that of these networks.
+
+        Raises:
+            ValueError: If another one was put in its place, which does not know what is wanted.
+        """
+        if not isinstance(self.head, ClassifierHead3d):
+            raise ValueError(
+                f"{wanted} needs the head of these networks, and {type(self.head).__name__} was put in its place;"
+                " exchange head.fc alone to keep it"
+            )
+        return self.head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Clip `(B, C, T, H, W)` to logits `(B, num_classes)`, in train and eval mode alike.
@@ -239,10 +318,11 @@ class VideoNetwork(nn.Module):
             raise ValueError(
                 "forward_dense needs a window, and the model's pretrained_cfg has no pool_size; give (7, 7)"
             )
+        head = self._own_head("forward_dense")
         h, w = (window, window) if isinstance(window, int) else window
         if h < 1 or w < 1:
             raise ValueError(f"window must be at least 1x1, got {h}x{w}")
-        return self.head.forward_dense(self.forward_features(x), (h, w), self.temperature)
+        return head.forward_dense(self.forward_features(x), (h, w), self.temperature)
 
     @property
     def temperature(self) -> float:
@@ -311,13 +391,12 @@ class VideoNetwork(nn.Module):
         if pruned:
             self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
         if pruned or prune_head:
-            self.num_classes = 0
             self.head = nn.Identity()
         return take
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head.fc
+        """The last linear layer, or what was put in its place or in that of the head."""
+        return getattr(self.head, "fc", self.head)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Puts in a fresh classifier.
@@ -327,10 +406,10 @@ class VideoNetwork(nn.Module):
             global_pool: Another pooling, if given.
 
         Raises:
-            ValueError: If `num_classes` is negative or the pooling does not fit the hidden layer.
+            ValueError: If `num_classes` is negative, the pooling does not fit the hidden layer, or the head is one of
+                another class.
         """
-        self.head.reset(num_classes, global_pool)
-        self.num_classes = num_classes
+        self._own_head("reset_classifier").reset(num_classes, global_pool)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes blocks in the backward pass instead of keeping their activations."""

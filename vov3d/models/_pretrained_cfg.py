@@ -68,6 +68,7 @@ class VideoPretrainedCfg(PretrainedCfg):
         packaged: The weights come with the package.
         temperature: What logits are divided by before the softmax, so that scores are as high as the weights are
             often right; None, as for published weights, is 1.
+        sha256: SHA-256 of the weights' file that a saved configuration was written with.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -92,6 +93,7 @@ class VideoPretrainedCfg(PretrainedCfg):
     gmacs_per_view: float | None = None
     packaged: bool = False
     temperature: float | None = None
+    sha256: str | None = None
 
 
 def published_cfg(
@@ -183,6 +185,8 @@ def resolve_cfg(
         fields["packaged"] = False
     if not cfg.architecture:
         fields.setdefault("architecture", variant)
+    if "file" in fields:
+        fields.setdefault("sha256", None)
     cfg = dataclasses.replace(cfg, **fields)
     for key in ("input_size", "test_input_size"):
         size = getattr(cfg, key)

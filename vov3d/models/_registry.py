@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import load_model_config_from_hf, parse_model_name, split_model_name_tag
-from timm.models._hub import load_model_config_from_path
+from timm.models import parse_model_name, split_model_name_tag
 from torch import nn
 
-from vov3d.models._hub import HUB_ERRORS, hub_error, require_answer
+from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.models._saved import read_saved
 
 _PACKAGE = __name__.split(".")[0] + "."
 
@@ -63,6 +63,8 @@ def create_model(
     *,
     checkpoint_path: str | Path | None = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Creates a model, as `timm.create_model` does, from a name, a saved folder or the Hub.
@@ -75,8 +77,12 @@ def create_model(
         checkpoint_path: Loads this file instead, in any of the published formats or our own. Unless
             `num_classes` is given, the model takes the file's number of classes.
         pretrained_cfg_overlay: Fields that replace those of the pretrained configuration.
+        revision: Branch, tag or commit of the repository on the Hub, also of a published tag's, which is then the only
+            place asked.
+        token: For repositories of the Hub that are not public; that of `hf auth login` if None.
         **kwargs: `num_classes`, `in_chans`, `global_pool`, `drop_rate`, `drop_path_rate`, `conv`,
-            `features_only`, `out_indices`, `pretrained_cfg`, `cache_dir`, and all arguments of the model.
+            `features_only`, `out_indices`, `pretrained_cfg`, `cache_dir`, where downloads are kept, and all arguments
+            of the model.
 
     Returns:
         The model in train mode; with `features_only` a module that returns a list of feature maps.
@@ -87,33 +93,49 @@ def create_model(
         vov3d.WeightsError: If weights cannot be had, read or fitted; nothing is loaded then.
     """
     overlay = dict(pretrained_cfg_overlay or {})
+    source, name = _parsed(model_name)
     if checkpoint_path:
         overlay["file"] = str(checkpoint_path)
         overlay["source"] = None
         pretrained = True
-    _check_name(model_name, kwargs.get("cache_dir"))
-    return timm.create_model(model_name, pretrained, pretrained_cfg_overlay=overlay or None, **kwargs)
+    if revision is not None:
+        if checkpoint_path or source == "local-dir":
+            raise ValueError(f"revision={revision!r} has no effect on files of this machine; leave it out")
+        name = f"{name.partition('@')[0]}@{revision}" if source else name
+        if not source:
+            overlay["hf_hub_id"] = f"{_hub_id(name, overlay)}@{revision}"
+    if source:
+        saved = read_saved(source, name, kwargs.get("cache_dir"), token)
+        _require_model(saved.architecture, model_name)
+        if kwargs.get("pretrained_cfg"):
+            raise ValueError(
+                f"{model_name} brings its own pretrained_cfg; give pretrained_cfg_overlay to change fields"
+            )
+        given = {k: v for k, v in kwargs.items() if v is not None}
+        kwargs = {**saved.model_args, **given, "pretrained_cfg": saved.pretrained_cfg}
+        kwargs["pretrained_model_args"] = saved.model_args
+        name = saved.architecture
+    _require_model(name, model_name)
+    if token is not None:
+        kwargs["token"] = token
+    model: Any = timm.create_model(name, pretrained, pretrained_cfg_overlay=overlay or None, **kwargs)
+    getattr(model, "_model_args", {}).pop("token", None)  # timm keeps all arguments, and models are pickled
+    return model
 
 
-def _check_name(model_name: str, cache_dir: str | Path | None) -> None:
-    """Raises unless the name, or the configuration that it leads to, is of a model of this package."""
+def _parsed(model_name: str) -> tuple[str | None, str]:
+    """Source, if any, and name."""
     source, name = parse_model_name(model_name)
     if not source and name != model_name:  # older timm drops what stands before the last slash
         raise ValueError(f"{model_name!r} has no source prefix; use 'hf-hub:{model_name}' or 'local-dir:{model_name}'")
-    try:
-        if source == "hf-hub":
-            repo, _, revision = name.partition("@")
-            require_answer(repo, "config.json", revision or None, cache_dir)
-            name = load_model_config_from_hf(name, cache_dir=cache_dir)[1]
-        elif source == "local-dir":
-            name = load_model_config_from_path(name)[1]
-    except (KeyError, TypeError, ValueError) as e:
-        raise ValueError(f"{model_name}: its config.json does not describe a model ({e!r})") from e
-    except HUB_ERRORS as e:
-        if source != "hf-hub":
-            raise
-        raise hub_error(name, e) from e
-    _require_model(name, model_name)
+    return source or None, name
+
+
+def _hub_id(name: str, overlay: dict[str, Any]) -> str:
+    """The repository of a tag, which a revision is asked of."""
+    model, tag = split_model_name_tag(name)
+    _require_model(model, name)
+    return str(resolve_cfg(model, tag or None, overlay).hf_hub_id).partition("@")[0]
 
 
 def _require_model(name: str, given: str = "") -> None:

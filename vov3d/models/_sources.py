@@ -31,13 +31,16 @@ Convert = Callable[[StateDict], StateDict]
 _SUFFIXES = (".safetensors", ".pth", ".pyth", ".pt", ".bin")
 
 
-def fetch(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Convert) -> tuple[StateDict, str]:
+def fetch(
+    cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Convert, token: str | bool | None = None
+) -> tuple[StateDict, str]:
     """Weights of a configuration: given with it, in a file, a folder or a repository that it names, or of a tag.
 
     Args:
         cfg: The configuration.
         cache_dir: Where downloads are kept, the Hub client's cache and `VOV3D_CACHE` if None.
         convert: How a published file becomes tensors of the tag's model.
+        token: For repositories of the Hub that are not public.
 
     Returns:
         The tensors, those of a file without their values, and where they came from, for messages.
@@ -51,12 +54,26 @@ def fetch(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Conver
     if cfg.file:
         path = _file_in(Path(cfg.file)) if cfg.source == "local-dir" else Path(cfg.file)
     elif cfg.source == "hf-hub":
-        path = _from_repository(cfg, cache_dir)
+        path = _from_repository(cfg, cache_dir, token)
     elif cfg.hf_hub_id or cfg.url:
-        path = _of_tag(cfg, cache_dir, convert)
+        path = _of_tag(cfg, cache_dir, convert, token)
     else:
         raise WeightsError(f"{cfg.architecture} has no pretrained weights; use pretrained=False or checkpoint_path=...")
-    return open_weights(path), str(path)
+    state_dict = open_weights(path)  # says more of a file that holds no weights than its digest would
+    if cfg.sha256 and cfg.source in ("local-dir", "hf-hub"):
+        _check_digest(path, cfg.sha256)
+    return state_dict, str(path)
+
+
+def _check_digest(path: Path, wanted: str) -> None:
+    with path.open("rb") as f:
+        found = hashlib.file_digest(f, "sha256").hexdigest()
+    if found != wanted:
+        raise WeightsError(
+            f"{path}: is not the file that its config.json was written with (SHA-256 {found[:12]}..., not"
+            f" {wanted[:12]}...): it is damaged, was exchanged, or saving was interrupted. Save the model again; or,"
+            " where you exchanged it yourself, remove sha256 from the pretrained_cfg of config.json"
+        )
 
 
 def tag_name(cfg: VideoPretrainedCfg) -> str:
@@ -96,10 +113,10 @@ def _file_in(folder: Path) -> Path:
     raise FileNotFoundError(f"{folder}: holds neither {SAFE_WEIGHTS} nor {PICKLED_WEIGHTS}")
 
 
-def _from_repository(cfg: VideoPretrainedCfg, cache_dir: str | Path | None) -> Path:
+def _from_repository(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, token: str | bool | None) -> Path:
     assert cfg.hf_hub_id
     try:
-        return download_weights(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
+        return download_weights(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir, token)
     except HUB_ERRORS as e:
         raise hub_error(cfg.hf_hub_id, e) from e
 
@@ -107,7 +124,7 @@ def _from_repository(cfg: VideoPretrainedCfg, cache_dir: str | Path | None) -> P
 # --- the places of a tag ---------------------------------------------------------------------------------------------
 
 
-def _of_tag(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Convert) -> Path:
+def _of_tag(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Convert, token: str | bool | None) -> Path:
     """Asks one place after the other; says in the log which, and in one error what each answered."""
     name, tried = tag_name(cfg), []
     if path := _override(cfg):
@@ -124,7 +141,7 @@ def _of_tag(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Conv
         _logger.info("%s: asking the Hub, %s", name, place)
         new = find_local(cfg, cache_dir) is None
         try:
-            path = download_weights(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
+            path = download_weights(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir, token)
             return _announced(cfg, place, path) if new else path
         except HUB_ERRORS as e:
             tried.append(f"{place}: {hub_cause(e)}")

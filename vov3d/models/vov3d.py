@@ -20,7 +20,14 @@ from vov3d.layers import TOSA
 from vov3d.layers.norm_act import LayerType
 from vov3d.models._builder import build_video_model
 from vov3d.models._family import Family, register_family
-from vov3d.models._network import PYSLOWFAST_FRAME, VideoNetwork, check_stages, drop_path_rates, is_pyslowfast
+from vov3d.models._network import (
+    PYSLOWFAST_FRAME,
+    VideoNetwork,
+    check_stages,
+    drop_path_rates,
+    is_pyslowfast,
+    own_factors,
+)
 from vov3d.models._pretrained_cfg import published_cfg
 from vov3d.models._weights import StateDict, rename
 
@@ -149,9 +156,8 @@ _PYSLOWFAST_NAMES = (
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
-    """Renames the published PySlowFast format to this model's names; its own names pass through."""
-    del model  # timm's signature
-    return rename(state_dict, _PYSLOWFAST_NAMES) if is_pyslowfast(state_dict) else state_dict
+    """Renames the published PySlowFast format to this model's names; own names pass, split kernels' too."""
+    return rename(state_dict, _PYSLOWFAST_NAMES) if is_pyslowfast(state_dict) else own_factors(state_dict, model)
 
 
 model_cfgs: dict[str, dict[str, Any]] = {
