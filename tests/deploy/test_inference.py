@@ -354,9 +354,7 @@ MISUSES = {
     "gradients": lambda m: m.requires_grad_(),
     "the original's tensors": lambda m: m.load_state_dict(small().state_dict(), strict=False),
     "twice": optimize_for_inference,
-    "jit.trace": lambda m: torch.jit.trace(m, clip(1, 3, 2, 16, 16)),
     "jit.script": torch.jit.script,
-    "export": lambda m: torch.export.export(m, (clip(1, 3, 2, 16, 16),)),
 }
 
 

@@ -121,11 +121,7 @@ class OptimizedModel(nn.Module):
         super().train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the model with its own arguments, clips `(B, C, T, H, W)` as a rule.
-
-        Raises:
-            ValueError: If the call is traced or exported.
-        """
+        """Calls the model with its own arguments, clips `(B, C, T, H, W)` as a rule."""
         return self._run(self.model, *args, **kwargs)
 
     def train(self, mode: bool = True) -> "OptimizedModel":
