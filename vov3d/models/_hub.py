@@ -71,13 +71,13 @@ def require_answer(repo: str, filename: str, revision: str | None, cache_dir: st
     problem: Exception | None = None
     try:
         response = get_session().head(hf_hub_url(repo, filename, revision=revision), timeout=_FIRST_ANSWER)
-        status = response.status_code
+        status, reason = response.status_code, response.reason_phrase
     except getattr(errors, "HTTPError", OSError) as e:
-        name, status, problem = type(e).__name__, 0, e
+        name, status, reason, problem = type(e).__name__, 0, "", e
         if name.endswith("Timeout"):
             problem = OSError(f"no answer for {_FIRST_ANSWER:g} s")
     if problem or status in _BUSY:
-        cause = problem or OSError(f"HTTP status {status}")
+        cause = problem or OSError(f"{status} {reason}")
         raise errors.LocalEntryNotFoundError(f"no answer for {filename}") from cause
 
 
