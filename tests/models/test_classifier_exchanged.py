@@ -77,7 +77,8 @@ def test_the_former_classifier_in_another_place_keeps_its_names():
 def test_a_classifier_that_does_not_tell_is_asked_for():
     model = packaged()
     model.head.fc = Wrapped(nn.Linear(256, 9), None)
-    for ask in (vov3d.class_names, vov3d.VideoClassifier, lambda m: m.num_classes):
+    assert vov3d.class_names(model) is None
+    for ask in (vov3d.VideoClassifier, lambda m: m.num_classes):
         with pytest.raises(ValueError, match=r"the classifier is a Wrapped, .*set model\.num_classes"):
             ask(model)
     model.num_classes = 9
