@@ -26,7 +26,7 @@ from tqdm import tqdm
 from training.stopping import ignore_signals
 from video_lists import LAYOUTS, VideoList, described, read_list
 
-from vov3d.cli._arguments import positive
+from vov3d.cli.arguments import positive
 from vov3d.video import VideoError, VideoReader
 
 _AHEAD = 64  # videos that wait for each process

@@ -8,8 +8,8 @@
     python examples/detect.py scenes --output FOLDER
 
 FOLDER holds `videos/NAME.mp4`, AVA's `train.csv` and `val.csv`, and the label map (`actions.pbtxt`); `scenes` are
-made on the spot (`vov3d.video.moving_scenes`), and the command of that name writes them as such a folder. Training ends
-with the frame mAP at 0.5 IoU. Needs the extra `train`: `pip install 'vov3d[train]'`.
+made on the spot (`vov3d.synthetic.moving_scenes`), and the command of that name writes them as such a folder.
+Training ends with the frame mAP at 0.5 IoU. Needs the extra `train`: `pip install 'vov3d[train]'`.
 """
 
 import argparse
@@ -50,8 +50,8 @@ from evaluation.models import best_device
 from training.stopping import Stop, Stopped, say_stopped
 from training.workers import WorkerError
 
-from vov3d.cli._arguments import device, positive, show_warnings
-from vov3d.video.moving_scenes import ACTIONS
+from vov3d.cli.arguments import device, positive, show_warnings
+from vov3d.synthetic.moving_scenes import ACTIONS
 
 SCENES = "scenes"
 _SEEDS = {"train": 0, "val": 1}

@@ -34,8 +34,8 @@ from training.seen import TRAIN, parts_of
 from training.stopping import Stop, Stopped, say_stopped
 from video_lists import LAYOUTS
 
-from vov3d.cli._arguments import device, positive
-from vov3d.models._extras import install
+from vov3d.cli.arguments import device, positive
+from vov3d.extras import install
 from vov3d.video import parse_views
 
 _PAIRS = 8  # pairs of classes in a comparison

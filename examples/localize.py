@@ -25,7 +25,7 @@ import torch
 from evaluation.models import best_device, load_model
 from evaluation.pictures import require_matplotlib
 
-from vov3d.cli._arguments import device
+from vov3d.cli.arguments import device
 from vov3d.video import VideoClassifier, VideoReader
 from vov3d.video.picture import check_picture_name
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vov3d.video.moving_shapes import CLASSES, PAIRS, make_clip, write_clip
+from vov3d.synthetic.moving_shapes import CLASSES, PAIRS, make_clip, write_clip
 
 TURNING_BACK = (0, 1, 2, 3, 5)
 """The pairs of moving shapes that are taken: left and right, up and down, towards and away, turning, appearing."""

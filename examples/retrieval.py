@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vov3d.cli._arguments import positive
+from vov3d.cli.arguments import positive
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vov3d.models._extras import install
+from vov3d.extras import install
 
 try:
     from accelerate import Accelerator

@@ -47,4 +47,4 @@ def apart(tmp_path, monkeypatch):
     """Every test has its own caches, and waits for no host."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("VOV3D_CACHE", str(tmp_path / "vov3d-cache"))
-    monkeypatch.setattr("vov3d.models._download._FIRST_WAIT", 0.0)
+    monkeypatch.setattr("vov3d.weights.download._FIRST_WAIT", 0.0)

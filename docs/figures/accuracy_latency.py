@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from theme import WIDTH, Theme, save_both
 
-from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.weights.config import resolve_cfg
 
 TARGET = Path(__file__).with_suffix(".png")
 STORED = Path(__file__).parents[1] / "benchmarks" / "speed.json"

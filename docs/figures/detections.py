@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from vov3d.video.moving_scenes import ACTIONS, make_scenes
+from vov3d.synthetic.moving_scenes import ACTIONS, make_scenes
 
 TARGET = Path(__file__).with_suffix(".png")
 STORED = Path(__file__).parents[1] / "benchmarks" / "detection.json"

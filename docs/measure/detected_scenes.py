@@ -20,8 +20,8 @@ from detection.model import Detector, load_detector
 from detection.training import look
 from pages import DOCS, STORED, fill
 
-from vov3d.deploy.benchmark import machine
-from vov3d.video.moving_scenes import ACTIONS
+from vov3d.benchmark import machine
+from vov3d.synthetic.moving_scenes import ACTIONS
 
 RESULTS, PAGE = STORED / "detection.json", DOCS / "detection.md"
 SEED = 1  # detect.py trains on 0

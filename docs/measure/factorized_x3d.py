@@ -23,9 +23,9 @@ from torch import nn
 from training.building import build_optimizer
 
 import vov3d
-from vov3d.deploy.benchmark import machine, measure
+from vov3d.benchmark import machine, measure
 from vov3d.models.budget import network_cost
-from vov3d.video.moving_shapes import CLASSES, make_set
+from vov3d.synthetic.moving_shapes import CLASSES, make_set
 
 RESULTS, PAGE = STORED / "factorized_x3d.json", DOCS / "blocks.md"
 

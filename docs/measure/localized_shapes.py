@@ -21,8 +21,8 @@ from evaluation.models import load_model
 from localize import Segment, look_over, segments_of
 from pages import DOCS, STORED, fill
 
+from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
 from vov3d.video import VideoClassifier, VideoReader
-from vov3d.video.moving_shapes import CLASSES, make_clip, write_clip
 
 RESULTS, PAGE = STORED / "localized_shapes.json", DOCS / "localization.md"
 FPS, CLIP, SECONDS, EVERY, THRESHOLD = 10, 16, 1.6, 0.2, 0.3

@@ -7,7 +7,7 @@
 
 Beside the accuracy it measures what is left when motion is taken away: one frame eight times over, and the eight
 frames in a random order. The temperature, which its scores are softened by, is fitted on clips of a third seed; it
-stands in the configuration of `vov3d_n.shapes_f8`. It writes `vov3d/models/weights/vov3d_n.shapes_f8.*` and
+stands in the configuration of `vov3d_n.shapes_f8`. It writes `vov3d/weights/packaged/vov3d_n.shapes_f8.*` and
 docs/packaged_model.md.
 """
 
@@ -24,10 +24,10 @@ from pages import DOCS, ROOT, fill
 from safetensors.torch import load_file, save
 
 import vov3d
+from vov3d.synthetic.moving_shapes import CLASSES, make_set
 from vov3d.video import looks_like_video
-from vov3d.video.moving_shapes import CLASSES, make_set
 
-WEIGHTS = ROOT / "vov3d" / "models" / "weights" / "vov3d_n.shapes_f8.safetensors"
+WEIGHTS = ROOT / "vov3d" / "weights" / "packaged" / "vov3d_n.shapes_f8.safetensors"
 PAGE = DOCS / "packaged_model.md"
 SEED = 777  # the recipe trains on 0 and validates on 1
 FITTED_ON = 2, 2000  # seed and clips

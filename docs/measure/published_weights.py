@@ -10,7 +10,7 @@ import re
 from pages import DOCS, fill
 
 from vov3d import VideoPretrainedCfg, list_pretrained
-from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.weights.config import resolve_cfg
 
 PAGE = DOCS / "evaluation.md"
 DATA = {"k400": "kinetics400", "ssv1": "something-something-v1", "ssv2": "something-something-v2"}

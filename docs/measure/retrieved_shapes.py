@@ -26,7 +26,7 @@ from retrieval import Index
 from safetensors.torch import load_file
 
 import vov3d
-from vov3d.video.moving_shapes import CLASSES, make_set
+from vov3d.synthetic.moving_shapes import CLASSES, make_set
 
 RESULTS, PAGE = STORED / "retrieved_shapes.json", DOCS / "retrieval.md"
 SEED, FRAMES, NEAREST = 778, 8, 5

@@ -26,7 +26,7 @@ from published_form import published_form
 from torch import nn
 
 import vov3d
-from vov3d.deploy.benchmark import machine, measure, peak_memory
+from vov3d.benchmark import machine, measure, peak_memory
 
 CPU = torch.device("cpu")
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # as instructions of the processor

@@ -37,8 +37,8 @@ Top-1 of `optimize_for_inference(model, dtype=torch.bfloat16)` against the model
 Published weights were not at hand. Measured by
 
 ```bash
-python -m vov3d.video.moving_shapes --to shapes --clips 4 --seed 5
-WEIGHTS=vov3d/models/weights/vov3d_n.shapes_f8.safetensors
+python -m vov3d.synthetic.moving_shapes --to shapes --clips 4 --seed 5
+WEIGHTS=vov3d/weights/packaged/vov3d_n.shapes_f8.safetensors
 python docs/measure bf16_agreement --model vov3d_n --checkpoint $WEIGHTS --frames 8 --size 64 shapes/*/*.mp4
 python docs/measure bf16_agreement --model vov3d_m a.mp4 b.mp4
 ```

@@ -156,7 +156,7 @@ def peak(args: argparse.Namespace) -> None:
 
 def decode(args: argparse.Namespace) -> None:
     """Times reading the frames of one clip, and of ten, with each backend that loads."""
-    from vov3d.video._torchcodec import torchcodec_problem
+    from vov3d.video.decoders.torchcodec import torchcodec_problem
 
     backends = ["pyav"] if torchcodec_problem() else ["pyav", "torchcodec"]
     model: Any = vov3d.create_model(args.model, device="meta")

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from detection.ava import Annotation, Box, read_annotations, read_excluded, read_label_map, write_label_map, write_rows
 from detection.model import Settings
+from vov3d.synthetic.moving_scenes import ACTIONS, Scene, make_scenes
+from vov3d.synthetic.moving_shapes import write_clip
 from vov3d.video import VIDEO_ENDINGS, VideoReader
-from vov3d.video.moving_scenes import ACTIONS, Scene, make_scenes
-from vov3d.video.moving_shapes import write_clip
 
 SCENE_FPS = 10
 LABEL_MAP = "actions.pbtxt"

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 import vov3d
-from vov3d.deploy._formats import FORMATS
+from vov3d.deploy.formats import FORMATS
 from vov3d.hub.saving import known_cfg
-from vov3d.models._weights import digest
+from vov3d.weights.state_dict import digest
 
 PROTOCOLS = {"k400": ("10x3", "dense"), "ssv": ("2x3", "segment"), "single": ("1x1", None)}
 """Views of the protocols, and the sampling of the models that they are for."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.metrics import Figure
-from vov3d.models._extras import install
+from vov3d.extras import install
 from vov3d.video import VideoReader, eval_transform, plan_clips
 
 _SHOWN = 8  # frames of an example

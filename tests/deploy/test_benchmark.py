@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 import vov3d
-from vov3d.cli import main
+from vov3d.benchmark import Roofline, measure, peak_memory
+from vov3d.cli import _peers, main
 from vov3d.cli.benchmark import _table8_cells, _training_step
-from vov3d.deploy import _peers
-from vov3d.deploy.benchmark import Roofline, measure, peak_memory
 from vov3d.models.budget import Cost, network_cost
 
 CPU = torch.device("cpu")
@@ -43,7 +42,7 @@ def test_peak_memory_counts_what_lives_at_once():
 
 
 def test_peak_memory_prints_nothing():
-    code = "import torch; from vov3d.deploy.benchmark import peak_memory as f; f(lambda: 0, torch.device('cpu'))"
+    code = "import torch; from vov3d.benchmark import peak_memory as f; f(lambda: 0, torch.device('cpu'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 

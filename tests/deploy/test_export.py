@@ -24,12 +24,11 @@ import vov3d
 from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError, _formats
 from vov3d.deploy import export as package_export
 from vov3d.deploy._compare import compare, moving_clips
-from vov3d.deploy._formats import BOUNDS
-from vov3d.deploy._frames import frame_graph_of
-from vov3d.deploy._graph import graph_of
+from vov3d.deploy._graphs import frame_graph_of, graph_of
 from vov3d.deploy._metadata import Metadata
+from vov3d.deploy.formats import BOUNDS
 from vov3d.layers import MIDDLE_CONVS
-from vov3d.models._weights import digest
+from vov3d.weights.state_dict import digest
 
 EXPORT = sys.modules[package_export.__module__]
 TINY = dict(depths=(2,), mid_chs=(12,), out_chs=(8,), head_chs=24, hidden_chs=40, output_stride=4)

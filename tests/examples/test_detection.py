@@ -32,8 +32,8 @@ from reference_files import published_file, published_state_dict
 from torch import nn
 
 import vov3d
+from vov3d.synthetic.moving_scenes import ACTIONS
 from vov3d.video import VideoReader
-from vov3d.video.moving_scenes import ACTIONS
 
 CPU = torch.device("cpu")
 SMALL = dict(mid_chs=(8, 8, 8), out_chs=(8, 8, 16), depths=(1, 1, 1), num_blocks=2)

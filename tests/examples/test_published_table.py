@@ -7,7 +7,7 @@ import published_weights
 from evaluation.models import PROTOCOLS
 from pages import part_of
 
-from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.weights.config import resolve_cfg
 
 TEXT = published_weights.PAGE.read_text(encoding="utf-8")
 TABLE = part_of(TEXT, "published")

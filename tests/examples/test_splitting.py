@@ -16,7 +16,7 @@ from training.sources import Member, Source
 from training.splitting import groups_of, held_out, read_sources
 from training_runs import clips_file, command
 
-from vov3d.video.moving_shapes import CLASSES, write_videos
+from vov3d.synthetic.moving_shapes import CLASSES, write_videos
 
 
 def source_of(files: list[Path | Member], labels: list[int] | None = None) -> Source:

@@ -19,8 +19,8 @@ from training.sources import Source
 from training_runs import clips_file, column, command, trainer
 
 import vov3d
+from vov3d.synthetic.moving_shapes import CLASSES, write_videos
 from vov3d.video import VideoClassifier
-from vov3d.video.moving_shapes import CLASSES, write_videos
 
 EXAMPLES = Path(train.__file__).parent
 

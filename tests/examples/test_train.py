@@ -21,7 +21,7 @@ from training_runs import clips_file, column, command, trainer
 
 import vov3d
 from vov3d.cli import main as vov3d_main
-from vov3d.video.moving_shapes import CLASSES, write_videos
+from vov3d.synthetic.moving_shapes import CLASSES, write_videos
 
 EXAMPLES = Path(train.__file__).parent
 TESTS = Path(__file__).parent.parent

@@ -15,8 +15,8 @@ from training.recipe import load_recipe, sections
 from training.sources import Source, read_source
 from training.splitting import held_out, read_sources
 
+from vov3d.synthetic.moving_shapes import CLASSES, make_set, write_videos
 from vov3d.video import VideoReader, eval_transform
-from vov3d.video.moving_shapes import CLASSES, make_set, write_videos
 
 CFG = {
     "num_frames": 4,

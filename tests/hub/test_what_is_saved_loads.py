@@ -303,9 +303,9 @@ def test_from_pretrained_says_what_it_was_given(folder, tmp_path):
 
 def test_revision_token_and_cache_reach_every_file(hub, folder, tmp_path, monkeypatch):
     seen = []
-    real = vov3d.models._hub.hf_hub_download
+    real = vov3d.weights.hub_client.hf_hub_download
     monkeypatch.setattr(
-        "vov3d.models._hub.hf_hub_download",
+        "vov3d.weights.hub_client.hf_hub_download",
         lambda *a, **k: seen.append((a[1], k["revision"], k["token"])) or real(*a, **k),
     )
     hub.repos["me/mine"] = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -4,7 +4,7 @@ import pytest
 from reference_files import load_reference
 
 from vov3d.models import list_pretrained, measure_budget
-from vov3d.models._registry import model_entrypoint
+from vov3d.models.registry import model_entrypoint
 
 BUDGETS = load_reference("budgets")
 CLASSES = {"k400": 400, "ssv1": 174}

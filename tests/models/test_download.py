@@ -26,7 +26,7 @@ from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vov3d.models._download import DownloadError, download
+from vov3d.weights.download import DownloadError, download
 
 CONTENT = random.Random(0).randbytes(300_000)
 HALF = len(CONTENT) // 2
@@ -124,7 +124,7 @@ def test_a_file_of_unknown_length(host, tmp_path):
 
 @pytest.mark.parametrize("answer", [lambda handler, n: handler.send_file(), without_length])
 def test_what_does_not_fit_on_the_disk_is_not_written(host, tmp_path, monkeypatch, answer):
-    monkeypatch.setattr("vov3d.models._download._SPARE", 1 << 60)
+    monkeypatch.setattr("vov3d.weights.download._SPARE", 1 << 60)
     assert "do not fit" in fails(host, tmp_path / "w", answer)
     assert not [path for path in tmp_path.glob("*.part") if path.stat().st_size]
 
@@ -194,7 +194,7 @@ def trickle(handler, n):
 
 
 def test_a_host_that_sends_next_to_nothing_is_given_up(host, tmp_path, monkeypatch):
-    monkeypatch.setattr("vov3d.models._download._SLOWEST", (1000, 0.3))
+    monkeypatch.setattr("vov3d.weights.download._SLOWEST", (1000, 0.3))
     assert "bytes came in 0.3 s" in fails(host, tmp_path / "w", trickle)
 
 
@@ -219,7 +219,7 @@ def test_planted_links_are_not_followed(host, tmp_path, name):
 
 def test_an_interrupt_ends_a_download_at_once(host, tmp_path):
     host.answer = stall(99, 20_000, 30.0)
-    code = "import sys, pathlib, vov3d.models._download as d; d.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    code = "import sys, pathlib, vov3d.weights.download as d; d.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
     command = [sys.executable, "-c", code, host.url, str(tmp_path / "w")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         while not (tmp_path / "w.part").exists():

@@ -7,7 +7,7 @@ from reference_files import PUBLISHED, load_reference, published_state_dict
 
 import vov3d
 from vov3d.layers import MIDDLE_CONVS
-from vov3d.models._identify import identify
+from vov3d.models.identify import identify
 
 
 @pytest.mark.parametrize("reference", PUBLISHED)

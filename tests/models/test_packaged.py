@@ -12,9 +12,9 @@ import vov3d
 from vov3d.cli import main
 from vov3d.labels import load_labels
 from vov3d.models import measure_budget
-from vov3d.models._pretrained_cfg import resolve_cfg
-from vov3d.models._sources import find_local
-from vov3d.video.moving_shapes import CLASSES, make_clip, make_set, write_clip
+from vov3d.synthetic.moving_shapes import CLASSES, make_clip, make_set, write_clip
+from vov3d.weights.config import resolve_cfg
+from vov3d.weights.sources import find_local
 
 TAG = "vov3d_n.shapes_f8"
 
@@ -100,7 +100,7 @@ def test_the_temperature_is_the_measured_one_and_softens_scores_alone(offline, t
 
 
 def test_a_model_on_frames_alone_has_the_temperature_too(offline):
-    from vov3d.deploy._frames import frame_graph_of
+    from vov3d.deploy._graphs import frame_graph_of
 
     model = vov3d.create_model("vov3d_n", pretrained=True).eval()
     x = clip_of(model)

@@ -21,7 +21,7 @@ from timm.models import adapt_input_conv
 
 import vov3d
 from vov3d import WeightsError, create_model
-from vov3d.models._weights import load_weights, open_weights, read_state_dict
+from vov3d.weights.state_dict import load_weights, open_weights, read_state_dict
 
 NAME = "vov3d_m_k400"
 
@@ -525,7 +525,7 @@ def test_small_files_that_ask_for_much_are_refused(kind, tensors, tmp_path):
 
 def test_values_are_read_after_names_and_shapes_were_compared(tensors, tmp_path, monkeypatch):
     path = save({**tensors, "head.fc.bias": torch.full((4,), float("nan"))}, tmp_path / "weights.pth")
-    monkeypatch.setattr("vov3d.models._weights.read_tensors", None)
+    monkeypatch.setattr("vov3d.weights.state_dict.read_tensors", None)
     with pytest.raises(WeightsError, match=r"head\.fc\.bias \(is \(4,\), should be \(3,\)\)"):
         small(checkpoint_path=path)
 

@@ -14,7 +14,7 @@ import torch
 from video_files import cut_start, keep_part, rotate_mp4, sequential_frames, write_video
 
 from vov3d.video import VideoClassifier, VideoReader, _torchcodec
-from vov3d.video._torchcodec import TorchCodecFrames, torchcodec_problem
+from vov3d.video.decoders.torchcodec import TorchCodecFrames, torchcodec_problem
 
 needs_torchcodec = pytest.mark.skipif(torchcodec_problem() is not None, reason=f"torchcodec: {torchcodec_problem()}")
 TIMES = [i * 33 + 400 * (i // 7) for i in range(40)]

@@ -23,7 +23,7 @@ from vov3d.video import (
     plan_clips,
     segment_indices,
 )
-from vov3d.video._pyav import PyAVFrames
+from vov3d.video.decoders.pyav import PyAVFrames
 
 
 @pytest.fixture

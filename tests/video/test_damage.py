@@ -22,10 +22,10 @@ from video_files import HEIGHT, WIDTH, frame_numbers, sequential_frames, write_v
 
 import vov3d
 from vov3d.video import VideoClassifier, VideoError, VideoReader, _container
-from vov3d.video._container import index_frames, open_video
-from vov3d.video._errors import printable
-from vov3d.video._pyav import PyAVFrames
-from vov3d.video._source import media_of
+from vov3d.video.decoders.base import printable
+from vov3d.video.decoders.index import index_frames, open_video
+from vov3d.video.decoders.pyav import PyAVFrames
+from vov3d.video.sources import media_of
 
 FAST_VP: dict[str, str] = {"cpu-used": "8", "deadline": "realtime"}
 KINDS: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vov3d.video.moving_scenes import ACTIONS, make_scene, make_scenes
+from vov3d.synthetic.moving_scenes import ACTIONS, make_scene, make_scenes
 
 
 @settings(deadline=None, max_examples=30)

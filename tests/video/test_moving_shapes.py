@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vov3d.video import VideoReader
-from vov3d.video.moving_shapes import (
+from vov3d.synthetic.moving_shapes import (
     _BOUNCING,
     CLASSES,
     PAIRS,
@@ -17,6 +16,7 @@ from vov3d.video.moving_shapes import (
     make_set,
     write_videos,
 )
+from vov3d.video import VideoReader
 
 
 def rng(*seed: int) -> np.random.Generator:

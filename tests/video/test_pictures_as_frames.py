@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from video_files import folder_of_frames, frame_numbers, numbered_frame, write_video
 
 from vov3d.video import VideoError, VideoReader, _opening
-from vov3d.video._source import looks_like_picture, looks_like_video
+from vov3d.video.sources import looks_like_picture, looks_like_video
 
 
 def first_frame(folder: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from video_files import folder_of_frames, keep_part, write_video
 
 import vov3d
 from vov3d.cli import main
-from vov3d.cli._arguments import Progress
+from vov3d.cli.arguments import Progress
 from vov3d.video import Look, Prediction, VideoClassifier, Views
 from vov3d.video.picture import _font, draw_look, save_look
 from vov3d.video.picture import _lines as _text_lines

@@ -15,8 +15,7 @@ from stand_in import CFG, StandIn, frames_of
 from video_files import keep_part, write_pictures, write_video
 
 from vov3d.video import Predictions, VideoClassifier, VideoError, VideoReader, _memory
-from vov3d.video._clips import stream_clips
-from vov3d.video._prefetch import prefetched
+from vov3d.video._loading import prefetched, stream_clips
 
 
 @pytest.fixture

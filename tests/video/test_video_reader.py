@@ -31,7 +31,7 @@ from video_files import (
 )
 
 from vov3d.video import VideoError, VideoReader
-from vov3d.video._pyav import PyAVFrames
+from vov3d.video.decoders.pyav import PyAVFrames
 
 OPEN_GOP = {"x264-params": "open-gop=1:b-adapt=0:bframes=3"}
 FASTSTART = {"movflags": "faststart"}

@@ -71,7 +71,7 @@ def _print_any_name() -> None:
 
 def _in_words_of_commands(message: str) -> str:
     """An error that names arguments of Python, with the options that they are here."""
-    from vov3d.models._hub import ON_THE_COMMAND_LINE  # not before: it waits for timm
+    from vov3d.weights.hub_client import ON_THE_COMMAND_LINE  # not before: it waits for timm
 
     for python, option in ON_THE_COMMAND_LINE.items():
         message = message.replace(python, option)

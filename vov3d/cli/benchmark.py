@@ -16,9 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vov3d.cli._arguments import check_output, device, positive
-from vov3d.deploy._peers import peers
-from vov3d.deploy.benchmark import (
+from vov3d.benchmark import (
     WARMUP,
     Roofline,
     Times,
@@ -27,11 +25,13 @@ from vov3d.deploy.benchmark import (
     measure_roofline,
     peak_memory,
 )
-from vov3d.deploy.inference import optimize_for_inference
+from vov3d.cli._peers import peers
+from vov3d.cli.arguments import check_output, device, positive
+from vov3d.deploy._optimize import optimize_for_inference
+from vov3d.extras import install
 from vov3d.models import create_model
-from vov3d.models._extras import install
-from vov3d.models._names import model_name
 from vov3d.models.budget import Cost, network_cost
+from vov3d.models.names import model_name
 
 Builders = dict[str, tuple[Callable[[], nn.Module], list[str]]]
 
@@ -185,8 +185,8 @@ def _inference(
     if backend == "optimized":
         return optimize_for_inference(model, dtype=dtype)
     if backend in _SUFFIXES:
-        from vov3d.deploy.export import export
-        from vov3d.deploy.exported import load_exported
+        from vov3d.deploy._export import export
+        from vov3d.deploy._exported import load_exported
 
         frames, size = clip.shape[2], clip.shape[3]
         return load_exported(export(model, path.with_suffix(_SUFFIXES[backend]), frames=frames, size=size))

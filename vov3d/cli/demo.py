@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from vov3d.cli._arguments import positive
+from vov3d.cli.arguments import positive
 from vov3d.cli.predict import DEFAULT_MODEL
 from vov3d.deploy import optimize_for_inference
 from vov3d.models import create_model
@@ -29,8 +29,8 @@ def add_commands(commands: Any) -> None:
 def _demo(args: argparse.Namespace) -> int:
     import numpy as np
 
+    from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
     from vov3d.video import VideoClassifier
-    from vov3d.video.moving_shapes import CLASSES, make_clip, write_clip
     from vov3d.video.picture import save_board
 
     seed = random.randrange(10**6) if args.seed is None else args.seed

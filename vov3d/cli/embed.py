@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import Progress, check_output, device, say_what_it_knows, show_warnings
 from vov3d.cli._files import named_videos
 from vov3d.cli._kept import Kept
+from vov3d.cli.arguments import Progress, check_output, device, say_what_it_knows, show_warnings
 from vov3d.cli.predict import add_files, add_settings, built_model, classifier_for
-from vov3d.deploy._formats import FORMATS
-from vov3d.models._extras import install
-from vov3d.models._weights import digest
+from vov3d.deploy.formats import FORMATS
+from vov3d.extras import install
+from vov3d.weights.state_dict import digest
 
 _VECTOR = "forward_head(pre_logits=True)"
 _RANDOM = "RANDOM WEIGHTS: these vectors mean nothing, only the speed is real"

@@ -3,10 +3,10 @@
 import argparse
 from typing import Any
 
-from vov3d.cli._arguments import positive
+from vov3d.cli.arguments import positive
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.models import Budget, create_model, measure_budget
-from vov3d.models._names import model_name
+from vov3d.models.names import model_name
 
 
 def add_commands(commands: Any) -> None:

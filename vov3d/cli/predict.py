@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import (
+from vov3d.cli._files import named_videos
+from vov3d.cli.arguments import (
     Progress,
     check_output,
     device,
@@ -19,11 +20,10 @@ from vov3d.cli._arguments import (
     say_what_it_knows,
     show_warnings,
 )
-from vov3d.cli._files import named_videos
 from vov3d.deploy import load_exported, optimize_for_inference
-from vov3d.deploy._formats import FORMATS
+from vov3d.deploy.formats import FORMATS
 from vov3d.models import create_model
-from vov3d.models._names import model_name
+from vov3d.models.names import model_name
 
 DEFAULT_MODEL = "vov3d_n"
 _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"

@@ -12,7 +12,7 @@ from vov3d.hub import convert, convert_state_dict, from_pretrained, publish
 from vov3d.labels import read_label_names
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.models import WeightsError, is_model, list_pretrained
-from vov3d.models._weights import read_state_dict
+from vov3d.weights.state_dict import read_state_dict
 
 
 def add_commands(commands: Any) -> None:

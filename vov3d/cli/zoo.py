@@ -70,7 +70,7 @@ def _list(args: argparse.Namespace) -> int:
 def registered_rows() -> list[list[str]]:
     """What `zoo.json` holds."""
     from vov3d.models import list_pretrained
-    from vov3d.models._pretrained_cfg import resolve_cfg
+    from vov3d.weights.config import resolve_cfg
 
     rows = []
     for name in list_pretrained():
@@ -89,8 +89,8 @@ def _weights_rows(names: list[str]) -> list[tuple[str, ...]]:
     """One row a set of weights, in the order of `_WEIGHTS_COLUMNS`; nothing is asked over the network."""
     from huggingface_hub import constants
 
-    from vov3d.models._pretrained_cfg import resolve_cfg
-    from vov3d.models._sources import find_local, source_sha256
+    from vov3d.weights.config import resolve_cfg
+    from vov3d.weights.sources import find_local, source_sha256
 
     rows: list[tuple[str, ...]] = []
     for name in names:

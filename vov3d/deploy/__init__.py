@@ -3,9 +3,9 @@
 Each file format names the extra that it needs.
 """
 
-from vov3d.deploy.export import ExportError, export
-from vov3d.deploy.exported import ExportedClassifier, ExportedModel, load_exported
-from vov3d.deploy.inference import optimize_for_inference
+from vov3d.deploy._export import ExportError, export
+from vov3d.deploy._exported import ExportedClassifier, ExportedModel, load_exported
+from vov3d.deploy._optimize import optimize_for_inference
 
 __all__ = [
     "ExportError",

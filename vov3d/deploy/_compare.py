@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from vov3d.deploy.exported import ExportedModel
+from vov3d.deploy._exported import ExportedModel
 
 
 class Comparison(NamedTuple):

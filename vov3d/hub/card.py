@@ -14,7 +14,7 @@ DATASETS = {
     "k400": "Kinetics-400",
     "ssv1": "Something-Something V1",
     "ssv2": "Something-Something V2",
-    "shapes": "moving shapes (vov3d.video.moving_shapes)",
+    "shapes": "moving shapes (vov3d.synthetic.moving_shapes)",
 }
 
 _CITATIONS = {

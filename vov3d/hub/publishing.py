@@ -15,9 +15,9 @@ from torch import nn
 from vov3d.hub.card import model_card
 from vov3d.hub.saving import CARD, CONFIG, WEIGHTS, write_folder
 from vov3d.models import WeightsError, create_model, is_model, list_models, list_pretrained
-from vov3d.models._hub import HUB_ERRORS, hub_cause
-from vov3d.models._pretrained_cfg import resolve_cfg
-from vov3d.models._sources import find_local, source_file_name, source_sha256
+from vov3d.weights.config import resolve_cfg
+from vov3d.weights.hub_client import HUB_ERRORS, hub_cause
+from vov3d.weights.sources import find_local, source_file_name, source_sha256
 
 
 def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:

@@ -16,9 +16,9 @@ from vov3d.hub._structure import recipe_of
 from vov3d.labels import check_names, class_names, load_labels
 from vov3d.layers import ClassifierHead3d
 from vov3d.models import create_model
-from vov3d.models._family import family_of
-from vov3d.models._saved import check_saved
-from vov3d.models._weights import digest
+from vov3d.models.family import family_of
+from vov3d.models.saved import check_saved
+from vov3d.weights.state_dict import digest
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -12,7 +12,7 @@ from unicodedata import category
 from torch import nn
 
 LABEL_SETS = ("k400", "ssv1", "ssv2", "shapes")
-"""Kinetics-400, Something-Something V1 and V2, and the moving shapes of `vov3d.video.moving_shapes`."""
+"""Kinetics-400, Something-Something V1 and V2, and the moving shapes of `vov3d.synthetic.moving_shapes`."""
 
 # They turn the direction of all text behind them.
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -18,9 +18,9 @@ from torch import nn
 
 from vov3d.layers import TOSA
 from vov3d.layers.norm_act import LayerType
-from vov3d.models._builder import build_video_model
-from vov3d.models._family import Family, register_family
-from vov3d.models._network import (
+from vov3d.models.builder import build_video_model
+from vov3d.models.family import Family, register_family
+from vov3d.models.network import (
     PYSLOWFAST_FRAME,
     VideoNetwork,
     check_stages,
@@ -28,8 +28,8 @@ from vov3d.models._network import (
     is_pyslowfast,
     own_factors,
 )
-from vov3d.models._pretrained_cfg import published_cfg
-from vov3d.models._weights import StateDict, rename
+from vov3d.weights.config import published_cfg
+from vov3d.weights.state_dict import StateDict, rename
 
 __all__ = ["VoV3D"]
 
@@ -251,7 +251,7 @@ def _create_vov3d(variant: str, pretrained: bool, **kwargs: Any) -> VoV3D:
 def vov3d_n(pretrained: bool = False, **kwargs: Any) -> VoV3D:
     """VoV3D-N: three stages of narrow T-OSA modules, 0.23 M parameters; its weights come with the package.
 
-    It is not of the paper. It names the twenty motions of `vov3d.video.moving_shapes` in clips of 8 x 64 x 64.
+    It is not of the paper. It names the twenty motions of `vov3d.synthetic.moving_shapes` in clips of 8 x 64 x 64.
     """
     return _create_vov3d("vov3d_n", pretrained, **kwargs)
 

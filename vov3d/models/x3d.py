@@ -18,9 +18,9 @@ from torch import nn
 
 from vov3d.layers import ConvNormAct3d, D2plus1D
 from vov3d.layers.norm_act import LayerType
-from vov3d.models._builder import build_video_model
-from vov3d.models._family import Family, register_family
-from vov3d.models._network import (
+from vov3d.models.builder import build_video_model
+from vov3d.models.family import Family, register_family
+from vov3d.models.network import (
     PYSLOWFAST_FRAME,
     VideoNetwork,
     check_stages,
@@ -28,8 +28,8 @@ from vov3d.models._network import (
     is_pyslowfast,
     own_factors,
 )
-from vov3d.models._pretrained_cfg import published_cfg
-from vov3d.models._weights import StateDict, rename
+from vov3d.weights.config import published_cfg
+from vov3d.weights.state_dict import StateDict, rename
 
 __all__ = ["X3D"]
 

@@ -1,9 +1,8 @@
 """From a video file to frames, clips and a label. Needs the extra `video`: `pip install 'vov3d[video]'`."""
 
-from vov3d.video._clips import plan_clips, plan_random_clip
-from vov3d.video._errors import VideoError
-from vov3d.video._source import PICTURE_ENDINGS, VIDEO_ENDINGS, looks_like_picture, looks_like_video
+from vov3d.video._loading import plan_clips, plan_random_clip
 from vov3d.video.classifier import Look, Prediction, Predictions, VideoClassifier
+from vov3d.video.decoders.base import VideoError
 from vov3d.video.reader import VideoReader
 from vov3d.video.sampling import (
     Views,
@@ -17,6 +16,7 @@ from vov3d.video.sampling import (
     random_dense_indices,
     segment_indices,
 )
+from vov3d.video.sources import PICTURE_ENDINGS, VIDEO_ENDINGS, looks_like_picture, looks_like_video
 from vov3d.video.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
 
 __all__ = [

@@ -15,17 +15,15 @@ import torch
 from torch import nn
 
 from vov3d.models import create_model
-from vov3d.models._names import model_name
-from vov3d.video._averaging import Mean
-from vov3d.video._layout import stack_pictures
-from vov3d.video._loading import Loaded, Loader, Opened
-from vov3d.video._memory import views_at_once
-from vov3d.video._prefetch import prefetched
+from vov3d.models.names import model_name
+from vov3d.video._averaging import Mean, views_at_once
+from vov3d.video._loading import Loaded, Loader, Opened, prefetched
 from vov3d.video._settings import checked_cfg, checked_names
-from vov3d.video._source import Source, is_frames
 from vov3d.video._window import SlidingWindow
+from vov3d.video.decoders.base import stack_pictures
 from vov3d.video.reader import check_backend
 from vov3d.video.sampling import Views, parse_views
+from vov3d.video.sources import Source, is_frames
 from vov3d.video.transforms import eval_transform
 
 __all__ = ["Look", "Prediction", "Predictions", "Source", "VideoClassifier"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from vov3d.models._extras import install
-from vov3d.video._source import source_name
+from vov3d.extras import install
 from vov3d.video.classifier import Look
+from vov3d.video.sources import source_name
 
 try:
     from PIL import Image, ImageDraw, ImageFont

@@ -15,11 +15,9 @@ from typing import Any
 
 import torch
 
-from vov3d.video._container import FFmpegError as FFmpegError  # tells at import that PyAV is missing
-from vov3d.video._errors import VideoError, named, printable
-from vov3d.video._frames import FrameSource
-from vov3d.video._layout import stack_pictures
-from vov3d.video._source import (
+from vov3d.video.decoders.base import FrameSource, VideoError, named, printable, stack_pictures
+from vov3d.video.decoders.index import FFmpegError as FFmpegError  # tells at import that PyAV is missing
+from vov3d.video.sources import (
     Media,
     Source,
     head_of,
@@ -123,7 +121,7 @@ class VideoReader:
             if is_address(source):
                 return self._downloaded(str(source), backend)
             if not isinstance(source, bytes) and is_folder(source):
-                from vov3d.video._frame_folder import FolderFrames  # needs Pillow, which files do not
+                from vov3d.video.decoders.images import FolderFrames  # needs Pillow, which files do not
 
                 folder = FolderFrames(os.fspath(source), fps)
                 self._key = folder.content_key
@@ -131,7 +129,7 @@ class VideoReader:
             media = media_of(source)
             self._key = partial(media_key, media)
             return _file_frames(media, backend)
-        from vov3d.video._frame_array import ArrayFrames
+        from vov3d.video.decoders.arrays import ArrayFrames
 
         array = ArrayFrames(source, fps)
         self._key = array.content_key
@@ -139,7 +137,7 @@ class VideoReader:
 
     def _downloaded(self, address: str, backend: str | None) -> FrameSource:
         """The frames of a file that is fetched first, and deleted on closing."""
-        from vov3d.video._download import Download
+        from vov3d.video.sources import Download
 
         copy = Download(address)
         try:
@@ -336,7 +334,7 @@ def check_backend(backend: str | None) -> None:
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not known; use one of {', '.join(BACKENDS)}")
     if backend == "torchcodec":
-        from vov3d.video._torchcodec import require_torchcodec
+        from vov3d.video.decoders.torchcodec import require_torchcodec
 
         require_torchcodec()
 
@@ -358,13 +356,13 @@ def _file_frames(media: Media, backend: str | None) -> FrameSource:
     media = replace(media, name=printable(media.name))
     with named(media.name):
         if is_webp(head_of(media)):  # FFmpeg reads no animated WebP
-            from vov3d.video._webp import WebPFrames
+            from vov3d.video.decoders.webp import WebPFrames
 
             return WebPFrames(media)
         if backend == "torchcodec":
-            from vov3d.video._torchcodec import TorchCodecFrames
+            from vov3d.video.decoders.torchcodec import TorchCodecFrames
 
             return TorchCodecFrames(media)
-        from vov3d.video._pyav import PyAVFrames
+        from vov3d.video.decoders.pyav import PyAVFrames
 
         return PyAVFrames(media)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vov3d.models._extras import install
+from vov3d.extras import install
 
 try:
     from torchvision.transforms import InterpolationMode
@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise ImportError(f"vov3d.video.transforms needs torchvision: {install('video')}") from error
 
-from vov3d.video._layout import stack_pictures
+from vov3d.video.decoders.base import stack_pictures
 from vov3d.video.sampling import crop_boxes
 
 __all__ = ["EvalTransform", "TrainTransform", "eval_transform", "train_transform"]

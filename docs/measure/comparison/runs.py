@@ -17,7 +17,7 @@ from training.sources import Source, read_source
 
 from comparison.kernels import aggregated_shares, odd_in_time
 from comparison.networks import NETWORKS, SIZE, cost
-from vov3d.video.moving_shapes import CLASSES
+from vov3d.synthetic.moving_shapes import CLASSES
 
 RATES = (8e-3, 1.6e-2, 4e-3)
 SEEDS = (0, 1, 2)
