@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluation.models import best_device, load_model
-from evaluation.pictures import require_matplotlib
+from reference.evaluation.models import best_device, load_model
+from reference.evaluation.pictures import require_matplotlib
 
 from vov3d.cli.arguments import device
 from vov3d.video import VideoClassifier, VideoReader

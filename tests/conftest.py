@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from hub_server import HubServer, start_hub
+from helpers.hub_server import HubServer, start_hub
 
 _HUB = start_hub()
 _HOME = tempfile.TemporaryDirectory(prefix="vov3d-hf-home-")

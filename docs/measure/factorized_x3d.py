@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pages import DOCS, STORED, fill
+from reference.training.building import build_optimizer
 from torch import nn
-from training.building import build_optimizer
 
 import vov3d
 from vov3d.benchmark import machine, measure

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluation.models import load_model
 from localize import Segment, look_over, segments_of
 from pages import DOCS, STORED, fill
+from reference.evaluation.models import load_model
 
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
 from vov3d.video import VideoClassifier, VideoReader

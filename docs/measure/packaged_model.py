@@ -1,6 +1,6 @@
 """Measures vov3d_n on moving shapes that it was not trained on, and writes what comes with the package and its page.
 
-    python examples/train.py --recipe shapes_nano --output runs/nano
+    python examples/reference/train.py --recipe shapes_nano --output runs/nano
     python docs/measure packaged_model --model runs/nano/model   # puts the weights into the package, and measures them
     python docs/measure packaged_model                           # measures those of the package
     python docs/measure packaged_model --videos FOLDER           # what it says of videos that show nothing it knows
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluation.metrics import wilson
 from pages import DOCS, ROOT, fill
+from reference.evaluation.metrics import wilson
 from safetensors.torch import load_file, save
 
 import vov3d

@@ -47,7 +47,7 @@ def published() -> list[str]:
 def command(name: str) -> str:
     """What evaluates published weights by their protocol."""
     data = DATA[name.split(".")[1].split("_")[0]]
-    return f"python examples/evaluate.py --data {data} --split val --model {name}"
+    return f"python examples/reference/evaluate.py --data {data} --split val --model {name}"
 
 
 def measured(text: str) -> dict[str, str]:

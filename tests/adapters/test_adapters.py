@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from reference_files import published_file
+from helpers.reference_files import published_file
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator

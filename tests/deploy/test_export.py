@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from helpers.trained_like import lively
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settled import lively
 from torch import nn
 
 import vov3d

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from settled import settle
+from helpers.trained_like import settle
 from torch import nn
 
 import vov3d

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from helpers.trained_like import settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settled import settle
 from torch import nn
 
 import vov3d

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import check_data
 import pytest
-from video_files import folder_of_frames, keep_part, write_audio, write_video
+from helpers.numbered_videos import folder_of_frames, keep_part, write_audio, write_video
+from reference import check_data
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,17 @@ import csv
 import json
 from pathlib import Path
 
-import detect
 import detected_scenes
 import numpy as np
 import pytest
 import torch
-from detection.ava import (
+from helpers.reference_files import published_file, published_state_dict
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pages import part_of
+from PIL import Image
+from reference import detect
+from reference.detection.ava import (
     Annotation,
     Detection,
     read_annotations,
@@ -19,16 +24,11 @@ from detection.ava import (
     write_label_map,
     write_rows,
 )
-from detection.data import SceneMoments, annotations_of, batch_of, clip_around, moments_of
-from detection.metrics import average_precision, frame_ap, mean_ap, overlaps, precision_recall
-from detection.model import Detector, Settings, build_detector, load_detector
-from detection.predicting import Film
-from detection.training import Plan, look, train
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from pages import part_of
-from PIL import Image
-from reference_files import published_file, published_state_dict
+from reference.detection.data import SceneMoments, annotations_of, batch_of, clip_around, moments_of
+from reference.detection.metrics import average_precision, frame_ap, mean_ap, overlaps, precision_recall
+from reference.detection.model import Detector, Settings, build_detector, load_detector
+from reference.detection.predicting import Film
+from reference.detection.training import Plan, look, train
 from torch import nn
 
 import vov3d

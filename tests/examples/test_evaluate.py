@@ -9,17 +9,25 @@ import sys
 import time
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 import torch
-from evaluation.metrics import Figure, confused, confusion, differing_pairs, mean_of_classes, summarize, wilson
-from evaluation.models import load_model
-from evaluation.scores import Row, Scores, begin, to_parquet
+from helpers.numbered_videos import folder_of_frames, keep_part, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from video_files import folder_of_frames, keep_part, write_video
+from reference import evaluate
+from reference.evaluation.metrics import (
+    Figure,
+    confused,
+    confusion,
+    differing_pairs,
+    mean_of_classes,
+    summarize,
+    wilson,
+)
+from reference.evaluation.models import load_model
+from reference.evaluation.scores import Row, Scores, begin, to_parquet
 
 import vov3d
 from vov3d.video import VideoClassifier
@@ -365,7 +373,7 @@ def test_parquet_holds_what_the_csv_holds(tmp_path: Path) -> None:
 
 
 def test_published_accuracy_stands_beside_untouched_weights_only(models: Path, tmp_path: Path) -> None:
-    from reference_files import published_file
+    from helpers.reference_files import published_file
 
     file = published_file("vov3d_m_k400", tmp_path)
     device = torch.device("cpu")
@@ -409,7 +417,7 @@ def test_bad_arguments(home: Path, clips: Path, videos: Path, capsys, arguments:
     ],
 )
 def test_sets_in_memory_that_are_wrong(tmp_path: Path, change: dict, message: str) -> None:
-    from evaluation.samples import load_samples
+    from reference.evaluation.samples import load_samples
 
     content = {"clips": np.zeros((2, 4, 8, 8, 3), np.uint8), "labels": np.arange(2), "classes": np.array(NAMES[:2])}
     np.savez(tmp_path / "set.npz", **{**content, **change})

@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 import torch
-import train
+from helpers.tiny_training_runs import clips_file, command, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import train
+from reference.training.building import build_optimizer, build_scheduler, clip_settings
+from reference.training.recipe import DEFAULTS, load_recipe, parse_overrides, recipe_names, sections
 from torch import nn
-from training.building import build_optimizer, build_scheduler, clip_settings
-from training.recipe import DEFAULTS, load_recipe, parse_overrides, recipe_names, sections
-from training_runs import clips_file, command, trainer
 
 import vov3d
 

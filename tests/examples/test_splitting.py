@@ -3,18 +3,17 @@
 import csv
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
-import train
+from helpers.tiny_training_runs import clips_file, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import splitting
-from training.recipe import load_recipe, sections
-from training.seen import HELD_OUT, TRAIN, parts_of, write_seen
-from training.sources import Member, Source
-from training.splitting import groups_of, held_out, read_sources
-from training_runs import clips_file, command
+from reference import evaluate, train
+from reference.data.sources import Member, Source
+from reference.data.splitting import groups_of, held_out, read_sources
+from reference.training import splitting
+from reference.training.recipe import load_recipe, sections
+from reference.training.seen import HELD_OUT, TRAIN, parts_of, write_seen
 
 from vov3d.synthetic.moving_shapes import CLASSES, write_videos
 

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import train
-from training import checkpoints, log
-from training.clips import VideoClips
-from training.sources import Source
-from training_runs import clips_file, column, command, trainer
+from helpers.tiny_training_runs import clips_file, column, command, trainer
+from reference import train
+from reference.data.clips import VideoClips
+from reference.data.sources import Source
+from reference.training import checkpoints, log
 
 import vov3d
 from vov3d.synthetic.moving_shapes import CLASSES, write_videos
@@ -283,7 +283,7 @@ def test_validation_gives_what_evaluation_gives(videos, tmp_path, monkeypatch, s
     import csv
     import json
 
-    import evaluate
+    from reference import evaluate
 
     monkeypatch.chdir(tmp_path)
     stride = {"dense": 2, "segment": 0}[sampling]

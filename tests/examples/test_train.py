@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import train
+from helpers.tiny_training_runs import clips_file, column, command, trainer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from training import checkpoints
-from training_runs import clips_file, column, command, trainer
+from reference import train
+from reference.training import checkpoints
 
 import vov3d
 from vov3d.cli import main as vov3d_main

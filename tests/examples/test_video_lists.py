@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from video_layouts import _by_space
-from video_lists import VideoList, described, read_list
+from reference.data.layouts import _by_space
+from reference.data.lists import VideoList, described, read_list
 
 from vov3d import load_labels
 

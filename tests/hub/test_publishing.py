@@ -6,8 +6,8 @@ import re
 import huggingface_hub.utils._http as hub_http
 import pytest
 import torch
-from reference_files import published_state_dict
-from video_files import write_video
+from helpers.numbered_videos import write_video
+from helpers.reference_files import published_state_dict
 
 import vov3d
 from vov3d import create_model, from_pretrained, push_to_hub

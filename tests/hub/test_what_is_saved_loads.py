@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 import torch.nn.utils.prune as prune
-from settled import settle
+from helpers.trained_like import settle
 from torch import nn
 from torch.nn.utils import parametrizations
 

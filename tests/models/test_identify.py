@@ -1,9 +1,9 @@
 """What tensors belong to, told by names and shapes alone."""
 
 import pytest
+from helpers.reference_files import PUBLISHED, load_reference, published_state_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_files import PUBLISHED, load_reference, published_state_dict
 
 import vov3d
 from vov3d.layers import MIDDLE_CONVS

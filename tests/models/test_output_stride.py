@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from reference_recipe import weight
-from settled import settle
+from helpers.reference_recipe import weight
+from helpers.trained_like import settle
 from torch import nn
 
 import vov3d

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from reference_files import load_reference, published_state_dict
+from helpers.reference_files import load_reference, published_state_dict
 from torch import nn
 
 import vov3d

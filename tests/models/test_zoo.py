@@ -11,7 +11,7 @@ from functools import cache, partial
 import pytest
 import timm
 import torch
-from reference_recipe import weight
+from helpers.reference_recipe import weight
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap

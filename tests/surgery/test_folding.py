@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
+from helpers.trained_like import settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settled import settle
 from torch import nn
 from torch.nn.utils import parametrizations
 

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from video_files import cut_start, keep_part, rotate_mp4, sequential_frames, write_video
+from helpers.numbered_videos import cut_start, keep_part, rotate_mp4, sequential_frames, write_video
 
 from vov3d.video import VideoClassifier, VideoReader, _torchcodec
 from vov3d.video.decoders.torchcodec import TorchCodecFrames, torchcodec_problem

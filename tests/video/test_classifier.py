@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.numbered_videos import frame_numbers, write_video
+from helpers.recording_model import CFG, StandIn, frames_of
 from PIL import Image
-from stand_in import CFG, StandIn, frames_of
 from torch import nn
-from video_files import frame_numbers, write_video
 
 import vov3d
 from vov3d.video import (

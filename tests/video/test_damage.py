@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from av.stream import Disposition
-from video_files import HEIGHT, WIDTH, frame_numbers, sequential_frames, write_video
+from helpers.numbered_videos import HEIGHT, WIDTH, frame_numbers, sequential_frames, write_video
 
 import vov3d
 from vov3d.video import VideoClassifier, VideoError, VideoReader, _container

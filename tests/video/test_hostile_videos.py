@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.numbered_videos import frame_numbers, write_pictures, write_video
 from PIL import Image
-from video_files import frame_numbers, write_pictures, write_video
 
 from vov3d.video import VideoError, VideoReader, _download, _opening
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.numbered_videos import folder_of_frames, frame_numbers, numbered_frame, write_video
 from PIL import Image, ImageOps
-from video_files import folder_of_frames, frame_numbers, numbered_frame, write_video
 
 from vov3d.video import VideoError, VideoReader, _opening
 from vov3d.video.sources import looks_like_picture, looks_like_video

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.numbered_videos import folder_of_frames, frame_numbers, sequential_frames, write_pictures, write_video
 from PIL import Image
-from video_files import folder_of_frames, frame_numbers, sequential_frames, write_pictures, write_video
 
 from vov3d.video import VideoError, VideoReader
 

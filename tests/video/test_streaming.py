@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.numbered_videos import keep_part, write_pictures, write_video
+from helpers.recording_model import CFG, StandIn, frames_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_in import CFG, StandIn, frames_of
-from video_files import keep_part, write_pictures, write_video
 
 from vov3d.video import Predictions, VideoClassifier, VideoError, VideoReader, _memory
 from vov3d.video._loading import prefetched, stream_clips

@@ -18,7 +18,7 @@ import av.error
 import numpy as np
 import pytest
 import torch
-from video_files import (
+from helpers.numbered_videos import (
     HEIGHT,
     WIDTH,
     cut_start,

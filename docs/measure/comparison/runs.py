@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from train import Trainer
-from training.clips import load, open_clips, to_network
-from training.log import UPDATES, read_log
-from training.recipe import load_recipe
-from training.sources import Source, read_source
+from reference.data.clips import load, open_clips, to_network
+from reference.data.sources import Source, read_source
+from reference.train import Trainer
+from reference.training.log import UPDATES, read_log
+from reference.training.recipe import load_recipe
 
 from comparison.kernels import aggregated_shares, odd_in_time
 from comparison.networks import NETWORKS, SIZE, cost
