@@ -2,7 +2,8 @@
 
     python docs/figures/accuracy_latency.py
 
-Times are those that `python docs/measure speed zoo` stored in docs/benchmarks/speed.json. Needs the extra `docs`.
+Times are those that `python docs/measure speed zoo` stored in docs/results/benchmarks/speed.json. Needs the extra
+`docs`.
 """
 
 import json
@@ -18,7 +19,7 @@ from theme import WIDTH, Theme, save_both
 from vov3d.weights.config import resolve_cfg
 
 TARGET = Path(__file__).with_suffix(".png")
-STORED = Path(__file__).parents[1] / "benchmarks" / "speed.json"
+STORED = Path(__file__).parents[1] / "results" / "benchmarks" / "speed.json"
 PANELS = {"k400": "Kinetics-400", "ssv2": "Something-Something V2"}
 LIFTED = {"x3d_l.k400_f16": 5, "x3d_m.k400_f16": -9}
 """Names that would lie on others, by points up."""

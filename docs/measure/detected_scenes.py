@@ -1,10 +1,11 @@
-"""Measures a detector that was trained on scenes, and writes docs/detection.md and the data of its picture.
+"""Measures a detector that was trained on scenes, and writes docs/guides/detection.md and the data of its picture.
 
-    python examples/reference/detect.py train --data scenes --output runs/detect
+    python -m reference.detect train --data scenes --output runs/detect
     python docs/measure detected_scenes --run runs/detect
 
 Beside the frame mAP on held-out scenes it measures what is left when motion is taken away: the key frame for every
-frame, and the frames in a random order. It writes docs/benchmarks/detection.json and the table of docs/detection.md.
+frame, and the frames in a random order. It writes docs/results/benchmarks/detection.json and the table of
+docs/guides/detection.md.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from reference.detection.training import look
 from vov3d.benchmark import machine
 from vov3d.synthetic.moving_scenes import ACTIONS
 
-RESULTS, PAGE = STORED / "detection.json", DOCS / "detection.md"
+RESULTS, PAGE = STORED / "detection.json", DOCS / "guides" / "detection.md"
 SEED = 1  # detect.py trains on 0
 SHOWN = 12
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import vov3d
 from vov3d.benchmark import machine, measure
-from vov3d.deploy._compare import moving_clips
+from vov3d.synthetic.noise import moving_clips
 
 FILES: dict[str, dict[str, Any]] = {
     "openvino.xml": {},

@@ -1,6 +1,6 @@
 """Share of the frames of a long video of moving shapes that `localize.py` gives the right label.
 
-    python docs/measure localized_shapes     # measures vov3d_n, and writes the table of docs/localization.md
+    python docs/measure localized_shapes     # measures vov3d_n, and writes the table of docs/guides/localization.md
 
 Motions follow one another without a pause, every class as often, in an order and with cuts that are known: in one video
 as shots, each as long as a clip that the model was trained on or up to twice as long; in another as scenes of four to
@@ -24,7 +24,7 @@ from reference.evaluation.models import load_model
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
 from vov3d.video import VideoClassifier, VideoReader
 
-RESULTS, PAGE = STORED / "localized_shapes.json", DOCS / "localization.md"
+RESULTS, PAGE = STORED / "localized_shapes.json", DOCS / "guides" / "localization.md"
 FPS, CLIP, SECONDS, EVERY, THRESHOLD = 10, 16, 1.6, 0.2, 0.3
 SEED = 4242
 

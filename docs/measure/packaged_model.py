@@ -1,6 +1,6 @@
 """Measures vov3d_n on moving shapes that it was not trained on, and writes what comes with the package and its page.
 
-    python examples/reference/train.py --recipe shapes_nano --output runs/nano
+    python -m reference.train --recipe shapes_nano --output runs/nano
     python docs/measure packaged_model --model runs/nano/model   # puts the weights into the package, and measures them
     python docs/measure packaged_model                           # measures those of the package
     python docs/measure packaged_model --videos FOLDER           # what it says of videos that show nothing it knows
@@ -8,7 +8,7 @@
 Beside the accuracy it measures what is left when motion is taken away: one frame eight times over, and the eight
 frames in a random order. The temperature, which its scores are softened by, is fitted on clips of a third seed; it
 stands in the configuration of `vov3d_n.shapes_f8`. It writes `vov3d/weights/packaged/vov3d_n.shapes_f8.*` and
-docs/packaged_model.md.
+docs/results/packaged_model.md.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from vov3d.synthetic.moving_shapes import CLASSES, make_set
 from vov3d.video import looks_like_video
 
 WEIGHTS = ROOT / "vov3d" / "weights" / "packaged" / "vov3d_n.shapes_f8.safetensors"
-PAGE = DOCS / "packaged_model.md"
+PAGE = DOCS / "results" / "packaged_model.md"
 SEED = 777  # the recipe trains on 0 and validates on 1
 FITTED_ON = 2, 2000  # seed and clips
 MOST_ERROR = 0.01  # of the scores of clips that it knows, for which all other scores become lower

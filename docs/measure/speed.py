@@ -1,11 +1,11 @@
 """The ratios to the published form, each part in one process with interleaved repetitions.
 
-    python docs/measure speed infer -o docs/benchmarks/speed.json     # batch 1, 16 x 224 x 224
-    python docs/measure speed batch -o docs/benchmarks/speed.json     # batch 8
-    python docs/measure speed train -o docs/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
-    python docs/measure speed memory -o docs/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
-    python docs/measure speed zoo -o docs/benchmarks/speed.json       # one view of each network
-    python docs/measure speed forms -o docs/benchmarks/speed.json     # what layers/conv.py decides by
+    python docs/measure speed infer -o docs/results/benchmarks/speed.json     # batch 1, 16 x 224 x 224
+    python docs/measure speed batch -o docs/results/benchmarks/speed.json     # batch 8
+    python docs/measure speed train -o docs/results/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
+    python docs/measure speed memory -o docs/results/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
+    python docs/measure speed zoo -o docs/results/benchmarks/speed.json       # one view of each network
+    python docs/measure speed forms -o docs/results/benchmarks/speed.json     # what layers/conv.py decides by
 
 Float32 where nothing else is said; bf16 takes part on processors that have it, PyTorchVideo's X3D-M where
 pytorchvideo is installed. A part replaces what the file holds of it.

@@ -1,6 +1,7 @@
 """Backbones for other frameworks: torchvision itself, stand-ins for the others' contracts.
 
-MMAction2 and Detectron2 do not install beside the other requirements; what they were tried with is on docs/adapters.md.
+MMAction2 and Detectron2 do not install beside the other requirements; docs/guides/adapters.md says what they were
+tried with.
 """
 
 import sys

@@ -17,8 +17,7 @@ import vov3d
 from vov3d.cli import main
 from vov3d.cli.arguments import Progress
 from vov3d.video import Look, Prediction, VideoClassifier, Views
-from vov3d.video.picture import _font, draw_look, save_look
-from vov3d.video.picture import _lines as _text_lines
+from vov3d.video.picture import draw_look, find_font, save_look, text_lines
 
 MODEL = ("--model", "x3d_xs", "--random-weights")
 
@@ -273,11 +272,11 @@ def test_nothing_is_drawn_of_what_was_not_seen(tmp_path: Path) -> None:
     ],
 )
 def test_text_in_pictures_is_broken_between_words(text: str, width: int) -> None:
-    font = _font(36)
-    lines = _text_lines(text, font, width)
+    font = find_font(36)
+    lines = text_lines(text, font, width)
     assert all(font.getlength(line) <= width for line in lines)
     kept = " ".join(lines).removesuffix(" ...")
     assert text.startswith(kept) or width == 120  # a word may be wider than that by itself
     if " ".join(lines) != text.strip():
         assert lines[-1].endswith("...") or width == 120
-    assert _text_lines("", font, width) == [""]
+    assert text_lines("", font, width) == [""]

@@ -23,11 +23,12 @@ from torch import nn
 import vov3d
 from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError, _formats
 from vov3d.deploy import export as package_export
-from vov3d.deploy._compare import compare, moving_clips
-from vov3d.deploy._graphs import frame_graph_of, graph_of
+from vov3d.deploy._compare import compare
 from vov3d.deploy._metadata import Metadata
 from vov3d.deploy.formats import BOUNDS
+from vov3d.deploy.graphs import frame_graph_of, graph_of
 from vov3d.layers import MIDDLE_CONVS
+from vov3d.synthetic.noise import moving_clips
 from vov3d.weights.state_dict import digest
 
 EXPORT = sys.modules[package_export.__module__]

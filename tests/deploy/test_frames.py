@@ -6,7 +6,7 @@ from helpers.trained_like import settle
 from torch import nn
 
 import vov3d
-from vov3d.deploy._graphs import frame_graph_of
+from vov3d.deploy.graphs import frame_graph_of
 from vov3d.layers import MIDDLE_CONVS
 
 NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 2, 1, 1), head_chs=8, hidden_chs=8)

@@ -297,9 +297,21 @@ def test_a_killed_run_goes_on(home: Path, tmp_path: Path) -> None:
         labels=np.arange(60) % 7,
         classes=np.array(NAMES),
     )
-    script = evaluate.__file__
-    command = [sys.executable, script, "--data", "many.npz", "--model", "a", "--views", "3x3", "--per-view", "--out"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(vov3d.__file__).parents[1])}
+    command = [
+        sys.executable,
+        "-m",
+        "reference.evaluate",
+        "--data",
+        "many.npz",
+        "--model",
+        "a",
+        "--views",
+        "3x3",
+        "--per-view",
+        "--out",
+    ]
+    path = os.pathsep.join([str(Path(vov3d.__file__).parents[1]), str(Path(evaluate.__file__).parents[1])])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     process = subprocess.Popen([*command, "killed"], env=env, stderr=subprocess.DEVNULL)
     file = home / "killed/a-3x3/videos.csv"
     while process.poll() is None and (not file.is_file() or file.read_bytes().count(b"\n") < 4):

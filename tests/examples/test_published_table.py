@@ -37,7 +37,7 @@ def test_every_command_is_the_published_protocol() -> None:
 
 
 def test_the_commands_of_the_page_are_understood() -> None:
-    lines = [line for line in TEXT.splitlines() if line.startswith("python examples/reference/evaluate.py")]
+    lines = [line for line in TEXT.splitlines() if line.startswith("python -m reference.evaluate")]
     assert len(lines) == 3
     for line in lines:
         evaluate._checked(evaluate._parser().parse_args(shlex.split(line)[2:]))

@@ -9,9 +9,9 @@ from helpers.tiny_training_runs import clips_file, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import evaluate, train
+from reference.data import splitting
 from reference.data.sources import Member, Source
 from reference.data.splitting import groups_of, held_out, read_sources
-from reference.training import splitting
 from reference.training.recipe import load_recipe, sections
 from reference.training.seen import HELD_OUT, TRAIN, parts_of, write_seen
 

@@ -22,7 +22,7 @@ import vov3d
 from vov3d.synthetic.moving_shapes import CLASSES, write_videos
 from vov3d.video import VideoClassifier
 
-EXAMPLES = Path(train.__file__).parent
+EXAMPLES = Path(train.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,7 @@ def test_a_signal_to_all_processes_and_their_readers(videos, tmp_path, launch, n
     """As Ctrl-C in a terminal and a scheduler send it."""
     keys = dict(data_val_share=0.3, data_workers=2, schedule_epochs=500, optimizer_batch=4)
     words = command(videos, tmp_path / "run", "shapes_adamw", **keys)
-    line = [sys.executable, *launch, str(EXAMPLES / "train.py"), *words]
+    line = [sys.executable, *launch, "-m", "reference.train", *words]
     with (tmp_path / "err").open("w") as err:
         process = subprocess.Popen(
             line, env=environment(), stdout=subprocess.DEVNULL, stderr=err, start_new_session=True

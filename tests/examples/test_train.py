@@ -23,7 +23,7 @@ import vov3d
 from vov3d.cli import main as vov3d_main
 from vov3d.synthetic.moving_shapes import CLASSES, write_videos
 
-EXAMPLES = Path(train.__file__).parent
+EXAMPLES = Path(train.__file__).parents[1]
 TESTS = Path(__file__).parent.parent
 
 
@@ -201,7 +201,7 @@ def test_a_process_that_is_killed_goes_on_to_the_bit(tmp_path):
     data = clips_file(tmp_path)
     keys = dict(schedule_epochs=25, train_checkpoint_every=2, model_drop_rate=0.5)
     trainer(data, tmp_path / "whole", **keys).run()
-    line = [sys.executable, str(EXAMPLES / "train.py"), *command(data, tmp_path / "run", "shapes_adamw", **keys)]
+    line = [sys.executable, "-m", "reference.train", *command(data, tmp_path / "run", "shapes_adamw", **keys)]
     process = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL)
     log, deadline = tmp_path / "run/updates.csv", time.monotonic() + 120
     while not (log.exists() and log.read_bytes().count(b"\n") > 10):
@@ -307,7 +307,7 @@ def test_a_broken_file_is_left_out_of_validation(videos, tmp_path):
 def test_two_processes_give_the_gradients_of_one_and_see_each_clip_once(tmp_path):
     """With norms that add up their sums over the processes as SyncBatchNorm does on GPUs, in float64."""
     data = clips_file(tmp_path, 21)
-    script = TESTS / "examples/processes.py"
+    script = TESTS / "helpers/processes.py"
     launch = {"1": [], "2": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]}
     for number, words in launch.items():
         line = [sys.executable, *words, str(script), str(data), str(tmp_path / number)]

@@ -8,10 +8,10 @@ import torch
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.data import sources
 from reference.data.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, to_network
 from reference.data.sources import Source, read_source
 from reference.data.splitting import held_out, read_sources
-from reference.training import sources
 from reference.training.mixing import box, mix
 from reference.training.recipe import load_recipe, sections
 

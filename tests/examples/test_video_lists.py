@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference.data.layouts import _by_space
+from reference.data.layouts import split_by_space
 from reference.data.lists import VideoList, described, read_list
 
 from vov3d import load_labels
@@ -489,7 +489,7 @@ def test_a_path_ends_behind_the_last_ending_of_a_video(line: str) -> None:
 
     match = re.fullmatch(r"(.+\.mp4)\s+(\S.*)", line) or re.fullmatch(r"(.+?)\s+(\S+)", line)
     expected = re.fullmatch(r"(.*\S)\s+(\S+)", line) if match and not match[1].endswith(".mp4") else match
-    found = _by_space(line)
+    found = split_by_space(line)
     assert (found is None) == (match is None)
     if match and expected:
         assert found == (expected[1], expected[2])

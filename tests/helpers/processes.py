@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from reference import train
-from reference.training import clips
+from reference.data import clips
 from torch import nn
 
 from helpers.tiny_training_runs import column, trainer

@@ -23,10 +23,10 @@ LEVELS = [
     {"deploy"},
     {"video", "synthetic"},
     {"hub", "adapters"},
-    {"surgery"},
     {"models"},
-    {"weights"},
+    {"surgery", "weights"},
     {"labels", "layers"},
+    {"files", "extras"},
 ]
 CORE = {"torch", "timm", "huggingface_hub", "safetensors", "einops"}
 
@@ -119,9 +119,15 @@ def sources(*folders: str) -> Trees:
 
 
 def private_parts(name: str) -> list[str]:
-    """The folders and modules in a dotted name from which an underscore keeps others, by their folder."""
+    """The folders that the private modules and names of a dotted name are kept to."""
     parts = name.split(".")
-    return [".".join(parts[:i]) for i, part in enumerate(parts) if part.startswith("_") and not part.startswith("__")]
+    owners = [parts[:i] for i, part in enumerate(parts) if part.startswith("_") and not part.startswith("__")]
+    return [".".join(owner[:-1] if _is_module(owner) else owner) for owner in owners]
+
+
+def _is_module(parts: list[str]) -> bool:
+    paths = (PROJECT.joinpath(top, *parts).with_suffix(".py") for top in (".", "examples"))
+    return any(path.is_file() for path in paths)
 
 
 def reached_into(trees: Trees) -> list[str]:

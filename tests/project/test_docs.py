@@ -9,10 +9,10 @@ import torch
 from helpers.numbered_videos import write_video
 from helpers.reference_files import published_file
 
-from vov3d.cli import _parser
+from vov3d.cli import command_parser
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "reference")
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ COMMANDS = [line for page in PAGES for line in commands(page.read_text())]
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_are_understood(line):
-    assert _parser().parse_args(shlex.split(line)).command
+    assert command_parser().parse_args(shlex.split(line)).command
 
 
-@pytest.mark.parametrize("page", [*PAGES, *DOCS.glob("reference/*.md")], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
 def test_links_and_pictures_are_there(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} points to {target}"

@@ -16,7 +16,7 @@ from pages import filled
 from test_docstrings import public_modules, public_names
 
 import vov3d
-from vov3d.cli import _parser
+from vov3d.cli import command_parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 FIGURES = sorted(path for path in DOCS.glob("figures/*.py") if path.stem != "theme")
@@ -51,7 +51,7 @@ def test_scripts_draw(script, tmp_path):
 
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
 def test_pictures_are_shown_with_their_script(script):
-    pages = [DOCS.parent / "README.md", *DOCS.glob("*.md")]
+    pages = [DOCS.parent / "README.md", *DOCS.rglob("*.md")]
     shown = [page for page in pages if f"figures/{script.stem}.png)" in page.read_text()]
     assert shown
     assert all(f"python docs/figures/{script.name}" in page.read_text() for page in shown)
@@ -108,7 +108,7 @@ def test_what_to_write_now_runs(desk):
     lines = [code for _, now in ROWS for code in re.findall(r"`([^`]+)`", now)]
     for code in lines:
         if code.startswith("vov3d "):
-            assert _parser().parse_args(shlex.split(code)[1:]).command
+            assert command_parser().parse_args(shlex.split(code)[1:]).command
         elif re.search(r"\w[.(]", code):  # neither a word nor a shape
             with torch.no_grad():
                 eval(code, desk)
@@ -158,9 +158,7 @@ def test_readme_links_become_the_sites():
     hook = loaded(DOCS / "readme_page.py")
     readme = type("Page", (), {"file": type("File", (), {"src_uri": "index.md"})})
     other = type("Page", (), {"file": type("File", (), {"src_uri": "video.md"})})
-    text = (
-        "[a](docs/video.md#sources) ![b](docs/figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
-    )
+    text = "[a](docs/guides/video.md#sources) ![b](docs/figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
     expected = "[a](video.md#sources) ![b](figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
     assert hook.on_page_markdown(text, page=readme) == expected
     assert hook.on_page_markdown("[a](../README.md#use)", page=other) == "[a](index.md#use)"

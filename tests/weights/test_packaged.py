@@ -100,7 +100,7 @@ def test_the_temperature_is_the_measured_one_and_softens_scores_alone(offline, t
 
 
 def test_a_model_on_frames_alone_has_the_temperature_too(offline):
-    from vov3d.deploy._graphs import frame_graph_of
+    from vov3d.deploy.graphs import frame_graph_of
 
     model = vov3d.create_model("vov3d_n", pretrained=True).eval()
     x = clip_of(model)

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None, begin: Callable[[], object] = lambda
     command = next((word for word in argv if not word.startswith("-")), "")
     _print_any_name()
     try:
-        args = _parser(command).parse_args(argv)
+        args = command_parser(command).parse_args(argv)
         begin()
         code = args.run(args)
         sys.stdout.flush()
@@ -89,7 +89,7 @@ def _interrupted(error: BaseException | None) -> bool:
     return False
 
 
-def _parser(command: str | None = None) -> argparse.ArgumentParser:
+def command_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser: of one command, of all if None, or for a word that is none, only the list of them."""
     parser = argparse.ArgumentParser(prog="vov3d", description="Efficient video 3D CNNs: VoV3D and X3D.")
     parser.add_argument("--version", action="version", version=f"vov3d {vov3d.__version__}")

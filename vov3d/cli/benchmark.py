@@ -27,7 +27,7 @@ from vov3d.benchmark import (
 )
 from vov3d.cli._peers import peers
 from vov3d.cli.arguments import check_output, device, positive
-from vov3d.deploy._optimize import optimize_for_inference
+from vov3d.deploy import optimize_for_inference
 from vov3d.extras import install
 from vov3d.models import create_model
 from vov3d.models.budget import Cost, network_cost
@@ -185,8 +185,7 @@ def _inference(
     if backend == "optimized":
         return optimize_for_inference(model, dtype=dtype)
     if backend in _SUFFIXES:
-        from vov3d.deploy._export import export
-        from vov3d.deploy._exported import load_exported
+        from vov3d.deploy import export, load_exported
 
         frames, size = clip.shape[2], clip.shape[3]
         return load_exported(export(model, path.with_suffix(_SUFFIXES[backend]), frames=frames, size=size))

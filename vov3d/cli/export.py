@@ -10,7 +10,7 @@ import torch
 
 from vov3d.cli._files import videos_in
 from vov3d.cli.arguments import check_output, positive
-from vov3d.deploy._export import check_path, export_and_report
+from vov3d.deploy import check_path, export_and_report
 from vov3d.deploy.formats import BOUNDS, FORMATS
 from vov3d.models import create_model
 from vov3d.models.names import model_name

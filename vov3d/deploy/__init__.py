@@ -3,7 +3,7 @@
 Each file format names the extra that it needs.
 """
 
-from vov3d.deploy._export import ExportError, export
+from vov3d.deploy._export import ExportError, Report, check_path, export, export_and_report
 from vov3d.deploy._exported import ExportedClassifier, ExportedModel, load_exported
 from vov3d.deploy._optimize import optimize_for_inference
 
@@ -11,7 +11,10 @@ __all__ = [
     "ExportError",
     "ExportedClassifier",
     "ExportedModel",
+    "Report",
+    "check_path",
     "export",
+    "export_and_report",
     "load_exported",
     "optimize_for_inference",
 ]

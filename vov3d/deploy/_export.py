@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from vov3d.deploy import _metadata
-from vov3d.deploy._compare import Comparison, compare, moving_clips, random_clips
+from vov3d.deploy._compare import Comparison, compare
 from vov3d.deploy._exported import load_exported
-from vov3d.deploy._graphs import frame_graph_of, graph_of
 from vov3d.deploy._optimize import OptimizedModel
 from vov3d.deploy.formats import BOUNDS, Format, Job, format_of, require
+from vov3d.deploy.graphs import frame_graph_of, graph_of
 from vov3d.layers import Stem3d
 from vov3d.surgery.hooks import has_hooks
+from vov3d.synthetic.noise import moving_clips, random_clips
 
 _CALIBRATION_COMPARED = 8
 

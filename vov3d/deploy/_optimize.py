@@ -32,8 +32,8 @@ from vov3d.surgery.hooks import check_no_hooks, has_hooks
 from vov3d.surgery.kinds import is_only
 
 PIECE_VOXELS = 16 * 224 * 224
-"""Frames x height x width that go through a model of this package at once on a CPU (docs/benchmarks.md): more falls
-out of the cache."""
+"""Frames x height x width that go through a model of this package at once on a CPU: more falls out of the cache
+(docs/results/benchmarks.md)."""
 
 _AGAIN = "call vov3d.optimize_for_inference on the original again, with the device= and dtype= that it needs"
 _EXPORT = "call vov3d.export, torch.jit.trace or torch.export.export with the original"

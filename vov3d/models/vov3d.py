@@ -216,7 +216,7 @@ default_cfgs = generate_default_cfgs(
         }
     )
     | {
-        # Trained here, by the command in docs/training.md on moving shapes of 16 frames; their own seed for the test.
+        # Trained here, by the command in docs/guides/training.md; the test set is of another seed.
         "vov3d_n.shapes_f8": published_cfg(
             "vov3d_n.shapes_f8",
             None,

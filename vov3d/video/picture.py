@@ -155,8 +155,8 @@ class _Canvas:
 
     def text(self, text: str, size: int, colour: str = _INK) -> None:
         """Text, broken between words to fit."""
-        font = _font(size)
-        lines = _lines(text, font, self._inner)
+        font = find_font(size)
+        lines = text_lines(text, font, self._inner)
         draw = self._grown(2 * len(lines) * size)
         for line in lines:
             draw.text((_MARGIN, self._y), line, colour, font)
@@ -177,9 +177,9 @@ class _Canvas:
 
     def bar(self, label: str, score: float) -> None:
         """A label with its score, above a bar as long as the score."""
-        font = _font(_TEXT)
+        font = find_font(_TEXT)
         percent = f"{100 * score:.1f}%"
-        lines = _lines(label, font, self._inner - font.getlength(percent) - 30)
+        lines = text_lines(label, font, self._inner - font.getlength(percent) - 30)
         draw = self._grown(90 + len(lines) * _TEXT)
         draw.text((_WIDTH - _MARGIN, self._y), percent, _INK, font, anchor="ra")
         for line in lines:
@@ -204,7 +204,7 @@ class _Canvas:
                 draw.rectangle((_MARGIN + time * scale - 1, top, _MARGIN + time * scale + 1, top + height), colour)
         self._y += len(clips) * (height + 4) + 6
         draw.line((_MARGIN, self._y, _WIDTH - _MARGIN, self._y), _FAINT, 3)
-        font = _font(_SMALL)
+        font = find_font(_SMALL)
         for part, anchor in ((0, "la"), (0.5, "ma"), (1, "ra")):
             x = _MARGIN + part * self._inner
             draw.line((x, self._y - 6, x, self._y + 6), _FAINT, 3)
@@ -212,7 +212,7 @@ class _Canvas:
         self._y += 12 + 2 * _SMALL
 
 
-def _font(size: int) -> Any:
+def find_font(size: int) -> Any:
     """A font of the system with many letters, or Pillow's own."""
     for name in _FONTS:
         try:
@@ -222,7 +222,7 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def _lines(text: str, font: Any, width: float) -> list[str]:
+def text_lines(text: str, font: Any, width: float) -> list[str]:
     """Text broken between words into at most `_LINES`; what is left of a longer one ends in three dots.
 
     Only a word that is wider than the line by itself is shortened within.

@@ -1,4 +1,4 @@
-"""The measured parts of docs/evidence.md, from the runs that are there."""
+"""The measured parts of docs/results/evidence.md, from the runs that are there."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from vov3d.deploy._graphs import trace
 from vov3d.deploy.formats.base import Job, Run
+from vov3d.deploy.graphs import trace
 
 _DIGEST = "sha256_of_bin"
 

@@ -7,9 +7,9 @@ from threading import Lock
 
 import torch
 
-from vov3d.deploy._graphs import trace
 from vov3d.deploy.formats._archive import METADATA, checked_archive
 from vov3d.deploy.formats.base import Job, Run
+from vov3d.deploy.graphs import trace
 
 _ONE_AT_A_TIME = Lock()  # PyTorch keeps the file that it reads in a global
 

@@ -29,7 +29,7 @@ class _OutOfOrderError(Exception):
     """Decoded frames do not follow the times of the packets."""
 
 
-class _UnsoundError(Exception):
+class UnsoundError(Exception):
     """What is decoded may not be what a decode from the start gives."""
 
 
@@ -147,7 +147,7 @@ class PyAVFrames(FrameSource):
         """The wanted frames, by seeking; with care from where that does not give one."""
         waiting = deque(targets)
         if not self._careful or not self._by_count:
-            with contextlib.suppress(_UnsoundError, _OutOfOrderError):
+            with contextlib.suppress(UnsoundError, _OutOfOrderError):
                 yield from self._by_seeking(waiting)
         if waiting:
             yield from self._with_care(waiting)
@@ -157,13 +157,13 @@ class PyAVFrames(FrameSource):
         for key, run in self._runs(waiting):
             for index, frame in self._numbered(key, run):
                 if self._broken:  # threads tell of damage late
-                    raise _UnsoundError
+                    raise UnsoundError
                 if index == waiting[0]:
                     yield waiting.popleft(), frame
                 if not waiting or index >= min(run[-1], waiting[0]):
                     break
             if waiting and waiting[0] <= run[-1]:
-                raise _UnsoundError
+                raise UnsoundError
 
     def _with_care(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
         """The wanted frames of a damaged file as a decode from the start gives them.
@@ -226,7 +226,7 @@ class PyAVFrames(FrameSource):
         """Decoded frames from a key frame on, in the order in which they are shown; damaged packets are passed over.
 
         Raises:
-            _UnsoundError: if the first frame from a key frame on is none that decoding can start at.
+            UnsoundError: if the first frame from a key frame on is none that decoding can start at.
         """
         wanted = self._times_to_decode(only)
         packets, start = self._packets(key)
@@ -236,7 +236,7 @@ class PyAVFrames(FrameSource):
                 if frame.pts is not None and frame.pts < start:
                     continue  # shown before the key frame, and made of frames before it
                 if frame.pts != start or not _is_key(frame):
-                    raise _UnsoundError
+                    raise UnsoundError
                 start = None
             self._note(frame)
             yield frame

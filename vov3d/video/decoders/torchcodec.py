@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vov3d.video.decoders.pyav import PyAVFrames, _UnsoundError
+from vov3d.video.decoders.pyav import PyAVFrames, UnsoundError
 
 _BATCH = 16  # frames decoded at once, which bounds memory
 _PLAYLISTS = {"hls", "dash", "concat", "imf"}  # they lead to other files, which PyAV alone is kept from
@@ -96,7 +96,7 @@ class TorchCodecFrames(PyAVFrames):
                 if next(self._decoded(key), None) is None or self._damaged:
                     return False
                 self._held.add(key)
-        except _UnsoundError:
+        except UnsoundError:
             return False
         return True
 
