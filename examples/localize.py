@@ -165,7 +165,7 @@ def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int
         fresh, longer = before + sums[end] - sums[start], best[end - 1] + scores[end - 1]
         best[end] = np.maximum(fresh, longer)
         begins[end] = np.where(fresh > longer, start, begins[end - 1])
-    found, end = [], count
+    found, end = list[tuple[int, int, int]](), count
     while end > 0:
         label = int(best[end].argmax())
         start = int(begins[end, label])
@@ -192,9 +192,9 @@ def segments_of(
     least = timeline.length if min_length is None else min_length
     for start, end, index in cut(timeline.moments, round(least / timeline.step), threshold):
         if index < len(names):
-            times = start * timeline.step, min(end * timeline.step, timeline.duration)
+            begins, ends = start * timeline.step, min(end * timeline.step, timeline.duration)
             score = float(timeline.moments[start:end, index].mean())
-            found.append(Segment(*(round(time, 3) for time in times), names[index], index, round(score, 4)))
+            found.append(Segment(round(begins, 3), round(ends, 3), names[index], index, round(score, 4)))
     return found
 
 
@@ -219,10 +219,10 @@ def as_srt(segments: Sequence[Segment]) -> str:
 def draw(path: Path, timeline: Timeline, segments: Sequence[Segment], names: Sequence[str]) -> None:
     """Draws frames, and below them for each label its scores over time and its segments."""
     plt = require_matplotlib()
-    seconds = Counter[int]()
+    seconds: dict[int, float] = {}
     for segment in segments:
-        seconds[segment.index] += segment.end - segment.start
-    chosen = [index for index, _ in seconds.most_common(_NAMED)]
+        seconds[segment.index] = seconds.get(segment.index, 0.0) + (segment.end - segment.start)
+    chosen = sorted(seconds, key=lambda index: seconds[index], reverse=True)[:_NAMED]
     chosen.sort(key=lambda index: next(s.start for s in segments if s.index == index))
     height = 2.2 + 0.32 * len(chosen)
     figure, (above, below) = plt.subplots(

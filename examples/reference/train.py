@@ -377,7 +377,7 @@ class Trainer:
         source, rows, losses = self.val_source, list[Row](), list[float]()
         batch = -(-self.batch // self.parts) if self.accelerator.device.type == "cpu" else None
         classifier = classifier_of(model, source.classes, Plan(self.views, batch_size=batch))
-        looks = classifier.looks((source.content(i) for i in indices), topk=1, errors="return")
+        looks: Any = classifier.looks((source.content(i) for i in indices), topk=1, errors="return")
         with noted(), closing(looks), self.accelerator.autocast():
             for index, look in zip(indices, looks, strict=True):
                 name, label = str(source.file(index)), int(source.labels[index])

@@ -203,7 +203,8 @@ class MemoryClips(Clips):
         super().__init__(source, cfg, recipe, train)
         assert source.clips is not None
         self.size = cfg["input_size"][-1] if train else (cfg.get("test_input_size") or cfg["input_size"])[-1]
-        self.shift, self.flip = (recipe.clip.shift, recipe.clip.flip) if train else (0, False)
+        self.shift: int = recipe.clip.shift if train else 0
+        self.flip: bool = recipe.clip.flip if train else False
         height, width = source.clips.shape[2:4]
         if min(height, width) < self.size:
             key = "clip.size" if train else "clip.test_size"
@@ -238,5 +239,5 @@ class MemoryClips(Clips):
             out[:] = out[:, :, ::-1].copy()
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -119,9 +119,9 @@ def read_list(
             check_no_split(source, split)
         known = names_beside(listed, layout)
         doubtful = asked is None and layout == "csv"  # told by nothing but its not being another
-        entries, notes = from_file(listed, None if doubtful else layout, root, split if listed == source else None)
+        entries, read = from_file(listed, None if doubtful else layout, root, split if listed == source else None)
         numbers, told = _numbers(listed, classes, entries)
-        notes = (*notes, *told)
+        notes = (*read, *told)
     if not entries:
         raise ValueError(f"{listed or source}: names no video; expected one or more")
     entries = _from_zero(listed or source, entries, numbers, labels_from)

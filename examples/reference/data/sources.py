@@ -18,7 +18,8 @@ from huggingface_hub import constants
 from reference.data.layouts import SplitError
 from reference.data.lists import described, first_label, read_list, read_names
 from reference.training.stopping import ignore_signals
-from vov3d.video import VIDEO_ENDINGS, moving_shapes
+from vov3d.synthetic import moving_shapes
+from vov3d.video import VIDEO_ENDINGS
 
 SHAPES = "shapes"
 
@@ -79,7 +80,8 @@ class Source:
     def digest(self) -> str:
         """Tells this data from other data wherever it lies: names of the files, labels and classes."""
         names = [f"{Path(str(f)).parent.name}/{Path(str(f)).name}" for f in self.files or ()]
-        text = json.dumps([names, self.labels.tolist(), self.classes, np.shape(self.clips)])
+        shape = () if self.clips is None else self.clips.shape
+        text = json.dumps([names, self.labels.tolist(), self.classes, shape])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def subset(self, indices: np.ndarray) -> "Source":
@@ -161,7 +163,7 @@ def _shapes(split: str, shapes: SimpleNamespace) -> Source:
         raise ValueError(f"data 'shapes:{split}': there are 'shapes:train' and 'shapes:val'")
     number, seed = (shapes.clips, shapes.seed) if split == "train" else (shapes.val_clips, shapes.seed + 1)
     folder = Path(moving_shapes.__file__).parent
-    code = b"".join((folder / name).read_bytes() for name in ("moving_shapes.py", "_shapes.py"))
+    code = b"".join((folder / name).read_bytes() for name in ("moving_shapes.py", "_drawing.py"))
     generator = hashlib.sha256(code).hexdigest()[:8]
     root = Path(os.environ.get("VOV3D_CACHE") or Path(constants.HF_HOME) / "vov3d").expanduser() / SHAPES
     path = root / f"{number}x{shapes.frames}x{shapes.size}-{seed}-{generator}.npy"

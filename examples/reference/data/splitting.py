@@ -175,7 +175,9 @@ def contents(*sources: Source) -> list[str | None]:
 
     Files are equal that have the same size and the same bytes at their beginning, middle and end.
     """
-    files = [file for source in sources for file in source.files or [None] * len(source)]
+    files: list[Path | Member | None] = []
+    for source in sources:
+        files.extend(source.files or [None] * len(source))
     sizes = [_size(file) for file in files]
     often = Counter(sizes)
     return [

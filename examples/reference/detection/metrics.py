@@ -51,14 +51,14 @@ def precision_recall(
         return None
     arrays = {key: np.array(value) for key, value in boxes.items()}
     taken = {key: np.zeros(len(value), bool) for key, value in boxes.items()}
-    ranked = [row for row in found if row.action == action and (row.video, row.timestamp) not in excluded]
-    ranked.sort(key=lambda row: -row.score)
+    ranked = [guess for guess in found if guess.action == action and (guess.video, guess.timestamp) not in excluded]
+    ranked.sort(key=lambda guess: -guess.score)
     right = np.zeros(len(ranked), bool)
-    for i, row in enumerate(ranked):
-        key = (row.video, row.timestamp)
+    for i, guess in enumerate(ranked):
+        key = (guess.video, guess.timestamp)
         if key not in arrays:
             continue
-        shares = overlaps(np.array([row.box]), arrays[key])[0]
+        shares = overlaps(np.array([guess.box]), arrays[key])[0]
         best = int(shares.argmax())
         if shares[best] >= threshold and not taken[key][best]:
             taken[key][best] = right[i] = True

@@ -66,6 +66,9 @@ class Detector(nn.Module):
         uint8 clips `(B, 3, T, H, W)` and boxes of each in pixels, `(N_i, 4)`, to logits `(sum of N_i, actions)`.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, settings: Settings, backbone: nn.Module, num_chs: int) -> None:
         super().__init__()
         self.settings, self.backbone = settings, backbone
@@ -130,7 +133,8 @@ def build_detector(
         vov3d.WeightsError: If weights cannot be had, read or fitted.
     """
     if output_stride is None:
-        output_stride = vov3d.create_model(backbone, device="meta").feature_info[-1]["reduction"] // 2
+        whole: Any = vov3d.create_model(backbone, device="meta")
+        output_stride = int(whole.feature_info[-1]["reduction"] // 2)
     given = dict(pretrained=pretrained, checkpoint_path=checkpoint_path)
     model = _features(backbone, output_stride, **given, **backbone_args)
     cfg = model.pretrained_cfg
@@ -170,7 +174,8 @@ def load_detector(folder: Path) -> Detector:
         raise FileNotFoundError(f"{folder}: no detector there; train one with: detect.py train --output FOLDER")
     saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     try:
-        settings = Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        settings = Settings(**fields)
     except TypeError as error:
         raise ValueError(f"{folder / CONFIG} does not describe a detector ({error})") from error
     model = _features(settings.backbone, settings.output_stride, **settings.backbone_args)

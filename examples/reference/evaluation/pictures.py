@@ -71,7 +71,7 @@ def draw_confusion(path: Path, counts: np.ndarray, classes: Sequence[str], title
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the videos of a class", shrink=0.7)
     if named:
-        names = [_short(classes[index], 44) for index in there]
+        names = [_short(classes[index], 44) for index in there.tolist()]
         axes.set_xticks(range(len(there)), names, rotation=90, fontsize=8)
         axes.set_yticks(range(len(there)), names, fontsize=8)
     axes.set(xlabel="taken for" if named else "taken for (class number)", ylabel="class" if named else "class number")

@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ class Run:
             if len(todo) < count:
                 print(f"{self.folder}: {count - len(todo)} of {count} videos have scores already", file=sys.stderr)
             sources = (samples.sources[index] for index in todo)
-            looks = self._classifier.looks(sources, topk=1, fps=self.plan.fps, errors="return")
+            looks: Any = self._classifier.looks(sources, topk=1, fps=self.plan.fps, errors="return")
             with noted() as notes, closing(looks):
                 for index, look in zip(_shown(todo, scores, self.model.label), looks, strict=True):
                     row = Row(index, samples.names[index], samples.labels[index], note=" ".join(notes))
@@ -174,11 +174,11 @@ def classifier_of(network: Any, classes: Sequence[str], plan: Plan) -> VideoClas
 def row_of(row: Row, look: Look) -> tuple[Row, np.ndarray | None]:
     """A row with what came of its video, and the mean scores of the classes, None for a broken one."""
     if look.scores is None:
-        return row._replace(error=" ".join(str(look.error).split())), None
+        return replace(row, error=" ".join(str(look.error).split())), None
     mean = look.scores.numpy()
     own = mean[row.label]
     rank = int((mean > own).sum() + (mean[: row.label] == own).sum())  # of equal scores the first counts as better
-    return row._replace(prediction=int(mean.argmax()), rank=rank), mean
+    return replace(row, prediction=int(mean.argmax()), rank=rank), mean
 
 
 def _by_place(look: Look, kept: torch.Tensor) -> np.ndarray:

@@ -4,15 +4,17 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 _FIELDS = ("index", "path", "label", "prediction", "rank", "error", "note")
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """What a model made of a video.
 
     Attributes:
@@ -78,7 +80,7 @@ class Scores:
             places = np.ndindex(views.shape[:2])
             csv.writer(self._views).writerows([row.index, *place, *_texts(views[place])] for place in places)
             self._views.flush()  # before the video's line, which says that they are complete
-        cells = ["" if cell is None else str(cell).replace("\n", " ") for cell in row]
+        cells = ["" if cell is None else str(cell).replace("\n", " ") for cell in astuple(row)]
         csv.writer(self._videos).writerow([*cells, *(_texts(scores) if scores is not None else ())])
         self._videos.flush()
         self.rows[row.index] = row
@@ -150,8 +152,8 @@ def _rows(lines: Sequence[bytes]) -> list[Row]:
     for index, path, label, prediction, rank, error, note in (
         cells[: len(_FIELDS)] for cells in csv.reader(line.decode() for line in lines)
     ):
-        numbers = [int(cell) if cell else None for cell in (prediction, rank)]
-        rows.append(Row(int(index), path, int(label), *numbers, error, note))
+        best, above = (int(cell) if cell else None for cell in (prediction, rank))
+        rows.append(Row(int(index), path, int(label), best, above, error, note))
     return rows
 
 

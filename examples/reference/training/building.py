@@ -46,7 +46,7 @@ def build_model(recipe: Any, num_classes: int, world: int) -> Any:
 
 def clip_settings(clip: Any, model: Any) -> dict[str, Any]:
     """What a recipe says of clips, as fields of a `pretrained_cfg`; what it leaves open stays the model's own."""
-    cfg, fields = model.pretrained_cfg, {}
+    cfg, fields = model.pretrained_cfg, dict[str, Any]()
     if clip.size:
         reduction = model.feature_info[-1]["reduction"]
         fields["input_size"] = (model.in_chans, clip.size, clip.size)

@@ -68,7 +68,8 @@ def not_finite(model: nn.Module) -> str | None:
 
 def random_state() -> dict[str, Any]:
     """The state of the random numbers of torch, numpy and Python, in plain types."""
-    kind, keys, *rest = np.random.get_state()
+    legacy: Any = np.random.get_state()
+    kind, keys, *rest = legacy
     state = {
         "torch": torch.get_rng_state(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),

@@ -26,13 +26,15 @@ def mix(
         Mixed clips, and the share of each class `(B, num_classes)`: of CutMix the area that is really seen.
     """
     cut = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
-    share = float(rng.beta(*[cutmix if cut else mixup] * 2))
+    alpha = cutmix if cut else mixup
+    share = float(rng.beta(alpha, alpha))
     others = clips.roll(1, 0)
     if cut:
-        rows, columns = box(*clips.shape[-2:], share, rng)
+        height, width = clips.shape[-2:]
+        rows, columns = box(height, width, share, rng)
         clips = clips.clone()
         clips[..., rows, columns] = others[..., rows, columns]
-        share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (clips.shape[-2] * clips.shape[-1])
+        share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
     else:
         clips = share * clips + (1 - share) * others
     targets = F.one_hot(labels, num_classes).to(clips.dtype)

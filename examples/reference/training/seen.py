@@ -85,7 +85,7 @@ def _part(known: dict[tuple[str, int], dict[str, str]], folder: str, base: str, 
 def _identity(item: Path | Member | str | np.ndarray) -> _Identity:
     """Folder, name and size of a file; a folder of frames has no size, a clip in memory that of its content."""
     if isinstance(item, np.ndarray):
-        return "", "clip", zlib.crc32(np.ascontiguousarray(item))
+        return "", "clip", zlib.crc32(np.ascontiguousarray(item).data)
     if isinstance(item, Member):
         return item.tar.name, Path(item.name).name, item.size
     path = Path(item)
