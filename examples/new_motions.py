@@ -1,7 +1,7 @@
 """A small folder of videos to fine-tune on: motions that turn back half-way, classes that vov3d_n was not trained on.
 
     python examples/new_motions.py --to new_motions                     # 20 videos of each of 10 classes
-    python examples/reference/train.py --recipe finetune --model vov3d_n --data new_motions --output runs/new_motions
+    python -m reference.train --recipe finetune --model vov3d_n --data new_motions --output runs/new_motions
     vov3d predict new_motions/val/*/*.mp4 --model runs/new_motions/model
 
 "Moving something left and back" and "Moving something right and back" show the same places equally often.

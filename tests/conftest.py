@@ -43,7 +43,7 @@ def hub() -> HubServer:
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path, monkeypatch):
+def own_caches(tmp_path, monkeypatch):
     """Every test has its own caches, and waits for no host."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("VOV3D_CACHE", str(tmp_path / "vov3d-cache"))

@@ -47,6 +47,7 @@ MUON = SimpleNamespace(
     lr=1e-2,
     weight_decay=0.02,
     exempt_norms=True,
+    decay_biases=False,
     layer_decay=1,
     args={"momentum": 0.95, "nesterov": True, "fallback_list": ["*.conv_s*", "*.conv_t.*", "*.conv_st*", "head.fc.*"]},
 )

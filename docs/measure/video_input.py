@@ -31,16 +31,8 @@ import torch.nn.functional as F
 from published_form import published_form
 
 import vov3d
-from vov3d.video import (
-    VideoClassifier,
-    VideoReader,
-    clip_indices,
-    crop_boxes,
-    eval_transform,
-    moving_shapes,
-    parse_views,
-    plan_clips,
-)
+from vov3d.synthetic import moving_shapes
+from vov3d.video import VideoClassifier, VideoReader, clip_indices, crop_boxes, eval_transform, parse_views, plan_clips
 
 FPS, WIDTH, HEIGHT = 30, 320, 240
 

@@ -1,7 +1,7 @@
 """Opens every video of a data set once, in parallel processes, and lists what is broken.
 
-    python examples/reference/check_data.py FOLDER --split train
-    python examples/reference/check_data.py kinetics/val.csv --root kinetics/val --csv checked.csv
+    python -m reference.check_data FOLDER --split train
+    python -m reference.check_data kinetics/val.csv --root kinetics/val --csv checked.csv
 
 Of each video the first, the middle and the last frame are decoded; with --full all of them. Broken ones are printed
 with their cause, videos of the list that are not there among them. The exit status is 1 if there are any.

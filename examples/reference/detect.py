@@ -1,11 +1,11 @@
 """Finds what people, or moving shapes, do and where: a spatio-temporal detector of actions in the manner of AVA.
 
-    python examples/reference/detect.py train --data scenes --output runs/detect
-    python examples/reference/detect.py train --data FOLDER --backbone vov3d_m.k400_f16 --output runs/ava
-    python examples/reference/detect.py evaluate --model runs/ava/model --data FOLDER --boxes proposals.csv
-    python examples/reference/detect.py evaluate --data FOLDER --found detections.csv
-    python examples/reference/detect.py predict film.mp4 --model runs/ava/model --proposer fasterrcnn_mobilenet_v3_large_fpn
-    python examples/reference/detect.py scenes --output FOLDER
+    python -m reference.detect train --data scenes --output runs/detect
+    python -m reference.detect train --data FOLDER --backbone vov3d_m.k400_f16 --output runs/ava
+    python -m reference.detect evaluate --model runs/ava/model --data FOLDER --boxes proposals.csv
+    python -m reference.detect evaluate --data FOLDER --found detections.csv
+    python -m reference.detect predict film.mp4 --model runs/ava/model --proposer fasterrcnn_mobilenet_v3_large_fpn
+    python -m reference.detect scenes --output FOLDER
 
 FOLDER holds `videos/NAME.mp4`, AVA's `train.csv` and `val.csv`, and the label map (`actions.pbtxt`); `scenes` are
 made on the spot (`vov3d.synthetic.moving_scenes`), and the command of that name writes them as such a folder.

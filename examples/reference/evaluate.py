@@ -1,9 +1,9 @@
 """Accuracy of models on a set of videos, by the published protocols.
 
-    python examples/reference/evaluate.py --data kinetics400 --split val --model vov3d_m.k400_f16
-    python examples/reference/evaluate.py --data FOLDER --model my_model --confusion
-    python examples/reference/evaluate.py --data val.csv --model vov3d_m x3d_m --tempo 5,8,10,12,14,16
-    python examples/reference/evaluate.py --data val.csv --compare vov3d_m x3d_m
+    python -m reference.evaluate --data kinetics400 --split val --model vov3d_m.k400_f16
+    python -m reference.evaluate --data FOLDER --model my_model --confusion
+    python -m reference.evaluate --data val.csv --model vov3d_m x3d_m --tempo 5,8,10,12,14,16
+    python -m reference.evaluate --data val.csv --compare vov3d_m x3d_m
 
 Scores of every video are written as they come, to OUT/MODEL/videos.csv: a run that was killed goes on where it was, and
 another call on the same data uses what is there. Protocols: k400 is 10 clips x 3 crops, ssv 2 x 3, single 1 x 1; crops

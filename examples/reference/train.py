@@ -1,9 +1,9 @@
 """Trains a model: recipes, any data, one process or many, killed and gone on with.
 
-    python examples/reference/train.py --recipe ssv2 --data FOLDER --output runs/ssv2
-    python examples/reference/train.py --recipe finetune --data FOLDER --model vov3d_m.k400_f16 --output runs/mine
-    python examples/reference/train.py --recipe ssv2 --data FOLDER --output runs/ssv2 --resume auto --train.batch_size 8
-    torchrun --nproc_per_node 8 examples/reference/train.py --recipe k400 --data FOLDER --output runs/k400
+    python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2
+    python -m reference.train --recipe finetune --data FOLDER --model vov3d_m.k400_f16 --output runs/mine
+    python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2 --resume auto --train.batch_size 8
+    torchrun --nproc_per_node 8 -m reference.train --recipe k400 --data FOLDER --output runs/k400
 
 OUTPUT then holds `checkpoint.pt`, the logs, `curves.png`, and `model`: `vov3d predict FILE --model OUTPUT/model`.
 Needs the extra `train`: `pip install 'vov3d[train]'`.
@@ -119,20 +119,20 @@ class Trainer:
             self.source, self.val_source = read_sources(self.recipe.data, self.recipe.shapes)
         self._check_settings()
         torch.manual_seed(train.seed)
-        self.bare: Any = build_model(self.recipe, len(self.source.classes), self.world).to(self.accelerator.device)
+        self.network: Any = build_model(self.recipe, len(self.source.classes), self.world).to(self.accelerator.device)
         self.digest = self.source.digest()
-        self.clips = open_clips(self.source, self.bare.pretrained_cfg, self.recipe, train=True)
-        self.views = train.val_views or default_views(self.bare.pretrained_cfg["sampling"])
+        self.clips = open_clips(self.source, self.network.pretrained_cfg, self.recipe, train=True)
+        self.views = train.val_views or default_views(self.network.pretrained_cfg["sampling"])
         parse_views(self.views)
 
         self.parts = self.world * train.accumulate
         self.batch = train.batch_size * self.parts or self.recipe.optimizer.batch
         self.updates = len(self._plan(0))
         self.factor = self.batch / self.recipe.optimizer.batch
-        optimizer = build_optimizer(self.bare, self.recipe.optimizer, self.factor)
+        optimizer = build_optimizer(self.network, self.recipe.optimizer, self.factor)
         self.scheduler = build_scheduler(optimizer, self.recipe.schedule, self.factor, self.updates)
-        self.ema = ModelEmaV3(self.bare, train.ema) if train.ema else None
-        self.model, self.optimizer = self.accelerator.prepare(self.bare, optimizer)
+        self.ema = ModelEmaV3(self.network, train.ema) if train.ema else None
+        self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
 
         self.epoch = self.update = self.step = 0
         self.total = 0.0
@@ -189,7 +189,7 @@ class Trainer:
     def _say_what_runs(self) -> None:
         """What is trained on what, and how the learning rate came about."""
         optimizer, train = self.recipe.optimizer, self.recipe.train
-        parameters = sum(p.numel() for p in self.bare.parameters() if p.requires_grad)
+        parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         validation = f"{len(self.val_source)} for validation" if self.val_source else "none for validation"
         notes = [
             f"  {note}\n" for source in (self.source, self.val_source) for note in (source.notes if source else ())
@@ -273,7 +273,7 @@ class Trainer:
         self.step, self.update = self.step + 1, self.update + 1
         self.scheduler.step_update(self.step)
         if self.ema:
-            self.ema.update(self.bare, self.step)
+            self.ema.update(self.network, self.step)
         return mean
 
     def _agreed(self, total: torch.Tensor) -> float:
@@ -324,7 +324,7 @@ class Trainer:
         return F.cross_entropy(self.model(clips), labels, reduction="sum", label_smoothing=smoothing)
 
     def _to_network(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        clips = to_network(batch.clips, self.bare.pretrained_cfg, next(self.bare.parameters()))
+        clips = to_network(batch.clips, self.network.pretrained_cfg, next(self.network.parameters()))
         return clips, batch.labels.to(clips.device)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
@@ -350,7 +350,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Loss and accuracy of the averaged weights where there are any, by the scores that evaluate.py gives."""
         assert self.val_source is not None
-        model = self.ema.module if self.ema else self.bare
+        model = self.ema.module if self.ema else self.network
         if self.recipe.train.precise_bn:
             self.recalibrate(model)
         self._agree(model)
@@ -446,7 +446,7 @@ class Trainer:
             ValueError: If the network is not finite any more; the checkpoints stay.
             OSError: If it cannot be written; the checkpoints stay.
         """
-        states = gather_object([(random_state(), not_finite(self.bare))])
+        states = gather_object([(random_state(), not_finite(self.network))])
         if problems := [name for _, name in states if name]:
             raise ValueError(
                 f"{problems[0]} is not finite behind update {self.step}, and is not saved: lower optimizer.lr, or set "
@@ -459,7 +459,7 @@ class Trainer:
             "recipe": self.keys,
             "data": self.digest,
             "position": [self.epoch, self.update, self.step, self.total],
-            "model": self.bare.state_dict(),
+            "model": self.network.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -484,7 +484,7 @@ class Trainer:
                 f"{self.checkpoint} is of a run with other settings: {'; '.join(problems)}. Give those it began with, "
                 "or another --output"
             )
-        self.bare.load_state_dict(content["model"])
+        self.network.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         if self.ema:
@@ -515,11 +515,11 @@ class Trainer:
         assert self.log is not None
         self.log.close()
         if self.best:
-            self.bare.load_state_dict(load_checkpoint(self.output / "best.pt"))
+            self.network.load_state_dict(load_checkpoint(self.output / "best.pt"))
         elif self.ema:
-            self.bare.load_state_dict(self.ema.module.state_dict())
+            self.network.load_state_dict(self.ema.module.state_dict())
         write_seen(folder / VIDEOS, self.source, self.val_source)
-        vov3d.save_pretrained(self.bare, folder, label_names=self.source.classes)
+        vov3d.save_pretrained(self.network, folder, label_names=self.source.classes)
         which = f"best of epoch {self.best['epoch']}, top-1 {self.best['top1']:.1f}%" if self.best else "last"
         print(f"model ({which}) in {folder}: vov3d predict FILE --model {folder}\ncurves in {draw_curves(self.output)}")
         if self.broken:

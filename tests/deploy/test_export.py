@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from helpers.trained_like import lively
+from helpers.trained_like import without_zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import vov3d
-from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError, _formats
+from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError
 from vov3d.deploy import export as package_export
 from vov3d.deploy._compare import compare
 from vov3d.deploy._metadata import Metadata
-from vov3d.deploy.formats import BOUNDS
+from vov3d.deploy.formats import BOUNDS, base
 from vov3d.deploy.graphs import frame_graph_of, graph_of
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.synthetic.noise import moving_clips
@@ -41,7 +41,7 @@ def tiny(name: str = "vov3d_m", **change) -> nn.Module:
     more = {"num_blocks": 2} if name.startswith("vov3d") else {}
     cfg = dict(label_names=NAMES, num_frames=3, test_input_size=(3, 40, 40), pool_size=(3, 4))
     args = {**TINY, **more, "num_classes": 5, "pretrained_cfg_overlay": cfg, **change}
-    return lively(vov3d.create_model(name, **args))
+    return without_zeros(vov3d.create_model(name, **args))
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_folders_are_looked_at_first(tmp_path, monkeypatch):
 
 
 def test_a_missing_extra_names_itself(tmp_path, monkeypatch, files):
-    monkeypatch.setattr(_formats, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     with pytest.raises(
         ImportError, match=r"a\.onnx needs onnxruntime, onnx, onnxscript: pip install 'vov3d\[deploy\]'"
     ):
@@ -583,7 +583,7 @@ ZOO += [("vov3d_m", {"conv": conv}) for conv in MIDDLE_CONVS]
 @pytest.mark.parametrize("end", [".onnx", ".xml"])
 @pytest.mark.parametrize(("name", "args"), ZOO)
 def test_every_model_exports_and_matches(name, args, end, tmp_path):
-    model = lively(vov3d.create_model(name, **args)).eval()
+    model = without_zeros(vov3d.create_model(name, **args)).eval()
     found = vov3d.load_exported(vov3d.export(model, tmp_path / f"a{end}", frames=4, size=96))
     for shape in ((1, 3, 5, 131, 97), (2, 3, 4, 64, 260)):
         clip = torch.randn(shape)

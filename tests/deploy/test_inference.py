@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers.trained_like import settle
+from helpers.trained_like import as_trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 import vov3d
 from vov3d import optimize_for_inference
 from vov3d.adapters import PooledBackbone
-from vov3d.deploy import _modules, inference
+from vov3d.deploy import _fused, _optimize
 from vov3d.layers import MIDDLE_CONVS
 
 SMALL = dict(mid_chs=(8, 8), out_chs=(4, 8), depths=(1, 2), output_stride=8, head_chs=16, hidden_chs=16, num_classes=5)
@@ -22,7 +22,7 @@ EXACT = dict(rtol=1e-10, atol=1e-12)
 def small(name: str = "vov3d_m", **kwargs) -> nn.Module:
     if kwargs.get("features_only"):
         kwargs["out_indices"] = (0, 1, 2)
-    return settle(vov3d.create_model(name, **SMALL | kwargs))
+    return as_trained(vov3d.create_model(name, **SMALL | kwargs))
 
 
 def clip(*shape: int) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_every_form_of_every_model(name, conv, output_stride, features_only, bat
 
 @pytest.mark.parametrize("name", ["vov3d_m", "vov3d_l", "x3d_s", "x3d_l"])
 def test_whole_models(name):
-    model = settle(vov3d.create_model(name)).float()
+    model = as_trained(vov3d.create_model(name)).float()
     for m in model.modules():  # norms of these clips, so that numbers stay near 1
         if isinstance(m, nn.BatchNorm3d):
             m.reset_running_stats()
@@ -90,7 +90,7 @@ def test_every_call_and_setting(name):
 def test_pieces_give_what_the_batch_gives(monkeypatch, features_only):
     fast, x = optimize_for_inference(small(features_only=features_only)), clip(5, 3, 2, 16, 16)
     whole = fast(x)
-    monkeypatch.setattr(inference, "PIECE_VOXELS", 2 * x[0, 0].numel())
+    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 2 * x[0, 0].numel())
     seen: list[int] = []
     fast.model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     torch.testing.assert_close(fast(x), whole, **EXACT)
@@ -103,12 +103,12 @@ def test_frames_in_parts_give_what_the_clip_gives(batch, frames, limit):
     fast, x = optimize_for_inference(small()), clip(batch, 3, frames, 16, 16)
     whole = fast(x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_modules, "FRAMES_BYTES", limit)
+        patch.setattr(_fused, "FRAMES_BYTES", limit)
         torch.testing.assert_close(fast(x), whole, **EXACT)
 
 
 def test_without_onednn(monkeypatch):
-    monkeypatch.setattr(inference, "has_onednn", lambda *args: False)
+    monkeypatch.setattr(_optimize, "has_onednn", lambda *args: False)
     model, x = small().float(), clip(2, 3, 3, 16, 16).float()
     torch.testing.assert_close(optimize_for_inference(model)(x), model(x), rtol=1e-4, atol=1e-4)
 
@@ -128,10 +128,10 @@ def test_shortcuts_sums_and_norms_are_gone():
     assert not any(p.requires_grad for p in fast.parameters())
     # Every activation is part of a convolution, except behind a gate, a sum and a linear layer.
     alone = [name for name, m in fast.named_modules() if isinstance(m, nn.ReLU | nn.SiLU) and ".fc" not in name]
-    gates = [name for name, m in fast.named_modules() if isinstance(m, _modules.Gate)]
-    sums = [name for name, m in fast.named_modules() if isinstance(m, _modules.Bottleneck) and m.shortcut is not None]
+    gates = [name for name, m in fast.named_modules() if isinstance(m, _fused.Gate)]
+    sums = [name for name, m in fast.named_modules() if isinstance(m, _fused.Bottleneck) and m.shortcut is not None]
     assert len(
-        [name for name in alone if type(fast.get_submodule(name.rpartition(".")[0])) is not _modules.Convolution]
+        [name for name in alone if type(fast.get_submodule(name.rpartition(".")[0])) is not _fused.Convolution]
     ) == (2 * len(gates) + len(sums))
     assert not fast(clip(1, 3, 2, 16, 16)).requires_grad
 
@@ -160,7 +160,7 @@ def test_models_of_others():
         nn.ReLU(inplace=False),
     )
     x = clip(2, 3, 5, 9, 7)
-    settle(model)
+    as_trained(model)
     fast = optimize_for_inference(model)
     torch.testing.assert_close(fast(x), model(x), **EXACT)
     assert any(isinstance(m, nn.SiLU) for m in fast.modules())
@@ -226,7 +226,7 @@ def test_the_classifier_takes_it():
 
 
 @pytest.mark.skipif(
-    not _modules.has_onednn("cpu", torch.float32), reason="oneDNN cannot activate a convolution's output here"
+    not _fused.has_onednn("cpu", torch.float32), reason="oneDNN cannot activate a convolution's output here"
 )
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
 def test_convolutions_activate_and_add_while_they_write(name):
@@ -275,7 +275,7 @@ AROUND = {
 
 @pytest.mark.parametrize("kind", AROUND)
 def test_networks_around_ours_see_the_whole_batch_and_their_own_types(kind, monkeypatch):
-    monkeypatch.setattr(inference, "PIECE_VOXELS", 1)
+    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 1)
     run, args = AROUND[kind]
     kwargs = args[-1] if isinstance(args[-1], dict) and len(args) > 1 else {}
     args = args[:-1] if kwargs else args
@@ -288,7 +288,7 @@ def test_layers_that_look_across_the_batch_see_all_of_it(monkeypatch):
         def forward(self, x):
             return super().forward(x - x.mean(0))
 
-    monkeypatch.setattr(inference, "PIECE_VOXELS", 1)
+    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 1)
     own_layer, batch_statistics, subclass, x = small(), small(), small(), clip(4, 3, 2, 16, 16)
     own_layer.head.fc = Centred(16, 5).double().eval()
     norm = batch_statistics.stages[0].blocks[0].layers[0].bn2
@@ -300,7 +300,7 @@ def test_layers_that_look_across_the_batch_see_all_of_it(monkeypatch):
 
 @pytest.mark.parametrize("feature_cls", ["list", "dict", "hook", "getter", "fx"])
 def test_every_kind_of_features_in_pieces(feature_cls, monkeypatch):
-    monkeypatch.setattr(inference, "PIECE_VOXELS", 1)
+    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 1)
     model, x = small(features_only=True, feature_cls=feature_cls), clip(3, 3, 2, 16, 16)
     torch.testing.assert_close(optimize_for_inference(model)(x), model(x), **EXACT)
 

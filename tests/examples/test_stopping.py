@@ -185,7 +185,7 @@ def poisoned(loss, at: int):
         value = loss(self, *args)
         if self.step != at:
             return value
-        zero = next(p for p in self.bare.parameters() if p.requires_grad).sum() * 0
+        zero = next(p for p in self.network.parameters() if p.requires_grad).sum() * 0
         return value + (zero * zero).sqrt()
 
     return changed
@@ -211,7 +211,7 @@ def test_a_network_that_is_not_finite_is_not_saved(tmp_path):
     run = trainer(clips_file(tmp_path), tmp_path / "run")
     run.save()
     former = run.checkpoint.read_bytes()
-    next(b for n, b in run.bare.named_buffers() if n.endswith("running_var"))[0] = math.inf
+    next(b for n, b in run.network.named_buffers() if n.endswith("running_var"))[0] = math.inf
     with pytest.raises(ValueError, match=r"running_var is not finite behind update 0, and is not saved.*--resume auto"):
         run.save()
     assert run.checkpoint.read_bytes() == former
@@ -306,6 +306,6 @@ def test_of_epochs_with_one_accuracy_the_one_with_the_lower_loss_is_kept(tmp_pat
     run = trainer(clips_file(tmp_path), tmp_path / "run", data_val_share=0.2, train_keep="best")
     kept = []
     for run.epoch, (top1, loss) in enumerate([(50.0, 0.9), (100.0, 0.7), (100.0, 0.4), (100.0, 0.5), (75.0, 0.1)]):
-        run._keep_best(run.bare, {"top1": top1, "val_loss": loss})
+        run._keep_best(run.network, {"top1": top1, "val_loss": loss})
         kept.append(run.best["epoch"])
     assert kept == [0, 1, 2, 2, 2]

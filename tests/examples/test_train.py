@@ -133,17 +133,17 @@ def content_of(output: Path) -> dict:
 
 def test_a_linear_probe_changes_the_classifier_alone(tmp_path):
     run = trainer(clips_file(tmp_path), tmp_path / "run", model_freeze_backbone="true")
-    before = {name: value.clone() for name, value in run.bare.state_dict().items()}
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
     run.run()
-    changed = {name for name, value in run.bare.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {name for name, value in run.network.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"head.fc.weight", "head.fc.bias"}
 
 
 def test_frozen_norms_stay(tmp_path):
     run = trainer(clips_file(tmp_path), tmp_path / "run", model_freeze_batchnorm="true")
-    before = {name: value.clone() for name, value in run.bare.state_dict().items()}
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
     run.run()
-    changed = {name for name, value in run.bare.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {name for name, value in run.network.state_dict().items() if not torch.equal(value, before[name])}
     assert {"stem.conv_s.weight", "head.fc.weight"} <= changed
     assert not [name for name in changed if "bn" in name]
 
@@ -156,7 +156,7 @@ def test_backward_passes_give_the_gradients_of_one(tmp_path):
         run.optimizer.zero_grad = lambda: None
         run.optimizer.step = lambda: None
         run.train_epoch()
-        gradients.append([p.grad.clone() for p in run.bare.parameters() if p.grad is not None])
+        gradients.append([p.grad.clone() for p in run.network.parameters() if p.grad is not None])
     for one, several in zip(*gradients, strict=True):
         torch.testing.assert_close(several, one, rtol=1e-4, atol=1e-6)
 

@@ -59,6 +59,7 @@ def joint(recipe, num_classes, world):
 
 
 build, train.build_model = train.build_model, joint
+train.Trainer.finish = lambda self: self.output  # its norms are those of this file, which no folder can hold
 data, folder = Path(sys.argv[1]), Path(sys.argv[2])
 folder.mkdir(parents=True, exist_ok=True)
 
@@ -80,7 +81,7 @@ step = run.optimizer.step
 
 def keeping(*args):
     if run.step == 0 and run.rank == 0:
-        gradients = {name: p.grad.clone() for name, p in run.bare.named_parameters()}
+        gradients = {name: p.grad.clone() for name, p in run.network.named_parameters()}
         torch.save(gradients, folder / "gradients.pt")
     return step(*args)
 

@@ -6,7 +6,7 @@ from torch import nn
 from helpers.reference_recipe import weight
 
 
-def settle(model: nn.Module) -> nn.Module:
+def as_trained(model: nn.Module) -> nn.Module:
     """Gives norms statistics and weights as training leaves them; in float64 and eval mode."""
     torch.manual_seed(0)
     for m in model.modules():
@@ -19,7 +19,7 @@ def settle(model: nn.Module) -> nn.Module:
     return model.double().eval()
 
 
-def lively(model: nn.Module) -> nn.Module:
+def without_zeros(model: nn.Module) -> nn.Module:
     """Weights of which none is zero: a fresh model's blocks start as their shortcuts."""
     state = {k: torch.from_numpy(weight(k, tuple(v.shape))) for k, v in model.state_dict().items()}
     model.load_state_dict(state)

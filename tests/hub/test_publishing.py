@@ -96,7 +96,7 @@ def test_publish_sends_a_tag_once_and_its_card_runs(hub, weights, tmp_path, monk
     code = code_of(card)
     assert f'vov3d.from_pretrained("someone/{TAG}")' in code
     exec(code.replace('"10x3"', '"1x1"'), {})  # thirty views take a minute here
-    assert "Prediction(index=" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("%") == 3
     monkeypatch.delenv("VOV3D_WEIGHTS_DIR")
     monkeypatch.setenv("VOV3D_HUB_ORG", "someone")
     assert same(create_model(TAG, pretrained=True), from_pretrained(f"someone/{TAG}"))

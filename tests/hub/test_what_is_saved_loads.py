@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 import torch.nn.utils.prune as prune
-from helpers.trained_like import settle
+from helpers.trained_like import as_trained
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -22,13 +22,13 @@ X = torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def nano(name: str = "x3d_m", **kwargs) -> nn.Module:
-    return settle(create_model(name, **{**NANO, "num_classes": 5, **kwargs})).float()
+    return as_trained(create_model(name, **{**NANO, "num_classes": 5, **kwargs})).float()
 
 
 def factorized(name="x3d_m", fold=False, **kwargs):
     model = nano(name, conv=kwargs.pop("base", "dw3d"))
     vov3d.factorize(model, **kwargs)
-    model = settle(model).float()
+    model = as_trained(model).float()
     return vov3d.fold_batchnorm(model) if fold else model
 
 

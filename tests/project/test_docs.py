@@ -16,7 +16,7 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "refer
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
+def page_files(tmp_path, monkeypatch):
     """A folder with what the pages speak of: a clip, a checkpoint, and a folder of published weights."""
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "clip.mp4", num_frames=20)
@@ -29,7 +29,7 @@ def desk(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_python_blocks_run_one_after_the_other(page, desk):
+def test_python_blocks_run_one_after_the_other(page, page_files):
     namespace: dict = {}
     for kind, block in re.findall(r"^```python( no-run)?\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         code = compile(block, page.name, "exec")

@@ -81,7 +81,7 @@ ROWS = [row for row in ROWS if row[0] not in ("you wrote", "---")]
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch, hub):
+def page_files(tmp_path, monkeypatch, hub):
     """A folder with a clip and with checkpoints; and the names that the page begins with."""
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "clip.mp4", num_frames=20)
@@ -103,7 +103,7 @@ def test_every_line_has_something_to_write():
     assert all(re.search("`[^`]+`", now) for _, now in ROWS)
 
 
-def test_what_to_write_now_runs(desk):
+def test_what_to_write_now_runs(page_files):
     torch.manual_seed(0)
     lines = [code for _, now in ROWS for code in re.findall(r"`([^`]+)`", now)]
     for code in lines:
@@ -111,7 +111,7 @@ def test_what_to_write_now_runs(desk):
             assert command_parser().parse_args(shlex.split(code)[1:]).command
         elif re.search(r"\w[.(]", code):  # neither a word nor a shape
             with torch.no_grad():
-                eval(code, desk)
+                eval(code, page_files)
 
 
 # --- a model in one file ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from helpers.trained_like import settle
+from helpers.trained_like import as_trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -30,7 +30,7 @@ def check(model: nn.Module, x: torch.Tensor, left: int) -> None:
 @pytest.mark.parametrize("conv", vov3d.layers.MIDDLE_CONVS)
 def test_no_norm_is_left_in_the_zoo(name, conv):
     small = dict(mid_chs=(8, 8), out_chs=(4, 8), depths=(1, 2), output_stride=8, hidden_chs=16, num_classes=5)
-    check(settle(vov3d.create_model(name, conv=conv, **small)), torch.randn(2, 3, 3, 17, 19).double(), left=0)
+    check(as_trained(vov3d.create_model(name, conv=conv, **small)), torch.randn(2, 3, 3, 17, 19).double(), left=0)
 
 
 @settings(deadline=None, max_examples=40)
@@ -48,7 +48,7 @@ def test_any_convolution_with_any_norm(dims, groups, stride, bias, affine, eps):
     model = nn.Sequential(
         conv(4, 6, 3, stride, 1, groups=groups, bias=bias), norm(6, eps=eps, affine=affine), nn.ReLU()
     )
-    check(settle(model), torch.randn(2, 4, *(5,) * dims).double(), left=0)
+    check(as_trained(model), torch.randn(2, 4, *(5,) * dims).double(), left=0)
 
 
 class Net(nn.Module):
@@ -89,26 +89,28 @@ NOT_FOLDABLE = {
 
 @pytest.mark.parametrize("case", NOT_FOLDABLE)
 def test_what_cannot_be_folded_stays(case):
-    model = settle(NOT_FOLDABLE[case])
+    model = as_trained(NOT_FOLDABLE[case])
     check(model, torch.randn(2, 3, 4, 4).double(), left=norms(model))
 
 
 def test_parts_of_a_model_that_cannot_be_traced_are_folded():
     part = nn.Sequential(conv(), nn.Identity(), norm())
     check(
-        settle(Net(lambda s, x: s.a(x) if x.sum() > 0 else s.a(-x), a=part)), torch.randn(2, 3, 4, 4).double(), left=0
+        as_trained(Net(lambda s, x: s.a(x) if x.sum() > 0 else s.a(-x), a=part)),
+        torch.randn(2, 3, 4, 4).double(),
+        left=0,
     )
 
 
 def test_linear_layers_on_rows():
-    model = settle(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    model = as_trained(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
     check(model, torch.randn(5, 3).double(), left=0)
     with pytest.raises(ValueError, match=r"takes \(B, C\), got \(2, 4, 3\)"):
         fold_batchnorm(model)(torch.randn(2, 4, 3).double())
 
 
 def test_hooks_are_not_dropped():
-    model = settle(nn.Sequential(conv(), norm()))
+    model = as_trained(nn.Sequential(conv(), norm()))
     model[1].register_forward_hook(lambda *args: None)
     with pytest.raises(ValueError, match=r"1 \(BatchNorm2d\) has hooks"):
         fold_batchnorm(model)
@@ -116,7 +118,7 @@ def test_hooks_are_not_dropped():
 
 def test_a_hook_between_convolution_and_norm_is_seen():
     part = nn.Sequential(conv(), norm(), conv())
-    model = settle(nn.Sequential(part, norm()))
+    model = as_trained(nn.Sequential(part, norm()))
     part.register_forward_hook(lambda module, args, output: output.relu())
     check(model, torch.randn(2, 3, 4, 4).double(), left=1)
 
@@ -132,7 +134,9 @@ def test_the_copy_is_in_eval_mode_and_the_original_where_it_was():
 @pytest.mark.parametrize("frozen", [False, True])
 def test_subclasses_that_change_nothing_are_folded_frozen_or_not(frozen):
     kinds = [type("Mine", (kind,), {}) for kind in (nn.Conv3d, nn.BatchNorm3d, nn.Conv3d, nn.SyncBatchNorm)]
-    model = settle(nn.Sequential(kinds[0](3, 4, 1), kinds[1](4), nn.ReLU(), kinds[2](4, 3, 1, bias=False), kinds[3](3)))
+    model = as_trained(
+        nn.Sequential(kinds[0](3, 4, 1), kinds[1](4), nn.ReLU(), kinds[2](4, 3, 1, bias=False), kinds[3](3))
+    )
     if frozen:
         vov3d.freeze_batchnorm(model)
     before, x = copy.deepcopy(model), torch.randn(2, 3, 2, 4, 4).double()
@@ -149,7 +153,7 @@ def test_norms_that_stay_are_named(frozen):
         def forward(self, x):
             return super().forward(x).relu()
 
-    model = settle(nn.Sequential(norm(), conv(), Activated(3), conv(), norm()))
+    model = as_trained(nn.Sequential(norm(), conv(), Activated(3), conv(), norm()))
     if frozen:
         vov3d.freeze_batchnorm(model)
     with pytest.warns(UserWarning, match=r"2 batch norms are not folded.*: 0 \(\w+\), 2 \(\w*Activated\)"):

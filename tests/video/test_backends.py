@@ -13,7 +13,8 @@ import pytest
 import torch
 from helpers.numbered_videos import cut_start, keep_part, rotate_mp4, sequential_frames, write_video
 
-from vov3d.video import VideoClassifier, VideoReader, _torchcodec
+from vov3d.video import VideoClassifier, VideoReader
+from vov3d.video.decoders import torchcodec
 from vov3d.video.decoders.torchcodec import TorchCodecFrames, torchcodec_problem
 
 needs_torchcodec = pytest.mark.skipif(torchcodec_problem() is not None, reason=f"torchcodec: {torchcodec_problem()}")
@@ -138,7 +139,7 @@ def test_a_torchcodec_that_does_not_load_is_one_error(
     (tmp_path / "torchcodec").mkdir()
     (tmp_path / "torchcodec" / "__init__.py").write_text(body)
     monkeypatch.syspath_prepend(tmp_path)
-    _torchcodec.torchcodec_problem.cache_clear()
+    torchcodec.torchcodec_problem.cache_clear()
     path = write_video(tmp_path / "a.mp4", num_frames=5)
     cause = "torchcodec is not installed" if how == "absent" else "Could not load libtorchcodec"
     try:
@@ -148,4 +149,4 @@ def test_a_torchcodec_that_does_not_load_is_one_error(
             assert "\n" not in str(caught.value)
         assert VideoReader(path).backend == "pyav"
     finally:
-        _torchcodec.torchcodec_problem.cache_clear()
+        torchcodec.torchcodec_problem.cache_clear()

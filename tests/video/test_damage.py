@@ -21,7 +21,8 @@ from av.stream import Disposition
 from helpers.numbered_videos import HEIGHT, WIDTH, frame_numbers, sequential_frames, write_video
 
 import vov3d
-from vov3d.video import VideoClassifier, VideoError, VideoReader, _container
+from vov3d.video import VideoClassifier, VideoError, VideoReader
+from vov3d.video.decoders import index as frame_index
 from vov3d.video.decoders.base import printable
 from vov3d.video.decoders.index import index_frames, open_video
 from vov3d.video.decoders.pyav import PyAVFrames
@@ -466,9 +467,9 @@ def test_a_table_of_frames_is_taken_and_tells_what_the_packets_tell(
 ) -> None:
     media = media_of(videos[name])
     container, stream = open_video(media)
-    walked = _container._from_packets(container, stream, media)
+    walked = frame_index._from_packets(container, stream, media)
     container.close()
-    monkeypatch.setattr(_container, "_from_packets", None)  # which would read the whole file
+    monkeypatch.setattr(frame_index, "_from_packets", None)  # which would read the whole file
     container, stream = open_video(media)
     table = index_frames(container, stream, media)
     container.close()

@@ -14,7 +14,8 @@ import pytest
 from helpers.numbered_videos import frame_numbers, write_pictures, write_video
 from PIL import Image
 
-from vov3d.video import VideoError, VideoReader, _download, _opening
+from vov3d.video import VideoError, VideoReader, sources
+from vov3d.video.decoders import opening
 
 ENDLESS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1,\n{}\n"
 LISTS = {
@@ -62,7 +63,7 @@ def test_lists_of_other_files_are_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_what_an_address_gives_leads_nowhere_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_download, "download", lambda _, path: path.write_text(LISTS["ffconcat"]))
+    monkeypatch.setattr(sources, "download", lambda _, path: path.write_text(LISTS["ffconcat"]))
     with pytest.raises(VideoError, match=r"^http://x/list\.mp4: is a list of files for FFmpeg"):
         VideoReader("http://x/list.mp4")
 
@@ -138,7 +139,7 @@ def test_an_index_of_more_frames_than_bytes(tmp_path: Path, count: int) -> None:
 
 
 def test_an_index_of_countless_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_opening, "_MOST_BOXES", 100)
+    monkeypatch.setattr(opening, "_MOST_BOXES", 100)
     path = write_video(tmp_path / "a.mp4", num_frames=9)
     path.write_bytes(path.read_bytes() + struct.pack(">I4s", 8, b"free") * 200)
     with pytest.raises(VideoError, match="is made of over 100 pieces"):
@@ -149,7 +150,7 @@ def test_pictures_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = write_pictures(tmp_path / "a.mov", [np.zeros((60, 80, 3), np.uint8)] * 2)
     with VideoReader(path) as reader:
         assert (reader.height, reader.width) == (60, 80)
-    monkeypatch.setattr(_opening, "MAX_PIXELS", 60 * 80 - 1)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 60 * 80 - 1)
     data = bytearray(path.read_bytes())
     struct.pack_into(">HH", data, data.index(b"stsd") + 44, 8, 8)  # a header that lies
     for source in (path, path.read_bytes(), bytes(data)):
@@ -165,13 +166,13 @@ def test_pictures_over_the_limit_behind_small_ones(tmp_path: Path, monkeypatch: 
         path.write_bytes((path.read_bytes() if path.exists() else b"") + picture.getvalue())
     with VideoReader(path) as reader:
         assert reader.num_frames == 33
-    monkeypatch.setattr(_opening, "MAX_PIXELS", 100 * 100 - 1)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 100 * 100 - 1)
     with VideoReader(path) as reader, pytest.warns(RuntimeWarning, match="3 of the 33 frames"):
         assert reader.read(range(33)).shape == (33, 3, 8, 8)
 
 
 def test_opening_takes_no_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.ts", num_frames=9)
-    monkeypatch.setattr(_opening, "_SECONDS", 0.0)
+    monkeypatch.setattr(opening, "_SECONDS", 0.0)
     with pytest.raises(VideoError, match="is not open after 0 seconds"):
         VideoReader(path)

@@ -11,7 +11,8 @@ import torch
 from helpers.numbered_videos import folder_of_frames, frame_numbers, numbered_frame, write_video
 from PIL import Image, ImageOps
 
-from vov3d.video import VideoError, VideoReader, _opening
+from vov3d.video import VideoError, VideoReader
+from vov3d.video.decoders import opening
 from vov3d.video.sources import looks_like_picture, looks_like_video
 
 
@@ -81,7 +82,7 @@ def test_every_other_kind_of_pixels_is_shown_as_pillow_shows_it(tmp_path: Path, 
 def test_pictures_of_a_folder_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of_frames(tmp_path / "f", 2)
     Image.new("RGB", (100, 100)).save(folder / "00003.jpg")
-    monkeypatch.setattr(_opening, "MAX_PIXELS", 64 * 96)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 64 * 96)
     with VideoReader(folder) as reader, pytest.raises(VideoError, match=r"00003\.jpg: has pictures of 100x100 pixels"):
         reader.read([2])
 

@@ -14,7 +14,7 @@ from helpers.recording_model import CFG, StandIn, frames_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vov3d.video import Predictions, VideoClassifier, VideoError, VideoReader, _memory
+from vov3d.video import Predictions, VideoClassifier, VideoError, VideoReader, _averaging
 from vov3d.video._loading import prefetched, stream_clips
 
 
@@ -136,15 +136,15 @@ def test_views_at_once_follow_memory(monkeypatch: pytest.MonkeyPatch, model: Sta
     view = 1 << 20
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     for free, on_gpu, on_cpu in ((1 << 20, 1, 1), (480 << 20, 10, 2), (1 << 40, 64, 2)):
-        monkeypatch.setattr(_memory, "free_bytes", lambda device, free=free: free)
-        assert _memory.views_at_once(view, gpu) == on_gpu
-        assert _memory.views_at_once(view, cpu) == on_cpu
+        monkeypatch.setattr(_averaging, "free_bytes", lambda device, free=free: free)
+        assert _averaging.views_at_once(view, gpu) == on_gpu
+        assert _averaging.views_at_once(view, cpu) == on_cpu
     assert VideoClassifier(model).views_at_once() == 2
     assert VideoClassifier(model, batch_size=7).views_at_once() == 7
 
 
 def test_free_memory_is_read() -> None:
-    assert 1 << 20 < _memory.free_bytes(torch.device("cpu")) < 1 << 50
+    assert 1 << 20 < _averaging.free_bytes(torch.device("cpu")) < 1 << 50
 
 
 @pytest.mark.parametrize(("hop", "fps", "stride"), [(1, 30, 2), (3, 30, 2), (5, 25, 3), (20, 60, 1.5), (2, 30, 0.5)])

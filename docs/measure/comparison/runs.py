@@ -104,7 +104,7 @@ class CurveTrainer(Trainer):
         row = super().validate()
         number = len(self.val_source or ())
         seen = self.source.subset(np.arange(number))
-        right, _ = count_right(self.bare, seen, self.bare.pretrained_cfg, self.recipe)
+        right, _ = count_right(self.network, seen, self.network.pretrained_cfg, self.recipe)
         path, train_top1 = self.output / "curve.json", 100 * sum(right) / number
         curve = json.loads(path.read_text()) if self.epoch and path.exists() else []
         point = {"passes": (self.epoch + 1) * len(self.source), "train_top1": train_top1, "val_top1": row["top1"]}
@@ -141,7 +141,7 @@ def execute(run: Run, sizes: Sizes, results: Path, work: Path) -> dict[str, Any]
     """
     trainer = CurveTrainer(load_recipe("shapes_nano", run.overrides(sizes)), work / run.name, resume=True)
     trainer.run()
-    model, recipe, cfg = trainer.bare, trainer.recipe, trainer.bare.pretrained_cfg
+    model, recipe, cfg = trainer.network, trainer.recipe, trainer.network.pretrained_cfg
     settings = SimpleNamespace(val_clips=sizes.test, frames=sizes.frames, size=SIZE, seed=TEST_SEED - 1)
     test, _ = read_source("shapes:val", "val", recipe.data, settings, None)
     some = test.subset(np.arange(sizes.tempo))

@@ -500,7 +500,7 @@ def _by_comma(line: str) -> tuple[str, str] | None:
     return (",".join(path).strip(), label.strip()) if any(path) and label.strip() else None
 
 
-def _by_space(line: str) -> tuple[str, str] | None:
+def split_by_space(line: str) -> tuple[str, str] | None:
     """Behind the ending of a video file, which names with spaces may follow, else at the last space."""
     small, place = line.lower(), None
     if len(small) == len(line):
@@ -519,5 +519,5 @@ def _three(line: str, separator: str | None) -> tuple[str, str] | None:
     return (path, others[1]) if len(others) == 2 and others[0].isdecimal() and path else None
 
 
-_SEPARATORS: tuple[Callable[[str], tuple[str, str] | None], ...] = (_by_tab, _by_comma, _by_space)
+_SEPARATORS: tuple[Callable[[str], tuple[str, str] | None], ...] = (_by_tab, _by_comma, split_by_space)
 _OF_FRAMES = tuple(partial(_three, separator=separator) for separator in ("\t", ",", None))
