@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
 README = "index.md"
+_DRAWING = re.compile(r"(!\[[^]]*\]\()([^)\s]*figures/)(\w+)\.png\)")
 _LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")
 
 
@@ -27,8 +28,17 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turns links of the repository into links of the site, and fences into what the site colours."""
+    """Turns links of the repository into links of the site, and shows drawings in the form of the page."""
+    markdown = _DRAWING.sub(_both_forms, markdown)
     markdown = re.sub(r"^```(\w+) .+$", r"```\1", markdown, flags=re.MULTILINE)  # `python no-run` is Python
     if page.file.src_uri == README:
         return _LINK.sub(lambda link: link[1].removeprefix("docs/"), markdown)
     return markdown.replace("](../README.md", f"]({README}")
+
+
+def _both_forms(drawing: re.Match[str]) -> str:
+    """Returns a drawing that has a dark form as two, of which the site shows one."""
+    opening, folder, name = drawing.groups()
+    if not (ROOT / "docs" / "figures" / f"{name}_dark.png").is_file():
+        return drawing[0]
+    return f"{opening}{folder}{name}.png#only-light) {opening}{folder}{name}_dark.png#only-dark)"

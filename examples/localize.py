@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluation.models import load_model
-from evaluation.pictures import require_matplotlib
+from reference.evaluation.models import best_device, load_model
+from reference.evaluation.pictures import require_matplotlib
 
 import vov3d
-from vov3d.cli._arguments import device
+from vov3d.cli.arguments import device
 from vov3d.live import StreamClassifier
+from vov3d.models.names import model_name
 from vov3d.video import VideoClassifier, VideoReader
 from vov3d.video.picture import check_picture_name
 
@@ -97,7 +98,7 @@ def look_over(
         VideoError: If it cannot be read.
     """
     with VideoReader(video) as reader:
-        fps, count = reader.fps, reader.num_frames
+        fps, count = _steady(reader)
         hop = max(round(every * fps), 1)
         shown: list[tuple[float, np.ndarray]] = []
         frames = _frames(reader, shown if pictures else None)
@@ -126,7 +127,7 @@ def stream_over(classifier: StreamClassifier, video: str | Path, pictures: bool 
         VideoError: If it cannot be read.
     """
     with VideoReader(video) as reader:
-        fps, count = reader.fps, reader.num_frames
+        fps, count = _steady(reader)
         hop = max(round(fps / classifier.fps), 1)
         shown: list[tuple[float, np.ndarray]] = []
         taken = islice(_frames(reader, shown if pictures else None), hop // 2, None, hop)
@@ -142,14 +143,22 @@ def stream_over(classifier: StreamClassifier, video: str | Path, pictures: bool 
     return Timeline(hop / fps, length * hop / fps, count / fps, windows, moments, shown)
 
 
+def _steady(reader: VideoReader) -> tuple[float, int]:
+    """Frames per second and their number, at equal distances in time: 30 of a file of variable rate."""
+    if not reader.variable:
+        return reader.fps, reader.num_frames
+    return 30.0, round(30 * float(reader.timestamps[-1])) + 1
+
+
 def _frames(reader: VideoReader, shown: list[tuple[float, np.ndarray]] | None) -> Iterator[torch.Tensor]:
     """All frames at equal distances in time, also of a file of variable rate."""
-    times = Counter(reader.at_constant_rate(range(reader.num_frames)))
-    apart, at = reader.num_frames / _SHOWN, 0
+    fps, count = _steady(reader)
+    times = Counter(reader.at_times(i / fps for i in range(count)) if reader.variable else range(count))
+    apart, at = count / _SHOWN, 0
     for index, frame in reader.stream(times):
         if shown is not None and at >= (len(shown) + 0.5) * apart:
             less = -(-max(frame.shape[1:]) // 160)
-            shown.append((at / reader.fps, frame[:, ::less, ::less].permute(1, 2, 0).numpy().copy()))
+            shown.append((at / fps, frame[:, ::less, ::less].permute(1, 2, 0).numpy().copy()))
         yield from repeat(frame, times[index])
         at += times[index]
 
@@ -190,7 +199,7 @@ def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int
         fresh, longer = before + sums[end] - sums[start], best[end - 1] + scores[end - 1]
         best[end] = np.maximum(fresh, longer)
         begins[end] = np.where(fresh > longer, start, begins[end - 1])
-    found, end = [], count
+    found, end = list[tuple[int, int, int]](), count
     while end > 0:
         label = int(best[end].argmax())
         start = int(begins[end, label])
@@ -217,9 +226,9 @@ def segments_of(
     least = timeline.length if min_length is None else min_length
     for start, end, index in cut(timeline.moments, round(least / timeline.step), threshold):
         if index < len(names):
-            times = start * timeline.step, min(end * timeline.step, timeline.duration)
+            begins, ends = start * timeline.step, min(end * timeline.step, timeline.duration)
             score = float(timeline.moments[start:end, index].mean())
-            found.append(Segment(*(round(time, 3) for time in times), names[index], index, round(score, 4)))
+            found.append(Segment(round(begins, 3), round(ends, 3), names[index], index, round(score, 4)))
     return found
 
 
@@ -244,10 +253,10 @@ def as_srt(segments: Sequence[Segment]) -> str:
 def draw(path: Path, timeline: Timeline, segments: Sequence[Segment], names: Sequence[str]) -> None:
     """Draws frames, and below them for each label its scores over time and its segments."""
     plt = require_matplotlib()
-    seconds = Counter[int]()
+    seconds: dict[int, float] = {}
     for segment in segments:
-        seconds[segment.index] += segment.end - segment.start
-    chosen = [index for index, _ in seconds.most_common(_NAMED)]
+        seconds[segment.index] = seconds.get(segment.index, 0.0) + (segment.end - segment.start)
+    chosen = sorted(seconds, key=lambda index: seconds[index], reverse=True)[:_NAMED]
     chosen.sort(key=lambda index: next(s.start for s in segments if s.index == index))
     height = 2.2 + 0.32 * len(chosen)
     figure, (above, below) = plt.subplots(
@@ -301,6 +310,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"localize: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("localize: stopped; nothing was written", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -309,7 +321,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("video", help="file, folder of frames, or http(s) address")
     parser.add_argument("--model", default="vov3d_n", metavar="NAME", help="model.tag, folder, or exported file")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights in place of the tag's")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
     parser.add_argument("--seconds", type=float, help="window, for models that take their frames from equal segments")
     parser.add_argument("--streaming", action="store_true", help="take every frame once; best with a causal model")
     parser.add_argument("--every", type=float, default=0.2, metavar="S", help="seconds between windows (default: 0.2)")
@@ -333,11 +345,12 @@ def _localize(args: argparse.Namespace) -> None:
     check_settings(args.every, args.threshold, args.min_length)
     if args.streaming and args.seconds is not None:
         raise ValueError(f"--seconds {args.seconds:g} would have no effect: a stream's window is that of the model")
+    target = device(args.device) if args.device else best_device()
     if args.streaming:
-        stream = _stream_of(args)
+        stream = _stream_of(args, target)
         names, timeline = stream.class_names, stream_over(stream, args.video, args.picture is not None)
     else:
-        model = load_model(args.model, args.checkpoint, device(args.device))
+        model = load_model(args.model, args.checkpoint, target, args.device is not None)
         classifier = VideoClassifier(model.network, class_names=model.names)
         names = classifier.class_names
         timeline = look_over(classifier, args.video, args.every, args.seconds, args.picture is not None)
@@ -354,10 +367,9 @@ def _localize(args: argparse.Namespace) -> None:
         print(f"{s.start:9.2f} {s.end:9.2f}  {s.score:4.0%}  {s.label}")
 
 
-def _stream_of(args: argparse.Namespace) -> StreamClassifier:
-    name = f"local-dir:{args.model}" if Path(args.model, "config.json").is_file() else args.model
-    model = vov3d.create_model(name, pretrained=True, checkpoint_path=args.checkpoint)
-    return StreamClassifier(model.to(device(args.device)))
+def _stream_of(args: argparse.Namespace, target: torch.device) -> StreamClassifier:
+    model = vov3d.create_model(model_name(args.model), pretrained=True, checkpoint_path=args.checkpoint)
+    return StreamClassifier(model.to(target))
 
 
 def check_settings(every: float, threshold: float, min_length: float | None) -> None:

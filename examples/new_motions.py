@@ -1,7 +1,7 @@
 """A small folder of videos to fine-tune on: motions that turn back half-way, classes that vov3d_n was not trained on.
 
     python examples/new_motions.py --to new_motions                     # 20 videos of each of 10 classes
-    python examples/train.py --recipe finetune --model vov3d_n --data new_motions --output runs/new_motions
+    python -m reference.train --recipe finetune --model vov3d_n --data new_motions --output runs/new_motions
     vov3d predict new_motions/val/*/*.mp4 --model runs/new_motions/model
 
 "Moving something left and back" and "Moving something right and back" show the same places equally often.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vov3d.video.moving_shapes import CLASSES, PAIRS, make_clip, write_clip
+from vov3d.synthetic.moving_shapes import CLASSES, PAIRS, make_clip, write_clip
 
 TURNING_BACK = (0, 1, 2, 3, 5)
 """The pairs of moving shapes that are taken: left and right, up and down, towards and away, turning, appearing."""

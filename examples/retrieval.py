@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vov3d.cli._arguments import positive
+from vov3d.cli.arguments import positive
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, ValueError) as error:
         print(f"retrieval: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("retrieval: stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from hub_server import HubServer, start_hub
+from helpers.hub_server import HubServer, start_hub
 
 _HUB = start_hub()
 _HOME = tempfile.TemporaryDirectory(prefix="vov3d-hf-home-")
@@ -14,7 +14,8 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_XET": "1",
 }
-# Whatever else would go out ends at the Hub on the loopback interface, which is no proxy.
+# Whatever else would go out, such as the telemetry of OpenVINO, ends at the Hub on the loopback interface, which is no
+# proxy and does not count it: it comes from processes in the background, at any time.
 os.environ |= {"https_proxy": _HUB.url, "HTTPS_PROXY": _HUB.url}
 for name in (
     "HF_HUB_OFFLINE",
@@ -42,8 +43,8 @@ def hub() -> HubServer:
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path, monkeypatch):
+def own_caches(tmp_path, monkeypatch):
     """Every test has its own caches, and waits for no host."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("VOV3D_CACHE", str(tmp_path / "vov3d-cache"))
-    monkeypatch.setattr("vov3d.models._download._FIRST_WAIT", 0.0)
+    monkeypatch.setattr("vov3d.weights.download._FIRST_WAIT", 0.0)

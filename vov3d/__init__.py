@@ -1,32 +1,37 @@
 """Efficient video 3D CNNs: VoV3D, X3D and their building blocks.
 
-`VideoClassifier`, from a file to a label, and what deploys a model are imported when first asked for; the classifier
-needs the extra `video`, files of other runtimes the extra `deploy`.
+`import vov3d` takes no time: what a name needs is imported when the name is first asked for. timm knows the models
+whenever both are imported, whichever comes first. `VideoClassifier` needs the extra `video`, files of other runtimes
+the extra `deploy`.
 """
 
+from __future__ import annotations
+
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-from vov3d.hub import convert, convert_state_dict, from_pretrained, publish, push_to_hub, save_pretrained
-from vov3d.labels import class_names, load_labels
-from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
-from vov3d.models import (
-    X3D,
-    VideoPretrainedCfg,
-    VoV3D,
-    WeightsError,
-    create_model,
-    is_model,
-    list_models,
-    list_pretrained,
-    measure_budget,
-    model_entrypoint,
-)
-from vov3d.surgery import factorize, fold_batchnorm, freeze_batchnorm, recalibrate, replace_blocks
-
+TYPE_CHECKING = False  # type checkers take it for true; importing it from typing would take longer than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from vov3d.deploy import export, load_exported, optimize_for_inference, streaming
+    from vov3d.hub import convert, convert_state_dict, from_pretrained, publish, push_to_hub, save_pretrained
+    from vov3d.labels import class_names, load_labels
+    from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
     from vov3d.live import StreamClassifier
+    from vov3d.models import (
+        X3D,
+        VideoPretrainedCfg,
+        VoV3D,
+        WeightsError,
+        create_model,
+        is_model,
+        list_models,
+        list_pretrained,
+        measure_budget,
+        model_entrypoint,
+    )
+    from vov3d.surgery import factorize, fold_batchnorm, freeze_batchnorm, recalibrate, replace_blocks
     from vov3d.video import VideoClassifier
 
 __version__ = "0.1.0"
@@ -69,18 +74,67 @@ __all__ = [
     "streaming",
 ]
 
-
-_LATE = {
-    "StreamClassifier": "vov3d.live",
-    "VideoClassifier": "vov3d.video",
-    "export": "vov3d.deploy",
-    "load_exported": "vov3d.deploy",
-    "optimize_for_inference": "vov3d.deploy",
-    "streaming": "vov3d.deploy",
+# The public names of each room, which is imported when one of them is first asked for.
+_ROOMS = {
+    "adapters": "",
+    "deploy": "export load_exported optimize_for_inference streaming",
+    "hub": "convert convert_state_dict from_pretrained publish push_to_hub save_pretrained",
+    "labels": "class_names load_labels",
+    "layers": "TOSA ClassifierHead3d ConvNormAct3d D2plus1D SqueezeExcite3d",
+    "live": "StreamClassifier",
+    "models": "X3D VideoPretrainedCfg VoV3D WeightsError create_model is_model list_models list_pretrained"
+    " measure_budget model_entrypoint",
+    "surgery": "factorize fold_batchnorm freeze_batchnorm recalibrate replace_blocks",
+    "video": "VideoClassifier",
 }
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATE:
-        return getattr(import_module(_LATE[name]), name)
+    if name in _ROOM_OF:
+        globals()[name] = found = getattr(import_module(f"vov3d.{_ROOM_OF[name]}"), name)
+        return found
+    if name in _ROOMS:
+        return import_module(f"vov3d.{name}")
     raise AttributeError(f"module 'vov3d' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})
+
+
+class _Finder:
+    """Registers the models as soon as timm is imported: timm has no place for plug-ins, and importing it takes seconds.
+
+    It watches timm and our own modules, and acts when timm is there and none of ours is half imported.
+    """
+
+    def __init__(self) -> None:
+        self.importing = 0
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Finds what the other finders do, and sees when the import ends."""
+        if name != "timm" and not name.startswith("vov3d."):
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec: Any = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                self.importing += 1
+                try:
+                    execute(module)
+                finally:
+                    self.importing -= 1
+                if not self.importing and "timm" in sys.modules:
+                    import_module("vov3d.models")
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+if "timm" in sys.modules:
+    import_module("vov3d.models")
+else:
+    sys.meta_path.insert(0, _Finder())

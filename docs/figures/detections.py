@@ -3,7 +3,7 @@
     python docs/figures/detections.py
 
 Scenes are made again from their seed; what was found in them is what `docs/measure/detected_scenes.py` stored in
-docs/benchmarks/detection.json. Needs the extras `docs` and `video`.
+docs/results/benchmarks/detection.json. Needs the extras `docs` and `video`.
 """
 
 import json
@@ -17,10 +17,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from vov3d.video.moving_scenes import ACTIONS, make_scenes
+from vov3d.synthetic.moving_scenes import ACTIONS, make_scenes
 
 TARGET = Path(__file__).with_suffix(".png")
-STORED = Path(__file__).parents[1] / "benchmarks" / "detection.json"
+STORED = Path(__file__).parents[1] / "results" / "benchmarks" / "detection.json"
 SEED, SCENES = 1, 5
 COLOURS = ("#ffd23f", "#3bceac", "#ee4266")
 GAP = 4

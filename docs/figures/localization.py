@@ -11,9 +11,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-from evaluation.models import load_model
 from localize import draw, look_over, segments_of
 from localized_shapes import EVERY, SECONDS, THRESHOLD, write_motions
+from reference.evaluation.models import load_model
 
 from vov3d.video import VideoClassifier
 

@@ -11,7 +11,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from vov3d.video.moving_shapes import CLASSES, make_clip
+from vov3d.synthetic.moving_shapes import CLASSES, make_clip
 
 SHOWN = ("Moving something left", "Moving something right", "Turning something clockwise", "Pushing something")
 FRAMES, SIZE, SEED = 8, 96, 3

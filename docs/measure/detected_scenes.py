@@ -1,10 +1,11 @@
-"""Measures a detector that `examples/detect.py` trained on scenes, and writes docs/detection.md and the picture's data.
+"""Measures a detector that was trained on scenes, and writes docs/guides/detection.md and the data of its picture.
 
-    python examples/detect.py train --data scenes --output runs/detect
+    python -m reference.detect train --data scenes --output runs/detect
     python docs/measure detected_scenes --run runs/detect
 
 Beside the frame mAP on held-out scenes it measures what is left when motion is taken away: the key frame for every
-frame, and the frames in a random order. It writes docs/benchmarks/detection.json and the table of docs/detection.md.
+frame, and the frames in a random order. It writes docs/results/benchmarks/detection.json and the table of
+docs/guides/detection.md.
 """
 
 import argparse
@@ -14,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from detection.data import SceneMoments, annotations_of
-from detection.metrics import frame_ap, mean_ap
-from detection.model import Detector, load_detector
-from detection.training import look
 from pages import DOCS, STORED, fill
+from reference.detection.data import SceneMoments, annotations_of
+from reference.detection.metrics import frame_ap, mean_ap
+from reference.detection.model import Detector, load_detector
+from reference.detection.training import look
 
-from vov3d.deploy.benchmark import machine
-from vov3d.video.moving_scenes import ACTIONS
+from vov3d.benchmark import machine
+from vov3d.synthetic.moving_scenes import ACTIONS
 
-RESULTS, PAGE = STORED / "detection.json", DOCS / "detection.md"
+RESULTS, PAGE = STORED / "detection.json", DOCS / "guides" / "detection.md"
 SEED = 1  # detect.py trains on 0
 SHOWN = 12
 

@@ -2,11 +2,11 @@
 
     python docs/measure evidence list                 # what is done and what is not
     python docs/measure evidence run table3           # trains what is missing; table4, table5 and longer likewise
-    python docs/measure evidence report               # writes docs/evidence.md and its pictures from what is there
+    python docs/measure evidence report        # writes docs/results/evidence.md and its pictures from what is there
 
 Table 3 of the paper takes T-OSA and D(2+1)D apart, Table 4 compares five bottlenecks within T-OSA, Table 5 takes more
 frames; `longer` trains three times as long. A run takes two to three minutes on one core. Each leaves one JSON file in
-docs/evidence when it ends; what was killed goes on from its last epoch, and what is done is not done again.
+docs/results/evidence when it ends; what was killed goes on from its last epoch, and what is done is not done again.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from comparison.plans import PLANS, planned, read, top1
 from comparison.runs import Sizes, execute
 from pages import DOCS, fill
 
-RESULTS, PAGE = DOCS / "evidence", DOCS / "evidence.md"
+RESULTS, PAGE = DOCS / "results" / "evidence", DOCS / "results" / "evidence.md"
 
 
 def run(plan: str, results: Path, work: Path, sizes: Sizes, most: int | None = None) -> None:
@@ -52,7 +52,9 @@ def report(results: Path, page: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="JSON files (docs/evidence)")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="FOLDER", help="JSON files (docs/results/evidence)"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what is done and what is not")
     commands.add_parser("report", help="writes the page and its pictures from what is there")

@@ -18,8 +18,8 @@ from published_form import published_form
 from torch import nn
 
 import vov3d
-from vov3d.deploy._compare import moving_clips
-from vov3d.deploy.benchmark import machine, measure
+from vov3d.benchmark import machine, measure
+from vov3d.synthetic.noise import moving_clips
 
 FILES: dict[str, dict[str, Any]] = {
     "openvino.xml": {},

@@ -4,7 +4,8 @@
 
 trains a nano X3D with whole 3x3x3 kernels and one built with D(2+1)D on the same clips, factorizes the first by
 `vov3d.factorize`, with statistics of norms estimated anew and a short fine-tune, and measures accuracy, parameters,
-multiply-adds and time of a forward pass. It writes docs/benchmarks/factorized_x3d.json and the table of docs/blocks.md.
+multiply-adds and time of a forward pass. It writes docs/results/benchmarks/factorized_x3d.json and the table
+of docs/guides/blocks.md.
 """
 
 import argparse
@@ -19,15 +20,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pages import DOCS, STORED, fill
+from reference.training.building import build_optimizer
 from torch import nn
-from training.building import build_optimizer
 
 import vov3d
-from vov3d.deploy.benchmark import machine, measure
+from vov3d.benchmark import machine, measure
 from vov3d.models.budget import network_cost
-from vov3d.video.moving_shapes import CLASSES, make_set
+from vov3d.synthetic.moving_shapes import CLASSES, make_set
 
-RESULTS, PAGE = STORED / "factorized_x3d.json", DOCS / "blocks.md"
+RESULTS, PAGE = STORED / "factorized_x3d.json", DOCS / "guides" / "blocks.md"
 
 NANO: dict[str, Any] = dict(
     stem_chs=12,
@@ -46,6 +47,7 @@ MUON = SimpleNamespace(
     lr=1e-2,
     weight_decay=0.02,
     exempt_norms=True,
+    decay_biases=False,
     layer_decay=1,
     args={"momentum": 0.95, "nesterov": True, "fallback_list": ["*.conv_s*", "*.conv_t.*", "*.conv_st*", "head.fc.*"]},
 )

@@ -1,6 +1,6 @@
 """Share of the frames of a long video of moving shapes that `localize.py` gives the right label.
 
-    python docs/measure localized_shapes     # measures vov3d_n, and writes the table of docs/localization.md
+    python docs/measure localized_shapes     # measures vov3d_n, and writes the table of docs/guides/localization.md
 
 Motions follow one another without a pause, every class as often, in an order and with cuts that are known: in one video
 as shots, each as long as a clip that the model was trained on or up to twice as long; in another as scenes of four to
@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluation.models import load_model
 from localize import Segment, look_over, segments_of
 from pages import DOCS, STORED, fill
+from reference.evaluation.models import load_model
 
+from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
 from vov3d.video import VideoClassifier, VideoReader
-from vov3d.video.classifier import Source
-from vov3d.video.moving_shapes import CLASSES, make_clip, write_clip
 
-RESULTS, PAGE = STORED / "localized_shapes.json", DOCS / "localization.md"
+RESULTS, PAGE = STORED / "localized_shapes.json", DOCS / "guides" / "localization.md"
 FPS, CLIP, SECONDS, EVERY, THRESHOLD = 10, 16, 1.6, 0.2, 0.3
 SEED = 4242
 
@@ -89,9 +88,8 @@ def _labelled(classifier: VideoClassifier, video: Path, truth: Sequence[Segment]
     """What the model says of each motion, cut out where it is known to lie."""
     with VideoReader(video) as reader:
         frames = reader.read(range(reader.num_frames))
-    parts: list[Source] = [frames[round(s.start * FPS) : round(s.end * FPS)] for s in truth]
-    said = classifier(parts, topk=1)
-    return [replace(s, label=best.label, index=best.index) for s, (best,) in zip(truth, said, strict=True)]
+    said = [classifier(frames[round(s.start * FPS) : round(s.end * FPS)], topk=1)[0] for s in truth]
+    return [replace(s, label=best.label, index=best.index) for s, best in zip(truth, said, strict=True)]
 
 
 def share(right: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-STORED = DOCS / "benchmarks"
+STORED = DOCS / "results" / "benchmarks"
 """Where measurements are kept as JSON."""
 
 

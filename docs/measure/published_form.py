@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 import vov3d
-from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
 
 
 class _SwishFunction(torch.autograd.Function):
@@ -62,7 +61,7 @@ def published_form(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for owner in list(model.modules()):
         for name, module in list(owner.named_children()):
-            if isinstance(module, DepthwiseConv3d | FactorConv3d):
+            if type(module) is nn.Conv3d:
                 setattr(owner, name, _plain_conv(module))
             elif isinstance(module, nn.SiLU):
                 setattr(owner, name, Swish())

@@ -1,4 +1,4 @@
-"""Writes the table of docs/evaluation.md: the published weights, the command that evaluates each, and what it gave.
+"""Writes the table of docs/guides/evaluation.md: published weights, the command that evaluates each, and what it gave.
 
     python docs/measure published_weights
 
@@ -10,9 +10,9 @@ import re
 from pages import DOCS, fill
 
 from vov3d import VideoPretrainedCfg, list_pretrained
-from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.weights.config import resolve_cfg
 
-PAGE = DOCS / "evaluation.md"
+PAGE = DOCS / "guides" / "evaluation.md"
 DATA = {"k400": "kinetics400", "ssv1": "something-something-v1", "ssv2": "something-something-v2"}
 """Folder of each data set in the commands."""
 
@@ -47,7 +47,7 @@ def published() -> list[str]:
 def command(name: str) -> str:
     """What evaluates published weights by their protocol."""
     data = DATA[name.split(".")[1].split("_")[0]]
-    return f"python examples/evaluate.py --data {data} --split val --model {name}"
+    return f"python -m reference.evaluate --data {data} --split val --model {name}"
 
 
 def measured(text: str) -> dict[str, str]:

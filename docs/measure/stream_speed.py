@@ -1,4 +1,4 @@
-"""Times of one frame of a stream beside a clip that is computed anew for it, and writes the table of docs/streaming.md.
+"""Times of one frame of a stream beside a clip computed anew for it; writes the table of docs/guides/streaming.md.
 
     python docs/measure stream_speed --threads 2
     python docs/measure stream_speed --threads 2 --exported   # files of ONNX Runtime and OpenVINO too: takes minutes
@@ -21,7 +21,7 @@ from pages import DOCS, fill
 
 import vov3d
 
-PAGE = DOCS / "streaming.md"
+PAGE = DOCS / "guides" / "streaming.md"
 
 
 def ways(name: str, size: int, exported: bool) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:

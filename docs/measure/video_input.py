@@ -3,6 +3,7 @@
     python docs/measure video_input speed
     python docs/measure video_input memory
     python docs/measure video_input decode
+    python docs/measure video_input antialias [--file FILE]
 
 The straight way is what published evaluation code does: for each view decode the whole file, take the clip's frames,
 scale, resize and crop them in float, and run the network on the one view. It is timed with the network in its
@@ -30,7 +31,8 @@ import torch.nn.functional as F
 from published_form import published_form
 
 import vov3d
-from vov3d.video import VideoClassifier, VideoReader, clip_indices, crop_boxes, parse_views
+from vov3d.synthetic import moving_shapes
+from vov3d.video import VideoClassifier, VideoReader, clip_indices, crop_boxes, eval_transform, parse_views, plan_clips
 
 FPS, WIDTH, HEIGHT = 30, 320, 240
 
@@ -38,14 +40,15 @@ FPS, WIDTH, HEIGHT = 30, 320, 240
 def main() -> None:
     """Runs a measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "memory", "decode", "peak"))
+    parser.add_argument("what", choices=("speed", "memory", "decode", "antialias", "peak"))
     parser.add_argument("--model", default="vov3d_m")
     parser.add_argument("--views", default="10x3")
     parser.add_argument("--rounds", type=int, default=3, help="of each way, one after the other")
     parser.add_argument("--file", help="measure on this file (of 'peak', which 'memory' starts)")
     args = parser.parse_args()
     torch.manual_seed(0)
-    {"speed": speed, "memory": memory, "decode": decode, "peak": peak}[args.what](args)
+    ways = {"speed": speed, "memory": memory, "decode": decode, "antialias": antialias, "peak": peak}
+    ways[args.what](args)
 
 
 def speed(args: argparse.Namespace) -> None:
@@ -145,7 +148,7 @@ def peak(args: argparse.Namespace) -> None:
 
 def decode(args: argparse.Namespace) -> None:
     """Times reading the frames of one clip, and of ten, with each backend that loads."""
-    from vov3d.video._torchcodec import torchcodec_problem
+    from vov3d.video.decoders.torchcodec import torchcodec_problem
 
     backends = ["pyav"] if torchcodec_problem() else ["pyav", "torchcodec"]
     model: Any = vov3d.create_model(args.model, device="meta")
@@ -176,6 +179,27 @@ def whole(path: Path) -> torch.Tensor:
     with av.open(str(path)) as container:
         container.streams.video[0].thread_type = "AUTO"
         return torch.from_numpy(np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]))
+
+
+def antialias(args: argparse.Namespace) -> None:
+    """Prints how far the two ways of resizing lie apart, and each from the published loaders' in float."""
+    model: Any = vov3d.create_model(args.model, device="meta")
+    cfg = model.pretrained_cfg
+    if args.file:
+        with VideoReader(args.file) as reader:
+            frames = reader.read(plan_clips(cfg, reader)[0])
+    else:
+        clip = moving_shapes.make_clip(0, np.random.default_rng(0), cfg["num_frames"], 640)[:, 140:500]
+        frames = torch.from_numpy(clip).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    ours, plain = (
+        (eval_transform(cfg, antialias=filtered).resize(frames) / 255 - mean) / std for filtered in (True, False)
+    )
+    published = F.interpolate((frames / 255 - mean) / std, ours.shape[-2:], mode=cfg["interpolation"])
+    print(f"{frames.shape[-1]}x{frames.shape[-2]} to {ours.shape[-1]}x{ours.shape[-2]}, in standard deviations:")
+    for name, pictures in (("antialiased", ours), ("antialias=False", plain)):
+        apart = (pictures - published).abs()
+        print(f"{name:<16} from the published loaders': {apart.mean():.4f} on average, {apart.max():.2f} at most")
 
 
 def make_clip(path: Path, repeats: int = 1) -> Path:

@@ -1,6 +1,7 @@
 """Backbones for other frameworks: torchvision itself, stand-ins for the others' contracts.
 
-MMAction2 and Detectron2 do not install beside the other requirements; what they were tried with is on docs/adapters.md.
+MMAction2 and Detectron2 do not install beside the other requirements; docs/guides/adapters.md says what they were
+tried with.
 """
 
 import sys
@@ -9,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from reference_files import published_file
+from helpers.reference_files import published_file
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -202,9 +203,24 @@ def test_mmengine_is_named_where_it_is_missing(monkeypatch):
         register_mmaction()
 
 
-def test_weights_of_a_file(tmp_path):
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda file: dict(pretrained=file),
+        lambda file: dict(checkpoint_path=file),
+        lambda file: dict(init_cfg={"type": "Pretrained", "checkpoint": file}),
+    ],
+)
+def test_a_file_that_is_not_there(named, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth.*there is no such file"):
+        MMActionBackbone("vov3d_n", **named(str(tmp_path / "none.pth")))
+
+
+@pytest.mark.parametrize("named", ["pretrained", "checkpoint_path", "init_cfg"])
+def test_weights_of_a_file(named, tmp_path):
     file = published_file("vov3d_m_k400", tmp_path)
-    backbone = MMActionBackbone("vov3d_m", checkpoint_path=str(file), out_indices=(0, 2))
+    value = {"type": "Pretrained", "checkpoint": str(file)} if named == "init_cfg" else str(file)
+    backbone = MMActionBackbone("vov3d_m", **{named: value}, out_indices=(0, 2))
     backbone.init_weights()
     source = vov3d.create_model("vov3d_m", checkpoint_path=str(file)).state_dict()
     for name, tensor in backbone.model.state_dict().items():
@@ -237,7 +253,13 @@ def test_frozen_stages_and_norms(stages, norm_eval):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(pretrained=True, checkpoint_path="w.pth"), "both name weights; give one"),
+        (
+            dict(pretrained=True, checkpoint_path="w.pth"),
+            r"pretrained=True and checkpoint_path='w\.pth' all name weights; give one",
+        ),
+        (dict(pretrained="w.pth", init_cfg={"type": "Pretrained", "checkpoint": "w.pth"}), "all name weights"),
+        (dict(init_cfg={"type": "Kaiming", "layer": "Conv3d"}), "is not understood; give dict"),
+        (dict(init_cfg={"type": "Pretrained", "checkpoint": "w.pth", "prefix": "backbone."}), "is not understood"),
         (dict(frozen_stages=4), "frozen_stages is 4, but vov3d_n has 3 stages up to the last map"),
         (dict(frozen_stages=2, out_indices=(1,)), "has 1 stages"),
     ],

@@ -1,31 +1,35 @@
 """Exported files: what comes back is what went in, and what cannot work is refused before any work."""
 
+import contextlib
 import io
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
+from helpers.trained_like import without_zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settled import lively
 from torch import nn
 
 import vov3d
-from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError, _formats
+from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError
 from vov3d.deploy import export as package_export
-from vov3d.deploy._compare import compare, moving_clips
-from vov3d.deploy._formats import BOUNDS
-from vov3d.deploy._frames import frame_graph_of
-from vov3d.deploy._graph import graph_of
+from vov3d.deploy._compare import compare
+from vov3d.deploy._metadata import Metadata
+from vov3d.deploy.formats import BOUNDS, base
+from vov3d.deploy.graphs import frame_graph_of, graph_of
 from vov3d.layers import MIDDLE_CONVS
-from vov3d.models._weights import digest
+from vov3d.synthetic.noise import moving_clips
+from vov3d.weights.state_dict import digest
 
 EXPORT = sys.modules[package_export.__module__]
 TINY = dict(depths=(2,), mid_chs=(12,), out_chs=(8,), head_chs=24, hidden_chs=40, output_stride=4)
@@ -37,7 +41,7 @@ def tiny(name: str = "vov3d_m", **change) -> nn.Module:
     more = {"num_blocks": 2} if name.startswith("vov3d") else {}
     cfg = dict(label_names=NAMES, num_frames=3, test_input_size=(3, 40, 40), pool_size=(3, 4))
     args = {**TINY, **more, "num_classes": 5, "pretrained_cfg_overlay": cfg, **change}
-    return lively(vov3d.create_model(name, **args))
+    return without_zeros(vov3d.create_model(name, **args))
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +296,7 @@ def test_folders_are_looked_at_first(tmp_path, monkeypatch):
 
 
 def test_a_missing_extra_names_itself(tmp_path, monkeypatch, files):
-    monkeypatch.setattr(_formats, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     with pytest.raises(
         ImportError, match=r"a\.onnx needs onnxruntime, onnx, onnxscript: pip install 'vov3d\[deploy\]'"
     ):
@@ -374,25 +378,168 @@ class Code:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("place", ["sample_inputs/model.pt", "weights/weight_0"])
-def test_loading_runs_no_code_from_pickles(place, files, tmp_path):
-    """PyTorch keeps example inputs as a pickle, and weights where the file says so."""
-    pickled = io.BytesIO()
-    torch.save({"x": Code(f"touch {tmp_path / 'ran'}")}, pickled)
-    with zipfile.ZipFile(files[".pt2"]) as source, zipfile.ZipFile(tmp_path / "a.pt2", "w") as target:
-        for name in source.namelist():
-            data = source.read(name)
-            if name.endswith("model_weights_config.json"):
-                config = json.loads(data)
-                if place.startswith("weights"):
-                    next(iter(config["config"].values())).update(use_pickle=True, path_name="weight_0")
-                data = json.dumps(config).encode()
-            target.writestr(name, pickled.getvalue() if name.endswith(place) else data)
-    assert any(name.endswith(place) for name in zipfile.ZipFile(tmp_path / "a.pt2").namelist())
-    with pytest.raises(ValueError, match=r"a\.pt2: cannot be loaded as torch\.export: Weights only load failed"):
-        vov3d.load_exported(tmp_path / "a.pt2")
-    assert not (tmp_path / "ran").exists()
-    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+def saved(content: object) -> bytes:
+    out = io.BytesIO()
+    torch.save(content, out)
+    return out.getvalue()
+
+
+def changed(source: Path, target: Path, edit, **added: bytes) -> Path:
+    """A copy of an archive with `edit(name, data)` in the place of every member, and more members."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, edit(name.partition("/")[2], old.read(name)))
+        for name, data in added.items():
+            new.writestr(f"{old.namelist()[0].partition('/')[0]}/{name}", data)
+    return target
+
+
+def graph_edit(edit):
+    """An edit of the graph alone, as parsed JSON."""
+
+    def change(name: str, data: bytes) -> bytes:
+        if name != "models/model.json":
+            return data
+        program = json.loads(data)
+        edit(program)
+        return json.dumps(program).encode()
+
+    return change
+
+
+def config_edit(which: str, edit):
+    def change(name: str, data: bytes) -> bytes:
+        if not name.endswith(f"model_{which}_config.json"):
+            return data
+        config = json.loads(data)
+        edit(config["config"])
+        return json.dumps(config).encode()
+
+    return change
+
+
+def nodes_of(program) -> list:
+    return program["graph_module"]["graph"]["nodes"]
+
+
+def set_formula(text: str):
+    def edit(program) -> None:
+        values = program["graph_module"]["graph"]["tensor_values"]["clip"]["sizes"]
+        values[0] = {"as_expr": {"expr_str": text, "hint": None}}
+
+    return graph_edit(edit)
+
+
+def set_target(name: str):
+    return graph_edit(lambda program: nodes_of(program)[0].update(target=name))
+
+
+def set_argument(argument: dict):
+    return graph_edit(lambda program: nodes_of(program)[0]["inputs"][0].update(arg=argument))
+
+
+def set_structure(kind: str):
+    spec = [1, {"type": kind, "context": '["os"]', "children_spec": []}]
+    return graph_edit(
+        lambda program: program["graph_module"]["module_call_graph"][0]["signature"].update(in_spec=json.dumps(spec))
+    )
+
+
+def pickled_weight(config) -> None:
+    next(iter(config.values())).update(use_pickle=True, path_name="weight_0")
+
+
+def opaque(config) -> None:
+    config["x"] = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+
+
+def same(name: str, data: bytes) -> bytes:
+    return data
+
+
+RUN = "__import__('os').system('touch {marker}')"
+HOSTILE = {
+    "example inputs": (lambda code: lambda name, data: code if "sample_inputs/model.pt" in name else data, {}),
+    "pickled weight": (lambda code: config_edit("weights", pickled_weight), {}),
+    "weight of a pickle": (lambda code: lambda name, data: code if name.endswith("weight_0") else data, {}),
+    "opaque constant": (lambda code: config_edit("constants", opaque), {"data/constants/opaque_obj_0": "pickle"}),
+    "custom object": (lambda code: same, {"data/constants/custom_obj_0": "pickle"}),
+    "library": (lambda code: same, {"data/aotinductor/model/x.so": "pickle"}),
+    "old weights": (lambda code: same, {"data/weights/model.pt": "pickle"}),
+    "another model": (lambda code: same, {"models/other.json": "pickle"}),
+    "formula": (lambda code: set_formula(RUN), {}),
+    "formula of attributes": (lambda code: set_formula("().__class__.__base__.__subclasses__()"), {}),
+    "formula that calls": (lambda code: set_formula("Symbol('s1').func('x')"), {}),
+    "formula of text": (lambda code: set_formula("Integer('7')"), {}),
+    "formula that grows": (lambda code: set_formula("Integer(9)**Integer(9)**Integer(9)**Integer(9)"), {}),
+    "nested formula": (lambda code: set_formula("(" * 3000 + "1" + ")" * 3000), {}),
+    "command": (lambda code: set_target("torch.os.system"), {}),
+    "file": (lambda code: set_target("torch.ops.aten.from_file.default"), {}),
+    "extension": (lambda code: set_target("#torch:x"), {}),
+    "operator as value": (lambda code: set_argument({"as_operator": "torch.os.system"}), {}),
+    "graph as value": (lambda code: set_argument({"as_graph": {}}), {}),
+    "structure": (lambda code: set_structure("collections.namedtuple"), {}),
+    "bounds": (lambda code: graph_edit(lambda p: p.update(range_constraints={"u9": {"min_val": 0, "max_val": 1}})), {}),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_loading_runs_no_code_and_takes_nothing_that_export_does_not_write(kind, files, tmp_path):
+    marker = tmp_path / "ran"
+    code = Code(f"touch {marker}")
+    make, added = HOSTILE[kind]
+    edit = make(saved({"x": code}))
+    content = {name: pickle.dumps(code) if "constants" in name else saved({"x": code}) for name in added}
+    path = changed(files[".pt2"], tmp_path / "a.pt2", lambda name, data: edit(name, data), **content)
+    if kind == "formula":
+        path = changed(files[".pt2"], path, set_formula(RUN.format(marker=marker)))
+    if kind == "weight of a pickle":  # numbers are numbers, whatever they look like
+        with contextlib.suppress(ValueError):
+            vov3d.load_exported(path)
+    else:
+        with pytest.raises(ValueError, match=r"a\.pt2: cannot be loaded as torch\.export: (it was not|Weights only)"):
+            vov3d.load_exported(path)
+    assert not marker.exists()
+
+
+def test_files_load_in_threads_and_leave_the_environment_alone(files, model):
+    before = dict(os.environ)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: vov3d.load_exported(files[".pt2"]), range(2)))
+    assert dict(os.environ) == before
+    clip = torch.randn(1, 3, 2, 9, 9)
+    for one in found:
+        close(one(clip), model(clip))
+
+
+def test_onnx_files_read_no_other_files(files, tmp_path):
+    import onnx
+
+    (tmp_path / "secret").write_bytes(bytes(1 << 16))
+    content = onnx.load(files[".onnx"])
+    tensor = content.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret")
+    (tmp_path / "a.onnx").write_bytes(content.SerializeToString())
+    with pytest.raises(ValueError, match="its weights are in other files"):
+        vov3d.load_exported(tmp_path / "a.onnx")
+
+
+def test_what_a_file_says_of_itself_is_checked(exported):
+    strings = exported[".pt2"].metadata.to_strings()
+    for name, value in (
+        ("num_classes", "[]"),
+        ("outputs", '"logits"'),
+        ("outputs", "[]"),
+        ("class_names", '["a"]'),
+        ("min_size", "-1"),
+        ("pretrained_cfg", "[]"),
+        ("clip", "[1]"),
+        ("license", "7"),
+    ):
+        with pytest.raises(ValueError, match="what it says of itself"):
+            Metadata.from_strings(strings | {name: value})
 
 
 def test_weights_of_another_file_are_refused(files, tmp_path):
@@ -436,7 +583,7 @@ ZOO += [("vov3d_m", {"conv": conv}) for conv in MIDDLE_CONVS]
 @pytest.mark.parametrize("end", [".onnx", ".xml"])
 @pytest.mark.parametrize(("name", "args"), ZOO)
 def test_every_model_exports_and_matches(name, args, end, tmp_path):
-    model = lively(vov3d.create_model(name, **args)).eval()
+    model = without_zeros(vov3d.create_model(name, **args)).eval()
     found = vov3d.load_exported(vov3d.export(model, tmp_path / f"a{end}", frames=4, size=96))
     for shape in ((1, 3, 5, 131, 97), (2, 3, 4, 64, 260)):
         clip = torch.randn(shape)

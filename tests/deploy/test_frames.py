@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from settled import settle
+from helpers.trained_like import as_trained
 from torch import nn
 
 import vov3d
-from vov3d.deploy._frames import frame_graph_of
+from vov3d.deploy.graphs import frame_graph_of
 from vov3d.layers import MIDDLE_CONVS
 
 NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 2, 1, 1), head_chs=8, hidden_chs=8)
@@ -16,7 +16,7 @@ NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 2
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
 @pytest.mark.parametrize("conv", MIDDLE_CONVS)
 def test_frames_give_what_the_clip_gives(name, conv, output_stride):
-    model = settle(vov3d.create_model(name, conv=conv, output_stride=output_stride, num_classes=5, **NANO))
+    model = as_trained(vov3d.create_model(name, conv=conv, output_stride=output_stride, num_classes=5, **NANO))
     clip = torch.randn(1, 3, 3, 256, 240, dtype=torch.float64)  # maps larger than the windows of 7 and 14
     graph = frame_graph_of(model)
     assert not any(isinstance(m, nn.Conv3d | nn.BatchNorm3d) for m in graph.modules())

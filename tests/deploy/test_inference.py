@@ -4,14 +4,15 @@ import copy
 
 import pytest
 import torch
+from helpers.trained_like import as_trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settled import settle
 from torch import nn
 
 import vov3d
 from vov3d import optimize_for_inference
-from vov3d.deploy import _modules, inference
+from vov3d.adapters import PooledBackbone
+from vov3d.deploy import _fused, _optimize
 from vov3d.layers import MIDDLE_CONVS
 
 SMALL = dict(mid_chs=(8, 8), out_chs=(4, 8), depths=(1, 2), output_stride=8, head_chs=16, hidden_chs=16, num_classes=5)
@@ -21,7 +22,7 @@ EXACT = dict(rtol=1e-10, atol=1e-12)
 def small(name: str = "vov3d_m", **kwargs) -> nn.Module:
     if kwargs.get("features_only"):
         kwargs["out_indices"] = (0, 1, 2)
-    return settle(vov3d.create_model(name, **SMALL | kwargs))
+    return as_trained(vov3d.create_model(name, **SMALL | kwargs))
 
 
 def clip(*shape: int) -> torch.Tensor:
@@ -54,7 +55,7 @@ def test_every_form_of_every_model(name, conv, output_stride, features_only, bat
 
 @pytest.mark.parametrize("name", ["vov3d_m", "vov3d_l", "x3d_s", "x3d_l"])
 def test_whole_models(name):
-    model = settle(vov3d.create_model(name)).float()
+    model = as_trained(vov3d.create_model(name)).float()
     for m in model.modules():  # norms of these clips, so that numbers stay near 1
         if isinstance(m, nn.BatchNorm3d):
             m.reset_running_stats()
@@ -89,7 +90,7 @@ def test_every_call_and_setting(name):
 def test_pieces_give_what_the_batch_gives(monkeypatch, features_only):
     fast, x = optimize_for_inference(small(features_only=features_only)), clip(5, 3, 2, 16, 16)
     whole = fast(x)
-    monkeypatch.setattr(inference, "PIECE_VOXELS", 2 * x[0, 0].numel())
+    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 2 * x[0, 0].numel())
     seen: list[int] = []
     fast.model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     torch.testing.assert_close(fast(x), whole, **EXACT)
@@ -102,12 +103,12 @@ def test_frames_in_parts_give_what_the_clip_gives(batch, frames, limit):
     fast, x = optimize_for_inference(small()), clip(batch, 3, frames, 16, 16)
     whole = fast(x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_modules, "FRAMES_BYTES", limit)
+        patch.setattr(_fused, "FRAMES_BYTES", limit)
         torch.testing.assert_close(fast(x), whole, **EXACT)
 
 
 def test_without_onednn(monkeypatch):
-    monkeypatch.setattr(inference, "has_onednn", lambda *args: False)
+    monkeypatch.setattr(_optimize, "has_onednn", lambda *args: False)
     model, x = small().float(), clip(2, 3, 3, 16, 16).float()
     torch.testing.assert_close(optimize_for_inference(model)(x), model(x), rtol=1e-4, atol=1e-4)
 
@@ -123,14 +124,14 @@ def test_bfloat16_takes_float_clips():
 def test_shortcuts_sums_and_norms_are_gone():
     fast = optimize_for_inference(small())
     kinds = {type(m) for m in fast.modules()}
-    assert not kinds & {nn.BatchNorm3d, nn.Conv3d, vov3d.layers.conv.FactorConv3d, vov3d.TOSA, vov3d.D2plus1D}
+    assert not kinds & {nn.BatchNorm3d, nn.Conv3d, vov3d.TOSA, vov3d.D2plus1D}
     assert not any(p.requires_grad for p in fast.parameters())
     # Every activation is part of a convolution, except behind a gate, a sum and a linear layer.
     alone = [name for name, m in fast.named_modules() if isinstance(m, nn.ReLU | nn.SiLU) and ".fc" not in name]
-    gates = [name for name, m in fast.named_modules() if isinstance(m, _modules.Gate)]
-    sums = [name for name, m in fast.named_modules() if isinstance(m, _modules.Bottleneck) and m.shortcut is not None]
+    gates = [name for name, m in fast.named_modules() if isinstance(m, _fused.Gate)]
+    sums = [name for name, m in fast.named_modules() if isinstance(m, _fused.Bottleneck) and m.shortcut is not None]
     assert len(
-        [name for name in alone if type(fast.get_submodule(name.rpartition(".")[0])) is not _modules.Convolution]
+        [name for name in alone if type(fast.get_submodule(name.rpartition(".")[0])) is not _fused.Convolution]
     ) == (2 * len(gates) + len(sums))
     assert not fast(clip(1, 3, 2, 16, 16)).requires_grad
 
@@ -159,7 +160,7 @@ def test_models_of_others():
         nn.ReLU(inplace=False),
     )
     x = clip(2, 3, 5, 9, 7)
-    settle(model)
+    as_trained(model)
     fast = optimize_for_inference(model)
     torch.testing.assert_close(fast(x), model(x), **EXACT)
     assert any(isinstance(m, nn.SiLU) for m in fast.modules())
@@ -225,7 +226,7 @@ def test_the_classifier_takes_it():
 
 
 @pytest.mark.skipif(
-    not _modules.has_onednn("cpu", torch.float32), reason="oneDNN cannot activate a convolution's output here"
+    not _fused.has_onednn("cpu", torch.float32), reason="oneDNN cannot activate a convolution's output here"
 )
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
 def test_convolutions_activate_and_add_while_they_write(name):
@@ -236,3 +237,144 @@ def test_convolutions_activate_and_add_while_they_write(name):
             module.register_forward_hook(lambda _m, _i, y, path=path: alone.extend([path] * (y.ndim == 5)))
     fast(torch.randn(1, 3, 2, 32, 32))
     assert not alone
+
+
+# --- what is no network of this package, and what is done with the result ---------------------------------------------
+
+
+class Around(nn.Module):
+    """A network of somebody else around one of ours."""
+
+    def __init__(self, run, **kwargs):
+        super().__init__()
+        self.net, self.run = small(**kwargs), run
+
+    def forward(self, *args, **kwargs):
+        return self.run(self.net, *args, **kwargs)
+
+
+X = clip(4, 3, 2, 16, 16)
+AROUND = {
+    "differences to the batch's mean": (lambda net, x: net(x) - net(x).mean(0), (X,)),
+    "mean over pairs of views": (lambda net, x: net(x).unflatten(0, (-1, 2)).mean(1), (X,)),
+    "one number for the batch": (lambda net, x: net(x).sum(), (X,)),
+    "batch second": (lambda net, x: net(x).T, (X,)),
+    "a second input of the batch": (lambda net, x, w: net(x) * w, (X, clip(4, 1))),
+    "an input by its name": (lambda net, x, scale: net(x) * scale, (X, {"scale": clip(4, 1)})),
+    "pathways in a list": (lambda net, xs: net(xs[0]) + net(xs[1]), ([X, X[:, :, :1]],)),
+    "nested in": (lambda net, d: net(d["clips"][0]) * d["more"]["w"], ({"clips": (X,), "more": {"w": clip(4, 1)}},)),
+    "nested out": (lambda net, x: {"logits": net(x), "maps": [net.forward_features(x), (net(x), None)]}, (X,)),
+    "bytes that it scales itself": (
+        lambda net, x: net(x.double() / 255 if x.dtype == torch.uint8 else x),
+        (torch.arange(4 * 3 * 2 * 16 * 16).view(4, 3, 2, 16, 16).remainder(251).to(torch.uint8),),
+    ),
+    "indices beside the clips": (lambda net, x, i: net(x)[i], (X, torch.tensor([2, 0]))),
+    "clips in four dimensions": (lambda net, x: net(x.unflatten(1, (3, -1))), (X.flatten(1, 2),)),
+}
+
+
+@pytest.mark.parametrize("kind", AROUND)
+def test_networks_around_ours_see_the_whole_batch_and_their_own_types(kind, monkeypatch):
+    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 1)
+    run, args = AROUND[kind]
+    kwargs = args[-1] if isinstance(args[-1], dict) and len(args) > 1 else {}
+    args = args[:-1] if kwargs else args
+    model = Around(run).eval()
+    torch.testing.assert_close(optimize_for_inference(model)(*args, **kwargs), model(*args, **kwargs), **EXACT)
+
+
+def test_layers_that_look_across_the_batch_see_all_of_it(monkeypatch):
+    class Centred(nn.Linear):
+        def forward(self, x):
+            return super().forward(x - x.mean(0))
+
+    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 1)
+    own_layer, batch_statistics, subclass, x = small(), small(), small(), clip(4, 3, 2, 16, 16)
+    own_layer.head.fc = Centred(16, 5).double().eval()
+    norm = batch_statistics.stages[0].blocks[0].layers[0].bn2
+    norm.running_mean = norm.running_var = None
+    subclass.__class__ = type("Mine", (vov3d.VoV3D,), {"forward": lambda self, x: self.forward_features(x).mean(0)})
+    for model in (own_layer, batch_statistics, subclass):
+        torch.testing.assert_close(optimize_for_inference(model)(x), model(x), **EXACT)
+
+
+@pytest.mark.parametrize("feature_cls", ["list", "dict", "hook", "getter", "fx"])
+def test_every_kind_of_features_in_pieces(feature_cls, monkeypatch):
+    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 1)
+    model, x = small(features_only=True, feature_cls=feature_cls), clip(3, 3, 2, 16, 16)
+    torch.testing.assert_close(optimize_for_inference(model)(x), model(x), **EXACT)
+
+
+def test_parts_of_several_precisions_keep_them():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.exact = small().float(), nn.Linear(5, 2).double()
+
+        def forward(self, x):
+            return self.exact(self.net(x).double())
+
+    model, x = Net().eval(), clip(1, 3, 2, 16, 16).float()
+    fast = optimize_for_inference(model)
+    assert (fast.dtype, fast(x).dtype) == (None, torch.float64)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+CONVERSIONS = {
+    "to(float64)": lambda m: m.to(torch.float64),
+    "double": lambda m: m.double(),
+    "half": lambda m: m.half(),
+    "bfloat16": lambda m: m.bfloat16(),
+    "to(meta)": lambda m: m.to("meta"),
+    "inside a parent": lambda m: nn.Sequential(m).half(),
+}
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_another_precision_or_device_is_refused_at_the_call(name):
+    fast, x = optimize_for_inference(small().float()), clip(1, 3, 2, 16, 16).float()
+    before = fast(x)
+    with pytest.raises(ValueError, match=r"optimized for torch\.float32 on cpu cannot .*optimize_for_inference on the"):
+        CONVERSIONS[name](fast)
+    assert fast.float().to("cpu", torch.float32).cpu().eval() is fast
+    torch.testing.assert_close(copy.deepcopy(fast)(x), before)
+
+
+def test_a_frozen_part_of_a_network_that_is_trained():
+    fast, x = optimize_for_inference(small().float()), clip(2, 3, 2, 16, 16).float()
+    parent = nn.Sequential(fast, nn.Linear(5, 2)).train()
+    assert parent.training
+    assert not fast.training
+    torch.testing.assert_close(parent[0](x), fast(x))
+    parent(x).sum().backward()
+    assert parent[1].weight.grad is not None
+
+
+MISUSES = {
+    "gradients": lambda m: m.requires_grad_(),
+    "the original's tensors": lambda m: m.load_state_dict(small().state_dict(), strict=False),
+    "twice": optimize_for_inference,
+    "jit.script": torch.jit.script,
+}
+
+
+@pytest.mark.parametrize("name", MISUSES)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_what_an_optimized_model_cannot_do_says_what_can(name):
+    with pytest.raises(ValueError, match="original"):
+        MISUSES[name](optimize_for_inference(small()))
+
+
+def test_calls_of_the_original_that_would_change_it():
+    fast = optimize_for_inference(small())
+    assert fast.get_classifier().out_features == 5
+    for name in ("reset_classifier", "set_grad_checkpointing", "prune_intermediate_layers"):
+        with pytest.raises(AttributeError, match=f"has no {name}; use the original's"):
+            getattr(fast, name)
+
+
+def test_a_pooled_backbone_takes_it():
+    model, x = small(features_only=True), clip(1, 3, 2, 16, 16)
+    fast = PooledBackbone(optimize_for_inference(model))
+    for form in (x, x.flatten(1, 2)):
+        torch.testing.assert_close(fast(form), PooledBackbone(model)(form), **EXACT)

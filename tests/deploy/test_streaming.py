@@ -1,6 +1,7 @@
 """Streams against clips: the same network on a long clip, with means over the same frames."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 import vov3d
 import vov3d.deploy
+from vov3d.deploy._metadata import Metadata
 from vov3d.layers import MIDDLE_CONVS, SqueezeExcite3d
 
 SMALL = dict(depths=(1, 2), mid_chs=(12, 16), out_chs=(6, 8), num_classes=7, head_chs=16, hidden_chs=24, stem_chs=6)
@@ -335,3 +337,27 @@ def test_a_stream_leaves_its_model_alone():
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_temperature_of_the_weights_goes_with_them(tmp_path):
+    model = vov3d.create_model("vov3d_n", pretrained=True, causal=True).eval()
+    stream = vov3d.streaming(model)
+    exported = vov3d.load_exported(vov3d.export(stream, tmp_path / "stream.onnx", size=16))
+    fast = vov3d.optimize_for_inference(stream)
+    assert exported.temperature == fast.temperature == stream.temperature == model.temperature != 1
+
+
+def test_another_head_is_refused():
+    model = small()
+    model.head = nn.Identity()
+    with pytest.raises(ValueError, match="Identity was put in its place"):
+        vov3d.streaming(model)
+
+
+@pytest.mark.parametrize("stream", [3, {}, {"delay": 0, "receptive_field": 1, "window": 1, "state": {"frames": [-1]}}])
+def test_metadata_of_another_form_is_refused(stream):
+    cfg = vov3d.create_model("vov3d_n", device="meta").pretrained_cfg
+    strings = Metadata("0", "vov3d_n", None, dict(cfg), None, 20, 3, ["logits"], "fp32", 16, [1, 16, 16]).to_strings()
+    assert Metadata.from_strings({k: v for k, v in strings.items() if k != "stream"}).stream is None
+    with pytest.raises(ValueError, match="not what vov3d.export writes"):
+        Metadata.from_strings(strings | {"stream": json.dumps(stream)})

@@ -1,13 +1,14 @@
 """The check of a data set: what is broken is found, named with its cause, and counted."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-import check_data
 import pytest
-from video_files import folder_of_frames, keep_part, write_audio, write_video
+from helpers.numbered_videos import folder_of_frames, keep_part, write_audio, write_video
+from reference import check_data
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,10 @@ def data(tmp_path_factory) -> Path:
 
 def test_broken_videos_are_listed_with_their_cause(data: Path, tmp_path: Path) -> None:
     """As a user calls it: in a process of its own, from elsewhere."""
-    script = Path(check_data.__file__)
-    command = [sys.executable, str(script), str(data), "--workers", "2", "--csv", "found.csv"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    examples = str(Path(check_data.__file__).parents[1])
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([examples, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "reference.check_data", str(data), "--workers", "2", "--csv", "found.csv"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     assert lines[-1] == "7 videos of 2 classes, 5 broken (three frames each; --full decodes all)"

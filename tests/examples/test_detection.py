@@ -4,12 +4,17 @@ import csv
 import json
 from pathlib import Path
 
-import detect
 import detected_scenes
 import numpy as np
 import pytest
 import torch
-from detection.ava import (
+from helpers.reference_files import published_file, published_state_dict
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pages import part_of
+from PIL import Image
+from reference import detect
+from reference.detection.ava import (
     Annotation,
     Detection,
     read_annotations,
@@ -19,21 +24,16 @@ from detection.ava import (
     write_label_map,
     write_rows,
 )
-from detection.data import SceneMoments, annotations_of, batch_of, clip_around, moments_of
-from detection.metrics import average_precision, frame_ap, mean_ap, overlaps, precision_recall
-from detection.model import Detector, Settings, build_detector, load_detector
-from detection.predicting import Film
-from detection.training import Plan, look, train
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from pages import part_of
-from PIL import Image
-from reference_files import published_file, published_state_dict
+from reference.detection.data import SceneMoments, annotations_of, batch_of, clip_around, moments_of
+from reference.detection.metrics import average_precision, frame_ap, mean_ap, overlaps, precision_recall
+from reference.detection.model import Detector, Settings, build_detector, load_detector
+from reference.detection.predicting import Film
+from reference.detection.training import Plan, look, train
 from torch import nn
 
 import vov3d
+from vov3d.synthetic.moving_scenes import ACTIONS
 from vov3d.video import VideoReader
-from vov3d.video.moving_scenes import ACTIONS
 
 CPU = torch.device("cpu")
 SMALL = dict(mid_chs=(8, 8, 8), out_chs=(8, 8, 16), depths=(1, 1, 1), num_blocks=2)
@@ -111,8 +111,12 @@ def test_label_maps(tmp_path):
         "label { label_id: 3 name: \"carry/hold (an 'object')\" }\n"
     )
     (tmp_path / "c.csv").write_text("label_id,label_name,label_type\n12,stand,X\n3,carry/hold (an 'object'),Y\n")
-    for name in ("a.pbtxt", "b.pbtxt", "c.csv"):
-        assert read_label_map(tmp_path / name) == expected
+    text = (tmp_path / "b.pbtxt").read_text()
+    (tmp_path / "ava_action_list_v2.2.pbtxt.txt").write_text(text, encoding="utf-8-sig")
+    (tmp_path / "action_list.txt").write_text(text)
+    (tmp_path / "labelmap.txt").write_text("12: stand\n3: carry/hold (an 'object')\n")
+    for file in tmp_path.iterdir():
+        assert read_label_map(file) == expected, file
     for text, message in (
         ("", "holds no action"),
         ('item { name: "a" }', "line 1: expected name:"),
@@ -205,12 +209,15 @@ def test_average_precision_by_hand():
         Detection("a", 0, in_cell(0), 1, 0.9),
         Detection("a", 0, in_cell(0, (1, 0, 1, 0)), 1, 0.8),  # found before: wrong
         Detection("b", 0, in_cell(0), 1, 0.7),  # nobody is there
-        Detection("c", 0, in_cell(0), 1, 0.95),  # no key frame
+        Detection("c", 0, in_cell(0), 1, 0.95),  # nothing is annotated there, which the published evaluation counts
         Detection("a", 0, in_cell(1), 2, 0.85),  # does not do this
         Detection("a", 0, in_cell(1), 1, 0.1),
     ]
     values = frame_ap(truth, found, (1, 2))
+    assert values == {1: pytest.approx((1 / 2 + 2 / 5) / 2), 2: None}
+    values = frame_ap(truth, found, (1, 2), excluded={("c", 0)})
     assert values == {1: pytest.approx((1 + 2 / 4) / 2), 2: None}
+    assert frame_ap(truth, found, (1,), excluded={("a", 0)}) == {1: None}  # what is true there does not count either
     assert mean_ap(values) == values[1]
     with pytest.raises(ValueError, match="no action is done"):
         mean_ap({1: None})
@@ -425,3 +432,101 @@ def test_detectors_that_do_not_fit(folder, tmp_path):
     (saved / "config.json").write_text(json.dumps(config | {"colour": 3}))
     with pytest.raises(ValueError, match="does not describe a detector .*colour"):
         load_detector(saved)
+
+
+# --- as published, and as it goes wrong ------------------------------------------------------------------------------
+
+
+def scenes_folder(folder: Path, number: int = 6) -> Path:
+    assert detect.main(["scenes", "--output", str(folder), "--scenes", str(number), "--val-scenes", "3"]) == 0
+    return folder
+
+
+def test_lists_with_a_byte_order_mark_and_excluded_key_frames(tmp_path, capsys):
+    data = scenes_folder(tmp_path / "scenes", 1)
+    for name in ("train.csv", "val.csv"):
+        (data / name).write_text((data / name).read_text(), encoding="utf-8-sig")
+    (data / "actions.pbtxt").rename(data / "ava_action_list_v2.2.pbtxt.txt")
+    rows = read_annotations(data / "val.csv")
+    assert not any(row.video.startswith("\ufeff") for row in rows)
+    perfect = [Detection(*row[:4], 0.9) for row in rows]
+    wrong = [Detection("elsewhere", 5.0, row.box, row.action, 0.95) for row in rows]
+    write_rows(tmp_path / "found.csv", [*perfect, *wrong])
+    words = ["evaluate", "--data", str(data), "--found", str(tmp_path / "found.csv")]
+    assert detect.main(words) == 0
+    text = capsys.readouterr().out
+    assert "what is found in 1 frames without annotation counts as wrong" in text
+    counted = float(text.partition("0.5 IoU: ")[2].split()[0])
+    (data / "val_excluded_timestamps.csv").write_text("elsewhere,5\n")
+    assert detect.main(words) == 0
+    text = capsys.readouterr().out
+    assert "frame mAP at 0.5 IoU: 1.000 (3 key frames)" in text
+    assert counted < 0.8
+    (data / "label_map.txt").write_text("1: other\n")
+    assert detect.main(words) == 1
+    assert "say which with --actions FILE" in capsys.readouterr().err
+    assert detect.main([*words, "--actions", str(data / "ava_action_list_v2.2.pbtxt.txt")]) == 0
+
+
+def test_boxes_proposed_in_frames_without_annotation_count_as_wrong(tmp_path):
+    class Sees(nn.Module):
+        settings = Settings("x", ("a", "b"), (1, 2), 8, 4, 0.1, 32, (0.45,) * 3, (0.225,) * 3)
+
+        def forward(self, clips, boxes):
+            return torch.ones(sum(map(len, boxes)), 2)
+
+    data = SceneMoments(3, 0, 4, 32)
+    rows = annotations_of(data.moments)
+    write_rows(tmp_path / "boxes.csv", [Detection(*row[:3], None, 0.9) for row in rows])
+    held_back = data.moments[0].video
+    data.moments = data.moments[1:]
+    data.moments.append(data.moments[0]._replace(timestamp=9.0, boxes=np.zeros((0, 4), np.float32), actions=[]))
+    data.excluded, data.actions = set(), {1: "a", 2: "b"}
+    data.clip = lambda index, settings: torch.zeros(3, 4, 32, 32, dtype=torch.uint8)
+    extra = [Detection(data.moments[0].video, 7.0, (0.1, 0.1, 0.5, 0.5), None, 0.9)]
+    write_rows(tmp_path / "boxes.csv", [*read_detections(tmp_path / "boxes.csv"), *extra])
+    found = detect._measured(Sees(), data, CPU, 0, tmp_path / "boxes.csv")[1]
+    assert {(row.video, row.timestamp) for row in found} >= {(data.moments[0].video, 7.0)}
+    assert held_back not in {row.video for row in found}
+
+
+TINY_RUN = ["--backbone", "vov3d_n", "--size", "32", "--interval", "0.1", "--epochs", "1", "--batch", "4"]
+
+
+def test_a_broken_video_is_replaced_counted_and_listed(tmp_path, capsys):
+    data = scenes_folder(tmp_path / "scenes")
+    broken = data / "videos/scene_0_00002.mp4"
+    broken.write_bytes(b"no video")
+    words = ["train", "--data", str(data), "--from-scratch", *TINY_RUN]
+    assert detect.main([*words, "--output", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out
+    assert "1 videos are broken, others stood for them:" in text
+    assert "scene_0_00002.mp4" in text
+    assert detect.main([*words, "--output", str(tmp_path / "other"), "--max-broken", "0.1"]) == 1
+    error = capsys.readouterr().err
+    assert "1 of 6 videos are broken, more than --max-broken 0.1 allows" in error
+    assert "scene_0_00002.mp4" in error
+
+
+def test_a_detector_that_is_not_finite_is_not_saved(tmp_path, monkeypatch, capsys):
+    data = scenes_folder(tmp_path / "scenes")
+    words = ["train", "--data", str(data), "--from-scratch", *TINY_RUN, "--output", str(tmp_path / "run")]
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, _: torch.tensor(float("nan")), raising=True)
+    assert detect.main(words) == 1
+    assert "the gradient is nan in epoch 1" in capsys.readouterr().err
+    assert not (tmp_path / "run/checkpoint.pt").exists()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(st.sampled_from('item {}"name:id12\n'), max_size=60), st.integers(0, 3))
+def test_a_label_map_is_read_or_refused_in_linear_time(tmp_path_factory, text, kind):
+    file = tmp_path_factory.mktemp("map") / "map.pbtxt"
+    many = {0: text, 1: "item {" * 20_000 + 'name: "x"', 2: "item" + " " * 200_000, 3: 'item { name: "' + " " * 200_000}
+    file.write_text(many[kind])
+    said = ""
+    try:
+        said = f"map.pbtxt: {read_label_map(file)}"
+    except ValueError as error:
+        said = str(error)
+    assert "map.pbtxt" in said
+    assert len(said) < 500

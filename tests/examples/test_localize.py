@@ -8,13 +8,13 @@ import localize
 import localized_shapes
 import numpy as np
 import pytest
+from helpers.numbered_videos import write_video
+from helpers.recording_model import StandIn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from localize import Segment, Timeline, as_srt, cut, look_over, segments_of
 from pages import part_of
 from PIL import Image
-from stand_in import StandIn
-from video_files import write_video
 
 import vov3d
 from vov3d.video import VideoClassifier

@@ -2,12 +2,12 @@
 
 import shlex
 
-import evaluate
 import published_weights
-from evaluation.models import PROTOCOLS
 from pages import part_of
+from reference import evaluate
+from reference.evaluation.models import PROTOCOLS
 
-from vov3d.models._pretrained_cfg import resolve_cfg
+from vov3d.weights.config import resolve_cfg
 
 TEXT = published_weights.PAGE.read_text(encoding="utf-8")
 TABLE = part_of(TEXT, "published")
@@ -37,7 +37,7 @@ def test_every_command_is_the_published_protocol() -> None:
 
 
 def test_the_commands_of_the_page_are_understood() -> None:
-    lines = [line for line in TEXT.splitlines() if line.startswith("python examples/evaluate.py")]
+    lines = [line for line in TEXT.splitlines() if line.startswith("python -m reference.evaluate")]
     assert len(lines) == 3
     for line in lines:
         evaluate._checked(evaluate._parser().parse_args(shlex.split(line)[2:]))

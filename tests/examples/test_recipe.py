@@ -1,12 +1,16 @@
 """Recipes: the paper's values, overrides, and what is refused."""
 
+import itertools
+
 import pytest
 import torch
-import train
+from helpers.tiny_training_runs import clips_file, command, trainer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import train
+from reference.training.building import build_optimizer, build_scheduler, clip_settings
+from reference.training.recipe import DEFAULTS, load_recipe, parse_overrides, recipe_names, sections
 from torch import nn
-from training.building import build_optimizer, build_scheduler, clip_settings
-from training.recipe import DEFAULTS, load_recipe, parse_overrides, recipe_names, sections
-from training_runs import clips_file, command, trainer
 
 import vov3d
 
@@ -33,7 +37,9 @@ def test_the_papers_recipes(name):
     )
     assert found == PAPER[name]
     assert r.optimizer.weight_decay == 5e-5
-    assert not r.optimizer.exempt_norms
+    assert (r.optimizer.exempt_norms, r.optimizer.decay_biases) == (True, True)
+    assert r.train.precise_bn == 200
+    assert r.clip.inverse_scales == name.startswith("ssv")
     assert (r.clip.size, r.clip.scales) == (224, [256, 320])
     if r.clip.sampling == "dense":
         assert r.clip.stride == 5
@@ -75,15 +81,70 @@ def test_the_learning_rate_is_half_a_cosine_scaled_with_the_batch():
     assert found == pytest.approx([0.005, 0.05 * 0.99384, 0.025, 0], rel=1e-4, abs=1e-9)
 
 
-def test_norms_and_biases_decay_unless_the_recipe_says_otherwise():
+def whole(name: str, updates: int, **keys: object) -> list[float]:
+    recipe = sections(load_recipe(name, {k.replace("_", ".", 1): str(v) for k, v in keys.items()}))
+    return rates(recipe, list(range(recipe.schedule.epochs * updates)), updates)
+
+
+RATES = {  # at the first update of some epochs
+    "k400": {0: 0.01, 17: 0.05151, 35: 0.09546, 36: 0.09521, 128: 0.05, 255: 3.765e-6},
+    "ssv1": {0: 0.01, 1: 0.09998, 2: 0.0999, 50: 0.05, 99: 2.467e-5},
+    "ssv2": {0: 0.01, 1: 0.09998, 2: 0.0999, 50: 0.05, 99: 2.467e-5},
+    "ssv1_ft_k400": {0: 1e-4, 1: 0.02505, 2: 0.05, 34: 0.05, 35: 0.005, 45: 0.0005},
+    "ssv2_ft_k400": {0: 1e-4, 1: 0.02505, 2: 0.05, 34: 0.05, 35: 0.005, 45: 0.0005},
+    "finetune": {0: 1e-6, 1: 1e-3, 8: 5e-4, 14: 1.254e-5},
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_the_learning_rate_over_the_epochs(name):
+    updates = 1000  # 2000 of warm-up are two epochs
+    found = whole(name, updates)
+    print(f"{name}:", *(f"{epoch} {found[epoch * updates]:.4g}" for epoch in range(len(found) // updates)), sep="\n  ")
+    assert {epoch: found[epoch * updates] for epoch in RATES[name]} == pytest.approx(RATES[name], rel=2e-3)
+    small = max(found) / 500
+    falls = 2 if name.endswith("ft_k400") else 0
+    assert (
+        sum(abs(a - b) > small for a, b in itertools.pairwise(found)) == falls
+    )  # continuous, where the warm-up ends as well
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    name=st.sampled_from([*RATES, "shapes_nano"]),
+    epochs=st.integers(1, 6),
+    updates=st.integers(1, 6),
+    warmup=st.integers(0, 40),
+)
+def test_no_step_has_a_rate_of_nothing_however_few_there_are(name, epochs, updates, warmup):
+    keys = dict(schedule_warmup_epochs=0, schedule_warmup_updates=warmup)
+    found = whole(name, updates, schedule_epochs=epochs, **keys)
+    assert min(found) > 0
+    if name in ("finetune", "shapes_nano"):
+        peak = {"finetune": 1e-3, "shapes_nano": 1e-2}[name]
+        assert max(found) == pytest.approx(peak)  # it is reached, as the warm-up is half of the run at most
+        top = found.index(max(found))
+        assert found[: top + 1] == sorted(found[: top + 1])
+        assert found[top:] == sorted(found[top:], reverse=True)
+
+
+def test_norms_and_biases_decay_as_the_recipe_says():
     model = vov3d.create_model("x3d_xs", depths=(1, 1, 1, 1))
-    norms = {id(p) for name, p in model.named_parameters() if p.ndim == 1}
-    for exempt in ("true", "false"):
-        settings = sections(load_recipe("ssv2", {"optimizer.exempt_norms": exempt})).optimizer
-        groups = build_optimizer(model, settings, 1.0).param_groups
-        decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
-        assert bool(decayed & norms) == (exempt == "false")
-        assert decayed | norms == {id(p) for p in model.parameters()}
+    norms = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm3d) for p in m.parameters()}
+    biases = {id(p) for p in model.parameters() if p.ndim == 1} - norms
+    everything = {id(p) for p in model.parameters()}
+    for exempt, decaying, wanted in (
+        ("false", "false", everything),
+        ("true", "false", everything - norms - biases),
+        ("true", "true", everything - norms),
+    ):
+        keys = {"optimizer.exempt_norms": exempt, "optimizer.decay_biases": decaying}
+        for layers in ("1", "0.5"):
+            settings = sections(load_recipe("ssv2", keys | {"optimizer.layer_decay": layers})).optimizer
+            optimizer = build_optimizer(model, settings, 1.0)
+            decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+            assert decayed == wanted
+            assert sorted(id(p) for group in optimizer.param_groups for p in group["params"]) == sorted(everything)
 
 
 def test_blocks_learn_the_slower_the_nearer_to_the_clip():
@@ -130,6 +191,22 @@ def test_values_of_the_command_line_have_the_type_of_their_key():
         (["--train.keep", "first"], "'last' and 'best' are known"),
         (["--schedule.warmup_updates", "5"], "say the same thing twice"),
         (["--schedule.milestones", "[1]"], "have no effect"),
+        (["--schedule.epochs", "0"], "schedule.epochs is 0: expected a number from 1 on"),
+        (["--train.val_every", "0"], "train.val_every is 0: expected a number from 1 on"),
+        (["--train.val_every", "-1"], "train.val_every is -1"),
+        (["--optimizer.lr", "nan"], "optimizer.lr is nan: expected a number from 0 on"),
+        (["--optimizer.lr", "inf"], "optimizer.lr is inf"),
+        (["--schedule.min_lr", "-1e-3"], "schedule.min_lr is -0.001"),
+        (["--schedule.milestones", "[3, 2]", "--schedule.name", "steps"], "expected epochs from 1 on, in order"),
+        (["--clip.scales", "[3]"], "expected two short sides"),
+        (["--data.val_share", "1.5"], "data.val_share is 1.5"),
+        (["--optimizer.args.bogus", "1"], "optimizer.name='adamw' cannot be made with bogus=1"),
+        (["--optimizer.args.betas", "5"], "cannot be made with betas=5"),
+        (["--optimizer.name", "adamq"], "optimizer.name='adamq' cannot be made"),
+        (["--model.args.bogus", "1"], "cannot be built with model.args depths=[1]"),
+        (["--train.precision", "fp16"], "train.precision='fp16' needs a GPU, and there is none"),
+        (["--train.precision", "half"], "train.precision is 'half': 'no' and 'bf16' and 'fp16' are known"),
+        (["--train.val_views", "1x2"], "views '1x2' cannot be read"),
         (["--schedule.name", "linear"], "'cosine' and 'steps' are known"),
         (["--clip.sampling", "segment"], "clip.stride=2 has no effect on segment sampling"),
         (["--model.freeze_backbone", "true", "--optimizer.layer_decay", "0.5"], "optimizer.layer_decay has no effect"),

@@ -9,11 +9,11 @@ import pytest
 import retrieval
 import retrieved_shapes
 import torch
+from helpers.numbered_videos import write_video
 from pages import part_of
 from retrieval import Index, read_vectors
 from safetensors.torch import save_file
 from timm import create_model
-from video_files import write_video
 
 import vov3d
 from vov3d.cli import main as vov3d_command

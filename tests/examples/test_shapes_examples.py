@@ -9,7 +9,7 @@ import packaged_model
 import pytest
 import torch
 from pages import part_of
-from video_lists import read_list
+from reference.data.lists import read_list
 
 import vov3d
 

@@ -13,17 +13,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import train
+from helpers.tiny_training_runs import clips_file, column, command, trainer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from training import checkpoints
-from training_runs import clips_file, column, command, trainer
+from reference import train
+from reference.training import checkpoints
 
 import vov3d
 from vov3d.cli import main as vov3d_main
-from vov3d.video.moving_shapes import CLASSES, write_videos
+from vov3d.synthetic.moving_shapes import CLASSES, write_videos
 
-EXAMPLES = Path(train.__file__).parent
+EXAMPLES = Path(train.__file__).parents[1]
 TESTS = Path(__file__).parent.parent
 
 
@@ -133,17 +133,17 @@ def content_of(output: Path) -> dict:
 
 def test_a_linear_probe_changes_the_classifier_alone(tmp_path):
     run = trainer(clips_file(tmp_path), tmp_path / "run", model_freeze_backbone="true")
-    before = {name: value.clone() for name, value in run.bare.state_dict().items()}
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
     run.run()
-    changed = {name for name, value in run.bare.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {name for name, value in run.network.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"head.fc.weight", "head.fc.bias"}
 
 
 def test_frozen_norms_stay(tmp_path):
     run = trainer(clips_file(tmp_path), tmp_path / "run", model_freeze_batchnorm="true")
-    before = {name: value.clone() for name, value in run.bare.state_dict().items()}
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
     run.run()
-    changed = {name for name, value in run.bare.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {name for name, value in run.network.state_dict().items() if not torch.equal(value, before[name])}
     assert {"stem.conv_s.weight", "head.fc.weight"} <= changed
     assert not [name for name in changed if "bn" in name]
 
@@ -156,7 +156,7 @@ def test_backward_passes_give_the_gradients_of_one(tmp_path):
         run.optimizer.zero_grad = lambda: None
         run.optimizer.step = lambda: None
         run.train_epoch()
-        gradients.append([p.grad.clone() for p in run.bare.parameters() if p.grad is not None])
+        gradients.append([p.grad.clone() for p in run.network.parameters() if p.grad is not None])
     for one, several in zip(*gradients, strict=True):
         torch.testing.assert_close(several, one, rtol=1e-4, atol=1e-6)
 
@@ -201,7 +201,7 @@ def test_a_process_that_is_killed_goes_on_to_the_bit(tmp_path):
     data = clips_file(tmp_path)
     keys = dict(schedule_epochs=25, train_checkpoint_every=2, model_drop_rate=0.5)
     trainer(data, tmp_path / "whole", **keys).run()
-    line = [sys.executable, str(EXAMPLES / "train.py"), *command(data, tmp_path / "run", "shapes_adamw", **keys)]
+    line = [sys.executable, "-m", "reference.train", *command(data, tmp_path / "run", "shapes_adamw", **keys)]
     process = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL)
     log, deadline = tmp_path / "run/updates.csv", time.monotonic() + 120
     while not (log.exists() and log.read_bytes().count(b"\n") > 10):
@@ -307,7 +307,7 @@ def test_a_broken_file_is_left_out_of_validation(videos, tmp_path):
 def test_two_processes_give_the_gradients_of_one_and_see_each_clip_once(tmp_path):
     """With norms that add up their sums over the processes as SyncBatchNorm does on GPUs, in float64."""
     data = clips_file(tmp_path, 21)
-    script = TESTS / "examples/processes.py"
+    script = TESTS / "helpers/processes.py"
     launch = {"1": [], "2": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]}
     for number, words in launch.items():
         line = [sys.executable, *words, str(script), str(data), str(tmp_path / number)]

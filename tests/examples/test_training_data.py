@@ -8,14 +8,15 @@ import torch
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import sources
-from training.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, to_network
-from training.mixing import box, mix
-from training.recipe import load_recipe, sections
-from training.sources import Source, held_out, read_source, read_sources
+from reference.data import sources
+from reference.data.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, to_network
+from reference.data.sources import Source, read_source
+from reference.data.splitting import held_out, read_sources
+from reference.training.mixing import box, mix
+from reference.training.recipe import load_recipe, sections
 
+from vov3d.synthetic.moving_shapes import CLASSES, make_set, write_videos
 from vov3d.video import VideoReader, eval_transform
-from vov3d.video.moving_shapes import CLASSES, make_set, write_videos
 
 CFG = {
     "num_frames": 4,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from video_lists import VideoList, read_list
+from reference.data.layouts import split_by_space
+from reference.data.lists import VideoList, described, read_list
 
 from vov3d import load_labels
 
@@ -127,7 +128,7 @@ def test_any_name_is_read_back(tmp_path_factory, stems, labels, separator, absol
     given_as = [str(folder / name) if absolute else name for name in names]
     lines = [f"{name}{separator}{label}" for name, label in zip(given_as, labels, strict=False)]
     (folder / "l.txt").write_text("\n".join(lines), encoding="utf-8")
-    videos = read_list(folder / "l.txt")
+    videos = read_list(folder / "l.txt", labels_from=0)
     assert videos.paths == tuple(folder / name for name in names)
     assert videos.labels == tuple(labels[: len(names)])
 
@@ -327,3 +328,168 @@ def test_names_in_every_published_form(tmp_path: Path, content: str) -> None:
     touch(tmp_path, "data/a/1.mp4", "data/b/2.mp4")
     (tmp_path / "names").write_text(content)
     assert read_list(tmp_path / "data", classes=tmp_path / "names").labels == (1, 0)
+
+
+# --- what can be meant in two ways -----------------------------------------------------------------------------------
+
+
+def a_list(folder: Path, lines: list[str], name: str = "l.txt", there: bool = True) -> Path:
+    if there:
+        touch(folder, *(line.split(",")[0].split()[0] for line in lines))
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+def test_labels_that_count_from_1_give_no_class_too_many(tmp_path: Path) -> None:
+    file = a_list(tmp_path, [f"{name}/v_{name}_g01_c01.avi {i}" for i, name in enumerate(("Archery", "Biking"), 1)])
+    with pytest.raises(
+        ValueError, match=r"l\.txt: its labels go from 1 to 2, and none is 0: .*labels_from=1, or labels_fr"
+    ):
+        read_list(file)
+    videos = read_list(file, labels_from=1)
+    assert (videos.classes, videos.labels) == (("class 0", "class 1"), (0, 1))
+    assert read_list(file, labels_from=0).labels == (1, 2)
+    assert read_list(file, labels_from=1, classes=["x", "y"]).labels == (0, 1)
+    with pytest.raises(ValueError, match="labels go from 1 to 2"):  # 2 might be a third name
+        read_list(file, classes=["x", "y", "z"])
+    file.write_text(file.read_text() + "Archery/v_Archery_g01_c01.avi 0\n".replace("Archery/v_Arch", "new"))
+    touch(tmp_path, "newery_g01_c01.avi")
+    with pytest.raises(ValueError, match="found label 0, expected labels from 1 on"):
+        read_list(file, labels_from=1)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("beside", ["classInd.txt", "categories.txt", "given.txt"])
+def test_a_file_of_numbered_names_says_which_number_is_which(tmp_path: Path, first: int, beside: str) -> None:
+    names = ["Swiping Left", "Drumming", "No gesture"]
+    (tmp_path / beside).write_text(
+        "".join(f"{i} {name}\n" for i, name in enumerate(names, first)), encoding="utf-8-sig"
+    )
+    file = a_list(tmp_path, [f"{100 + i} {first + 2 - i}" for i in range(3)], "trainlist01.txt")
+    classes = tmp_path / beside if beside == "given.txt" else None
+    videos = read_list(file, classes=classes)
+    assert videos.classes == tuple(names)
+    assert videos.labels == (2, 1, 0)
+    assert f"{first} is 'Swiping Left'" in " ".join(described(videos))
+    with pytest.raises(ValueError, match="labels_from=1 has no effect"):
+        read_list(file, classes=classes, labels_from=1)
+    if beside != "given.txt":  # a model's names, in an order of its own
+        assert read_list(file, classes=names[::-1]).labels == (0, 1, 2)
+    file.write_text("100 9\n")
+    with pytest.raises(ValueError, match=f"trainlist01.txt:1: found class 9, expected one from {first} to {first + 2}"):
+        read_list(file, classes=classes)
+
+
+HMDB = ["April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "Blonde_being_brushed_brush_hair_f_nm_np2_ri_med_0.avi"]
+
+
+@pytest.mark.parametrize("name", ["brush_hair_test_split1.txt", "mine.txt"])
+def test_the_split_lists_of_hmdb51_are_no_classes(tmp_path: Path, name: str) -> None:
+    file = a_list(tmp_path, [f"{video} {i} " for i, video in enumerate(HMDB)], name)
+    with pytest.raises(ValueError, match="1 is training, 2 test and 0 neither"):
+        read_list(file)
+    assert read_list(file, layout="csv").labels == (0, 1)
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "\t"])
+@pytest.mark.parametrize("ending", ["", ".mp4"])
+def test_path_frames_label(tmp_path: Path, separator: str, ending: str) -> None:
+    rows = [("some/dir-1", 163, 1), ("some/dir-2", 122, 0), ("other/dir 3", 258, 2)]
+    lines = [separator.join((f"{path}{ending}", str(frames), str(label))) for path, frames, label in rows]
+    touch(tmp_path, *(f"{path}{ending}" for path, *_ in rows))
+    (tmp_path / "l.txt").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"l\.txt:1: .*is it path, frames and label.*layout='frames', or layout='csv'"):
+        read_list(tmp_path / "l.txt")
+    videos = read_list(tmp_path / "l.txt", layout="frames")
+    assert [path.name for path in videos.paths] == [f"{name}{ending}" for name in ("dir-1", "dir-2", "dir 3")]
+    assert videos.labels == (1, 0, 2)
+    (tmp_path / "l.txt").write_text(f"a.mp4{separator}x{separator}1\nb.mp4{separator}y{separator}0\n")
+    with pytest.raises(ValueError, match=r"l\.txt:2: .*expected a path, a number of frames and a label"):
+        read_list(tmp_path / "l.txt", layout="frames")
+
+
+@pytest.mark.parametrize("heading", ["video_name,tag", "clip,action", "Path,Label", "clip_file,activity", "a,b"])
+def test_headings_are_no_videos(tmp_path: Path, heading: str) -> None:
+    file = a_list(tmp_path, ["x_1.avi,BabyCrawling", "x_2.avi,BenchPress"], "train.csv")
+    file.write_text(f"{heading}\n{file.read_text()}", encoding="utf-8-sig")
+    for partial in (False, True):
+        videos = read_list(file, partial=partial)
+        assert videos.classes == ("BabyCrawling", "BenchPress")
+        assert f"line 1, '{heading}', is a heading" in described(videos)
+    touch(tmp_path, "video_name.avi")  # a video of that name is one
+    file.write_text("video_name.avi,BabyCrawling\nx_2.avi,BenchPress\n")
+    assert len(read_list(file)) == 2
+
+
+def test_columns_that_are_none_of_a_list(tmp_path: Path) -> None:
+    file = a_list(tmp_path, ["id,video,start,class", "1,a,0,run", "2,b,5,jump"], there=False)
+    with pytest.raises(ValueError, match=r"l\.txt:1: found 'id,video,start,class', 4 columns"):
+        read_list(file)
+
+
+def test_a_list_beside_folders_is_not_ignored(tmp_path: Path) -> None:
+    touch(tmp_path, "run/1.mp4", "jump/2.mp4", "README.txt", "photo.jpg")
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    (tmp_path / "notes.md").write_text("run/1.mp4\n")
+    assert len(read_list(tmp_path)) == 2
+    for name, text in (
+        ("labels.csv", "run/1.mp4,jump\njump/2.mp4,jump\n"),
+        ("trainlist01.txt", "34870 2\n56557 13\n"),
+        ("all.json", '[{"id": "7", "template": "Holding [something]"}]'),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"holds class folders, and {name}, .*layout='folder'"):
+            read_list(tmp_path)
+        assert read_list(tmp_path, layout="folder").labels == (0, 1)
+        (tmp_path / name).unlink()
+
+
+def test_what_computers_leave_behind_is_left_out_and_named(tmp_path: Path) -> None:
+    touch(tmp_path, "run/1.mp4", "run/1.srt", "run/Thumbs.db", "jump/2.mp4", "jump/desktop.ini", "jump/.DS_Store")
+    touch(tmp_path, "__MACOSX/run/._1.mp4", "@eaDir/x")
+    videos = read_list(tmp_path)
+    assert videos.classes == ("jump", "run")
+    assert len(videos) == 2
+    (told,) = videos.notes
+    assert all(name in told for name in ("__MACOSX", "run/1.srt", "run/Thumbs.db", "jump/desktop.ini", "@eaDir"))
+    touch(tmp_path, "run/1.docx")
+    with pytest.raises(ValueError, match="is neither a video nor a folder of frames"):
+        read_list(tmp_path)
+
+
+def test_what_was_read_is_said(tmp_path: Path) -> None:
+    file = a_list(tmp_path, ["a.mp4 0", "b.mp4 0", "c.mp4 3", "c.mp4 3"])
+    first, *others = described(read_list(file))
+    assert first == f"{file}, csv: 4 videos of 2 classes, 2 of each; 0 is 'class 0', 3 is 'class 3'"
+    assert others == ["2 of 4 classes have no video, as 'class 1'", "1 lines name a video again, and count again"]
+
+
+LONG = [" " * 200_000, "a" + " " * 200_000 + "b", "a.mp4 " * 40_000, "a " * 100_000, "," * 200_000, '"' * 200_001]
+LONG += ["x" * 200_000 + " 1", "9" * 200_000, "a.mp4 " + "9" * 200_000, ";" * 200_000, "youtube_id," * 20_000, "a\0b 1"]
+
+
+@pytest.mark.parametrize("number", range(len(LONG)))
+def test_long_lines_are_read_or_refused_at_once(tmp_path: Path, number: int) -> None:
+    (tmp_path / "l.csv").write_text(f"a.mp4 0\n{LONG[number]}\n{LONG[number]}\n")
+    touch(tmp_path, "a.mp4")
+    for layout in (None, "csv", "frames", "kinetics", "ssv1", "ssv2"):
+        said = ""
+        try:
+            read_list(tmp_path / "l.csv", layout=layout)
+        except (ValueError, OSError) as error:
+            said = str(error)
+        assert len(said) < 1000 or "File name too long" in said or "not there" in said
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.sampled_from("ab .mp4\t"), max_size=30).map(str.strip).filter(bool))
+def test_a_path_ends_behind_the_last_ending_of_a_video(line: str) -> None:
+    """As the expression says that took quadratic time."""
+    import re
+
+    match = re.fullmatch(r"(.+\.mp4)\s+(\S.*)", line) or re.fullmatch(r"(.+?)\s+(\S+)", line)
+    expected = re.fullmatch(r"(.*\S)\s+(\S+)", line) if match and not match[1].endswith(".mp4") else match
+    found = split_by_space(line)
+    assert (found is None) == (match is None)
+    if match and expected:
+        assert found == (expected[1], expected[2])

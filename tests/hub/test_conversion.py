@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from reference_files import PUBLISHED, load_reference, published_file, published_state_dict
+from helpers.reference_files import PUBLISHED, load_reference, published_file, published_state_dict
 
 import vov3d
 from vov3d import WeightsError, convert, convert_state_dict, create_model

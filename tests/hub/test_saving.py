@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from hub_server import COMMIT
+from helpers.hub_server import COMMIT
 
 import vov3d
 from vov3d import WeightsError, create_model, save_pretrained

@@ -1,7 +1,14 @@
-"""The five middle convolutions against Table 1's formulas and equations 1 and 2."""
+"""The five middle convolutions against Table 1's formulas and equations 1 and 2, and the forms in which they run."""
+
+import copy
+import itertools
+import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
+import torch.fx.experimental.optimization
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -9,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vov3d.layers import MIDDLE_CONVS, ConvNormAct3d, D2plus1D
-from vov3d.layers.conv import conv3d, middle_convs
+from vov3d.layers.conv import as_given, channels_last, conv3d, fast, middle_convs
 
 odd = st.sampled_from([1, 3, 5, 7])
 
@@ -128,7 +135,7 @@ def test_views_give_the_same_values_gradients_and_second_gradients(
 @pytest.mark.parametrize("kernel", [(1, 3), (3, 1)])
 def test_training_runs_as_conv2d_on_channels_last_memory(kernel):
     conv = conv3d(8, 8, kernel, groups=8)
-    x = torch.randn(2, 8, 4, 6, 6, requires_grad=True)
+    x = torch.randn(2, 8, 4, 6, 6).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
     with torch.profiler.profile() as profile:
         out = conv(x)
     assert {"aten::conv2d"} == {e.name for e in profile.events()} & {"aten::conv2d", "aten::conv3d"}
@@ -155,3 +162,130 @@ def test_parameters_are_those_of_a_plain_convolution():
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(1, 4, 3, 5, 5)
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+# --- strided 1 x 1 never reaches oneDNN with its stride --------------------------------------------------------------
+
+GRID = """
+import itertools, sys
+import torch
+from vov3d.layers.conv import conv3d, fast
+
+torch.set_num_threads(1)
+first, last = map(int, sys.argv[1:])
+grid = [
+    case
+    for case in itertools.product((12, 1, 3, 8, 14, 24), (16, 8, 12, 24), (1, 3), (1, 3), (2, 1), (46, 56, 7), (1, 2))
+    if case[2] * case[3] < 9
+]
+for i, o, t, k, stride, side, batch in grid[first:last]:
+    for groups in {1, i if i == o else 1}:
+        conv = conv3d(i, o, (t, k), stride, groups)
+        x = torch.randn(batch, i, 2, side, side).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+        for _ in range(2):
+            conv(x).sum().backward()
+        assert conv.weight.grad.isfinite().all() and x.grad.isfinite().all()
+print(len(grid))
+"""
+
+
+def run_grid(first: int, last: int) -> int:
+    """A child, since what went wrong there was memory: it ended in a segmentation fault."""
+    child = subprocess.run(
+        [sys.executable, "-c", GRID, str(first), str(last)], capture_output=True, text=True, timeout=500
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+    return int(child.stdout)
+
+
+def test_narrow_convolutions_train_without_harm():
+    run_grid(0, 36)  # 12 to 16 channels, as the first shortcut of vov3d_n
+
+
+@pytest.mark.slow
+def test_all_narrow_convolutions_train_without_harm():
+    for first in range(0, run_grid(0, 0), 200):
+        run_grid(first, first + 200)
+
+
+@pytest.mark.parametrize(("batch", "t", "depthwise"), list(itertools.product((1, 2), (1, 3), (False, True))))
+@pytest.mark.parametrize("train", [False, True])
+def test_a_strided_point_is_sliced_before_it_is_convolved(batch, t, depthwise, train, monkeypatch):
+    conv = conv3d(12, 12, (t, 1), 2, 12 if depthwise else 1)
+    x = torch.randn(batch, 12, 3, 7, 9).contiguous(memory_format=CHANNELS_LAST)
+    want, strides = plain(x, conv), []
+
+    def spy(function):
+        def call(x, weight, bias, stride, *args):
+            strides.append(stride if isinstance(stride, int) else max(stride))
+            return function(x, weight, bias, stride, *args)
+
+        return call
+
+    for name in ("conv2d", "conv3d"):
+        monkeypatch.setattr(F, name, spy(getattr(F, name)))
+    with torch.set_grad_enabled(train):
+        out = conv(x)
+    assert strides == [1]
+    torch.testing.assert_close(out, want, rtol=1e-5, atol=1e-5)
+
+
+# --- a convolution to everybody else ---------------------------------------------------------------------------------
+
+
+def test_modules_are_pytorchs_own_and_survive_copies():
+    conv = conv3d(4, 4, (3, 1), groups=4)
+    assert type(conv) is nn.Conv3d
+    x = torch.randn(1, 4, 3, 5, 5).contiguous(memory_format=CHANNELS_LAST)
+    for other in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        other.weight.data *= 2
+        torch.testing.assert_close(other(x), 2 * conv(x))
+        other.stride = (1, 2, 2)
+        assert conv.stride == (1, 1, 1)
+        torch.testing.assert_close(other(x), plain(x, other))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    t=st.integers(1, 4),
+    k=st.integers(1, 3),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2), st.just(1)),
+    bias=st.booleans(),
+    groups=st.sampled_from([1, 2, 4]),
+    mode=st.sampled_from(["zeros", "replicate"]),
+    batch=st.integers(1, 2),
+)
+def test_the_fast_form_serves_any_convolution(t, k, stride, padding, dilation, bias, groups, mode, batch):
+    settings = dict(stride=stride, padding=padding, dilation=dilation, bias=bias, groups=groups, padding_mode=mode)
+    conv = fast(nn.Conv3d(4, 4, (t, k, k), dtype=torch.float64, **settings))
+    x = torch.randn(batch, 4, 9, 9, 8, dtype=torch.float64).contiguous(memory_format=CHANNELS_LAST)
+    want = nn.Conv3d._conv_forward(conv, x, conv.weight, conv.bias)
+    torch.testing.assert_close(conv(x), want, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), want, rtol=1e-12, atol=1e-12)
+
+
+def test_fusing_by_exact_type_takes_all_norms():
+    block = nn.Sequential(ConvNormAct3d(3, 4), D2plus1D(4, 6, 4, zero_init_last=False)).eval()
+    fused = torch.fx.experimental.optimization.fuse(copy.deepcopy(block))
+    assert not any(isinstance(m, nn.BatchNorm3d) for m in fused.modules())
+    x = torch.randn(2, 3, 3, 6, 6)
+    torch.testing.assert_close(fused(x), block(x), rtol=1e-4, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(1, 2), st.integers(1, 3), st.integers(1, 3)),
+    order=st.permutations(range(5)),
+    chs=st.integers(1, 4),
+)
+def test_maps_come_out_in_the_format_in_which_clips_came(shape, order, chs):
+    x = torch.randn([shape[i] for i in order]).permute([order.index(i) for i in range(5)])
+    assert x.shape == shape
+    y = channels_last(torch.randn(shape[0], chs, *shape[2:]))
+    out = as_given(y, x)
+    assert torch.equal(out, y)
+    if x.is_contiguous():
+        assert out.view(-1).shape == (out.numel(),)

@@ -1,10 +1,10 @@
 """Parameters and multiply-adds of the paper's Tables 2 and 8, to the digit."""
 
 import pytest
-from reference_files import load_reference
+from helpers.reference_files import load_reference
 
 from vov3d.models import list_pretrained, measure_budget
-from vov3d.models._registry import model_entrypoint
+from vov3d.models.registry import model_entrypoint
 
 BUDGETS = load_reference("budgets")
 CLASSES = {"k400": 400, "ssv1": 174}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vov3d
-from vov3d.deploy._frames import frame_graph_of
+from vov3d.deploy.graphs import frame_graph_of
 from vov3d.layers import MIDDLE_CONVS, D2plus1D
 
 NARROW = dict(depths=(1, 2), num_classes=7, head_chs=16, hidden_chs=24, stem_chs=6, output_stride=8)

@@ -1,13 +1,13 @@
 """What tensors belong to, told by names and shapes alone."""
 
 import pytest
+from helpers.reference_files import PUBLISHED, load_reference, published_state_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_files import PUBLISHED, load_reference, published_state_dict
 
 import vov3d
 from vov3d.layers import MIDDLE_CONVS
-from vov3d.models._identify import identify
+from vov3d.models.identify import identify
 
 
 @pytest.mark.parametrize("reference", PUBLISHED)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from reference_recipe import weight
-from settled import settle
+from helpers.reference_recipe import weight
+from helpers.trained_like import as_trained
 from torch import nn
 
 import vov3d
@@ -14,7 +14,7 @@ SMALL = dict(mid_chs=(8, 8, 12), out_chs=(4, 8, 8), depths=(1, 2, 1), head_chs=1
 
 
 def small(name: str, output_stride: int, **kwargs) -> nn.Module:
-    return settle(vov3d.create_model(name, output_stride=output_stride, **SMALL | kwargs))
+    return as_trained(vov3d.create_model(name, output_stride=output_stride, **SMALL | kwargs))
 
 
 def clip(*shape: int) -> torch.Tensor:

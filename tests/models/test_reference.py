@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference_files import PUBLISHED, load_reference, published_file, reference_clip
+from helpers.reference_files import PUBLISHED, load_reference, published_file, reference_clip
 
 import vov3d
 

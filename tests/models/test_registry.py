@@ -3,11 +3,11 @@
 import pytest
 import timm
 import torch
-from reference_files import load_reference, published_state_dict
+from helpers.reference_files import load_reference, published_state_dict
 from torch import nn
 
 import vov3d
-from vov3d.models._pretrained_cfg import VideoPretrainedCfg
+from vov3d.weights.config import VideoPretrainedCfg
 
 PUBLISHED = load_reference("published_checkpoints")["checkpoints"]
 

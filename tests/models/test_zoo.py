@@ -2,16 +2,23 @@
 
 import copy
 import io
+import itertools
 import pickle
 import shutil
-from functools import cache
+import warnings
+from functools import cache, partial
 
 import pytest
 import timm
 import torch
-from reference_recipe import weight
+from helpers.reference_recipe import weight
 from timm.optim import create_optimizer_v2
 from torch import nn
+from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.fx.experimental.optimization import fuse
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import vov3d
 from vov3d.layers import MIDDLE_CONVS
@@ -250,6 +257,121 @@ def test_gradient_checkpointing_changes_no_gradient(name):
         model(clip().double()).square().mean().backward()
     for (n, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12, msg=n)
+
+
+def statistics(model):
+    return {n: b.clone() for n, b in model.named_buffers()}
+
+
+@pytest.mark.parametrize("way", ["set_grad_checkpointing", "features_only", "a user's own"])
+@pytest.mark.parametrize("name", ["vov3d_n", "x3d_xs"])
+def test_recomputed_blocks_move_statistics_once(name, way):
+    """`features_only` and a user's own checkpoints run stages again by other code than ours."""
+    only = {"features_only": True} if way == "features_only" else {}
+    depths = dict(depths=(1, 1, 2)) if name == "vov3d_n" else dict(depths=(2, 1, 1, 1))
+    plain = vov3d.create_model(name, num_classes=5, drop_rate=0.0, **depths, **only).double().train()
+    recomputed = copy.deepcopy(plain)
+    if way == "a user's own":
+        for stage in recomputed.stages:
+            stage.forward = partial(checkpoint, stage.forward, use_reentrant=False)
+    else:
+        recomputed.set_grad_checkpointing()
+    for model in (plain, recomputed):
+        for _ in range(2):
+            out = model(clip().double())
+            (out[-1] if only else out).square().mean().backward()
+    for (key, a), b in zip(statistics(plain).items(), statistics(recomputed).values(), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12, msg=key)
+    for (n, a), b in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12, msg=n)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_convolution_is_pytorchs_own_class(name):
+    assert {type(m) for m in built(name).modules() if isinstance(m, nn.modules.conv._ConvNd)} == {nn.Conv3d}
+
+
+@pytest.mark.parametrize("name", ["vov3d_n", "x3d_xs"])
+def test_tools_that_go_by_exact_type_find_all_there_is(name):
+    model, x = built(name), clip(1, 3, 2, 32, 32)
+    fused = fuse(copy.deepcopy(model))
+    assert not [m for m in fused.modules() if isinstance(m, nn.BatchNorm3d)]
+    found = []
+    counted = copy.deepcopy(model)
+    for module in counted.modules():
+        if type(module) is nn.Conv3d:  # as counters of operations do
+            module.register_forward_hook(
+                lambda m, _, out: found.append(out[0, 0].numel() * len(out) * m.weight.numel())
+            )
+    with torch.no_grad():
+        torch.testing.assert_close(counted(x), fused(x), rtol=1e-3, atol=1e-3)
+    linear = model.head.fc.weight.numel()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    assert sum(found) + linear == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("way", ["forward_features", "forward_intermediates", "features_only", "a map of logits"])
+@pytest.mark.parametrize("chans", [1, 3])
+def test_maps_lie_as_clips_do(way, chans):
+    kwargs = {"features_only": dict(features_only=True), "a map of logits": dict(global_pool="")}.get(way, {})
+    model = vov3d.create_model("vov3d_n", in_chans=chans, num_classes=5, **kwargs).eval()
+    call = getattr(model, way, model)
+    for with_grad, x in itertools.product((False, True), (clip(1, chans, 4, 32, 32), clip(2, chans, 1, 32, 48))):
+        with torch.set_grad_enabled(with_grad):
+            for shaped in (x, x.transpose(3, 4), x.expand(2, *x.shape[1:]) if len(x) == 1 else x):
+                out = tree_leaves(call(shaped))
+                assert all(m.view(len(m), -1).shape[0] == len(shaped) for m in out)
+    if chans > 1:
+        out = tree_leaves(call(clip(2, 3, 4, 32, 32).contiguous(memory_format=torch.channels_last_3d)))
+        assert all(m.is_contiguous(memory_format=torch.channels_last_3d) for m in out)
+
+
+@pytest.mark.parametrize("name", ["vov3d_n", "x3d_xs"])
+def test_torch_func_sees_through(name):
+    model = vov3d.create_model(name, num_classes=3, depths=(1, 1, 1) if name == "vov3d_n" else (1, 1, 1, 1)).eval()
+    x, parameters, buffers = clip(2, 3, 2, 32, 32), dict(model.named_parameters()), dict(model.named_buffers())
+
+    def loss(parameters, x):
+        return functional_call(model, (parameters, buffers), (x[None],)).square().mean()
+
+    with torch.no_grad():
+        torch.testing.assert_close(vmap(lambda x: model(x[None])[0])(x), model(x), rtol=1e-4, atol=1e-5)
+    each = vmap(grad(loss), (None, 0))(parameters, x)
+    alone = torch.autograd.grad(loss(parameters, x[1]), list(parameters.values()))
+    for (n, a), b in zip(each.items(), alone, strict=True):
+        torch.testing.assert_close(a[1], b, rtol=1e-3, atol=1e-4, msg=n)
+    stacked = stack_module_state([model, copy.deepcopy(model)])
+    outs = vmap(lambda p, b: functional_call(model, (p, b), (x,)))(*stacked)
+    torch.testing.assert_close(outs[0], outs[1])
+
+
+def test_a_trace_is_made_of_plain_convolutions_and_takes_other_clips():
+    model = built("vov3d_n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, clip(1, 3, 2, 32, 32))
+    assert "memory_format" not in str(traced.inlined_graph)
+    with torch.no_grad():
+        for shape in ((1, 3, 2, 32, 32), (2, 3, 4, 32, 32)):
+            torch.testing.assert_close(traced(clip(*shape)), model(clip(*shape)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("part", [lambda: built("vov3d_n"), lambda: nn.Sequential(vov3d.TOSA(4, 4, 4)), vov3d.X3D])
+def test_scripting_is_refused_in_one_sentence(part):
+    with pytest.raises(RuntimeError, match=r"cannot be scripted by TorchScript: write a file with vov3d\.export"):
+        torch.jit.script(part())
+
+
+@pytest.mark.parametrize("with_grad", [False, True])
+@pytest.mark.parametrize("name", ["vov3d_n", "x3d_xs"])
+def test_a_batch_of_no_clips(name, with_grad):
+    model, empty = built(name), torch.empty(0, 3, 4, 32, 32)
+    with torch.set_grad_enabled(with_grad):
+        assert model(empty).shape == (0, 11)
+        assert model.forward_features(empty).shape[0] == 0
+    assert vov3d.optimize_for_inference(model)(empty).shape == (0, 11)
 
 
 def test_parameter_groups_and_layer_decay():

@@ -56,3 +56,44 @@ def test_what_does_not_fit_leaves_the_model_as_it_was(model, blocks, message):
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.state_dict().items())
     assert model.training
     assert not any(m._forward_hooks for m in model.modules())
+
+
+class TwoPathways(nn.Module):
+    """As SlowFast: a list of clips in, a list of maps between blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.pathways = Pathways()
+        self.head = nn.Conv3d(4, 2, 1)
+
+    def forward(self, clips):
+        assert isinstance(clips, list), "input needs to be a list of tensors"
+        slow, fast = self.pathways(clips)
+        return self.head(slow.mean(2, keepdim=True) + fast.mean(2, keepdim=True))
+
+
+class Pathways(nn.Module):
+    def __init__(self, chs: int = 4):
+        super().__init__()
+        self.slow, self.fast = nn.Conv3d(3, chs, 1), nn.Conv3d(3, chs, 1)
+
+    def forward(self, clips):
+        return [self.slow(clips[0]), self.fast(clips[1])]
+
+
+TWO = [(1, 3, 2, 8, 8), (1, 3, 8, 8, 8)]
+
+
+@pytest.mark.parametrize("name", ["pathways", "pathways.fast"])
+def test_lists_of_clips_and_of_maps(name):
+    model = TwoPathways()
+    new = Pathways() if name == "pathways" else D2plus1D(3, 6, 4)
+    assert replace_blocks(model, {name: lambda old: new}, clip_shape=TWO) == [name]
+    assert model([torch.randn(shape) for shape in TWO]).shape == (1, 2, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"gives \[\(1, 5, 2, 8, 8\), \(1, 5, 8, 8, 8\)\], not|does not run with"):
+        replace_blocks(TwoPathways(), {"pathways": lambda old: Pathways(5)}, clip_shape=TWO)
+
+
+def test_a_model_that_takes_another_input_says_so():
+    with pytest.raises(ValueError, match=r"does not run as it is on clip_shape=\(1, 3, 8, 64, 64\): input needs to be"):
+        replace_blocks(TwoPathways(), {"pathways": lambda old: Pathways()})

@@ -154,16 +154,83 @@ def test_a_convolution_used_twice_stays_one():
 
 
 class Special(nn.Conv3d):
-    pass
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Renamed(nn.Conv3d):
+    """As torchvision's `Conv3DSimple`: another constructor, and nothing else."""
+
+    def __init__(self, chs):
+        super().__init__(chs, chs, 3, padding=1, groups=chs)
+
+
+class Scaled(Renamed):
+    """Its parent reads what it holds."""
+
+    def __init__(self, chs):
+        super().__init__(chs)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+@pytest.mark.parametrize("mark", ["subclass", "instance"])
+def test_what_a_convolution_is_decides_and_not_its_class(mark):
+    model = nn.Sequential(Renamed(4), nn.Conv3d(4, 4, 3, padding=1, groups=4))
+    if mark == "instance":
+        model[0].forward = lambda x: 2 * nn.Conv3d.forward(model[0], x)  # as dispatchers of large models do
+    x, want = torch.randn(1, 4, 3, 5, 5), model(torch.ones(1, 4, 3, 5, 5))
+    report = factorize(model, rank=3)
+    assert list(report.left) == (["0"] if mark == "instance" else [])
+    torch.testing.assert_close(model(torch.ones(1, 4, 3, 5, 5)), want)
+    assert model(x).is_contiguous()
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_kernel_that_is_not_finite_leaves_the_model_whole(broken):
+    model = nn.Sequential(Renamed(4), Renamed(4), Renamed(2))
+    model[1].weight.data[0, 0, 0, 0, 0] = broken
+    with pytest.raises(ValueError, match=r"1\.weight has values that are not finite"):
+        factorize(model)
+    assert all(type(m) is Renamed for m in model)
+    factorize(model, filter="[02]")
+
+
+def test_an_error_at_any_convolution_leaves_the_model_whole():
+    made = []
+
+    def norm(chs, device=None, dtype=None):
+        made.append(chs)
+        if len(made) == 2:
+            raise MemoryError("no more")
+        return nn.BatchNorm3d(chs, device=device, dtype=dtype)
+
+    class Guarded(nn.Sequential):
+        def __setattr__(self, name, value):
+            if name == "1" and isinstance(value, FactorizedConv3d):
+                raise TypeError("no")
+            super().__setattr__(name, value)
+
+    for model, kwargs, error in (
+        (nn.Sequential(Renamed(2), Renamed(2)), dict(norm=norm), MemoryError),
+        (nn.Sequential(Guarded(Renamed(2), Renamed(2))), {}, TypeError),
+    ):
+        with pytest.raises(error):
+            factorize(model, **kwargs)
+        assert [type(m) for m in model.modules() if isinstance(m, nn.Conv3d)] == [Renamed, Renamed]
 
 
 def test_what_is_left_and_why():
     normed = nn.utils.parametrizations.weight_norm(nn.Conv3d(2, 2, 3, groups=2))
     model = nn.Sequential(
-        nn.Conv3d(2, 2, 3, groups=2), nn.Conv3d(2, 4, 3), Special(2, 2, 3, groups=2), normed, nn.LazyConv3d(2, 3)
+        nn.Conv3d(2, 2, 3, groups=2),
+        nn.Conv3d(2, 4, 3),
+        Special(2, 2, 3, groups=2),
+        normed,
+        nn.LazyConv3d(2, 3),
+        Scaled(2),
     )
     left = factorize(model).left
-    assert set(left) == {"1", "2", "3", "4"}
+    assert set(left) == {"1", "2", "3", "4", "5"}
     assert left["1"] == "not depthwise (conv='r2plus1d' splits full convolutions)"
     assert "Special" in left["2"]
 
@@ -190,7 +257,7 @@ def test_hooks_are_not_dropped():
     model = x3d()
     model.stages[2].blocks[0].conv_st.register_forward_hook(lambda *_: None)
     names = list(model.state_dict())
-    with pytest.raises(ValueError, match=r"stages\.2\.blocks\.0\.conv_st \(DepthwiseConv3d\) has hooks"):
+    with pytest.raises(ValueError, match=r"stages\.2\.blocks\.0\.conv_st \(Conv3d\) has hooks"):
         factorize(model)
     assert list(model.state_dict()) == names
     with pytest.raises(ValueError, match=r"wrap it in nn\.Sequential"):

@@ -1,10 +1,13 @@
 """fold_batchnorm on the zoo and on models made to mislead it."""
 
+import copy
+import warnings
+
 import pytest
 import torch
+from helpers.trained_like import as_trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settled import settle
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -27,7 +30,7 @@ def check(model: nn.Module, x: torch.Tensor, left: int) -> None:
 @pytest.mark.parametrize("conv", vov3d.layers.MIDDLE_CONVS)
 def test_no_norm_is_left_in_the_zoo(name, conv):
     small = dict(mid_chs=(8, 8), out_chs=(4, 8), depths=(1, 2), output_stride=8, hidden_chs=16, num_classes=5)
-    check(settle(vov3d.create_model(name, conv=conv, **small)), torch.randn(2, 3, 3, 17, 19).double(), left=0)
+    check(as_trained(vov3d.create_model(name, conv=conv, **small)), torch.randn(2, 3, 3, 17, 19).double(), left=0)
 
 
 @settings(deadline=None, max_examples=40)
@@ -45,7 +48,7 @@ def test_any_convolution_with_any_norm(dims, groups, stride, bias, affine, eps):
     model = nn.Sequential(
         conv(4, 6, 3, stride, 1, groups=groups, bias=bias), norm(6, eps=eps, affine=affine), nn.ReLU()
     )
-    check(settle(model), torch.randn(2, 4, *(5,) * dims).double(), left=0)
+    check(as_trained(model), torch.randn(2, 4, *(5,) * dims).double(), left=0)
 
 
 class Net(nn.Module):
@@ -86,26 +89,28 @@ NOT_FOLDABLE = {
 
 @pytest.mark.parametrize("case", NOT_FOLDABLE)
 def test_what_cannot_be_folded_stays(case):
-    model = settle(NOT_FOLDABLE[case])
+    model = as_trained(NOT_FOLDABLE[case])
     check(model, torch.randn(2, 3, 4, 4).double(), left=norms(model))
 
 
 def test_parts_of_a_model_that_cannot_be_traced_are_folded():
     part = nn.Sequential(conv(), nn.Identity(), norm())
     check(
-        settle(Net(lambda s, x: s.a(x) if x.sum() > 0 else s.a(-x), a=part)), torch.randn(2, 3, 4, 4).double(), left=0
+        as_trained(Net(lambda s, x: s.a(x) if x.sum() > 0 else s.a(-x), a=part)),
+        torch.randn(2, 3, 4, 4).double(),
+        left=0,
     )
 
 
 def test_linear_layers_on_rows():
-    model = settle(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    model = as_trained(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
     check(model, torch.randn(5, 3).double(), left=0)
     with pytest.raises(ValueError, match=r"takes \(B, C\), got \(2, 4, 3\)"):
         fold_batchnorm(model)(torch.randn(2, 4, 3).double())
 
 
 def test_hooks_are_not_dropped():
-    model = settle(nn.Sequential(conv(), norm()))
+    model = as_trained(nn.Sequential(conv(), norm()))
     model[1].register_forward_hook(lambda *args: None)
     with pytest.raises(ValueError, match=r"1 \(BatchNorm2d\) has hooks"):
         fold_batchnorm(model)
@@ -113,7 +118,7 @@ def test_hooks_are_not_dropped():
 
 def test_a_hook_between_convolution_and_norm_is_seen():
     part = nn.Sequential(conv(), norm(), conv())
-    model = settle(nn.Sequential(part, norm()))
+    model = as_trained(nn.Sequential(part, norm()))
     part.register_forward_hook(lambda module, args, output: output.relu())
     check(model, torch.randn(2, 3, 4, 4).double(), left=1)
 
@@ -124,3 +129,32 @@ def test_the_copy_is_in_eval_mode_and_the_original_where_it_was():
     assert model.training
     assert not any(m.training for m in folded.modules())
     assert folded[0].bias.requires_grad
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_subclasses_that_change_nothing_are_folded_frozen_or_not(frozen):
+    kinds = [type("Mine", (kind,), {}) for kind in (nn.Conv3d, nn.BatchNorm3d, nn.Conv3d, nn.SyncBatchNorm)]
+    model = as_trained(
+        nn.Sequential(kinds[0](3, 4, 1), kinds[1](4), nn.ReLU(), kinds[2](4, 3, 1, bias=False), kinds[3](3))
+    )
+    if frozen:
+        vov3d.freeze_batchnorm(model)
+    before, x = copy.deepcopy(model), torch.randn(2, 3, 2, 4, 4).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folded = fold_batchnorm(model)
+    torch.testing.assert_close(folded(x), before(x), rtol=1e-10, atol=1e-12)
+    assert [type(m) for m in folded][1::3] == [nn.Identity, nn.Identity]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_norms_that_stay_are_named(frozen):
+    class Activated(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    model = as_trained(nn.Sequential(norm(), conv(), Activated(3), conv(), norm()))
+    if frozen:
+        vov3d.freeze_batchnorm(model)
+    with pytest.warns(UserWarning, match=r"2 batch norms are not folded.*: 0 \(\w+\), 2 \(\w*Activated\)"):
+        check(model, torch.randn(2, 3, 4, 4).double(), left=1 if frozen else 2)

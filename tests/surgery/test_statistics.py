@@ -1,9 +1,12 @@
 """Statistics of norms: estimated anew, or frozen."""
 
 import copy
+import pickle
 
 import pytest
+import timm
 import torch
+import torch.optim.swa_utils
 from torch import nn
 
 import vov3d
@@ -58,7 +61,8 @@ def test_frozen_norms_stay_frozen():
     before = copy.deepcopy(model)
     assert freeze_batchnorm(model) is model
     model.train()
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
+    norms = [model.get_submodule(n) for n, m in before.named_modules() if isinstance(m, nn.BatchNorm3d)]
+    assert norms
     assert not any(norm.training for norm in norms)
     model(torch.randn(2, 3, 2, 32, 32)).sum().backward()
     assert all(p.grad is None for norm in norms for p in norm.parameters())
@@ -66,3 +70,113 @@ def test_frozen_norms_stay_frozen():
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.state_dict().items())
     with pytest.raises(ValueError, match="0 keep no running statistics"):
         freeze_batchnorm(nn.Sequential(nn.BatchNorm3d(2, track_running_stats=False)))
+
+
+class MyNorm(nn.BatchNorm3d):
+    """Changes nothing."""
+
+
+class MyNorm2d(nn.BatchNorm2d):
+    """Changes nothing."""
+
+
+class OwnForward(nn.BatchNorm2d):
+    """Has a forward pass of its own."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+NORMS = {
+    "PyTorch's": lambda: nn.BatchNorm2d(4),
+    "without parameters": lambda: nn.BatchNorm2d(4, affine=False),
+    "a subclass": lambda: MyNorm2d(4),
+    "synchronised": lambda: nn.SyncBatchNorm(4),
+    "timm's, with an activation": lambda: timm.layers.BatchNormAct2d(4),
+    "timm's, synchronised": lambda: timm.layers.convert_sync_batchnorm(timm.layers.BatchNormAct2d(4)),
+    "with a forward pass of its own": lambda: OwnForward(4),
+    "parametrized": lambda: torch.nn.utils.parametrizations.weight_norm(nn.BatchNorm2d(4), dim=None),
+}
+
+
+def moved(model: nn.Module) -> nn.Module:
+    for name, b in model.named_buffers():
+        if "running" in name:
+            nn.init.uniform_(b, 0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_every_kind_of_norm_is_frozen_with_its_numbers(kind):
+    model, x = moved(nn.Sequential(nn.Conv2d(3, 4, 1), NORMS[kind]())), torch.randn(2, 3, 5, 5)
+    want, names = copy.deepcopy(model).eval()(x), list(model.state_dict())
+    freeze_batchnorm(freeze_batchnorm(model))
+    others = [model, copy.deepcopy(model)] + ([] if kind == "parametrized" else [pickle.loads(pickle.dumps(model))])
+    for other in others:
+        torch.testing.assert_close(other.train()(x), want)
+        assert list(other.state_dict()) == names
+        assert not any(p.requires_grad for p in other[1].parameters())
+        assert other[0].training
+        before = {k: v.clone() for k, v in other.state_dict().items()}
+        with pytest.warns(UserWarning, match="all batch norms are frozen"):
+            assert recalibrate(other, [x]) == 0
+        if not isinstance(other[1], nn.modules.batchnorm._BatchNorm):
+            torch.optim.swa_utils.update_bn([x], other)
+        assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "convert", [nn.SyncBatchNorm.convert_sync_batchnorm, timm.layers.convert_sync_batchnorm], ids=["torch", "timm"]
+)
+@pytest.mark.parametrize("kind", list(NORMS)[:6])
+def test_a_conversion_wakes_no_frozen_norm(kind, convert):
+    model, x = moved(nn.Sequential(nn.Conv2d(3, 4, 1), NORMS[kind]())), torch.randn(2, 3, 5, 5)
+    want = freeze_batchnorm(model)(x)
+    model = convert(model).train()
+    torch.testing.assert_close(model(x), want)
+    assert not isinstance(model[1], nn.modules.batchnorm._BatchNorm)
+
+
+def test_frozen_and_other_norms_in_one_model():
+    model = moved(nn.Sequential(freeze_batchnorm(nn.Sequential(MyNorm(2))), nn.BatchNorm3d(2)))
+    before = model[0][0].running_mean.clone()
+    assert recalibrate(model, [torch.randn(2, 2, 3, 3, 3) + 5]) == 1
+    assert torch.equal(model[0][0].running_mean, before)
+    assert model[1].running_mean.abs().max() > 2
+
+
+def test_norms_without_statistics_yet():
+    model = nn.Sequential(nn.BatchNorm3d(2), nn.LazyBatchNorm3d())
+    with pytest.raises(ValueError, match="1 have no statistics yet; run the model once"):
+        freeze_batchnorm(model)
+    assert type(model[0]) is nn.BatchNorm3d
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            [torch.randn(2, 2, 3, 3, 3), torch.tensor([0, 1])],
+            r"got a list of \(2, 2, 3, 3, 3\), \(2,\); where a loader",
+        ),
+        ((torch.randn(2, 2, 3, 3, 3), ["a", "b"]), r"got a tuple of \(2, 2, 3, 3, 3\), list"),
+        ({"video": torch.randn(2, 2, 3, 3, 3), "label": 1}, "got a dictionary of video, label"),
+    ],
+)
+def test_a_loader_that_gives_labels(batch, message):
+    model = nn.Sequential(nn.BatchNorm3d(2))
+    with pytest.raises(ValueError, match=message):
+        recalibrate(model, [batch])
+    assert model[0].running_mean.eq(0).all()
+
+
+def test_several_clips_are_no_labels():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm3d(2)
+
+        def forward(self, clips):
+            return [self.norm(clip) for clip in clips]
+
+    assert recalibrate(Two(), [[torch.randn(1, 2, 1, 3, 3), torch.randn(1, 2, 4, 3, 3)]]) == 1

@@ -1,5 +1,6 @@
 """The classifier shows the model the right views and averages what it says."""
 
+import io
 import re
 import time
 from pathlib import Path
@@ -7,12 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stand_in import CFG, StandIn, frames_of
+from helpers.numbered_videos import frame_numbers, write_video
+from helpers.recording_model import CFG, StandIn, frames_of
+from PIL import Image
 from torch import nn
-from video_files import frame_numbers, write_video
 
-from vov3d.video import Prediction, VideoClassifier, VideoError, VideoReader, clip_indices, eval_transform
-from vov3d.video._pyav import PyAVFrames
+import vov3d
+from vov3d.video import (
+    Prediction,
+    VideoClassifier,
+    VideoError,
+    VideoReader,
+    eval_transform,
+    plan_clips,
+    segment_indices,
+)
+from vov3d.video.decoders.pyav import PyAVFrames
 
 
 @pytest.fixture
@@ -26,9 +37,10 @@ def path(tmp_path: Path) -> Path:
     return write_video(tmp_path / "a.mp4", num_frames=50, gop=12)
 
 
-def expected(model: StandIn, frames: torch.Tensor, clips: int, crops: int, fps: float = 30) -> torch.Tensor:
+def expected(model: StandIn, source, clips: int, crops: int, fps: float | None = None) -> torch.Tensor:
     transform = eval_transform(model.pretrained_cfg, crops)
-    views = [transform(frames[clip]) for clip in clip_indices(model.pretrained_cfg, len(frames), fps, clips)]
+    with VideoReader(source, fps=fps) as reader:
+        views = [transform(reader.read(clip)) for clip in plan_clips(model.pretrained_cfg, reader, clips)]
     with torch.inference_mode():
         return model.eval().forward_dense(torch.cat(views)).mean(0)
 
@@ -42,7 +54,7 @@ def test_scores_are_the_mean_over_views(path: Path, views: str, sampling: str) -
     scores = VideoClassifier(model, views=views, batch_size=4).scores(path)
     assert scores.shape == (7,)
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores, expected(model, frames_of(path), clips, crops))
+    torch.testing.assert_close(scores, expected(model, path, clips, crops))
 
 
 def test_batches_hold_all_views_once(path: Path, model: StandIn) -> None:
@@ -52,9 +64,9 @@ def test_batches_hold_all_views_once(path: Path, model: StandIn) -> None:
 
 
 def test_equal_clips_are_computed_once_and_weighed(path: Path) -> None:
-    model = StandIn(sampling="segment")
-    VideoClassifier(model, views="10x1").scores(path)
-    assert [len(batch) for batch in model.seen] == [1]
+    same = StandIn()
+    VideoClassifier(same, views="10x1").scores(frames_of(path)[:4])  # one clip as it is
+    assert [len(batch) for batch in same.seen] == [1]
     short = StandIn()  # 9 frames, span 8: starts 0, 0.1, ... give a few different clips, not equally often
     frames = frames_of(path)[:9]
     scores = VideoClassifier(short, views="10x1").scores(frames)
@@ -81,11 +93,42 @@ def test_variable_rate_is_sampled_by_time(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mkv", times_ms=times)
     model = StandIn(input_size=(3, 64, 64), test_input_size=(3, 64, 64), mean=(0, 0, 0), std=(1, 1, 1), frame_stride=20)
     VideoClassifier(model, views="1x3", batch_size=3).scores(path)
-    with VideoReader(path) as reader:
-        clip = reader.at_constant_rate(clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0])
-        assert clip != clip_indices(model.pretrained_cfg, 50, reader.fps, 1)[0]
     left, _, right = model.seen[0].transpose(1, 2) * 255  # 64 of 96 columns each, which overlap in the middle 32
-    assert frame_numbers(torch.cat([left, right[..., 32:]], -1)) == clip
+    assert frame_numbers(torch.cat([left, right[..., 32:]], -1)) == [0, 33, 43, 46]  # 0, 667, 1333 and 2000 ms
+
+
+def test_a_pause_leaves_the_frames_around_it_apart(tmp_path: Path) -> None:
+    times = [round(1000 * (i + 1710 * (i >= 90)) / 30) for i in range(180)]  # 3 seconds, a pause of 57, 3 seconds
+    model = StandIn(num_frames=16, frame_stride=5)
+    look = VideoClassifier(model, views="10x1").look(write_video(tmp_path / "a.mkv", times_ms=times))
+    assert look.clips[0] == pytest.approx([i / 6 for i in range(16)], abs=2e-3)  # frames 0, 5, 10, ..., 75
+    assert len({tuple(clip) for clip in look.clips}) < 10  # in the pause all are the same
+
+
+def test_clips_of_segments_repeat_wherever_the_file_lies(path: Path, tmp_path: Path) -> None:
+    model = StandIn(sampling="segment", num_frames=8)
+    classifier = VideoClassifier(model, views="3x1")
+    look = classifier.look(path)
+    assert len({tuple(clip) for clip in look.clips}) == 3
+    (tmp_path / "elsewhere").mkdir()
+    copy = tmp_path / "elsewhere" / "another name.mp4"
+    copy.write_bytes(path.read_bytes())
+    for again in (path, copy, path.read_bytes()):
+        assert classifier.look(again).clips == look.clips
+    other = write_video(tmp_path / "b.mp4", num_frames=50, gop=25)
+    assert classifier.look(other).clips != look.clips
+    with VideoReader(path) as reader:
+        middle = [reader.timestamps[index] for index in segment_indices(50, 8)]
+    assert VideoClassifier(model).look(path).clips == [middle]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_antialias_reaches_the_frames(path: Path, antialias: bool) -> None:
+    model = StandIn()
+    frames = frames_of(path)[:4]
+    VideoClassifier(model, antialias=antialias).scores(frames)
+    assert torch.equal(model.seen[0], eval_transform(CFG, antialias=antialias)(frames))
+    assert not torch.equal(model.seen[0], eval_transform(CFG, antialias=not antialias)(frames))
 
 
 def test_predictions_are_sorted_and_named(path: Path, model: StandIn) -> None:
@@ -202,7 +245,9 @@ def test_unfit_models_are_refused() -> None:
         (np.zeros((4, 32, 32, 1), np.uint8), "(4, 32, 32, 1)"),
         (np.zeros((0, 32, 32, 3), np.uint8), "got none"),
         (7, "got int"),
-        ([np.zeros((32, 32, 3), np.uint8)] * 4, "(32, 32, 3)"),
+        ([np.zeros((32, 32, 3), np.float32)] * 4, "got torch.float32 of shape (4, 32, 32, 3)"),
+        ([np.zeros((32, 32, 3), np.uint8), np.zeros((32, 31, 3), np.uint8)], "frame 1 of the list is torch.uint8 of"),
+        ([np.zeros((32, 32, 3), np.uint8), torch.zeros(32, 32, 3)], "frame 1 of the list is torch.float32 of"),
     ],
 )
 def test_unfit_frames_are_refused(model: StandIn, source, cause: str) -> None:
@@ -215,3 +260,63 @@ def test_settings_without_effect_or_sense_are_refused(path: Path, model: StandIn
         VideoClassifier(model)(path, fps=25)
     with pytest.raises(ValueError, match="topk is 0"):
         VideoClassifier(model)(path, topk=0)
+
+
+# --- notebooks -------------------------------------------------------------------------------------------------------
+
+
+def test_single_frames_are_one_video(path: Path, model: StandIn) -> None:
+    classifier = VideoClassifier(model)
+    frames = frames_of(path)
+    expected = classifier(frames)
+    arrays = [frame.permute(1, 2, 0).contiguous().numpy() for frame in frames]
+    forms = [arrays, tuple(arrays), list(frames), [frame.permute(1, 2, 0) for frame in frames]]
+    forms.append([Image.fromarray(array) for array in arrays])
+    for form in forms:  # other layouts in memory add up in another order
+        found = classifier(form)
+        assert [p.index for p in found] == [p.index for p in expected]
+        assert [p.score for p in found] == pytest.approx([p.score for p in expected], abs=1e-5)
+    (_, streamed), _ = classifier.stream([arrays, path])
+    assert streamed == classifier.look(arrays).predictions
+    with VideoReader(arrays, fps=10) as reader:
+        assert (reader.path, reader.num_frames, reader.fps) == ("<50 frames>", 50, 10)
+
+
+def test_predictions_are_a_table(path: Path, model: StandIn) -> None:
+    names = ["<b>bold</b>", *"bcdefg"]
+    predictions = VideoClassifier(model, class_names=names)(path, topk=7)
+    assert isinstance(predictions, list)
+    assert str(predictions).splitlines() == [f"{100 * p.score:5.1f}%  {p.label}" for p in predictions]
+    table = predictions._repr_html_()
+    assert table.count("<tr>") == 8
+    assert "&lt;b&gt;bold&lt;/b&gt;" in table
+    assert "<b>" not in table
+
+
+def test_a_look_is_a_picture(path: Path, model: StandIn, tmp_path: Path) -> None:
+    classifier = VideoClassifier(model)
+    look = classifier.look(path)
+    with Image.open(io.BytesIO(look._repr_png_() or b"")) as picture:
+        assert (picture.format, picture.width) == ("PNG", 1080)
+    assert len(repr(look)) < 1000
+    (broken,) = classifier.looks([tmp_path / "none.mp4"], errors="return")
+    assert broken._repr_png_() is None
+    assert "no such file" in repr(broken)
+
+
+def test_a_classifier_says_what_it_is(model: StandIn) -> None:
+    assert repr(VideoClassifier(model, views="10x3")) == (
+        "VideoClassifier(StandIn: 7 classes, 10x3 views of 4 frames every 2 at 30 fps, 32x32 pixels, on cpu)"
+    )
+    packaged = repr(VideoClassifier("vov3d_n"))
+    assert packaged.startswith("VideoClassifier(vov3d_n.shapes_f8: 20 classes, 1x1 views of 8 frames in equal segments")
+
+
+def test_a_name_is_a_model_with_its_weights() -> None:
+    clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    model = vov3d.create_model("vov3d_n", pretrained=True)
+    assert VideoClassifier("vov3d_n")(clip) == VideoClassifier(model)(clip)
+    with pytest.raises(ValueError, match=r"m\.onnx: is an exported file; give what vov3d\.load_exported makes of it"):
+        VideoClassifier("m.onnx")
+    with pytest.raises(ValueError, match="vov3d has no model 'vov3d_q'"):
+        VideoClassifier("vov3d_q")

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 from vov3d.video import (
     Views,
     clip_indices,
+    clip_times,
     crop_boxes,
     dense_indices,
     parse_views,
+    random_clip_indices,
+    random_clip_times,
     random_dense_indices,
     segment_indices,
 )
@@ -114,9 +118,65 @@ def test_one_dense_clip_is_the_middle() -> None:
     assert clip_indices(cfg, 107, 30, 3) == [dense_indices(107, 30, 4, 2, clip, 3) for clip in range(3)]
 
 
-def test_segment_clips_are_equal() -> None:
-    cfg = {"num_frames": 8, "frame_stride": None, "sampling": "segment"}
-    assert clip_indices(cfg, 45, 30, 2) == [segment_indices(45, 8)] * 2
+SEGMENTS = {"num_frames": 8, "frame_stride": None, "sampling": "segment"}
+DENSE = {"num_frames": 16, "frame_stride": 5, "sampling": "dense"}
+
+
+def test_one_segment_clip_takes_the_middle_frames_and_several_draw() -> None:
+    assert clip_indices(SEGMENTS, 45, 30, 1, key=7) == [segment_indices(45, 8)]
+    plan = clip_indices(SEGMENTS, 450, 30, 4, key=7)
+    assert plan == clip_indices(SEGMENTS, 450, 30, 4, key=7)
+    assert plan[:2] == clip_indices(SEGMENTS, 450, 30, 2, key=7)
+    assert len({tuple(clip) for clip in plan}) == 4
+    assert plan != clip_indices(SEGMENTS, 450, 30, 4, key=8)
+    # the same on every machine and with every version of Python
+    assert clip_indices(SEGMENTS, 45, 30, 2, key=7) == [[6, 9, 16, 18, 24, 29, 37, 43], [0, 11, 13, 17, 26, 30, 34, 44]]
+
+
+@given(counts, lengths, st.integers(2, 6), seeds)
+def test_drawn_segments_hold_their_frame(n: int, clip_len: int, clips: int, key: int) -> None:
+    size = (n - 1) / clip_len
+    for clip in clip_indices(SEGMENTS | {"num_frames": clip_len}, n, 30, clips, key):
+        assert_clip(clip, n, clip_len)
+        assert all(round(size * i) <= index <= round(size * (i + 1)) for i, index in enumerate(clip))
+
+
+def test_drawn_segments_reach_every_frame() -> None:
+    found = [clip_indices(SEGMENTS | {"num_frames": 2}, 9, 30, 2, key) for key in range(100)]
+    assert {clip[0] for plan in found for clip in plan} == {0, 1, 2, 3, 4}
+
+
+@given(st.floats(0, 10_000), lengths, st.floats(0.1, 40), st.integers(1, 12))
+def test_times_of_dense_clips_are_exactly_apart(last: float, clip_len: int, stride: float, clips: int) -> None:
+    cfg = DENSE | {"num_frames": clip_len, "frame_stride": stride}
+    plan = clip_times(cfg, last, clips)
+    span = stride * (clip_len - 1) / 30
+    assert [len(clip) for clip in plan] == [clip_len] * clips
+    for times in [*plan, random_clip_times(cfg, last, random.Random(0))]:
+        assert times[0] >= 0
+        assert all(b - a == pytest.approx(stride / 30) for a, b in pairwise(times))
+        assert times[0] == 0 or times[-1] <= max(last, span) + 1 / 30
+    if clips > 1:
+        assert plan[0][0] == 0
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0, 61.0])
+def test_times_agree_with_the_frames_of_30_per_second(seconds: float) -> None:
+    n = round(30 * seconds) + 1
+    for cfg in (DENSE, SEGMENTS):
+        for clips in (1, 3):
+            frames, times = clip_indices(cfg, n, 30, clips), clip_times(cfg, seconds, clips)
+            shown = [[min(30 * time, n - 1) for time in clip] for clip in times]
+            # the published points of a dense clip are spread to the last frame of its span, up to a stride further
+            assert all(abs(a - b) <= 5 for x, y in zip(frames, shown, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_random_clips_are_those_of_the_models_way() -> None:
+    for seed in range(20):
+        dense = random_dense_indices(300, 25, 16, 5, random.Random(seed))
+        assert random_clip_indices(DENSE, 300, 25, random.Random(seed)) == dense
+        segments = segment_indices(300, 8, random.Random(seed))
+        assert random_clip_indices(SEGMENTS, 300, 25, random.Random(seed)) == segments
 
 
 @pytest.mark.parametrize(("text", "views"), [("1x1", (1, 1)), ("10x3", (10, 3)), ("2x3", (2, 3))])
@@ -147,6 +207,10 @@ def test_bad_views_are_refused(text: str) -> None:
         (lambda: clip_indices({"num_frames": 4, "sampling": "dense"}, 9, 30, 1), "no frame_stride"),
         (lambda: clip_indices({"num_frames": 4, "sampling": "sparse"}, 9, 30, 1), "'sparse'"),
         (lambda: clip_indices({"num_frames": 4, "sampling": "segment"}, 9, 30, 0), "at least one clip"),
+        (lambda: clip_times(DENSE, -1, 1), "after -1 seconds"),
+        (lambda: clip_times(SEGMENTS, float("nan"), 1), "after nan seconds"),
+        (lambda: clip_times({"num_frames": 4, "sampling": "dense"}, 9, 1), "no frame_stride"),
+        (lambda: random_clip_indices({"num_frames": 4, "sampling": "sparse"}, 9, 30, random.Random()), "'sparse'"),
     ],
 )
 def test_bad_numbers_are_refused(call, cause: str) -> None:

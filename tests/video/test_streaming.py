@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.numbered_videos import keep_part, write_pictures, write_video
+from helpers.recording_model import CFG, StandIn, frames_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_in import CFG, StandIn, frames_of
-from video_files import keep_part, write_pictures, write_video
 
-from vov3d.video import VideoClassifier, VideoError, VideoReader, _memory
-from vov3d.video._clips import stream_clips
-from vov3d.video._prefetch import prefetched
+from vov3d.video import Predictions, VideoClassifier, VideoError, VideoReader, _averaging
+from vov3d.video._loading import prefetched, stream_clips
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_a_broken_source_raises_at_its_turn_or_stands_in_its_place(
     with pytest.raises(VideoError, match=r"none\.mp4: no such file"):
         next(found)
     results = [result for _, result in classifier.stream(sources, errors="return")]
-    assert [type(result) for result in results] == [list, VideoError, ValueError, list]
+    assert [type(result) for result in results] == [Predictions, VideoError, ValueError, Predictions]
     assert results[3] == classifier(paths[1])
     with pytest.raises(ValueError, match="errors is 'ignore'"):
         classifier.stream(sources, errors="ignore")  # type: ignore[arg-type]
@@ -137,15 +136,15 @@ def test_views_at_once_follow_memory(monkeypatch: pytest.MonkeyPatch, model: Sta
     view = 1 << 20
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     for free, on_gpu, on_cpu in ((1 << 20, 1, 1), (480 << 20, 10, 2), (1 << 40, 64, 2)):
-        monkeypatch.setattr(_memory, "free_bytes", lambda device, free=free: free)
-        assert _memory.views_at_once(view, gpu) == on_gpu
-        assert _memory.views_at_once(view, cpu) == on_cpu
+        monkeypatch.setattr(_averaging, "free_bytes", lambda device, free=free: free)
+        assert _averaging.views_at_once(view, gpu) == on_gpu
+        assert _averaging.views_at_once(view, cpu) == on_cpu
     assert VideoClassifier(model).views_at_once() == 2
     assert VideoClassifier(model, batch_size=7).views_at_once() == 7
 
 
 def test_free_memory_is_read() -> None:
-    assert 1 << 20 < _memory.free_bytes(torch.device("cpu")) < 1 << 50
+    assert 1 << 20 < _averaging.free_bytes(torch.device("cpu")) < 1 << 50
 
 
 @pytest.mark.parametrize(("hop", "fps", "stride"), [(1, 30, 2), (3, 30, 2), (5, 25, 3), (20, 60, 1.5), (2, 30, 0.5)])

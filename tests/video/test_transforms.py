@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vov3d.video import EvalTransform, crop_boxes, eval_transform, train_transform
 
@@ -48,6 +49,28 @@ def test_resizing_keeps_a_ramp_and_is_antialiased(interpolation: str) -> None:
     stripes = ((torch.arange(320) % 4 == 1) * 255).to(torch.uint8).expand(1, 3, 160, 320)
     grey = eval_transform(CFG | {"interpolation": interpolation}).resize(stripes)[..., 5:-5].float()
     torch.testing.assert_close(grey, torch.full_like(grey, 255 / 4), atol=12, rtol=0)  # 127 without antialiasing
+
+
+@pytest.mark.parametrize("size", [(80, 143), (30, 33)])
+def test_without_antialiasing_resizing_is_that_of_the_published_loaders(size: tuple[int, int]) -> None:
+    frames = noise(2, 3, *size)
+    mean, std = (torch.tensor(CFG[key]).view(3, 1, 1) for key in ("mean", "std"))
+    resized = eval_transform(CFG, antialias=False).resize(frames)
+    published = F.interpolate((frames / 255 - mean) / std, resized.shape[-2:], mode="bilinear")
+    found = (resized / 255 - mean) / std
+    torch.testing.assert_close(found, published, atol=1.6 / 255 / 0.2, rtol=0)  # rounded to 8 bits
+    if size[0] > 40:
+        assert (found - (eval_transform(CFG).resize(frames) / 255 - mean) / std).abs().max() > 0.3
+
+
+def test_training_without_antialiasing() -> None:
+    frames = noise(2, 3, 90, 120)
+    clips = []
+    for antialias in (True, False):
+        torch.manual_seed(0)
+        clips.append(train_transform(CFG, scales=(36, 50), antialias=antialias)(frames))
+    assert clips[0].shape == clips[1].shape
+    assert not torch.equal(*clips)
 
 
 def test_test_size_falls_back_to_the_input_size() -> None:

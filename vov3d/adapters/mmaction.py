@@ -1,5 +1,7 @@
 """A backbone for MMAction2's recognizers."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +17,12 @@ class MMActionBackbone(nn.Module):
 
     Args:
         name: Model, or model.tag, of `vov3d.list_models`.
-        pretrained: `init_weights` brings the weights of the tag.
-        checkpoint_path: `init_weights` reads this file in their place.
+        pretrained: `init_weights` brings the weights of the tag, or reads this file.
+        checkpoint_path: `init_weights` reads this file.
         out_indices: Which maps: 0 is the stem, stages follow from 1, -1 is the last.
         frozen_stages: Stem and this many stages are frozen, norms included; 0 the stem alone, -1 nothing.
         norm_eval: Batch norms keep their statistics in training.
+        init_cfg: MMEngine's way to name a file: `dict(type="Pretrained", checkpoint="weights.pth")`.
         **kwargs: For `vov3d.create_model`.
 
     Attributes:
@@ -29,28 +32,27 @@ class MMActionBackbone(nn.Module):
         `(B, C, T, H, W)` to `(B, out_channels[0], T, H / stride, W / stride)`; to a tuple of maps for several.
 
     Raises:
-        ValueError: If weights are asked for twice, or there are fewer stages than are to be frozen.
+        ValueError: If weights are asked for twice, `init_cfg` asks for something else, or there are fewer stages than
+            are to be frozen.
+        FileNotFoundError: If a file is named that is not there.
     """
 
     def __init__(
         self,
         name: str,
-        pretrained: bool = False,
+        pretrained: bool | str | None = False,
         checkpoint_path: str | None = None,
         out_indices: tuple[int, ...] = (-1,),
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        init_cfg: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        if pretrained and checkpoint_path:
-            raise ValueError(f"pretrained and checkpoint_path={checkpoint_path!r} both name weights; give one")
+        self._weights = _weights(pretrained, checkpoint_path, init_cfg)
         self._arguments: dict[str, Any] = dict(
             model_name=name, features_only=True, out_indices=tuple(out_indices), **kwargs
         )
-        self._weights: dict[str, Any] = {}
-        if pretrained or checkpoint_path:
-            self._weights = dict(pretrained=pretrained, checkpoint_path=checkpoint_path)
         model: Any = create_model(**self._arguments)
         self.model = model
         self.out_channels: tuple[int, ...] = tuple(model.feature_info.channels())
@@ -91,6 +93,29 @@ class MMActionBackbone(nn.Module):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
+
+
+def _weights(
+    pretrained: bool | str | None, checkpoint_path: str | None, init_cfg: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Arguments for `create_model` that bring the weights that were asked for, by any of three names."""
+    given = {"pretrained": pretrained, "checkpoint_path": checkpoint_path, "init_cfg": init_cfg}
+    named = [f"{name}={value!r}" for name, value in given.items() if value]
+    if len(named) > 1:
+        raise ValueError(f"{' and '.join(named)} all name weights; give one")
+    if init_cfg and (init_cfg.get("type") != "Pretrained" or set(init_cfg) != {"type", "checkpoint"}):
+        raise ValueError(
+            f"init_cfg={dict(init_cfg)} is not understood; give dict(type='Pretrained', checkpoint='weights.pth'), or "
+            "nothing: the network starts itself"
+        )
+    if pretrained is True:
+        return {"pretrained": True}
+    file = checkpoint_path or pretrained or (init_cfg or {}).get("checkpoint")
+    if not file:
+        return {}
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{named[0]}: there is no such file; a tag's weights come by pretrained=True")
+    return {"checkpoint_path": str(file)}
 
 
 def register_mmaction() -> None:

@@ -36,7 +36,8 @@ class PooledBackbone(nn.Module):
         if pool not in _POOLS:
             raise ValueError(f"pool={pool!r} is not known; use one of {', '.join(map(repr, _POOLS))}")
         channels, self.strides = _channels_and_strides(model)
-        self.in_chans = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv3d))
+        convs = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv3d))
+        self.in_chans: int = getattr(model, "in_chans", None) or next(convs)  # optimized ones hold no Conv3d
         self.model = model
         self.pool = pool
         self.fpn = None if fpn_chs is None else _pyramid(channels, fpn_chs)

@@ -1,14 +1,91 @@
-"""Videos in folders."""
+"""The videos that arguments name: files, folders, lists, addresses."""
 
 import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_NAMED = 3  # of what was left out, so many are named
 
 
-def videos_in(folder: Path, frames: bool = False) -> list[str]:
-    """The videos of a folder and the folders in it, in the order of their paths.
+class LeftOut:
+    """What of a folder is no video, so that nothing is passed over without a word."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, paths: Sequence[str]) -> None:
+        """Notes files or folders."""
+        self._names.setdefault(reason, []).extend(os.path.relpath(path, self._folder) for path in paths)
+
+    def __str__(self) -> str:
+        """One line, or nothing where nothing was left out."""
+        parts = []
+        for reason, names in self._names.items():
+            if names:
+                named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+                parts.append(f"{len(names)} {reason} ({named})")
+        return f"{self._folder}: left out {'; '.join(parts)}" if parts else ""
+
+
+def named_videos(arguments: Sequence[str], command: str) -> list[str]:
+    """The videos that arguments name; what is left out of folders is told on stderr.
+
+    Args:
+        arguments: Video files, addresses, folders of videos or of frames, `@FILE` for a list of these, one a line,
+            and `-` for such a list on the standard input.
+        command: What tells.
+
+    Raises:
+        FileNotFoundError: If a folder holds no video, or a list is not there.
+        ValueError: If a list is empty or one video would stand for all, as an empty name.
+    """
+    found: list[str] = []
+    for argument in _expanded(arguments):
+        if os.path.isdir(argument):
+            videos, left_out = videos_in(Path(argument), frames=True)
+            found += videos
+            if str(left_out):
+                print(f"vov3d {command}: {left_out}", file=sys.stderr)
+        else:
+            found.append(argument)
+    return found
+
+
+def _expanded(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments with lists in the place of their names."""
+    again = [name for name, count in Counter(arguments).items() if name == "-" and count > 1]
+    if again:
+        raise ValueError("- is given twice, but the standard input can be read once")
+    for argument in arguments:
+        if argument == "-":
+            yield from _lines(sys.stdin.buffer.read(), "the standard input")
+        elif argument.startswith("@"):
+            yield from _lines(_content(Path(argument[1:])), argument[1:])
+        else:
+            yield argument
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such list of videos; a file whose name starts with @ is ./@...") from None
+
+
+def _lines(content: bytes, name: str) -> list[str]:
+    """The names in a list, one a line; bytes that are no UTF-8 are kept as the file system has them."""
+    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    names = [os.fsdecode(line.strip()) for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"{name}: names no videos; a list holds one a line")
+    return names
+
+
+def videos_in(folder: Path, frames: bool = False) -> tuple[list[str], LeftOut]:
+    """The videos of a folder and the folders in it, in the order of their paths, and what else is there.
 
     Args:
         folder: Where to look.
@@ -17,18 +94,37 @@ def videos_in(folder: Path, frames: bool = False) -> list[str]:
     Raises:
         FileNotFoundError: If there is none, or no such folder.
     """
+    from vov3d.video import looks_like_picture, looks_like_video  # needs the extra `video`
+
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of videos")
-    found = []
-    for parent, _, names in os.walk(folder):
-        videos = _of(names, VIDEOS)
-        found += [os.path.join(parent, name) for name in videos]
-        if frames and not videos and _of(names, PICTURES):
+    found: list[str] = []
+    left_out = LeftOut(folder)
+    unread: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=lambda error: unread.append(str(error.filename))):
+        _leave_folders(parent, folders, left_out)
+        shown = [os.path.join(parent, name) for name in names if not name.startswith(".")]
+        left_out.add("hidden", [os.path.join(parent, name) for name in names if name.startswith(".")])
+        videos = [path for path in shown if looks_like_video(path)]
+        pictures = [path for path in shown if looks_like_picture(path)]
+        found += videos
+        if frames and pictures and not videos:
             found.append(parent)
+        else:
+            left_out.add("pictures", pictures)
+        left_out.add("whose names end like no video's", sorted({*shown} - {*videos} - {*pictures}))
+    left_out.add("folders that may not be read", unread)
     if not found:
-        raise FileNotFoundError(f"{folder}: holds no file that ends in {', '.join(VIDEOS)}")
-    return sorted(found)
+        note = f" ({left_out})" if str(left_out) else ""
+        raise FileNotFoundError(f"{folder}: holds no file whose name ends like a video's, such as .mp4{note}")
+    return sorted(found), left_out
 
 
-def _of(names: list[str], endings: tuple[str, ...]) -> list[str]:
-    return [name for name in names if os.path.splitext(name)[1].lower() in endings and not name.startswith(".")]
+def _leave_folders(parent: str, folders: list[str], left_out: LeftOut) -> None:
+    """Takes out the folders that are not walked."""
+    paths = {name: os.path.join(parent, name) for name in folders}
+    hidden = [name for name in folders if name.startswith(".") or name == "__MACOSX"]
+    links = [name for name in folders if name not in hidden and os.path.islink(paths[name])]
+    left_out.add("hidden", [paths[name] for name in hidden])
+    left_out.add("links to folders", [paths[name] for name in links])
+    folders[:] = sorted(name for name in folders if name not in {*hidden, *links})

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vov3d.cli._arguments import device, positive
-from vov3d.deploy._peers import peers
-from vov3d.deploy.benchmark import (
+from vov3d.benchmark import (
+    WARMUP,
     Roofline,
     Times,
     machine,
@@ -26,9 +25,15 @@ from vov3d.deploy.benchmark import (
     measure_roofline,
     peak_memory,
 )
-from vov3d.deploy.inference import optimize_for_inference
+from vov3d.cli._peers import peers
+from vov3d.cli.arguments import check_output, device, positive
+from vov3d.deploy import optimize_for_inference
+from vov3d.extras import install
 from vov3d.models import create_model
 from vov3d.models.budget import Cost, network_cost
+from vov3d.models.names import model_name
+
+Builders = dict[str, tuple[Callable[[], nn.Module], list[str]]]
 
 BACKENDS = ("eager", "optimized", "compile", "openvino", "onnx")
 _SUFFIXES = {"openvino": ".xml", "onnx": ".onnx"}
@@ -49,7 +54,7 @@ _TABLE8 = (
 
 def add_commands(commands: Any) -> None:
     """Adds `benchmark` to the parser's commands."""
-    p = commands.add_parser("benchmark", help="time and memory of models on this machine, against its roofline")
+    p = commands.add_parser("benchmark")
     p.add_argument("models", nargs="+", metavar="NAME", help="models of 'vov3d list'; weights do not matter for speed")
     p.add_argument("--mode", choices=("infer", "train"), default="infer", help="forward pass or training step by SGD")
     p.add_argument("--frames", type=positive, default=16, help="frames of a clip (default: 16)")
@@ -79,18 +84,30 @@ def _choices(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
 def _benchmark(args: argparse.Namespace) -> int:
     target = device(args.device)
     _check(args, target)
-    rooflines = {name: measure_roofline(target, _DTYPES[name]) for name in args.dtypes}
-    with TemporaryDirectory() as folder:
+    builders = _builders(args)
+    cases = sum(len(backends) for _, backends in builders.values()) * len(args.dtypes) * len(args.batch)
+    with TemporaryDirectory() as folder, _bar(len(args.dtypes) + cases * (1 + WARMUP + args.repetitions + 1)) as bar:
+        rooflines = {}
+        for name in args.dtypes:
+            bar.set_description(f"what the machine can do in {name}")
+            rooflines[name] = measure_roofline(target, _DTYPES[name])
+            bar.update()
+        bar.set_description("preparing")
         rows, calls = [], []
-        for row, call in _cases(args, target, Path(folder)):
-            print("prepared {model} {backend} {dtype}, batch {batch}".format(**row), file=sys.stderr)
+        for row, call in _cases(args, builders, target, Path(folder)):
+            bar.set_description("prepared {model} {backend} {dtype}, batch {batch}".format(**row))
+            bar.update()
             rows.append(row)
             calls.append(call)
-        times = measure({str(i): call for i, call in enumerate(calls)}, target, args.repetitions)
+        bar.set_description("measuring in turn")
+        timed = {str(i): call for i, call in enumerate(calls)}
+        times = measure(timed, target, args.repetitions, done=bar.update)
+        bar.set_description("measuring memory")
         for i, row in enumerate(rows):
             _fill(row, times[str(i)], rooflines[row["dtype"]], args.mode == "train")
             # What exported files allocate, PyTorch's allocator does not see.
             row["peak_bytes"] = None if row["backend"] in _SUFFIXES else peak_memory(calls[i], target)
+            bar.update()
     report = {
         "machine": machine(target),
         "clip": {"frames": args.frames, "size": args.size},
@@ -117,21 +134,35 @@ def _check(args: argparse.Namespace, target: torch.device) -> None:
         raise ValueError(f"--backends {exported.pop()} is measured in fp32 on the CPU; use --dtypes fp32")
     if args.picture:
         _pyplot()
+        check_output(args.picture)
+    args.models = [model_name(name) for name in args.models]
     for name in args.models:
         create_model(name, device="meta")
 
 
-def _cases(
-    args: argparse.Namespace, target: torch.device, folder: Path
-) -> Iterator[tuple[dict[str, Any], Callable[[], object]]]:
-    """A row and a call for each combination, ours first."""
-    builders: dict[str, tuple[Callable[[], nn.Module], list[str]]]
-    builders = {name: (partial(create_model, name), args.backends) for name in args.models}
+def _bar(steps: int) -> Any:
+    """A bar on stderr, or where that is no terminal, a line now and then."""
+    from tqdm import tqdm
+
+    quiet = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(total=steps, unit="step", leave=False, file=sys.stderr, mininterval=quiet, dynamic_ncols=True)
+
+
+def _builders(args: argparse.Namespace) -> Builders:
+    """What builds each network, and the backends that it is measured with; ours first."""
+    builders: Builders = {name: (partial(create_model, name), args.backends) for name in args.models}
     if args.peers:
         found, absent = peers(args.frames, args.size)
         for name, reason in absent.items():
             print(f"without {name}: {reason}", file=sys.stderr)
         builders |= {name: (build, ["eager"]) for name, build in found.items()}
+    return builders
+
+
+def _cases(
+    args: argparse.Namespace, builders: Builders, target: torch.device, folder: Path
+) -> Iterator[tuple[dict[str, Any], Callable[[], object]]]:
+    """A row and a call for each combination."""
     clip = torch.randn(1, 3, args.frames, args.size, args.size, generator=torch.Generator().manual_seed(0))
     for name, (build, backends) in builders.items():
         cost = network_cost(build().eval(), clip)
@@ -154,8 +185,7 @@ def _inference(
     if backend == "optimized":
         return optimize_for_inference(model, dtype=dtype)
     if backend in _SUFFIXES:
-        from vov3d.deploy.export import export
-        from vov3d.deploy.exported import load_exported
+        from vov3d.deploy import export, load_exported
 
         frames, size = clip.shape[2], clip.shape[3]
         return load_exported(export(model, path.with_suffix(_SUFFIXES[backend]), frames=frames, size=size))
@@ -239,7 +269,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as e:
-        raise ImportError("--picture needs matplotlib: pip install 'vov3d[docs]'") from e
+        raise ImportError(f"--picture needs matplotlib: {install('docs')}") from e
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -1,11 +1,11 @@
-"""`vov3d demo`: makes clips, labels them with the model that comes with the package, and shows right and wrong."""
+"""`vov3d demo`: makes clips, labels them with the model that comes with the package, and shows which are correct."""
 
 import argparse
 import random
 from pathlib import Path
 from typing import Any
 
-from vov3d.cli._arguments import positive
+from vov3d.cli.arguments import positive
 from vov3d.cli.predict import DEFAULT_MODEL
 from vov3d.deploy import optimize_for_inference
 from vov3d.models import create_model
@@ -15,7 +15,6 @@ def add_commands(commands: Any) -> None:
     """Adds `demo` to the parser's commands."""
     p = commands.add_parser(
         "demo",
-        help="make clips, label them and show right and wrong, without any network",
         description="Writes clips of moving shapes as video files, labels them with vov3d_n, whose weights come with"
         " the package, and draws what it saw and said. The classes are told apart by motion alone.",
     )
@@ -30,8 +29,8 @@ def add_commands(commands: Any) -> None:
 def _demo(args: argparse.Namespace) -> int:
     import numpy as np
 
+    from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
     from vov3d.video import VideoClassifier
-    from vov3d.video.moving_shapes import CLASSES, make_clip, write_clip
     from vov3d.video.picture import save_board
 
     seed = random.randrange(10**6) if args.seed is None else args.seed
@@ -47,10 +46,10 @@ def _demo(args: argparse.Namespace) -> int:
     truths = [CLASSES[label] for label in labels]
     for file, look, truth in zip(files, looks, truths, strict=True):
         print(_line(file, look.predictions[0], truth))
-    right = sum(look.predictions[0].label == truth for look, truth in zip(looks, truths, strict=True))
+    correct = sum(look.predictions[0].label == truth for look, truth in zip(looks, truths, strict=True))
     picture = args.output / f"{seed}.png"
     save_board(looks, truths, picture)
-    print(f"\n{right} of {len(files)} right; seen and said: {picture}; the same again: --seed {seed}")
+    print(f"\n{correct} of {len(files)} correct; seen and said: {picture}; the same again: --seed {seed}")
     return 0
 
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import device, show_warnings
-from vov3d.cli._files import videos_in
-from vov3d.cli.predict import add_settings, built_model, classifier_for
-from vov3d.deploy._formats import FORMATS
+from vov3d.cli._files import named_videos
+from vov3d.cli._kept import Kept
+from vov3d.cli.arguments import Progress, check_output, device, say_what_it_knows, show_warnings
+from vov3d.cli.predict import add_files, add_settings, built_model, classifier_for
+from vov3d.deploy.formats import FORMATS
+from vov3d.extras import install
+from vov3d.weights.state_dict import digest
 
 _VECTOR = "forward_head(pre_logits=True)"
 _RANDOM = "RANDOM WEIGHTS: these vectors mean nothing, only the speed is real"
@@ -22,17 +25,11 @@ def add_commands(commands: Any) -> None:
     """Adds `embed` to the parser's commands."""
     p = commands.add_parser(
         "embed",
-        help="videos as vectors to compare them by",
         description="Writes, for each video, what the model's classifier takes: features pooled over the clip, after"
         " the hidden layer, averaged over the views, not normalised. Beside them the file names the videos, the model"
         " and how it looked.",
     )
-    p.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="video files, folders of videos or of frames (00001.jpg ...), http(s) addresses",
-    )
+    add_files(p)
     p.add_argument(
         "-o",
         "--output",
@@ -45,7 +42,8 @@ def add_commands(commands: Any) -> None:
         "--broken",
         choices=("stop", "leave-out"),
         default="stop",
-        help="a video that cannot be read ends the command, or is left out and named at the end (default: stop)",
+        help="a video that cannot be read ends the command, whose vectors so far are kept for the next call, or is "
+        "left out and named at the end (default: stop)",
     )
     add_settings(p)
     p.set_defaults(run=_embed)
@@ -55,20 +53,31 @@ def _embed(args: argparse.Namespace) -> int:
     from vov3d.video import parse_views  # needs the extra `video`
 
     parse_views(args.views)
-    _check_output(args.output)
+    check_output(args.output)
+    ending = args.output.suffix.lower()
+    if ending not in _WRITERS:
+        raise ValueError(f"{args.output}: a file of vectors must end in {' or '.join(_WRITERS)}")
+    if ending == ".parquet":
+        _pyarrow()
     if Path(args.model).suffix in FORMATS:
         raise ValueError(f"{args.model}: an exported file gives labels, no vectors; name the model it was made from")
+    files = named_videos(args.files, "embed")
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    files = [video for file in args.files for video in (videos_in(Path(file), True) if os.path.isdir(file) else [file])]
     model = built_model(args, target)
-    names, vectors, broken = _vectors(args, model, files)
-    if not names:
-        raise ValueError(f"none of {len(files)} videos can be read, first {broken[0]}; nothing was written")
-    about = _about(args, model, vectors.shape[1])
-    _write(args.output, names, vectors, about)
+    say_what_it_knows("embed", model)
+    about = _about(args, model)
+    with Kept(args.output, {**about, "fps": str(args.fps), "digest": digest(model)}) as kept:
+        broken = _compute(args, model, files, kept)
+        names = [file for file in files if file in kept.vectors]
+        if not names:
+            raise ValueError(f"none of {len(files)} videos can be read, first {broken[0]}; nothing was written")
+        vectors = torch.stack([kept.vectors[name] for name in names])
+        about["dimension"] = vectors.shape[1]
+        _write(args.output, names, vectors, about)
+        kept.forget()
     made_by = ".".join(filter(None, (str(about["model"]), str(about["tag"]))))
     print(f"written   {args.output}: {len(names)} vectors of {about['dimension']} by {made_by}")
     for error in broken:
@@ -76,50 +85,46 @@ def _embed(args: argparse.Namespace) -> int:
     return 0
 
 
-def _vectors(
-    args: argparse.Namespace, model: torch.nn.Module, files: list[str]
-) -> tuple[list[str], torch.Tensor, list[Exception]]:
-    """Names and vectors `(N, D)` of the videos that can be read, and what is wrong with the others."""
-    names, vectors, broken = [], [], []
-    errors = "raise" if args.broken == "stop" else "return"
-    with show_warnings("embed"):
-        for file, vector in classifier_for(args, model).embeddings(files, args.fps, errors):
-            if isinstance(vector, Exception):
-                broken.append(vector)
+def _compute(args: argparse.Namespace, model: torch.nn.Module, files: list[str], kept: Kept) -> list[Exception]:
+    """Adds the vectors that are not there yet; what is wrong with the videos that cannot be read."""
+    todo = [file for file in dict.fromkeys(files) if file not in kept.vectors]
+    if len(todo) < len(set(files)):
+        print(f"vov3d embed: {len(set(files)) - len(todo)} of {len(set(files))} videos are done", file=sys.stderr)
+    broken: list[Exception] = []
+    progress = Progress("embed", len(todo))
+    with show_warnings("embed", progress.clear):
+        for file, vector in classifier_for(args, model, len(todo)).embeddings(todo, args.fps, "return"):
+            progress.clear()
+            if isinstance(vector, torch.Tensor):
+                kept.add(str(file), vector)
+            elif args.broken == "stop":
+                raise RuntimeError(f"{vector}{kept}") from vector
             else:
-                names.append(file)
-                vectors.append(vector)
-    return names, torch.stack(vectors) if vectors else torch.empty(0, 0), broken
+                broken.append(vector)
+            progress.step()
+    return broken
 
 
-def _about(args: argparse.Namespace, model: Any, dimension: int) -> dict[str, str | int]:
+def _about(args: argparse.Namespace, model: Any) -> dict[str, str | int]:
     """What is to be known of the vectors: those of two files compare only where all of it agrees."""
     cfg = model.pretrained_cfg
     own = args.frames or cfg["num_frames"], args.stride or cfg.get("frame_stride")
+    if cfg["sampling"] == "segment":
+        way = "in equal segments" if args.views.startswith("1x") else "drawn from equal segments"
+    else:
+        way = f"every {own[1]:g} at 30 fps"
     return {
         "model": cfg["architecture"],
         "tag": cfg.get("tag") or "",
         "weights": "random" if args.random_weights else str(args.checkpoint or args.model),
-        "dimension": dimension,
+        "dimension": 0,  # not known yet
         "vector": _VECTOR,
         "views": args.views,
-        "sampling": f"{own[0]} frames, {'in equal segments' if own[1] is None else f'every {own[1]:g} at 30 fps'}",
+        "sampling": f"{own[0]} frames, {way}",
     }
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-
-
-def _check_output(path: Path) -> None:
-    """Refuses a file that could not be written, before anything is computed."""
-    if path.suffix.lower() not in _WRITERS:
-        raise ValueError(f"{path}: a file of vectors must end in {' or '.join(_WRITERS)}")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.absolute().parent}; make it first")
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; name a file")
-    if path.suffix.lower() == ".parquet":
-        _pyarrow()
 
 
 def _write(path: Path, names: Sequence[str], vectors: torch.Tensor, about: dict[str, str | int]) -> None:
@@ -145,7 +150,8 @@ def _write_parquet(path: Path, names: Sequence[str], vectors: torch.Tensor, abou
     """Columns `path` and `vector`, and what is to be known as the metadata of the schema."""
     pa, pq = _pyarrow()
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.numpy().ravel()), vectors.shape[1])
-    table = pa.table({"path": pa.array(names), "vector": column})
+    texts = [name.encode("utf-8", "backslashreplace").decode() for name in names]  # of names that are no UTF-8
+    table = pa.table({"path": pa.array(texts), "vector": column})
     pq.write_table(table.replace_schema_metadata({key: str(value) for key, value in about.items()}), path)
 
 
@@ -154,7 +160,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError(".parquet files need pyarrow: pip install 'vov3d[train]'") from error
+        raise ImportError(f".parquet files need pyarrow: {install('train')}") from error
     return pyarrow, pyarrow.parquet
 
 

@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import positive
 from vov3d.cli._files import videos_in
-from vov3d.deploy._formats import BOUNDS, FORMATS
-from vov3d.deploy.export import check_path, export_and_report
+from vov3d.cli.arguments import check_output, positive
+from vov3d.deploy import check_path, export_and_report
+from vov3d.deploy.formats import BOUNDS, FORMATS
 from vov3d.models import create_model
+from vov3d.models.names import model_name
 
 
 def add_commands(commands: Any) -> None:
     """Adds `export` to the parser's commands."""
     p = commands.add_parser(
         "export",
-        help="a model into a file of ONNX, OpenVINO, torch.export or ExecuTorch",
         description="Writes a model into a file and compares what the file computes with the model, on noise, on"
         " made-up motion, and on your videos. A file that differs by more than its bound is not kept: "
         + ", ".join(f"{dtype} {bound:g}" for dtype, bound in BOUNDS.items())
         + " of the largest output.",
     )
-    p.add_argument("name", metavar="NAME", help="model or model.tag of 'vov3d list', or local-dir:FOLDER")
+    p.add_argument("name", metavar="NAME", help="model or model.tag of 'vov3d list', or the folder of a saved model")
     endings = ", ".join(f"{ending} ({form.title})" for ending, form in FORMATS.items())
     p.add_argument("-o", "--output", required=True, metavar="FILE", help=f"the file to write: {endings}")
     weights = p.add_mutually_exclusive_group()
@@ -48,11 +48,14 @@ def add_commands(commands: Any) -> None:
 def _export(args: argparse.Namespace) -> int:
     output = Path(args.output)
     form = check_path(output, args.dtype, args.int8 is not None)
+    check_output(output)
     if args.random_weights:
         print("RANDOM WEIGHTS: the labels of this file mean nothing, only its speed is real", file=sys.stderr)
         torch.manual_seed(0)
-    files = videos_in(Path(args.int8)) if args.int8 else None
-    model: Any = create_model(args.name, pretrained=not args.random_weights, checkpoint_path=args.checkpoint)
+    files = _calibration(Path(args.int8)) if args.int8 else None
+    model: Any = create_model(
+        model_name(args.name), pretrained=not args.random_weights, checkpoint_path=args.checkpoint
+    )
     cfg = _cfg(model.pretrained_cfg, args.frames, args.size)
     report = export_and_report(
         model,
@@ -71,6 +74,14 @@ def _export(args: argparse.Namespace) -> int:
     if not args.video and not files:
         print("          no real video among them; --video FILE compares on one")
     return 0
+
+
+def _calibration(folder: Path) -> list[str]:
+    """The videos of a folder; what else is there is told."""
+    files, left_out = videos_in(folder)
+    if str(left_out):
+        print(f"vov3d export: {left_out}", file=sys.stderr)
+    return files
 
 
 def _cfg(cfg: Mapping[str, Any], frames: int | None, size: int | None) -> dict[str, Any]:
@@ -96,9 +107,9 @@ class _Clips:
         return len(self.files)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        from vov3d.video import VideoReader, clip_indices, eval_transform
+        from vov3d.video import VideoReader, eval_transform, plan_clips
 
         for file in self.files:
             with VideoReader(file) as reader:
-                (indices,) = clip_indices(self.cfg, reader.num_frames, reader.fps, 1)
-                yield eval_transform(self.cfg)(reader.read(reader.at_constant_rate(indices)))
+                (clip,) = plan_clips(self.cfg, reader)
+                yield eval_transform(self.cfg)(reader.read(clip))

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections import deque
@@ -12,15 +11,16 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import device, positive
+from vov3d.cli.arguments import device, positive, say_what_it_knows
 from vov3d.deploy import load_exported
-from vov3d.deploy._formats import FORMATS
+from vov3d.deploy.formats import FORMATS
 from vov3d.models import create_model
+from vov3d.models.names import model_name
 
 
 def add_commands(commands: Any) -> None:
     """Adds `live` to the parser's commands."""
-    p = commands.add_parser("live", help="labels for what a camera, an address or a file shows, frame by frame")
+    p = commands.add_parser("live")
     p.add_argument(
         "source",
         metavar="SOURCE",
@@ -55,7 +55,9 @@ def _live(args: argparse.Namespace) -> int:
 
     if not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold is {args.threshold}: scores are from 0 to 1")
-    classifier = StreamClassifier(_model(args), args.window, topk=args.topk)
+    model = _model(args)
+    say_what_it_knows("live", model)
+    classifier = StreamClassifier(model, args.window, topk=args.topk)
     fps = args.fps or classifier.fps
     source = LiveSource(args.source, fps, args.realtime, _size(args.size), args.stall, args.retries)
     said = _Said(args, classifier, Announcer(args.smooth, args.threshold), source)
@@ -83,8 +85,7 @@ def _model(args: argparse.Namespace) -> torch.nn.Module:
         if not hasattr(exported, "initial_state"):
             raise ValueError(f"{args.model} holds no stream; make one: vov3d.export(vov3d.streaming(model), ...)")
         return exported
-    name = f"local-dir:{args.model}" if os.path.isfile(os.path.join(args.model, "config.json")) else args.model
-    model = create_model(name, pretrained=True, checkpoint_path=args.checkpoint)
+    model = create_model(model_name(args.model), pretrained=True, checkpoint_path=args.checkpoint)
     return model.to(device(args.device))
 
 

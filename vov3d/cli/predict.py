@@ -1,18 +1,29 @@
 """`vov3d predict`: labels for video files."""
 
 import argparse
+import csv
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vov3d.cli._arguments import device, positive, show_warnings
+from vov3d.cli._files import named_videos
+from vov3d.cli.arguments import (
+    Progress,
+    check_output,
+    device,
+    positive,
+    say_what_it_knows,
+    show_warnings,
+)
 from vov3d.deploy import load_exported, optimize_for_inference
-from vov3d.deploy._formats import FORMATS
+from vov3d.deploy.formats import FORMATS
 from vov3d.models import create_model
+from vov3d.models.names import model_name
 
 DEFAULT_MODEL = "vov3d_n"
 _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
@@ -20,19 +31,31 @@ _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
 
 def add_commands(commands: Any) -> None:
     """Adds `predict` to the parser's commands."""
-    p = commands.add_parser("predict", help="labels for video files")
-    p.add_argument(
-        "files", nargs="+", metavar="FILE", help="video files, folders of frames (00001.jpg ...), http(s) addresses"
-    )
+    p = commands.add_parser("predict")
+    add_files(p)
     add_settings(p)
     p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels per file (default: 5)")
-    p.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
+    form = p.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
+    form.add_argument("--csv", action="store_true", help="print a line a label: file, rank, label, index, score, error")
     p.add_argument(
         "--picture",
         metavar="FILE",
         help="draw the frames seen, the labels and the time line; of several videos into FILE-1, FILE-2, ...",
     )
     p.set_defaults(run=_predict)
+
+
+def add_files(p: argparse.ArgumentParser) -> None:
+    """Adds which videos are looked at: what `named_videos` takes."""
+    p.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="video files, folders of videos or of frames (00001.jpg ...), http(s) addresses; @LIST for a file that "
+        "names them, one a line, - for the standard input",
+    )
+    p.epilog = "Exit codes: 0 done, 1 something failed, which stderr names, 2 the command was not understood."
 
 
 def add_settings(p: argparse.ArgumentParser) -> None:
@@ -69,26 +92,27 @@ def _predict(args: argparse.Namespace) -> int:
         from vov3d.video.picture import check_picture_name
 
         check_picture_name(args.picture)
+        check_output(args.picture)
+    files = named_videos(args.files, "predict")
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
     model = _exported(args) or built_model(args, target)
-    looks = classifier_for(args, model).looks(args.files, topk=args.topk, fps=args.fps, errors="return")
-    results: list[dict[str, Any]] = []
+    say_what_it_knows("predict", model)
     failed = False
-    with show_warnings("predict"):
-        for file, look in zip(args.files, looks, strict=True):
+    looks = classifier_for(args, model, len(files)).looks(files, topk=args.topk, fps=args.fps, errors="return")
+    progress = Progress("predict", len(files))
+    with show_warnings("predict", progress.clear), closing(_printer(args)) as printer:
+        for number, (file, look) in enumerate(zip(files, looks, strict=True), 1):
+            progress.clear()
             if look.error is not None:
                 failed = True
                 print(f"vov3d predict: {look.error}", file=sys.stderr)
             elif args.picture:
-                _draw(args, look, len(results))
-            results.append(_result(file, look, args.random_weights))
-            if not args.json and look.error is None:
-                print("\n".join(_lines(file, look.predictions)), flush=True)
-    if args.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+                _draw(args.picture, look, number if len(files) > 1 else None)
+            printer.add(file, look)
+            progress.step()
     return int(failed)
 
 
@@ -109,43 +133,106 @@ def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
 
 def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
     """The model that was asked for, rewritten for speed where that is measured to gain: on CPUs."""
-    name = f"local-dir:{args.model}" if Path(args.model, "config.json").is_file() else args.model
-    model = create_model(name, pretrained=not args.random_weights, checkpoint_path=args.checkpoint).eval()
+    model = create_model(
+        model_name(args.model), pretrained=not args.random_weights, checkpoint_path=args.checkpoint
+    ).eval()
     return optimize_for_inference(model) if target.type == "cpu" else model.to(target)
 
 
-def classifier_for(args: argparse.Namespace, model: torch.nn.Module) -> Any:
-    """The `VideoClassifier` of a model, with the settings of the command line."""
+def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int) -> Any:
+    """The `VideoClassifier` of a model, with the settings of the command line, for a number of files."""
     from vov3d.video import VideoClassifier
 
     return VideoClassifier(
         model,
         views=args.views,
         batch_size=args.batch_size,
-        progress=True,
+        progress=files == 1,  # of several the files are counted
         stride=args.stride,
         num_frames=args.frames,
         backend=args.backend,
     )
 
 
-def _draw(args: argparse.Namespace, look: Any, number: int) -> None:
-    """Writes the picture of one file."""
+def _draw(picture: str, look: Any, number: int | None) -> None:
+    """Writes the picture of one file, with its number in the name where there are several."""
     from vov3d.video.picture import save_look
 
-    stem, ending = os.path.splitext(args.picture)
-    save_look(look, args.picture if len(args.files) == 1 else f"{stem}-{number + 1}{ending}")
+    stem, ending = os.path.splitext(picture)
+    save_look(look, picture if number is None else f"{stem}-{number}{ending}")
 
 
-def _result(file: str, look: Any, random_weights: bool) -> dict[str, Any]:
-    labels = [{"label": p.label, "index": p.index, "score": p.score} for p in look.predictions]
-    result: dict[str, Any] = {"file": file, "predictions": labels}
-    if look.error is not None:
-        result["error"] = str(look.error)
-    if random_weights:
-        result["random_weights"] = True
-    return result
+# --- printing --------------------------------------------------------------------------------------------------------
 
 
-def _lines(file: str, predictions: list) -> list[str]:
-    return [file, *(f"  {100 * p.score:5.1f}%  {p.label}" for p in predictions)]
+class _Text:
+    """Results as people read them, each as it comes."""
+
+    def add(self, file: str, look: Any) -> None:
+        """Prints the result of a file; errors are on stderr."""
+        if look.error is None:
+            lines = [file, *(f"  {100 * p.score:5.1f}%  {p.label}" for p in look.predictions)]
+            print("\n".join(lines), flush=True)
+
+    def close(self) -> None:
+        """Ends."""
+
+
+class _Csv:
+    """A line for each label, and one for each file without any."""
+
+    def __init__(self) -> None:
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        self._writer.writerow(("file", "rank", "label", "index", "score", "error"))
+
+    def add(self, file: str, look: Any) -> None:
+        """Prints the result of a file."""
+        for rank, p in enumerate(look.predictions, 1):
+            self._writer.writerow((file, rank, p.label, p.index, p.score, ""))
+        if look.error is not None:
+            self._writer.writerow((file, "", "", "", "", look.error))
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Ends."""
+
+
+class _Json:
+    """One list, an entry for each file as it comes; whole also when the command is ended early."""
+
+    def __init__(self, random_weights: bool) -> None:
+        self._random_weights = random_weights
+        self._begun = False
+
+    def add(self, file: str, look: Any) -> None:
+        """Prints the result of a file."""
+        result: dict[str, Any] = {
+            "file": file,
+            "predictions": [{"label": p.label, "index": p.index, "score": p.score} for p in look.predictions],
+        }
+        if look.error is not None:
+            result["error"] = str(look.error)
+        if self._random_weights:
+            result["random_weights"] = True
+        print(",\n" if self._begun else "[\n", _json(result), sep="", end="", flush=True)
+        self._begun = True
+
+    def close(self) -> None:
+        """Ends the list."""
+        print("\n]" if self._begun else "[]", flush=True)
+
+
+def _json(value: Any) -> str:
+    """JSON, indented; letters that the output cannot take are written as JSON's own escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    return "  " + text.replace("\n", "\n  ")
+
+
+def _printer(args: argparse.Namespace) -> _Text | _Csv | _Json:
+    if args.json:
+        return _Json(args.random_weights)
+    return _Csv() if args.csv else _Text()

@@ -1,23 +1,23 @@
 """`vov3d convert` and `vov3d publish`: weights between formats, and to the Hub."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vov3d.files import replacing
 from vov3d.hub import convert, convert_state_dict, from_pretrained, publish
 from vov3d.labels import read_label_names
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.models import WeightsError, is_model, list_pretrained
-from vov3d.models._weights import read_state_dict
+from vov3d.weights.state_dict import read_state_dict
 
 
 def add_commands(commands: Any) -> None:
     """Adds `convert` and `publish` to the parser's commands."""
-    p = commands.add_parser("convert", help="checkpoints of PySlowFast and PyTorchVideo into folders, and back")
+    p = commands.add_parser("convert")
     p.add_argument("source", metavar="FILE", help="a checkpoint in any known format; with --to also a saved folder")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="the folder to write; with --to the file")
     p.add_argument("--to", choices=("slowfast", "pytorchvideo"), help="write a checkpoint of that codebase instead")
@@ -26,7 +26,7 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--conv", choices=MIDDLE_CONVS, help="d1plus2d, whose tensors look like those of d2plus1d")
     p.set_defaults(run=_convert)
 
-    p = commands.add_parser("publish", help="published weights to the Hub, converted, with their cards")
+    p = commands.add_parser("publish")
     p.add_argument("tags", nargs="*", metavar="NAME.TAG", help="tags of 'vov3d list'")
     p.add_argument("--all", action="store_true", help="every tag of 'vov3d list'")
     p.add_argument("--org", required=True, metavar="ORG", help="organisation or user on the Hub")
@@ -74,12 +74,8 @@ def _convert_back(args: argparse.Namespace) -> int:
     if output.is_dir():
         raise ValueError(f"{output}: is a folder; --to writes a file, such as {output / 'model.pyth'}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    try:
-        torch.save({"model_state": tensors}, unfinished)
-        os.replace(unfinished, output)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(output) as draft:
+        torch.save({"model_state": tensors}, draft)
     print(f"written   {output}: {len(tensors)} tensors, format {args.to}")
     return 0
 

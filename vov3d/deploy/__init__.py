@@ -3,18 +3,21 @@
 Each file format names the extra that it needs.
 """
 
+from vov3d.deploy._export import ExportError, Report, check_path, export, export_and_report
+from vov3d.deploy._exported import ExportedClassifier, ExportedModel, ExportedStream, load_exported
+from vov3d.deploy._optimize import optimize_for_inference
 from vov3d.deploy._streaming import StreamingNetwork, streaming
-from vov3d.deploy.export import ExportError, export
-from vov3d.deploy.exported import ExportedClassifier, ExportedModel, ExportedStream, load_exported
-from vov3d.deploy.inference import optimize_for_inference
 
 __all__ = [
     "ExportError",
     "ExportedClassifier",
     "ExportedModel",
     "ExportedStream",
+    "Report",
     "StreamingNetwork",
+    "check_path",
     "export",
+    "export_and_report",
     "load_exported",
     "optimize_for_inference",
     "streaming",

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 
-from vov3d.deploy.exported import ExportedModel
+from vov3d.deploy._exported import ExportedModel
 
 
 class Comparison(NamedTuple):
@@ -66,26 +65,3 @@ def _outputs(model: Any, clip: torch.Tensor, names: list[str]) -> dict[str, torc
         if "probabilities" in names:
             outputs["probabilities"] = model.forward_dense(clip)
     return outputs
-
-
-def random_clips(in_chans: int, shapes: Iterable[tuple[int, int, int, int]]) -> Iterable[torch.Tensor]:
-    """Gaussian noise `(B, in_chans, T, H, W)`, the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    for batch, *clip in shapes:
-        yield torch.randn(batch, in_chans, *clip, generator=generator)
-
-
-def moving_clips(cfg: dict[str, Any], frames: int, size: int, count: int) -> Iterable[torch.Tensor]:
-    """Smooth textures that drift, normalised as `cfg` says: nearer to film than noise is, but not film."""
-    generator = torch.Generator().manual_seed(1)
-    in_chans = cfg["input_size"][0]
-    mean, std = (torch.tensor(cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    if len(mean) != in_chans:  # the configuration speaks of RGB
-        mean, std = mean.mean(), std.mean()
-    for _ in range(count):
-        large = size + 2 * frames
-        coarse = (torch.rand(1, in_chans, n, n, generator=generator) for n in (5, 12, 40))
-        texture = torch.cat([F.interpolate(c, (large, large), mode="bicubic") for c in coarse]).mean(0).clamp(0, 1)
-        down, right = torch.randint(0, 3, (2,), generator=generator).tolist()
-        views = [texture[:, down * t : down * t + size, right * t : right * t + size] for t in range(frames)]
-        yield torch.stack([(view - mean) / std for view in views], 1)[None]

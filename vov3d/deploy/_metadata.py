@@ -10,6 +10,8 @@ from typing import Any
 from vov3d.hub.saving import known_cfg
 from vov3d.labels import class_names
 
+_LONGEST = 1 << 25  # letters of a field; 100,000 class names have 3 million
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -52,13 +54,49 @@ class Metadata:
         """Reads what `to_strings` wrote; other keys are ignored.
 
         Raises:
-            ValueError: If a field is missing or is no JSON.
+            ValueError: If a field is missing, is no JSON, or of another kind than `to_strings` writes.
         """
         fields = dataclasses.fields(cls)
         missing = [f.name for f in fields if f.name not in strings and f.default is dataclasses.MISSING]
         if missing:
             raise ValueError(f"it was not written by vov3d.export: it lacks {', '.join(missing)}")
-        return cls(**{f.name: json.loads(strings[f.name]) for f in fields if f.name in strings})
+        if (size := max(len(strings[f.name]) for f in fields if f.name in strings)) > _LONGEST:
+            raise ValueError(f"what it says of itself has {size:,} letters")
+        found = cls(**{f.name: json.loads(strings[f.name]) for f in fields if f.name in strings})
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        names, counts = self.class_names, (self.num_classes, self.in_chans, self.min_size)
+        right = (
+            all(
+                isinstance(text, str)
+                for text in (self.vov3d_version, self.architecture, self.license or "", self.dtype)
+            )
+            and all(type(count) is int and 0 <= count < 1 << 31 for count in counts)
+            and isinstance(self.pretrained_cfg, dict)
+            and (names is None or (_is_list(names, str) and len(names) == self.num_classes))
+            and _is_list(self.outputs, str)
+            and (self.clip is None or (_is_list(self.clip, int) and len(self.clip) == 3))
+            and (self.stream is None or (self.clip is not None and _is_stream(self.stream)))
+        )
+        if not right or not self.outputs:
+            raise ValueError("what it says of itself is not what vov3d.export writes")
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(one) is kind for one in value)
+
+
+def _is_stream(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"delay", "receptive_field", "window", "state"}:
+        return False
+    state = value["state"]
+    counts = [count for key, count in value.items() if key != "state"]
+    if not isinstance(state, dict) or not all(_is_list(shape, int) and len(shape) < 4 for shape in state.values()):
+        return False
+    counts += [size for shape in state.values() for size in shape]
+    return all(type(count) is int and 0 <= count < 1 << 31 for count in counts) and "frames" in state
 
 
 def describe(

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from vov3d.deploy._compare import Comparison
+from vov3d.deploy._exported import ExportedStream
 from vov3d.deploy._streaming import StreamingNetwork
-from vov3d.deploy.exported import ExportedStream
 
 STEPS = 12
 """Frames on which a file is compared with its source."""
@@ -49,7 +49,8 @@ class StreamGraph(nn.Module):
         state = self.stream.initial_state(2, *self.size)
         example = (torch.zeros(2, self.stream.in_chans, *self.size), *state.values())
         any_batch = {0: torch.export.Dim.DYNAMIC}
-        return torch.export.export(self, example, dynamic_shapes=(any_batch, (any_batch,) * len(state)))
+        with torch.no_grad():  # else the graph switches gradients off itself
+            return torch.export.export(self, example, dynamic_shapes=(any_batch, (any_batch,) * len(state)))
 
 
 def described(stream: StreamingNetwork, size: tuple[int, int]) -> dict[str, Any]:

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from timm.models import FeatureDictNet, FeatureListNet
 from torch import nn
 
-from vov3d.deploy._modules import Aggregation, in_place, is_mergeable, linear
+from vov3d.deploy._fused import Aggregation, in_place, is_mergeable, linear
 from vov3d.layers import ClassifierHead3d, D2plus1D, Stem3d
 from vov3d.layers.causal import CausalPad3d
 from vov3d.layers.stem import check_clip
-from vov3d.models._network import VideoNetwork
+from vov3d.models.network import VideoNetwork
 from vov3d.surgery.folding import fold_batchnorm
 from vov3d.surgery.hooks import has_hooks
 
@@ -301,6 +301,7 @@ class StreamingNetwork(nn.Module):
         in_chans: Channels of a frame.
         min_size: Smallest height and width in pixels.
         num_classes: Classes; 0 for features.
+        temperature: What logits are divided by before the softmax.
         pretrained_cfg: What the weights want of their frames.
         feature_info: Of the model's feature maps.
         output_names: A name for each output.
@@ -313,6 +314,7 @@ class StreamingNetwork(nn.Module):
         self.weights_digest: str | None = getattr(model, "weights_digest", None)
         self.feature_info: Any = copy.deepcopy(model.feature_info)
         self.num_classes = getattr(model, "num_classes", 0)
+        self.temperature: float = getattr(model, "temperature", 1.0)
         stem, stages, kept = _parts(model)
         self.in_chans, self.min_size = stem.in_chans, stem.min_size
         self.stem_s = FrameConv(stem.conv_s)
@@ -485,6 +487,11 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
         raise ValueError(
             f"a {type(model).__name__} cannot be made a stream: give a model of vov3d.create_model, whole or with"
             " features_only=True, and optimize the stream, not the model"
+        )
+    if isinstance(model, VideoNetwork) and not isinstance(model.head, ClassifierHead3d):
+        raise ValueError(
+            f"a stream needs the head of these networks, and {type(model.head).__name__} was put in its place; exchange"
+            " head.fc alone to keep it"
         )
     hooked = [name or "the model" for name, module in model.named_modules() if has_hooks(module)]
     if hooked:

@@ -1,5 +1,7 @@
 """Model cards: what a network is, how to use it, what it is known to reach, what it costs, what it may be used for."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ DATASETS = {
     "k400": "Kinetics-400",
     "ssv1": "Something-Something V1",
     "ssv2": "Something-Something V2",
-    "shapes": "moving shapes (vov3d.video.moving_shapes)",
+    "shapes": "moving shapes (vov3d.synthetic.moving_shapes)",
 }
 
 _CITATIONS = {
@@ -54,7 +56,7 @@ def model_card(
     cfg = {**config["pretrained_cfg"], "architecture": config["architecture"]}
     sections = [
         _metadata(cfg, place),
-        f"# {place.rsplit('/', 1)[-1]}",
+        f"# {_plain(place.rsplit('/', 1)[-1])}",
         _what(cfg, config),
         _use(cfg, place),
         _accuracy(cfg),
@@ -104,12 +106,29 @@ def _what(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
     paper = {"vov3d": "A VoV3D", "x3d": "An X3D"}[_paper(cfg)]
     link = f"[paper](https://arxiv.org/abs/{cfg['paper_ids'].split(':')[1]})"
-    own = ("in_chans", "num_classes", "global_pool")
+    own = ("in_chans", "num_classes", "global_pool", "surgery")
     args = ", ".join(f"{k}={v!r}" for k, v in config["model_args"].items() if k not in own)
     return (
         f"{paper} ({link}) video classifier, `{cfg['architecture']}{f'({args})' if args else ''}`: {classes}. It takes"
-        f" clips of {clip}, cropped to {size} x {size} pixels, and gives logits."
+        f" clips of {clip}, cropped to {size} x {size} pixels, and gives logits.{_surgery(config)}"
     )
+
+
+def _surgery(config: Mapping[str, Any]) -> str:
+    steps = [next(iter(step)) for step in config["model_args"].get("surgery", ())]
+    done = {"factorize": "3D kernels were split in space and time", "fold_batchnorm": "batch norms were folded"}
+    said = " and ".join(dict.fromkeys(done[step] for step in steps))
+    return f" Its {said}; it loads as any other." if said else ""
+
+
+def _plain(name: str) -> str:
+    """A file's name without what Markdown or HTML would make of it."""
+    return re.sub(r"[^\w.,+=@() -]", "_", name)
+
+
+def _quoted(place: str) -> str:
+    """A name as Python source in double quotes."""
+    return json.dumps(place, ensure_ascii=False)
 
 
 def _use(cfg: Mapping[str, Any], place: str) -> str:
@@ -122,11 +141,11 @@ weights:
 ```python
 import vov3d
 
-model = vov3d.from_pretrained("{place}")
+model = vov3d.from_pretrained({_quoted(place)})
 print(vov3d.VideoClassifier(model, views="{views}")("clip.mp4", topk=3))
 ```
 
-`vov3d.from_pretrained("{place}", features_only=True)` gives a backbone, and `num_classes=...` a fresh classifier."""
+`vov3d.from_pretrained({_quoted(place)}, features_only=True)` gives a backbone, `num_classes=...` a fresh classifier."""
 
 
 def _accuracy(cfg: Mapping[str, Any]) -> str:
@@ -169,7 +188,7 @@ def _origin(cfg: Mapping[str, Any], source: Mapping[str, str]) -> str:
     if cfg.get("origin_url") and cfg.get("tag"):
         lines.append(f"- Trained and published by the authors of {cfg['origin_url']}.")
     if source:
-        made = f"- Converted from `{source['file']}` (SHA-256 `{source['sha256']}`)"
+        made = f"- Converted from `{_plain(source['file'])}` (SHA-256 `{source['sha256']}`)"
         lines.append(f"{made}, tensor for tensor.")
     terms = cfg.get("license")
     if terms:

@@ -12,10 +12,10 @@ from torch import nn
 from vov3d.hub.card import model_card
 from vov3d.hub.saving import write_folder
 from vov3d.models import WeightsError, create_model, list_pretrained
-from vov3d.models._family import Family, families
-from vov3d.models._identify import Identity, identify
-from vov3d.models._pretrained_cfg import VideoPretrainedCfg, resolve_cfg, unnamed_protocol
-from vov3d.models._weights import read_state_dict
+from vov3d.models.family import Family, families
+from vov3d.models.identify import Identity, identify
+from vov3d.weights.config import VideoPretrainedCfg, resolve_cfg, unnamed_protocol
+from vov3d.weights.state_dict import read_state_dict
 
 # What a tag says of its weights alone, and other weights of the same network cannot claim.
 _NO_CLAIMS: dict[str, Any] = dict(tag=None, top1=None, top5=None, gmacs_per_view=None, license=None, origin_url=None)

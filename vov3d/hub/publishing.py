@@ -1,7 +1,9 @@
 """Models to the Hub and from it."""
 
 import hashlib
+import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,29 +14,87 @@ from torch import nn
 
 from vov3d.hub.card import model_card
 from vov3d.hub.saving import CARD, CONFIG, WEIGHTS, write_folder
-from vov3d.models import create_model
-from vov3d.models._hub import HUB_ERRORS, hub_cause
-from vov3d.models._pretrained_cfg import resolve_cfg
-from vov3d.models._sources import find_local, source_file_name, source_sha256
+from vov3d.models import WeightsError, create_model, is_model, list_models, list_pretrained
+from vov3d.weights.config import resolve_cfg
+from vov3d.weights.hub_client import HUB_ERRORS, hub_cause
+from vov3d.weights.sources import find_local, source_file_name, source_sha256
 
 
 def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:
-    """A saved model with its weights, built from its `config.json` alone.
+    """A model with its weights: a saved one, built from its `config.json` alone, or a published one.
 
     Args:
-        name: A repository of the Hub, `"org/name"` or `"org/name@revision"`, or a folder.
-        **kwargs: Arguments of `create_model`, such as `num_classes` or `features_only`.
+        name: A folder; a repository of the Hub, `"org/name"` or `"org/name@revision"`; either with its source in
+            front, `"local-dir:..."` or `"hf-hub:..."`; or a model or tag of `vov3d.list_pretrained`.
+        **kwargs: Arguments of `create_model`, such as `num_classes` or `features_only`, and `revision`, `token` and
+            `cache_dir` for the Hub.
 
     Raises:
-        ValueError: If its configuration does not describe a model of this package.
+        FileNotFoundError: If it can only be a folder, and there is none, or none of a saved model.
+        ValueError: If it is a file, or its configuration does not describe a model of this package.
         vov3d.WeightsError: If weights cannot be had, read or fitted.
     """
-    source = "local-dir" if Path(name).is_dir() else "hf-hub"
-    return create_model(f"{source}:{name}", pretrained=True, **kwargs)
+    name = str(name)
+    source = _with_source(name)
+    try:
+        return create_model(source, pretrained=True, **kwargs)
+    except WeightsError as e:
+        if source != f"hf-hub:{name}":
+            raise
+        raise WeightsError(f"{e}; nor is there a folder {name} on this machine") from e
+
+
+def _with_source(name: str) -> str:
+    """The name with its source in front, where it needs one."""
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or is_model(name):
+        return name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        return f"local-dir:{path}"
+    if path.exists():
+        raise ValueError(f"{name} is a file, and from_pretrained takes folders and repositories; {_door(path)}")
+    repository = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[^@\s]+)?", name)
+    if repository and not path.parent.is_dir():
+        return f"hf-hub:{name}"
+    hint = f", or 'hf-hub:{name}' if it is a repository of the Hub" if repository else ""
+    near = _near(path)
+    raise FileNotFoundError(f"{name}: no such folder{f'; did you mean {near}' if near else ''}{hint}")
+
+
+def _check_folder(path: Path) -> None:
+    if (path / CONFIG).is_file():
+        return
+    inside = sorted(str(found.parent) for found in path.glob(f"*/{CONFIG}"))[:3]
+    hint = f"; {', '.join(inside)} is" if inside else ""
+    raise FileNotFoundError(f"{path}: holds no {CONFIG}, so it is not the folder of a saved model{hint}")
+
+
+def _door(path: Path) -> str:
+    if path.name in (CONFIG, WEIGHTS, CARD):
+        return f"give its folder, {path.parent}"
+    if path.suffix in (".onnx", ".xml", ".pt2", ".pte"):
+        return f"vov3d.load_exported({str(path)!r}) opens exported ones"
+    return (
+        f"for weights, create_model('vov3d_m', checkpoint_path={str(path)!r}), or vov3d.convert, which makes a folder"
+        " of them"
+    )
+
+
+def _near(path: Path) -> str | None:
+    """The folder beside a missing one whose name is most like it, or a model's name."""
+    beside = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    near = get_close_matches(str(path), [*beside, *list_models(), *list_pretrained()], 1)
+    return near[0] if near else None
 
 
 def push_to_hub(
-    model: nn.Module, repo_id: str, label_names: Sequence[str] | None = None, private: bool = False
+    model: nn.Module,
+    repo_id: str,
+    label_names: Sequence[str] | None = None,
+    private: bool = False,
+    *,
+    token: str | bool | None = None,
 ) -> list[str]:
     """Uploads a model with its configuration and a card; what is there already is not sent again.
 
@@ -43,6 +103,7 @@ def push_to_hub(
         repo_id: `"org/name"`; made if it is not there.
         label_names: Class names in index order; those that the model knows itself if None.
         private: Makes a new repository private.
+        token: Of one who may write there; that of `hf auth login` if None.
 
     Returns:
         The files that were sent.
@@ -53,7 +114,7 @@ def push_to_hub(
     """
     with TemporaryDirectory() as tmp:
         folder = write_folder(model, Path(tmp) / "model", label_names, card=model_card(model, repo_id, label_names))
-        return _upload(folder, repo_id, private)
+        return _upload(folder, repo_id, private, token)
 
 
 def publish(name: str, org: str, folder: str | Path | None = None) -> list[str]:
@@ -87,9 +148,9 @@ def publish(name: str, org: str, folder: str | Path | None = None) -> list[str]:
         return _upload(write_folder(model, Path(tmp) / "model", None, source, card), repo_id, private=False)
 
 
-def _upload(folder: Path, repo_id: str, private: bool) -> list[str]:
+def _upload(folder: Path, repo_id: str, private: bool, token: str | bool | None = None) -> list[str]:
     """Sends the files that the repository does not hold yet, in one commit."""
-    api = HfApi()
+    api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         there = {file.rfilename: file for file in api.model_info(repo_id, files_metadata=True).siblings or []}

@@ -1,33 +1,42 @@
 """Saved models: a folder of `model.safetensors`, `config.json`, and a card where there is one."""
 
+import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import safetensors.torch
 from timm.models._pretrained import filter_pretrained_cfg
 from torch import nn
 
-from vov3d.labels import class_names, load_labels
-from vov3d.models._weights import digest
+from vov3d.files import alone_in, replacing
+from vov3d.hub._structure import recipe_of
+from vov3d.labels import check_names, class_names, load_labels
+from vov3d.layers import ClassifierHead3d
+from vov3d.models import create_model
+from vov3d.models.family import family_of
+from vov3d.models.saved import check_saved
+from vov3d.weights.state_dict import digest
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
 # What a tag says of its own weights, and neither a model trained further nor another one inherits.
-_CLAIMS = ("tag", "top1", "top5", "views", "gmacs_per_view")
+_CLAIMS = ("tag", "top1", "top5", "views", "gmacs_per_view", "temperature")
 _TERMS = ("license", "origin_url")
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[str] | None = None) -> Path:
     """Saves weights, configuration and class names of a model made by `create_model`.
 
-    Files are written beside the folder first and then moved into it, so that an interruption or a full disk leaves
-    what was there before.
+    Files are written into the folder under other names first and then renamed, the configuration, which holds the
+    digest of the weights, last: an interruption or a full disk leaves what was there before, and one between the two
+    leaves a folder that says so when it is loaded.
+
+    What `factorize` and `fold_batchnorm` did to the model is saved with it.
 
     Args:
         model: The model; it is not changed.
@@ -38,8 +47,8 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[
         The folder.
 
     Raises:
-        ValueError: If the model was not made by `create_model`, gives features only, has arguments that JSON
-            cannot hold, or another number of classes than names.
+        ValueError: If the model was not made by `create_model`, gives features only, was changed in ways that the
+            configuration cannot hold, has arguments that JSON cannot hold, or another number of classes than names.
     """
     return write_folder(model, Path(folder), label_names)
 
@@ -49,18 +58,25 @@ def write_folder(
 ) -> Path:
     """`save_pretrained`, with what the weights were made from and a model card, for those that have them."""
     config = describe(model, label_names) | ({"source": dict(source)} if source else {})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as tmp:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        # save_file would make a file that only its owner can read
-        content = safetensors.torch.save(tensors, metadata={"format": "pt", **(source or {})})
-        (Path(tmp) / WEIGHTS).write_bytes(content)
-        (Path(tmp) / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        if card:
-            (Path(tmp) / CARD).write_text(card, encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        for name in (WEIGHTS, CONFIG, *([CARD] if card else [])):
-            os.replace(Path(tmp) / name, folder / name)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    # save_file would make a file that only its owner can read
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt", **(source or {})})
+    config["pretrained_cfg"]["sha256"] = hashlib.sha256(weights).hexdigest()
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone_in(folder), replacing(folder / CONFIG) as draft:
+            draft.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+            with replacing(folder / WEIGHTS) as draft:
+                draft.write_bytes(weights)
+            if card:
+                with replacing(folder / CARD) as draft:
+                    draft.write_text(card, encoding="utf-8")
+    except BaseException:
+        if new:
+            with suppress(OSError):  # holds what could be written whole
+                folder.rmdir()
+        raise
     return folder
 
 
@@ -70,28 +86,43 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
     Raises:
         ValueError: As `save_pretrained`.
     """
-    if not getattr(model, "pretrained_cfg", {}).get("architecture") or not hasattr(model, "reset_classifier"):
+    architecture = vars(model).get("pretrained_cfg", {}).get("architecture")
+    family = family_of(model)
+    if family is None or not architecture:
+        inner = next((name for name in ("module", "_orig_mod") if family_of(getattr(model, name, model))), None)
+        cure = (
+            f"save its .{inner}"
+            if inner
+            else "pass your widths and depths to create_model('vov3d_m', depths=..., ...); adapters such as LoRA are"
+            " merged into the model first"
+        )
         raise ValueError(
             f"cannot save a {type(model).__name__}: only whole models made by create_model know how to be made again;"
-            " pass your widths and depths to create_model('vov3d_m', depths=..., ...)"
+            f" {cure}"
         )
+    args = _arguments(model, architecture)
     names = list(label_names) if label_names is not None else class_names(model)
     if names is not None and len(names) != model.num_classes:
         raise ValueError(f"got {len(names)} label_names for a model of {model.num_classes} classes")
+    check_names(names or [])
     config = {
-        "architecture": model.pretrained_cfg["architecture"],
+        "architecture": architecture,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
-        "global_pool": model.head.global_pool.pool_type,
-        "model_args": _arguments(model),
+        "global_pool": args["global_pool"],
+        "model_args": args,
         "pretrained_cfg": known_cfg(model, names),
     }
+    check_saved("the model", family, config["pretrained_cfg"], args)
     return config | ({"label_names": names} if names else {})
 
 
-def _arguments(model: Any) -> dict[str, Any]:
-    args = {**model.model_args, "in_chans": model.in_chans, "num_classes": model.num_classes}
-    args["global_pool"] = model.head.global_pool.pool_type
+def _arguments(model: Any, architecture: str) -> dict[str, Any]:
+    """What `create_model` is given to make the network again, surgery included."""
+    args = {k: v for k, v in model.model_args.items() if k != "surgery"}
+    args |= {"in_chans": model.in_chans, "num_classes": model.num_classes}
+    if isinstance(model.head, ClassifierHead3d):
+        args["global_pool"] = model.head.global_pool.pool_type
     for key, value in args.items():
         try:
             json.dumps(value)
@@ -99,13 +130,14 @@ def _arguments(model: Any) -> dict[str, Any]:
             raise ValueError(
                 f"cannot save {key}={value!r} in a file; name layers by strings, such as norm_layer='syncbatchnorm'"
             ) from None
-    return args
+    recipe = recipe_of(model, create_model(architecture, device="meta", **args))
+    return args | ({"surgery": recipe} if recipe else {})
 
 
 def known_cfg(model: Any, names: list[str] | None) -> dict[str, Any]:
     """The pretrained configuration, without what does not hold for the model's weights and their class names."""
     cfg = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True)
-    dropped = {"architecture", "state_dict", "label_names", "custom_load", "packaged"}
+    dropped = {"architecture", "state_dict", "label_names", "custom_load", "packaged", "sha256"}
     if not names or not cfg.get("label_set") or tuple(names) != load_labels(cfg["label_set"]):
         dropped.add("label_set")
     if "label_set" in dropped or model.weights_digest != digest(model):

@@ -1,14 +1,26 @@
 """Class names of the label sets that published weights were trained on; line number = class index."""
 
+import codecs
 import json
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from unicodedata import category
 
 from torch import nn
 
 LABEL_SETS = ("k400", "ssv1", "ssv2", "shapes")
-"""Kinetics-400, Something-Something V1 and V2, and the moving shapes of `vov3d.video.moving_shapes`."""
+"""Kinetics-400, Something-Something V1 and V2, and the moving shapes of `vov3d.synthetic.moving_shapes`."""
+
+# They turn the direction of all text behind them.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+_LARGEST = 1 << 26  # bytes of a file of names
+_LONGEST_NAME = 1000  # letters
+_WANTED = "give one name for each class, one a line, in index order"
 
 
 @cache
@@ -30,17 +42,46 @@ def class_names(model: nn.Module) -> list[str] | None:
     """Class names of a model in index order, or None where they are not known.
 
     They come from `label_names` of the model's `pretrained_cfg` (a saved model's `config.json`), else from its
-    `label_set`. Names of another number of classes than the model has do not count.
+    `label_set`. Names of another number of classes than the model has do not count, nor those of a classifier that
+    was exchanged since.
 
     Args:
         model: A model of this package, or any module with `pretrained_cfg` and `num_classes`.
+
+    Raises:
+        ValueError: If the model's classifier does not tell how many classes it has.
     """
     cfg = getattr(model, "pretrained_cfg", {})
     names = cfg.get("label_names")
+    if (cfg.get("label_set"), names) == getattr(model, "lost_names", None):
+        return None
     if names is None and cfg.get("label_set"):
         names = load_labels(cfg["label_set"])
     num_classes = getattr(model, "num_classes", None)
     return list(names) if names is not None and len(names) == num_classes else None
+
+
+def check_text(text: object, longest: int = 500) -> str | None:
+    """Why a text is not fit to be shown on a terminal, in a picture or on a page; None if it is.
+
+    Args:
+        text: A class name, or whatever a file brings.
+        longest: Letters that it may have.
+    """
+    if not isinstance(text, str):
+        return f"is no text but {text!r:.50}"
+    if len(text) > longest:
+        return f"has {len(text):,} letters; {longest} are the most"
+    if any(category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _TURNING for letter in text):
+        return "holds line breaks or control characters"
+    return None
+
+
+def check_names(names: Sequence[object]) -> None:
+    """Raises ValueError unless every class name can be shown: one line of at most 500 letters, no control codes."""
+    for index, name in enumerate(names):
+        if problem := check_text(name):
+            raise ValueError(f"the name of class {index}, {name!r:.50}, {problem}")
 
 
 def read_label_names(path: str | Path) -> list[str]:
@@ -51,18 +92,38 @@ def read_label_names(path: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is neither, names a class twice, or leaves out an index.
+        ValueError: If it is neither, is no text in UTF-8, names a class twice or by what cannot be shown, or leaves out
+            an index.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = _text(Path(path))
     if not text.lstrip().startswith(("[", "{")):
         names = [line.strip() for line in text.strip().splitlines()]
     else:
         names = _from_json(path, text)
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if not names or doubled or not all(isinstance(name, str) and name for name in names):
-        what = f"names {', '.join(map(repr, doubled[:3]))} twice" if doubled else "holds empty names, or none"
-        raise ValueError(f"{path}: {what}; give one name for each class, one a line, in index order")
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{path}: holds empty names, or none; {_WANTED}")
+    doubled = sorted(name for name, count in Counter(names).items() if count > 1)
+    if doubled:
+        raise ValueError(f"{path}: names {', '.join(repr(name[:80]) for name in doubled[:3])} twice; {_WANTED}")
+    strange = next((name for name in names if len(name) > _LONGEST_NAME or not name.isprintable()), None)
+    if strange is not None:
+        raise ValueError(
+            f"{path}: line {names.index(strange) + 1}, {strange[:40]!a}, is no name: up to {_LONGEST_NAME} letters that"
+            " can be shown are one"
+        )
     return names
+
+
+def _text(path: Path) -> str:
+    """Text in UTF-8 or, told by its mark, UTF-16; with or without a mark."""
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path}: has {path.stat().st_size:,} bytes; {_WANTED}")
+    data = path.read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: is not text in UTF-8 (byte {e.start:,}); save it as UTF-8") from e
 
 
 def _from_json(path: str | Path, text: str) -> list[str]:
@@ -76,7 +137,7 @@ def _from_json(path: str | Path, text: str) -> list[str]:
         )
         by_index = {int(k if named_by_index else v): (v if named_by_index else k) for k, v in content.items()}
         return [by_index[i].strip('"') for i in range(len(content))]
-    except (AttributeError, KeyError, TypeError, ValueError) as e:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
         raise ValueError(
             f"{path}: expected JSON of class names, a list, {{name: index}} or {{index: name}} with every index from 0"
         ) from e

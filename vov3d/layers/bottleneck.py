@@ -12,7 +12,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
-from vov3d.layers.conv import conv3d, middle_convs
+from vov3d.layers.conv import conv3d, keeps_layout, middle_convs, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 from vov3d.layers.squeeze_excite import SqueezeExcite3d
 
@@ -102,6 +102,9 @@ class D2plus1D(nn.Module):
         self.shortcut = added
         self.act3 = create_act(act_layer)
 
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Runs the block."""
         residual = None if self.shortcut is None else self.shortcut(x)

@@ -18,7 +18,8 @@ The stride lies in the spatial convolution, which is the first of two in `d2plus
 `r2plus1d` keeps C channels between its two, not the wider middle of R(2+1)D that restores the parameters of (a).
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -35,6 +36,72 @@ MIDDLE_CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
 
 # New in torch 2.7; before, compiled networks keep conv3d as well.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+_functorch_level = getattr(torch._C._functorch, "maybe_current_level", lambda: None)
+
+
+# --- the layout ------------------------------------------------------------------------------------------------------
+
+
+def is_followed() -> bool:
+    """Whether an exporter, TorchScript's tracer or `torch.func` follows what is computed: these get plain forms."""
+    if torch.compiler.is_compiling():
+        return _is_exporting()
+    return torch.jit.is_tracing() or _functorch_level() is not None
+
+
+def takes_other_forms(x: Any) -> bool:
+    """Whether convolutions of `x` may run otherwise than as `conv3d`: a batch of clips that is not empty."""
+    plain = type(x) in (torch.Tensor, nn.Parameter) and x.ndim == 5 and x.numel() > 0
+    return plain and not is_followed()
+
+
+def _gains(x: Any) -> bool:
+    """Whether a clip is faster channels-last, as on CPUs."""
+    return takes_other_forms(x) and x.device.type == "cpu"
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether clips are stored channels-last and not also contiguous, as those of one channel or position are."""
+    return x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """A clip `(B, C, T, H, W)` in channels-last memory where that is faster; else as it is."""
+    return x.contiguous(memory_format=torch.channels_last_3d) if _gains(x) else x
+
+
+def as_given(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A map in the memory format in which the clip `x` came: what lay contiguous gives what `.view()` takes."""
+    return y.contiguous() if _gains(x) and not is_channels_last(x) else y
+
+
+def keeps_layout(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Decorates `forward` of a block: clips are channels-last inside, and come out in the format in which they came."""
+
+    @functools.wraps(forward)
+    def run(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return as_given(forward(self, channels_last(x), *args, **kwargs), x)
+
+    return run
+
+
+torch.fx.wrap("channels_last")  # symbolic tracing cannot follow their branches
+torch.fx.wrap("as_given")
+
+
+def refuse_scripting(self: nn.Module) -> nn.Module:
+    """What `torch.jit.script` calls first, as `__prepare_scriptable__` of a module that it cannot compile.
+
+    Raises:
+        RuntimeError: Always, with what to do instead.
+    """
+    raise RuntimeError(
+        f"{type(self).__name__} cannot be scripted by TorchScript: write a file with vov3d.export(model, 'model.pt2'),"
+        " or call torch.jit.trace(model.eval(), clip)"
+    )
+
+
+# --- the fast form ---------------------------------------------------------------------------------------------------
 
 
 def _views_are_faster(x: torch.Tensor, weight: torch.Tensor, groups: int) -> bool:
@@ -61,21 +128,23 @@ def _convolve(
     dilation: tuple[int, ...],
     groups: int,
 ) -> torch.Tensor:
-    """A convolution of stride 1 in time, in the form that is fastest where it runs."""
-    if x.device.type != "cpu" or _is_exporting():
-        return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
-    # Does nothing from the second layer on: the layers behind keep the layout.
-    x = x.contiguous(memory_format=torch.channels_last_3d)
-    if weight[0, 0, 0].numel() == 1 and not torch.compiler.is_compiling() and torch.get_num_threads() == 1:
+    """A convolution of a channels-last clip, of stride 1 in time, in the form that is fastest."""
+    is_point = weight[0, 0, 0].numel() == 1 and not any(padding[1:])
+    if is_point and max(stride) > 1:
+        # What the kernel looks at. oneDNN's gradient of a strided 1 x 1 kernel writes past its memory (AVX-512).
+        x = x[..., :: stride[1], :: stride[2]].contiguous(memory_format=torch.channels_last_3d)
+        stride = (1, 1, 1)
+    if is_point and not torch.compiler.is_compiling() and torch.get_num_threads() == 1:
         # PyTorch keeps 1 x 1 from oneDNN where one thread runs, unless dilated, which a single point does not feel.
         dilation = (dilation[0], 2, 2)
-    if not _views_are_faster(x, weight, groups):
-        return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
-    if weight.shape[2] > 1 and weight[0, 0, 0].numel() == 1:
-        x = x[..., :: stride[1], :: stride[2]]  # what a t x 1 x 1 kernel with a spatial stride looks at
-        lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), (dilation[0], 1), groups)
-        return lines.unflatten(3, x.shape[3:])
-    return _convolve_frames(x, weight, bias, stride, padding, dilation, groups)
+    if _views_are_faster(x, weight, groups):
+        if is_point and weight.shape[2] > 1:
+            lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), (dilation[0], 1), groups)
+            return lines.unflatten(3, x.shape[3:])
+        reach = dilation[0] * (weight.shape[2] - 1)
+        if (weight.shape[2] % 2 and 2 * padding[0] == reach) or (padding[0] == 0 and reach < x.shape[2]):
+            return _convolve_frames(x, weight, bias, stride, padding, dilation, groups)
+    return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _convolve_frames(
@@ -102,25 +171,32 @@ def _convolve_frames(
     return out
 
 
-torch.fx.wrap("_convolve")  # symbolic tracing cannot follow its branches
+class FastForm:
+    """What a 1 x k x k, t x 1 x 1 or depthwise `nn.Conv3d` computes on CPUs, where clips are channels-last.
 
+    `conv3d` is several times faster on them, and frames laid beside the batch, or rows beside columns, are views of the
+    same memory, so that the same convolution can run as `conv2d`, whose backward pass is several times faster again.
 
-class FactorConv3d(nn.Conv3d):
-    """One factor of a 3D kernel, 1 x k x k or t x 1 x 1: a `Conv3d` that is faster on CPUs.
-
-    Clips are stored channels-last there, at the first of these layers that they meet: `conv3d` is several times
-    faster on them, and frames laid beside the batch, or rows beside columns, are views of the same memory, so that
-    the same convolution can run as `conv2d`, whose backward pass is several times faster again.
+    It stands in a convolution as its `_conv_forward`. The class stays `nn.Conv3d`, which is what tools look for: those
+    that count operations, fuse norms or quantize by exact type. Hooks, copies and pickles work as for any module.
     """
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def __init__(self, conv: nn.Conv3d) -> None:
+        self.conv = conv
+
+    def __call__(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`."""
-        assert not isinstance(self.padding, str)
-        return _convolve(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        conv: Any = self.conv
+        plain = conv.padding_mode != "zeros" or isinstance(conv.padding, str) or conv.stride[0] != 1
+        if plain or not _gains(input) or not input.is_contiguous(memory_format=torch.channels_last_3d):
+            return nn.Conv3d._conv_forward(conv, input, weight, bias)
+        return _convolve(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-class DepthwiseConv3d(FactorConv3d):
-    """A depthwise t x k x k convolution of stride 1 in time: a `Conv3d` that trains faster on CPUs."""
+def fast(conv: nn.Conv3d) -> nn.Conv3d:
+    """The convolution, made to run in its fast form."""
+    conv._conv_forward = FastForm(conv)  # type: ignore[method-assign]
+    return conv
 
 
 def conv3d(
@@ -143,8 +219,8 @@ def conv3d(
     if t % 2 == 0 or k % 2 == 0:
         raise ValueError(f"kernel sizes must be odd, got {t} in time and {k} in space")
     pad = (t // 2, k // 2, k // 2)
-    conv = FactorConv3d if t == 1 or k == 1 else DepthwiseConv3d if groups == in_chs == out_chs else nn.Conv3d
-    return conv(in_chs, out_chs, (t, k, k), (1, stride, stride), pad, groups=groups, bias=False, **dd)
+    conv = nn.Conv3d(in_chs, out_chs, (t, k, k), (1, stride, stride), pad, groups=groups, bias=False, **dd)
+    return fast(conv) if t == 1 or k == 1 or groups == in_chs == out_chs else conv
 
 
 def middle_convs(conv: str, chs: int, kernel: tuple[int, int], stride: int = 1, **dd: Any) -> dict[str, nn.Conv3d]:

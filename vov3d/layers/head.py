@@ -15,12 +15,51 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
 from vov3d.layers.causal import running_mean
-from vov3d.layers.conv import conv3d
+from vov3d.layers.conv import conv3d, keeps_layout, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
 torch.fx.wrap("rearrange")  # einops does not know the values of symbolic tracing
 
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+
+# Of torch.nn's layers, those that leave the last dimension as it is.
+_KEEPS_WIDTH = (
+    nn.Identity,
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softmax,
+    nn.LogSoftmax,
+)
+
+
+def classes_of(classifier: nn.Module) -> int | None:
+    """How many classes a classifier, or a whole head, tells apart.
+
+    Args:
+        classifier: What `head.fc` is, or what was put in the place of the head.
+
+    Returns:
+        The outputs of its last layer that has outputs of its own, also where that is wrapped (LoRA, parametrizations,
+        quantization); 0 where there is none; None where it cannot be told.
+    """
+    if isinstance(classifier, ClassifierHead3d):
+        return classes_of(classifier.fc)
+    if isinstance(classifier, nn.Sequential):
+        found = (classes_of(layer) for layer in reversed(classifier))
+        return next((classes for classes in found if classes != 0), 0)
+    if isinstance(classifier, _KEEPS_WIDTH):
+        return 0
+    for name in ("out_features", "out_channels"):
+        width = getattr(classifier, name, None)
+        if isinstance(width, int):
+            return width
+    return None
 
 
 class ClassifierHead3d(nn.Module):
@@ -113,6 +152,9 @@ class ClassifierHead3d(nn.Module):
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         return rearrange(self.fc(rearrange(x, "b c t h w -> b t h w c")), "b t h w k -> b k t h w")
 
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
     def forward(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Classifies a feature map.
 
@@ -133,6 +175,7 @@ class ClassifierHead3d(nn.Module):
         x = self._hidden(x)
         return x if pre_logits else self._logits(x)
 
+    @keeps_layout
     def forward_frames(self, x: torch.Tensor) -> torch.Tensor:
         """Classifies every frame of a feature map, pooled over it and the frames before it.
 
@@ -150,12 +193,14 @@ class ClassifierHead3d(nn.Module):
         x = self._hidden(running_mean(self.act1(self.bn(self.conv(x)))))
         return self.fc(x.flatten(2).transpose(1, 2))
 
-    def forward_dense(self, x: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
+    @keeps_layout
+    def forward_dense(self, x: torch.Tensor, window: tuple[int, int], temperature: float = 1.0) -> torch.Tensor:
         """Averages the softmax over the positions of a window that slides over the map.
 
         Args:
             x: Feature map `(B, in_chs, T, H, W)`.
             window: Height and width of the window in map positions; a larger one than the map covers it.
+            temperature: What logits are divided by before the softmax.
 
         Returns:
             Probabilities `(B, num_classes)`.
@@ -170,4 +215,4 @@ class ClassifierHead3d(nn.Module):
         x = self.act1(self.bn(self.conv(x)))
         size = (x.shape[2], min(window[0], x.shape[3]), min(window[1], x.shape[4]))
         x = F.avg_pool3d(x, size, stride=1)
-        return self._logits(self._hidden(x)).softmax(1).mean((2, 3, 4))
+        return (self._logits(self._hidden(x)) / temperature).softmax(1).mean((2, 3, 4))

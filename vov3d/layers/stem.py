@@ -7,7 +7,7 @@ import torch.fx
 from torch import nn
 
 from vov3d.layers.causal import CausalPad3d
-from vov3d.layers.conv import conv3d
+from vov3d.layers.conv import conv3d, keeps_layout, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
 
@@ -67,6 +67,9 @@ class Stem3d(nn.Module):
         self.bn = create_norm(norm_layer, out_chs, **dd)
         self.act = create_act(act_layer)
 
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Halves height and width.
 

@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from vov3d.layers.bottleneck import D2plus1D
-from vov3d.layers.conv import ConvNormAct3d, conv3d
+from vov3d.layers.conv import ConvNormAct3d, conv3d, keeps_layout, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
 
@@ -117,6 +117,9 @@ class TOSA(nn.Module):
             fields.append(seen)
         return fields
 
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Runs the block."""
         shortcut = self.shortcut(x)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from vov3d.deploy import optimize_for_inference, streaming
-from vov3d.video._settings import checked_cfg, checked_names
-from vov3d.video._window import as_picture
 from vov3d.video.classifier import Prediction
+from vov3d.video.settings import checked_cfg, checked_names
 from vov3d.video.transforms import eval_transform
+from vov3d.video.window import as_picture
 
 __all__ = ["StreamClassifier"]
 
@@ -128,7 +128,7 @@ class StreamClassifier:
         """Takes one normalised frame `(1, C, S, S)`, or several `(1, C, n, S, S)`."""
         device, dtype = self._kind
         logits, self._state = self.stream(views.to(device, dtype), self._state)
-        rows = logits[0].float().softmax(-1).cpu().view(-1, logits.shape[-1])
+        rows = (logits[0].float() / self.stream.temperature).softmax(-1).cpu().view(-1, logits.shape[-1])
         early = max(self.delay - self.frames, 0)
         self.frames += len(rows)
         return rows[early:]

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vov3d.video import VideoError
-from vov3d.video._container import FFmpegError
+from vov3d.video.decoders.index import FFmpegError
 
 try:
     import av

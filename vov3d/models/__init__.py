@@ -1,11 +1,11 @@
 """The networks, one file a paper, and the registry that names them."""
 
-from vov3d.models._pretrained_cfg import VideoPretrainedCfg
-from vov3d.models._registry import create_model, is_model, list_models, list_pretrained, model_entrypoint
-from vov3d.models._weights import WeightsError
 from vov3d.models.budget import Budget, measure_budget
+from vov3d.models.registry import create_model, is_model, list_models, list_pretrained, model_entrypoint
 from vov3d.models.vov3d import VoV3D
 from vov3d.models.x3d import X3D
+from vov3d.weights.config import VideoPretrainedCfg
+from vov3d.weights.state_dict import WeightsError
 
 __all__ = [
     "X3D",

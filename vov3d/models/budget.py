@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vov3d.models._registry import create_model
+from vov3d.models.registry import create_model
 
 
 class Cost(NamedTuple):

@@ -18,11 +18,18 @@ from torch import nn
 
 from vov3d.layers import ConvNormAct3d, D2plus1D
 from vov3d.layers.norm_act import LayerType
-from vov3d.models._builder import build_video_model
-from vov3d.models._family import Family, register_family
-from vov3d.models._network import PYSLOWFAST_FRAME, VideoNetwork, check_stages, drop_path_rates, is_pyslowfast
-from vov3d.models._pretrained_cfg import published_cfg
-from vov3d.models._weights import StateDict, rename
+from vov3d.models.builder import build_video_model
+from vov3d.models.family import Family, register_family
+from vov3d.models.network import (
+    PYSLOWFAST_FRAME,
+    VideoNetwork,
+    check_stages,
+    drop_path_rates,
+    is_pyslowfast,
+    own_factors,
+)
+from vov3d.weights.config import published_cfg
+from vov3d.weights.state_dict import StateDict, rename
 
 __all__ = ["X3D"]
 
@@ -203,12 +210,11 @@ def _is_pytorchvideo(state_dict: StateDict) -> bool:
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
-    """Renames the PySlowFast and PyTorchVideo formats to this model's names; its own names pass through."""
-    del model  # timm's signature
+    """Renames the PySlowFast and PyTorchVideo formats to this model's names; own names pass, split kernels' too."""
     if is_pyslowfast(state_dict):
         return rename(state_dict, _PYSLOWFAST_NAMES)
     if not _is_pytorchvideo(state_dict):
-        return state_dict
+        return own_factors(state_dict, model)
     state_dict = rename(state_dict, _PYTORCHVIDEO_NAMES)
     for shortcut in _bare_shortcuts(state_dict):
         norm = _identity_norm(state_dict[f"{shortcut}.conv.weight"].shape[0])

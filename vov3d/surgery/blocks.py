@@ -1,11 +1,12 @@
 """Whole blocks exchanged for others, all or none."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from vov3d.surgery.hooks import check_no_hooks
 
@@ -13,7 +14,7 @@ from vov3d.surgery.hooks import check_no_hooks
 def replace_blocks(
     model: nn.Module,
     blocks: Mapping[str, Callable[[nn.Module], nn.Module]],
-    clip_shape: tuple[int, ...] = (1, 3, 8, 64, 64),
+    clip_shape: tuple[int, ...] | Sequence[tuple[int, ...]] = (1, 3, 8, 64, 64),
 ) -> list[str]:
     """Exchanges blocks of a model, in place: bottlenecks for `D2plus1D`, chains of them for `TOSA`.
 
@@ -25,18 +26,23 @@ def replace_blocks(
         blocks: Makes a new block from the old one, by a wildcard for names, as in
             `{"blocks.4.res_blocks.*": lambda old: vov3d.D2plus1D(192, 432, 192)}`. The first that fits a name is taken;
             what lies inside an exchanged block is not looked at.
-        clip_shape: Shape `(B, C, T, H, W)` of an input that the model takes.
+        clip_shape: Shape `(B, C, T, H, W)` of an input that the model takes; a list of shapes where it takes a list of
+            clips, as SlowFast's two pathways do.
 
     Returns:
         Names of the blocks that were exchanged.
 
     Raises:
-        ValueError: If a wildcard fits nothing, an old block has hooks, or a new one does not fit.
+        ValueError: If a wildcard fits nothing, the model does not take `clip_shape`, an old block has hooks, or a new
+            one does not fit.
     """
     found = _matches(model, blocks)
     for name in found:
         check_no_hooks(name, model.get_submodule(name))
-    wanted = _shapes(model, list(found), clip_shape)
+    try:
+        wanted = _shapes(model, list(found), clip_shape)
+    except Exception as e:
+        raise ValueError(f"the model does not run as it is on clip_shape={clip_shape}: {e or type(e).__name__}") from e
     old = {name: model.get_submodule(name) for name in found}
     try:
         for name, make in found.items():
@@ -74,12 +80,16 @@ def _like(new: nn.Module, old: nn.Module) -> nn.Module:
     return new.train(old.training)
 
 
-def _shapes(model: nn.Module, names: list[str], clip_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Output shape of each named block, found on the meta device; nothing of the model is changed."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else value
+
+
+def _shapes(model: nn.Module, names: list[str], clip_shape: Any) -> dict[str, Any]:
+    """What each named block gives, tensors by their shapes, found on the meta device; the model stays as it is."""
+    shapes: dict[str, Any] = {}
     handles = [
         model.get_submodule(name).register_forward_hook(
-            lambda _, args, out, name=name: shapes.update({name: tuple(out.shape)})
+            lambda _, args, out, name=name: shapes.update({name: tree_map(_shape, out)})
         )
         for name in names
     ]
@@ -87,9 +97,11 @@ def _shapes(model: nn.Module, names: list[str], clip_shape: tuple[int, ...]) -> 
     tensors = [*model.named_parameters(), *model.named_buffers()]
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
+    several = not all(isinstance(size, int) for size in clip_shape)
+    clips = [torch.empty(shape, device="meta", dtype=dtype) for shape in (clip_shape if several else [clip_shape])]
     try:
         with torch.no_grad():
-            torch.func.functional_call(model.eval(), meta, (torch.empty(clip_shape, device="meta", dtype=dtype),))
+            torch.func.functional_call(model.eval(), meta, (clips if several else clips[0],))
     finally:
         for handle in handles:
             handle.remove()

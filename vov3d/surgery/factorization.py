@@ -5,6 +5,7 @@ products of a temporal and a spatial kernel (Eckart-Young), which two grouped co
 to r C, one back. Rank 1 is D(2+1)D of VoV3D (https://arxiv.org/abs/2012.00317, Table 1); rank min(t, k^2) is exact.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,9 +16,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
+from vov3d.layers.conv import fast, keeps_layout
 from vov3d.layers.norm_act import LayerType, create_norm
 from vov3d.surgery.hooks import check_no_hooks
+from vov3d.surgery.kinds import is_only
+from vov3d.surgery.placing import put
 
 ORDERS = ("d2plus1d", "d1plus2d")
 
@@ -69,7 +72,7 @@ class Factorization:
         return "\n".join(lines + [f"{name:<44} left: {reason}" for name, reason in self.left.items()])
 
 
-class FactorizedConv3d(nn.Module):
+class FactorizedConv3d(nn.Sequential):
     """A spatial and a temporal convolution in the place of one 3D convolution; `factorize` makes them.
 
     Args:
@@ -83,18 +86,16 @@ class FactorizedConv3d(nn.Module):
     """
 
     def __init__(self, conv_s: nn.Conv3d, conv_t: nn.Conv3d, norm: nn.Module, order: str) -> None:
-        super().__init__()
-        first, second = ("conv_s", "conv_t") if order == "d2plus1d" else ("conv_t", "conv_s")
-        pair = {"conv_s": conv_s, "conv_t": conv_t}
-        self.add_module(first, pair[first])
-        self.norm = norm
-        self.add_module(second, pair[second])
-        self._order = (first, second)
+        spatial, temporal = ("conv_s", conv_s), ("conv_t", conv_t)
+        first, second = (spatial, temporal) if order == "d2plus1d" else (temporal, spatial)
+        super().__init__(OrderedDict([first, ("norm", norm), second]))
 
+    @keeps_layout
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`."""
-        first, second = self._order
-        return getattr(self, second)(self.norm(getattr(self, first)(x)))
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 def factorize(
@@ -130,8 +131,8 @@ def factorize(
         What was done, layer by layer, and what was left with the reason; `print` shows it as a table.
 
     Raises:
-        ValueError: If an argument is not known, nothing can be split, or a convolution has hooks; the model is
-            unchanged then.
+        ValueError: If an argument is not known, nothing can be split, a convolution has hooks, or a kernel is not
+            finite. The model is unchanged after any error.
     """
     _check(model, init, order, rank, conv)
     chosen, left = _candidates(model, filter, conv)
@@ -140,6 +141,8 @@ def factorize(
         raise ValueError(f"nothing in {type(model).__name__} can be split: {reasons}")
     for name, module in chosen.items():
         check_no_hooks(name, module)
+        if not module.weight.isfinite().all():
+            raise ValueError(f"{name}.weight has values that are not finite; mend it, or leave it out by filter=")
     sizes = _output_sizes(model, chosen, clip) if clip is not None else {}
     made: dict[int, tuple[FactorizedConv3d, FactorizedLayer]] = {}
     for name, module in chosen.items():
@@ -149,7 +152,7 @@ def factorize(
             params = (_count(module), _count(new))
             layer = FactorizedLayer(name, tuple(module.weight.shape), rank1, energy, params, macs)
             made[id(module)] = (new, layer)
-        model.set_submodule(name, made[id(module)][0])
+    put(model, {name: made[id(module)][0] for name, module in chosen.items()})
     return Factorization(tuple(layer for _, layer in made.values()), left)
 
 
@@ -193,12 +196,12 @@ def _is_wanted(name: str, module: nn.Conv3d, filter: Filter | None) -> bool:
 
 
 def _why_not(module: nn.Conv3d, conv: str | None) -> str | None:
-    if type(module) not in (nn.Conv3d, DepthwiseConv3d, FactorConv3d):
-        return f"a {type(module).__name__} may do more than a convolution"
     if parametrize.is_parametrized(module) or any("weight" in vars(h) for h in module._forward_pre_hooks.values()):
         return "its weight is computed from others"
     if is_lazy(module.weight):
         return "its weight is not made yet; run the model once"
+    if not is_only(module, nn.Conv3d):
+        return f"this {type(module).__name__} may do more than a convolution"
     if _is_depthwise(module):
         return None
     if module.groups > 1:
@@ -272,19 +275,16 @@ def _empty_pair(module: nn.Conv3d, order: str, width: int) -> tuple[nn.Conv3d, n
     for i, settings in enumerate((spatial, temporal) if spatial_first else (temporal, spatial)):
         chs: Any = dict(zip(("in_channels", "out_channels"), ends[i], strict=True))
         bias = bool(i) and module.bias is not None
-        plain = not bias and module.padding_mode == "zeros" and named is None
-        fast = plain and settings["stride"][0] == 1 and settings["dilation"] == (1, 1, 1)
-        pair.append(
-            (FactorConv3d if fast else nn.Conv3d)(
-                **chs,
-                **settings,
-                groups=groups[i],
-                bias=bias,
-                padding_mode=module.padding_mode,
-                device=module.weight.device,
-                dtype=module.weight.dtype,
-            )
+        conv = nn.Conv3d(
+            **chs,
+            **settings,
+            groups=groups[i],
+            bias=bias,
+            padding_mode=module.padding_mode,
+            device=module.weight.device,
+            dtype=module.weight.dtype,
         )
+        pair.append(fast(conv))
     return (pair[0], pair[1]) if spatial_first else (pair[1], pair[0])
 
 
@@ -368,9 +368,10 @@ def _output_sizes(
 
 def _macs(module: nn.Conv3d, new: FactorizedConv3d, sizes: tuple[torch.Size, torch.Size]) -> tuple[int, int]:
     (b, _, t_in, h_in, w_in), (_, _, t, h, w) = sizes
-    first = (t_in, h, w) if new._order[0] == "conv_s" else (t, h_in, w_in)
+    pair = [conv for conv in new if isinstance(conv, nn.Conv3d)]
+    first = (t_in, h, w) if pair[0] is new.conv_s else (t, h_in, w_in)
     before = b * t * h * w * module.weight.numel()
-    weights = [getattr(new, name).weight for name in new._order]
+    weights = [conv.weight for conv in pair]
     after = sum(
         b * torch.Size(positions).numel() * weight.numel()
         for positions, weight in zip((first, (t, h, w)), weights, strict=True)

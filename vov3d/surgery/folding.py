@@ -5,6 +5,7 @@ understood stays as it is.
 """
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,14 +13,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.fx
 from torch import nn
-from torch.nn.utils import fuse_conv_bn_weights, parametrize
+from torch.nn.utils import fuse_conv_bn_weights
 
-from vov3d.layers.conv import DepthwiseConv3d, FactorConv3d
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
+from vov3d.surgery.kinds import is_batch_norm, is_only
+from vov3d.surgery.statistics import FrozenBatchNorm
 
-# Exact types: a subclass may do more, as timm's weight-standardised convolutions and norms with activation do.
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, DepthwiseConv3d, FactorConv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Pair(NamedTuple):
@@ -92,7 +92,8 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     """Folds batch norms into the convolutions and linear layers in front of them.
 
     A norm is folded where the model's own data flow shows that it is all that follows a convolution (or a linear
-    layer on rows) which runs once; `nn.Identity` takes its place. Sums are kept in float64 until the end.
+    layer on rows) which runs once; `nn.Identity` takes its place. Sums are kept in float64 until the end. Norms that
+    stay are named in a warning.
 
     Args:
         model: Any module; it is not changed.
@@ -111,15 +112,33 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             check_no_hooks(second, norm)
             owner.set_submodule(first, _folded(layer, norm))
             owner.set_submodule(second, nn.Identity().eval())
+    _report_unfolded(model)
     return model
 
 
 def _foldable(layer: Any, norm: Any) -> bool:
-    if type(norm) not in _NORMS or norm.running_mean is None or parametrize.is_parametrized(layer):
+    if not (is_batch_norm(norm) or type(norm) is FrozenBatchNorm) or norm.running_mean is None:
         return False
-    if type(layer) is nn.Linear:
-        return type(norm) is nn.BatchNorm1d and norm.num_features == layer.out_features
-    return type(layer) in _CONVS and norm.num_features == layer.out_channels
+    if is_only(layer, nn.Linear):
+        return norm.num_features == layer.out_features and _is_for_rows(norm)
+    return is_only(layer, *_CONVS) and norm.num_features == layer.out_channels
+
+
+def _is_for_rows(norm: nn.Module) -> bool:
+    return norm.for_rows if isinstance(norm, FrozenBatchNorm) else isinstance(norm, nn.BatchNorm1d)
+
+
+def _report_unfolded(model: nn.Module) -> None:
+    """Warns of norms that stay."""
+    kinds = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm)
+    left = [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if isinstance(m, kinds)]
+    if left:
+        shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
+        warnings.warn(
+            f"{len(left)} batch norms are not folded, since each does more than a norm or follows no convolution that "
+            f"it alone reads: {shown}",
+            stacklevel=3,
+        )
 
 
 def _folded(layer: Any, norm: Any) -> nn.Module:
@@ -131,7 +150,7 @@ def _folded(layer: Any, norm: Any) -> nn.Module:
     assert var is not None
     weight, bias = fuse_conv_bn_weights(w, b, mean, var, norm.eps, scale, shift)
     folded = copy.deepcopy(layer)
-    if type(layer) is nn.Linear:
+    if isinstance(layer, nn.Linear):
         folded.__class__ = FoldedLinear
     for name, value in (("weight", weight), ("bias", bias)):
         parameter = nn.Parameter(value.detach().to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)

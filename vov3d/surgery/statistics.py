@@ -1,30 +1,43 @@
 """Statistics of batch norms: estimated anew, or frozen."""
 
+import warnings
 from collections.abc import Iterable
+from functools import cache
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
+
+from vov3d.surgery.kinds import is_batch_norm
 
 
 def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
     """Estimates the running statistics of batch norms anew, as plain averages over batches (precise BN).
 
     After surgery the old statistics no longer describe what the norms see. Everything else, dropout among it, works as
-    in evaluation, and no gradient is kept.
+    in evaluation, and no gradient is kept. Frozen norms (`freeze_batchnorm`) stay as they are.
 
     Args:
         model: Any module; its mode stays.
         clips: Batches as the model takes them, as many as there are to spare; some hundred clips do.
 
     Returns:
-        How many batches were seen.
+        How many batches were seen; 0, with a warning, where all norms are frozen.
 
     Raises:
-        ValueError: If the model has no batch norm with running statistics, or there are no clips.
+        ValueError: If the model has no batch norm with running statistics, there are no clips, or they come with
+            labels. Statistics are as they were then.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = [m for m in norms if not isinstance(m, _StaysFrozen)]
     if not norms:
+        if any(isinstance(m, FrozenBatchNorm | _StaysFrozen) for m in model.modules()):
+            warnings.warn("all batch norms are frozen: nothing is recalibrated", stacklevel=2)
+            return 0
         raise ValueError(f"{type(model).__name__} has no batch norm with running statistics")
     modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
@@ -37,6 +50,7 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
             norm.training, norm.momentum = True, None  # None: the average over all batches, not a moving one
         with torch.no_grad():
             for clip in clips:
+                _check_clip(clip)
                 model(clip)
                 count += 1
         done = count > 0
@@ -53,42 +67,99 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
     return count
 
 
-class _Frozen(_BatchNorm):
-    """Stays in eval mode whatever its model does."""
+def _check_clip(clip: Any) -> None:
+    """Raises ValueError for a batch of clips with labels; several clips, as of two pathways, pass."""
+    if isinstance(clip, list | tuple) and not all(isinstance(x, torch.Tensor) and x.ndim > 3 for x in clip):
+        parts = ", ".join(str(tuple(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__ for x in clip)
+        raise ValueError(
+            f"recalibrate takes batches as the model takes them, got a {type(clip).__name__} of {parts}; where a "
+            "loader gives labels as well: recalibrate(model, (clips for clips, *_ in loader))"
+        )
+    if isinstance(clip, dict):
+        raise ValueError(
+            f"recalibrate takes batches as the model takes them, got a dictionary of {', '.join(map(str, clip))};"
+            ' give (batch["video"] for batch in loader), with the name of yours'
+        )
 
-    def train(self, mode: bool = True) -> "_Frozen":
+
+class FrozenBatchNorm(_NormBase):
+    """A batch norm that always uses its running statistics; what `freeze_batchnorm` makes of norms, in place.
+
+    It is no `BatchNorm` to PyTorch: neither `train()`, nor `convert_sync_batchnorm`, nor `update_bn`, nor
+    `recalibrate` wakes it. Names in the state dict stay.
+
+    Attributes:
+        for_rows: Whether it was a `BatchNorm1d`.
+    """
+
+    for_rows: bool
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm":
         """Has no effect."""
         return super().train(False)
 
-
-class FrozenBatchNorm1d(_Frozen, nn.BatchNorm1d):
-    """A `BatchNorm1d` that always uses its running statistics."""
-
-
-class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
-    """A `BatchNorm2d` that always uses its running statistics."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalises `(B, C, ...)`."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
-class FrozenBatchNorm3d(_Frozen, nn.BatchNorm3d):
-    """A `BatchNorm3d` that always uses its running statistics."""
+class FrozenBatchNormAct(FrozenBatchNorm):
+    """timm's `BatchNormAct2d`, frozen: dropout and an activation follow the norm."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def train(self, mode: bool = True) -> "FrozenBatchNormAct":
+        """Reaches the dropout alone."""
+        super().train(False)
+        self.drop.train(mode)
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalises `(B, C, ...)` and activates."""
+        return self.act(self.drop(super().forward(x)))
 
 
-class FrozenSyncBatchNorm(_Frozen, nn.SyncBatchNorm):
-    """A `SyncBatchNorm` that always uses its running statistics."""
+class _StaysFrozen(nn.Module):
+    """Mixed into norms that have a forward pass of their own: they stay in eval mode."""
+
+    def train(self, mode: bool = True) -> Any:
+        return super().train(False)
+
+    def __reduce__(self) -> Any:
+        return _empty, (type(self).__mro__[2],), self.__dict__  # a class made on the spot has no name to be found by
 
 
-_FROZEN: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm1d: FrozenBatchNorm1d,
-    nn.BatchNorm2d: FrozenBatchNorm2d,
-    nn.BatchNorm3d: FrozenBatchNorm3d,
-    nn.SyncBatchNorm: FrozenSyncBatchNorm,
-}
+@cache
+def _frozen_subclass(kind: Any) -> type[nn.Module]:
+    return type(f"Frozen{kind.__name__}", (_StaysFrozen, kind), {})
+
+
+def _empty(kind: Any) -> nn.Module:
+    frozen = _frozen_subclass(kind)
+    return frozen.__new__(frozen)
+
+
+def _freeze(norm: nn.Module) -> None:
+    """Freezes one norm: the same object in another class, so that hooks, optimizers and other owners keep it."""
+    kind: Any = type(norm)
+    with_act = kind.forward in (BatchNormAct2d.forward, SyncBatchNormAct.forward) and {"drop", "act"} == {
+        *norm._modules
+    }
+    if is_batch_norm(norm) or with_act:
+        norm.for_rows = isinstance(norm, nn.BatchNorm1d)  # type: ignore[assignment]
+        norm.__class__ = FrozenBatchNormAct if with_act else FrozenBatchNorm
+    else:
+        norm.__class__ = _frozen_subclass(kind)
+    norm.eval().requires_grad_(False)
 
 
 def freeze_batchnorm(model: nn.Module) -> nn.Module:
     """Freezes statistics and parameters of all batch norms, in place, also against later calls of `train()`.
 
-    State-dict names stay. (timm's `freeze` leaves 3D norms in train mode.)
+    Nor does `torch.nn.SyncBatchNorm.convert_sync_batchnorm` wake them. State-dict names stay. Norms with a forward
+    pass of their own, other than timm's with an activation, stay in eval mode in a subclass of theirs; convert those
+    before freezing. (timm's `freeze` leaves 3D norms in train mode.)
 
     Args:
         model: Any module.
@@ -97,14 +168,16 @@ def freeze_batchnorm(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: If a norm keeps no running statistics, and so has nothing to be frozen.
+        ValueError: If a norm keeps no running statistics, has not made them yet: nothing is frozen then.
     """
-    norms = [(name, m) for name, m in model.named_modules() if type(m) in _FROZEN]
+    norms: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
+    norms = [(name or "the model", m) for name, m in norms if not isinstance(m, _StaysFrozen)]
     bare = [name for name, norm in norms if norm.running_mean is None]
     if bare:
         raise ValueError(f"{', '.join(bare[:5])} keep no running statistics (track_running_stats=False)")
+    lazy = [name for name, norm in norms if is_lazy(norm.running_mean)]
+    if lazy:
+        raise ValueError(f"{', '.join(lazy[:5])} have no statistics yet; run the model once, then freeze")
     for _, norm in norms:
-        # The same object, so that hooks, optimizers and other owners keep it.
-        norm.__class__ = _FROZEN[type(norm)]
-        norm.eval().requires_grad_(False)
+        _freeze(norm)
     return model

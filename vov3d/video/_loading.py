@@ -1,17 +1,25 @@
 """Sources, one after the other, as the events that `VideoClassifier` works on; runs in a thread beside the network."""
 
+import queue
+import random
+import threading
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, TypeVar
 
 import torch
 
-from vov3d.video._clips import Clip, plan_clips, stream_clips
-from vov3d.video._errors import VideoError
-from vov3d.video._source import Source, is_file
+from vov3d.video.decoders.base import VideoError, stack_pictures
 from vov3d.video.reader import VideoReader, missing_text
+from vov3d.video.sampling import clip_indices, clip_times, random_clip_indices, random_clip_times
+from vov3d.video.sources import Source, is_file
 from vov3d.video.transforms import EvalTransform
+
+Clip = tuple[int, ...]
+T = TypeVar("T")
+_END = object()
 
 
 @dataclass(frozen=True)
@@ -105,3 +113,127 @@ class Loader:
                 yield Loaded(self.transform.cut(frames), counts[clip], clip == middle)
         except ValueError as error:  # frames that cannot be resized
             raise VideoError(f"{reader.path}: {error}") from error
+
+
+def plan_clips(cfg: Mapping[str, Any], reader: VideoReader, num_clips: int = 1) -> list[Clip]:
+    """The frames of each clip of a video, for evaluation.
+
+    A file of constant rate follows `clip_indices`. One of variable rate is planned by time (`clip_times`), and the
+    frames shown nearest to those times are taken. Frames in an array that are exactly one clip are taken as they are.
+
+    Args:
+        cfg: a model's `pretrained_cfg`; `num_frames`, `sampling` and, for dense sampling, `frame_stride` are used.
+        reader: the video.
+        num_clips: clips in the plan.
+
+    Returns:
+        `num_clips` tuples of `cfg["num_frames"]` rising indices.
+
+    Raises:
+        ValueError: as `clip_indices`.
+    """
+    if reader.backend == "memory" and reader.num_frames == cfg["num_frames"]:
+        return [tuple(range(reader.num_frames))] * num_clips
+    drawn = cfg["sampling"] == "segment" and num_clips > 1
+    key = reader.content_key() if drawn else 0
+    if reader.variable:
+        plan = clip_times(cfg, float(reader.timestamps[-1]), num_clips, key)
+        return [tuple(reader.at_times(times)) for times in plan]
+    return [tuple(clip) for clip in clip_indices(cfg, reader.num_frames, reader.fps, num_clips, key)]
+
+
+def plan_random_clip(cfg: Mapping[str, Any], reader: VideoReader, rng: random.Random) -> Clip:
+    """The frames of a clip drawn at random, for training; files of variable rate by time, as in `plan_clips`.
+
+    Args:
+        cfg: a model's `pretrained_cfg`, as for `plan_clips`.
+        reader: the video.
+        rng: the source of chance.
+
+    Returns:
+        `cfg["num_frames"]` rising indices.
+
+    Raises:
+        ValueError: as `clip_indices`.
+    """
+    if reader.variable:
+        return tuple(reader.at_times(random_clip_times(cfg, float(reader.timestamps[-1]), rng)))
+    return tuple(random_clip_indices(cfg, reader.num_frames, reader.fps, rng))
+
+
+def stream_clips(
+    reader: VideoReader, clips: Sequence[Clip], transform: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[tuple[Clip, torch.Tensor]]:
+    """Reads clips in the order in which they are complete.
+
+    Memory holds the frames of the clips that overlap, not those of the video.
+
+    Args:
+        reader: the video.
+        clips: distinct clips, each of rising indices.
+        transform: applied once to each frame `(C, H, W)`, such as `EvalTransform.resize`.
+
+    Yields:
+        Each clip with its frames `(T, C, H', W')`.
+    """
+    order = sorted(clips, key=lambda clip: (clip[-1], clip))
+    # the first frame that a clip or one behind it in the order needs
+    needed = list(accumulate(reversed([clip[0] for clip in order]), min))[::-1]
+    held: dict[int, torch.Tensor] = {}
+    at = 0
+    for index, frame in reader.stream({index for clip in order for index in clip}, transform):
+        held[index] = frame
+        while at < len(order) and order[at][-1] == index:
+            yield order[at], stack_pictures([held[i] for i in order[at]])
+            at += 1
+            held = {i: kept for i, kept in held.items() if at < len(order) and i >= needed[at]}
+
+
+def prefetched(items: Iterable[T], ahead: int) -> Generator[T, None, None]:
+    """Runs an iterable in a thread of its own, some items ahead.
+
+    Args:
+        items: what is run; its errors are raised here, behind the items before them.
+        ahead: items that may wait.
+
+    Yields:
+        The items. When the caller stops early, the thread ends at its next item.
+    """
+    waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(max(ahead, 1))
+    stopped = threading.Event()
+
+    def work() -> None:
+        error: BaseException | None = None
+        try:
+            for item in items:
+                waiting.put((item, None))
+                if stopped.is_set():
+                    return
+        except BaseException as e:
+            error = e
+        waiting.put((_END, error))
+
+    thread = threading.Thread(target=work, name="vov3d-decode", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+    finally:
+        stopped.set()
+        while thread.is_alive():  # it may be waiting for room
+            _emptied(waiting)
+            thread.join(0.01)
+
+
+def _emptied(waiting: queue.Queue) -> None:
+    """Takes out what waits."""
+    while True:
+        try:
+            waiting.get_nowait()
+        except queue.Empty:
+            return

@@ -1,29 +1,32 @@
 """From a video, or frames, to the names of what happens in it."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from html import escape
+from io import BytesIO
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import nn
 
-from vov3d.video._averaging import Mean
-from vov3d.video._layout import stack_pictures
-from vov3d.video._loading import Loaded, Loader, Opened
-from vov3d.video._memory import views_at_once
-from vov3d.video._prefetch import prefetched
-from vov3d.video._settings import checked_cfg, checked_names
-from vov3d.video._source import Source
-from vov3d.video._window import SlidingWindow
+from vov3d.models import create_model
+from vov3d.models.names import model_name
+from vov3d.video._averaging import Mean, views_at_once
+from vov3d.video._loading import Loaded, Loader, Opened, prefetched
+from vov3d.video.decoders.base import stack_pictures
 from vov3d.video.reader import check_backend
 from vov3d.video.sampling import Views, parse_views
+from vov3d.video.settings import checked_cfg, checked_names
+from vov3d.video.sources import Source, is_frames
 from vov3d.video.transforms import eval_transform
+from vov3d.video.window import SlidingWindow
 
-__all__ = ["Look", "Prediction", "Source", "VideoClassifier"]
+__all__ = ["Look", "Prediction", "Predictions", "Source", "VideoClassifier"]
 
 Sources = list[Source] | tuple[Source, ...]
 
@@ -47,9 +50,20 @@ class Prediction:
     score: float
 
 
+class Predictions(list[Prediction]):
+    """The best classes of a video, best first: a list that prints itself, and is a table in a notebook."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{100 * p.score:5.1f}%  {p.label}" for p in self)
+
+    def _repr_html_(self) -> str:
+        cells = (f"<tr><td>{p.score:.1%}</td><td>{escape(p.label)}</td><td>{p.index}</td></tr>" for p in self)
+        return f"<table><tr><th>score</th><th>label</th><th>class</th></tr>{''.join(cells)}</table>"
+
+
 @dataclass(frozen=True)
 class Look:
-    """What the network saw of a video and made of it.
+    """What the network saw of a video and made of it; in a notebook, the picture of `draw_look`.
 
     Attributes:
         source: the video, as it was given.
@@ -62,14 +76,23 @@ class Look:
         frames: uint8 RGB `(T, C, S, S)`: the first crop, or the centre one of three, of the clip in the middle.
     """
 
-    source: Source
+    source: Source = field(repr=False)
     predictions: list[Prediction]
-    scores: torch.Tensor | None
+    scores: torch.Tensor | None = field(repr=False)
     error: Exception | None
     views: Views
-    clips: list[list[float]]
+    clips: list[list[float]] = field(repr=False)
     duration: float
-    frames: torch.Tensor | None
+    frames: torch.Tensor | None = field(repr=False)
+
+    def _repr_png_(self) -> bytes | None:
+        if self.frames is None:  # after an error, which repr shows
+            return None
+        from vov3d.video.picture import draw_look  # needs Pillow
+
+        content = BytesIO()
+        draw_look(self).save(content, "PNG")
+        return content.getvalue()
 
 
 class VideoClassifier:
@@ -94,7 +117,7 @@ class VideoClassifier:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | str | os.PathLike[str],
         views: str = "1x1",
         batch_size: int | None = None,
         class_names: Sequence[str] | None = None,
@@ -103,12 +126,14 @@ class VideoClassifier:
         stride: float | None = None,
         num_frames: int | None = None,
         backend: str | None = None,
+        antialias: bool = True,
     ) -> None:
         """Builds the pipeline that fits the model.
 
         Args:
             model: a model with `pretrained_cfg`, `num_classes` and `forward_dense`, which gives averaged softmax;
-                without the last, the softmax of its logits is taken.
+                without the last, the softmax of its logits is taken. Or the name of one with weights, such as
+                `"vov3d_m"`, or the folder of a saved one: `create_model(..., pretrained=True)` makes it.
             views: clips x crops, such as `"1x1"`, `"2x3"` or `"10x3"`.
             batch_size: views that go through the model at once, by default what fits in memory.
             class_names: names in index order. By default those of the model's label set, else `"class 0"` and on.
@@ -116,23 +141,34 @@ class VideoClassifier:
             stride: distance of a clip's frames, in frames at 30 per second, in place of the model's own.
             num_frames: frames of a clip, in place of the model's own.
             backend: what decodes video files, as for `VideoReader`.
+            antialias: as for `eval_transform`; False resizes as the published loaders do.
 
         Raises:
             ValueError: for views, a batch size, names or a backend that do not fit, a model without classes or
                 settings, or a stride for a model that takes its frames from equal segments, where it has no effect.
             ImportError: for a backend that cannot be used.
         """
-        self.model: Any = model
         self.views = parse_views(views)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1, or None for what fits in memory")
         check_backend(backend)
         self.batch_size = batch_size
         self.progress = progress
+        self.model: Any = _made(model) if isinstance(model, (str, os.PathLike)) else model
+        model = self.model
         self._cfg = checked_cfg(model, stride, num_frames)
         self.class_names = checked_names(model, class_names)
-        self._transform = eval_transform(self._cfg, self.views.num_crops)
+        self._transform = eval_transform(self._cfg, self.views.num_crops, antialias)
         self._loader = Loader(self._cfg, self._transform, self.views.num_clips, backend)
+
+    def __repr__(self) -> str:
+        cfg, (clips, crops) = self._cfg, self.views
+        name = ".".join(filter(None, (cfg.get("architecture") or type(self.model).__name__, cfg.get("tag"))))
+        way = "in equal segments" if cfg["sampling"] == "segment" else f"every {cfg['frame_stride']:g} at 30 fps"
+        return (
+            f"VideoClassifier({name}: {len(self.class_names)} classes, {clips}x{crops} views of {cfg['num_frames']} "
+            f"frames {way}, {self._transform.size}x{self._transform.size} pixels, on {self._parameter().device})"
+        )
 
     @overload
     def __call__(self, source: Source, topk: int = 5, fps: float | None = None) -> list[Prediction]: ...
@@ -147,21 +183,23 @@ class VideoClassifier:
 
         Args:
             source: what `VideoReader` takes: a file, a folder of frames, an address, bytes, or uint8 RGB frames
-                `(T, H, W, 3)` or `(T, 3, H, W)`; or a list of these. Exactly as many frames in an array as the model
-                takes are one clip as they are, others are sampled like a video.
+                `(T, H, W, 3)` or `(T, 3, H, W)`, also one by one in a list; or a list of these. Exactly as many frames
+                in an array or a list as the model takes are one clip as they are, others are sampled like a video.
             topk: classes to name, best first; more than the model has gives all.
             fps: frames per second of frames given as an array (30 if not given) or a folder (12). A file has its own.
 
         Returns:
-            Predictions, or a list of them for each source of a list.
+            `Predictions`, or a list of them for each source of a list.
 
         Raises:
             ValueError: for `topk` below 1, frames of another form, or `fps` for a file.
             VideoError: for a source that gives no frames.
         """
-        if isinstance(source, (list, tuple)):
-            return [look.predictions for look in self.looks(source, topk, fps)]
-        return self.look(source, topk, fps).predictions
+        if not isinstance(source, (list, tuple)):
+            return self.look(source, topk, fps).predictions
+        if is_frames(source):
+            return self.look(list(source), topk, fps).predictions
+        return [look.predictions for look in self.looks(source, topk, fps)]
 
     def scores(self, source: Source, fps: float | None = None) -> torch.Tensor:
         """The softmax of one video, averaged over its views.
@@ -365,11 +403,11 @@ class VideoClassifier:
                     yield event.source, opened, event.error or mean.finished(), shown
                     opened, mean, shown = None, None, None
 
-    def _best(self, scores: torch.Tensor, topk: int) -> list[Prediction]:
+    def _best(self, scores: torch.Tensor, topk: int) -> Predictions:
         """The `topk` best classes."""
         best = scores.topk(min(topk, len(self.class_names)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [Prediction(index, self.class_names[index], score) for index, score in pairs]
+        return Predictions(Prediction(index, self.class_names[index], score) for index, score in pairs)
 
     def _run(self, call: Call, views: torch.Tensor) -> torch.Tensor:
         """What `call` gives for normalised views `(B, C, T, S, S)`: `(B, N)`, in float64 on the CPU."""
@@ -398,9 +436,19 @@ class VideoClassifier:
         return views_at_once(view, parameter.device)
 
 
+def _made(name: str | os.PathLike[str]) -> nn.Module:
+    """The model of a name or a folder, with its weights."""
+    name = os.fspath(name)
+    if os.path.splitext(name)[1] in (".onnx", ".xml", ".pt2", ".pte"):
+        raise ValueError(f"{name}: is an exported file; give what vov3d.load_exported makes of it")
+    return create_model(model_name(name), pretrained=True).eval()
+
+
 def _probabilities(model: Any, views: torch.Tensor) -> torch.Tensor:
     """Scores `(B, num_classes)` of views: of `forward_dense`, or the softmax of `forward` where a model has no such."""
-    return model.forward_dense(views) if hasattr(model, "forward_dense") else model(views).softmax(1)
+    if hasattr(model, "forward_dense"):
+        return model.forward_dense(views)
+    return (model(views) / (model.pretrained_cfg.get("temperature") or 1.0)).softmax(1)
 
 
 def _check_errors(errors: str) -> None:

@@ -7,21 +7,23 @@ from typing import Any
 
 import torch
 
-from vov3d.video._source import source_name
+from vov3d.extras import install
 from vov3d.video.classifier import Look
+from vov3d.video.sources import source_name
 
 try:
     from PIL import Image, ImageDraw, ImageFont
 except ImportError as error:
-    raise ImportError("a picture needs Pillow: pip install 'vov3d[video]'") from error
+    raise ImportError(f"a picture needs Pillow: {install('video')}") from error
 
 __all__ = ["draw_look", "save_board", "save_look"]
 
 _WIDTH, _MARGIN, _GAP = 1080, 40, 4  # pixels; 1080 is the width of a phone's screen
 _TEXT, _SMALL = 36, 28  # sizes of letters
 _COLUMNS = 8  # frames in a row of the strip
+_LINES = 3  # of one text
 _INK, _FAINT, _BAR, _SHOWN = "#1b1b1f", "#8a8a94", "#3d6fd9", "#d9663d"
-_RIGHT, _WRONG = "#1d7f46", "#c02f2f"
+_CORRECT, _WRONG = "#1d7f46", "#c02f2f"
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc")  # more letters than Pillow's own
 
 
@@ -41,11 +43,11 @@ def save_look(look: Look, path: str | os.PathLike[str]) -> None:
 
 
 def save_board(looks: Sequence[Look], truths: Sequence[str], path: str | os.PathLike[str]) -> None:
-    """Writes a picture of several videos: the frames that the network saw, what it said, and whether that is right.
+    """Writes a picture of several videos: the frames that the network saw, what it said, and whether it is correct.
 
     Args:
         looks: what a `VideoClassifier` saw, none of them after an error.
-        truths: the right label of each.
+        truths: the correct label of each.
         path: the file; nothing half-written is ever there.
 
     Raises:
@@ -58,8 +60,8 @@ def save_board(looks: Sequence[Look], truths: Sequence[str], path: str | os.Path
         assert look.frames is not None
         said = look.predictions[0]
         canvas.strip(look.frames)
-        canvas.text(f"{said.label} ({said.score:.0%})", _TEXT, _RIGHT if said.label == truth else _WRONG)
-        canvas.text("right" if said.label == truth else f"wrong: {truth}", _SMALL, _FAINT)
+        canvas.text(f"{said.label} ({said.score:.0%})", _TEXT, _CORRECT if said.label == truth else _WRONG)
+        canvas.text("correct" if said.label == truth else f"wrong, it is: {truth}", _SMALL, _FAINT)
         canvas.space(16)
     _save(canvas.finished(), os.fspath(path))
 
@@ -152,11 +154,14 @@ class _Canvas:
         return ImageDraw.Draw(taller)
 
     def text(self, text: str, size: int, colour: str = _INK) -> None:
-        """A line of text, shortened in the middle to fit."""
-        font = _font(size)
-        draw = self._grown(2 * size)
-        draw.text((_MARGIN, self._y), _fitted(text, font, self._inner), colour, font)
-        self._y += round(1.5 * size)
+        """Text, broken between words to fit."""
+        font = find_font(size)
+        lines = text_lines(text, font, self._inner)
+        draw = self._grown(2 * len(lines) * size)
+        for line in lines:
+            draw.text((_MARGIN, self._y), line, colour, font)
+            self._y += round(1.25 * size)
+        self._y += round(0.25 * size)
 
     def strip(self, frames: torch.Tensor) -> None:
         """Frames `(T, C, S, S)` side by side, in rows."""
@@ -172,9 +177,9 @@ class _Canvas:
 
     def bar(self, label: str, score: float) -> None:
         """A label with its score, above a bar as long as the score."""
-        font = _font(_TEXT)
+        font = find_font(_TEXT)
         percent = f"{100 * score:.1f}%"
-        lines = _lines(label, font, self._inner - font.getlength(percent) - 30)
+        lines = text_lines(label, font, self._inner - font.getlength(percent) - 30)
         draw = self._grown(90 + len(lines) * _TEXT)
         draw.text((_WIDTH - _MARGIN, self._y), percent, _INK, font, anchor="ra")
         for line in lines:
@@ -199,7 +204,7 @@ class _Canvas:
                 draw.rectangle((_MARGIN + time * scale - 1, top, _MARGIN + time * scale + 1, top + height), colour)
         self._y += len(clips) * (height + 4) + 6
         draw.line((_MARGIN, self._y, _WIDTH - _MARGIN, self._y), _FAINT, 3)
-        font = _font(_SMALL)
+        font = find_font(_SMALL)
         for part, anchor in ((0, "la"), (0.5, "ma"), (1, "ra")):
             x = _MARGIN + part * self._inner
             draw.line((x, self._y - 6, x, self._y + 6), _FAINT, 3)
@@ -207,7 +212,7 @@ class _Canvas:
         self._y += 12 + 2 * _SMALL
 
 
-def _font(size: int) -> Any:
+def find_font(size: int) -> Any:
     """A font of the system with many letters, or Pillow's own."""
     for name in _FONTS:
         try:
@@ -217,13 +222,25 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def _lines(text: str, font: Any, width: float) -> list[str]:
-    """Text on one line, or two, broken between words."""
-    words = text.split(" ")
-    fit = [count for count in range(1, len(words)) if font.getlength(" ".join(words[:count])) <= width]
-    if font.getlength(text) <= width or not fit:
-        return [_fitted(text, font, width)]
-    return [_fitted(" ".join(part), font, width) for part in (words[: fit[-1]], words[fit[-1] :])]
+def text_lines(text: str, font: Any, width: float) -> list[str]:
+    """Text broken between words into at most `_LINES`; what is left of a longer one ends in three dots.
+
+    Only a word that is wider than the line by itself is shortened within.
+    """
+    lines = [""]
+    for word in text.split():
+        word = _fitted(word, font, width)
+        longer = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        elif len(lines) < _LINES:
+            lines.append(word)
+        else:
+            while font.getlength(f"{lines[-1]} ...") > width and " " in lines[-1]:
+                lines[-1] = lines[-1].rpartition(" ")[0]
+            lines[-1] = _fitted(f"{lines[-1]} ...", font, width)
+            break
+    return lines
 
 
 def _fitted(text: str, font: Any, width: float) -> str:

@@ -4,17 +4,31 @@ import contextlib
 import math
 import operator
 import os
+import threading
 import warnings
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 
-from vov3d.video._container import FFmpegError as FFmpegError  # tells at import that PyAV is missing
-from vov3d.video._errors import VideoError
-from vov3d.video._frames import FrameSource
-from vov3d.video._layout import stack_pictures
-from vov3d.video._source import Media, Source, is_address, is_file, is_folder, media_of, source_name
+from vov3d.video.decoders.base import FrameSource, VideoError, named, printable, stack_pictures
+from vov3d.video.decoders.index import FFmpegError as FFmpegError  # tells at import that PyAV is missing
+from vov3d.video.sources import (
+    Media,
+    Source,
+    head_of,
+    is_address,
+    is_file,
+    is_folder,
+    is_webp,
+    media_key,
+    media_of,
+    source_name,
+)
 
 __all__ = ["BACKENDS", "VideoError", "VideoReader"]
 
@@ -31,19 +45,23 @@ class VideoReader:
     Reading seeks to the key frame before a wanted frame and decodes no further than needed. Files without usable
     times (AVI with B-frames, raw streams) are decoded from the start and counted. Rotation metadata is honoured.
 
-    A file that is cut short gives the frames it has; the last frame that can be decoded stands for those missing,
-    with one warning per reader.
+    A file that is cut short gives the frames it has; the last frame that can be decoded stands for those missing. In
+    a damaged one, frames from the damage up to the next key frame are what FFmpeg makes of them. Both are counted in
+    `missing`, with one warning per reader.
+
+    Threads may share a reader; they wait for each other. After a fork and after pickling, the source is opened again.
 
     Attributes:
         path: what was opened: the file, folder or address, or a description of bytes and arrays.
-        backend: what decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder) or `"memory"` (an array).
+        backend: what decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder, WebP) or `"memory"` (an array).
         num_frames: frames in the video; of a file cut short, the number it should have, where it tells.
         fps: frames per second, on average where the rate is variable.
+        variable: whether the frames come at a variable rate.
         height: rows of an upright frame.
         width: columns of an upright frame.
         timestamps: float64 array of seconds from the first frame, for each frame.
         duration: seconds, up to the end of the last frame.
-        missing: frames of the latest reading for which another stands.
+        missing: frames of the latest reading for which another stands, or that are damaged.
 
     Examples:
         >>> with VideoReader("clip.mp4") as reader:  # doctest: +SKIP
@@ -57,8 +75,8 @@ class VideoReader:
             source: a video file; a folder of pictures, one a frame, in natural order; an http(s) address, as a
                 string, which is downloaded to a temporary file; a video file's `bytes`; or uint8 RGB frames
                 `(T, H, W, 3)` or `(T, 3, H, W)` in an array or a tensor.
-            backend: what decodes files, `"pyav"` (the default) or `"torchcodec"`; both give the same frames. Damaged
-                files and files without usable times are decoded by PyAV in either case; `backend` tells.
+            backend: what decodes files, `"pyav"` (the default) or `"torchcodec"`; both give the same frames to the
+                bit. Files that torchcodec would show otherwise are decoded by PyAV in either case; `backend` tells.
             fps: frames per second of a folder (12 if not given, as in Something-Something V1) or an array (30). A
                 file has its own.
 
@@ -69,14 +87,33 @@ class VideoReader:
         """
         self.path = source_name(source)
         _check_settings(source, backend, fps)
+        self._given = source, backend, fps
         self._closed = self._warned = False
-        self._after = contextlib.ExitStack()  # what is to be let go of on closing
-        self._frames = self._opened(source, backend, fps)
-        self._after.callback(self._frames.close)
-        self.backend, self.num_frames, self.fps = self._frames.backend, self._frames.num_frames, self._frames.fps
-        self.height, self.width = self._frames.height, self._frames.width
-        self.timestamps = self._frames.timestamps
+        self._missing = 0
+        self._set_apart()
+        frames = self._here()
+        _OPEN.add(self)
+        self.num_frames, self.fps, self.variable = frames.num_frames, frames.fps, frames.variable
+        self.height, self.width = frames.height, frames.width
+        self.timestamps = frames.timestamps
         self.duration = float(self.timestamps[-1]) + 1 / self.fps
+
+    def _set_apart(self) -> None:
+        """Begins without a source, a lock or a reading of another process."""
+        self._frames: FrameSource | None = None
+        self._after = contextlib.ExitStack()  # what is to be let go of on closing
+        self._lock = threading.RLock()
+        self._turn = object()  # of the stream that decoded last: it alone may go on where the decoder stands
+
+    def _here(self) -> FrameSource:
+        """The frames; opened at the first use in a process, of which a fork makes a new one."""
+        if self._frames is None:
+            self._frames = self._opened(*self._given)
+            self._after.callback(self._frames.close)
+        return self._frames
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_again, (type(self), self._given, self._closed)
 
     def _opened(self, source: Source, backend: str | None, fps: float | None) -> FrameSource:
         """What gives the frames of a source."""
@@ -84,17 +121,23 @@ class VideoReader:
             if is_address(source):
                 return self._downloaded(str(source), backend)
             if not isinstance(source, bytes) and is_folder(source):
-                from vov3d.video._frame_folder import FolderFrames  # needs Pillow, which files do not
+                from vov3d.video.decoders.images import FolderFrames  # needs Pillow, which files do not
 
-                return FolderFrames(os.fspath(source), fps)
-            return _file_frames(media_of(source), backend)
-        from vov3d.video._frame_array import ArrayFrames
+                folder = FolderFrames(os.fspath(source), fps)
+                self._key = folder.content_key
+                return folder
+            media = media_of(source)
+            self._key = partial(media_key, media)
+            return _file_frames(media, backend)
+        from vov3d.video.decoders.arrays import ArrayFrames
 
-        return ArrayFrames(source, fps)
+        array = ArrayFrames(source, fps)
+        self._key = array.content_key
+        return array
 
     def _downloaded(self, address: str, backend: str | None) -> FrameSource:
         """The frames of a file that is fetched first, and deleted on closing."""
-        from vov3d.video._download import Download
+        from vov3d.video.sources import Download
 
         copy = Download(address)
         try:
@@ -103,12 +146,18 @@ class VideoReader:
             copy.close()
             raise
         self._after.callback(copy.close)
+        self._key = partial(media_key, copy.media)
         return frames
 
     @property
+    def backend(self) -> str:
+        """What decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder) or `"memory"` (an array)."""
+        return self._here().backend
+
+    @property
     def missing(self) -> int:
-        """Frames of the latest reading for which another stands."""
-        return self._frames.missing
+        """Frames of the latest reading for which another stands, or that are damaged."""
+        return self._missing
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -121,14 +170,15 @@ class VideoReader:
 
     def close(self) -> None:
         """Closes the source; reading afterwards raises."""
-        self._after.close()
         self._closed = True
+        with self._lock:
+            self._after.close()
 
     def at_constant_rate(self, indices: Iterable[int]) -> list[int]:
         """Turns indices counted at the average rate into those of the frames shown nearest to that time.
 
-        Sampling plans speak of equal distances in time. In a file of constant rate these are equal distances in
-        frames, and nothing changes.
+        In a file of constant rate nothing changes. In others the average may be far from the rate of any part:
+        `vov3d.video.plan_clips` plans their clips by time.
 
         Args:
             indices: frame `i` stands for the time `i / fps`.
@@ -136,9 +186,31 @@ class VideoReader:
         Returns:
             As many indices of frames of this file.
         """
-        if not self._frames.variable:
+        if not self.variable:
             return list(indices)
-        return [self._nearest(index / self.fps) for index in indices]
+        return self.at_times(index / self.fps for index in indices)
+
+    def at_times(self, seconds: Iterable[float]) -> list[int]:
+        """The frames shown nearest to some times; the first or last one for times outside the video.
+
+        Args:
+            seconds: from the first frame.
+
+        Returns:
+            As many indices of frames.
+        """
+        return [self._nearest(time) for time in seconds]
+
+    def content_key(self) -> int:
+        """A number that depends on the content alone, to seed what is drawn for this video.
+
+        It is the same for a file by path, bytes or address, wherever it lies and whatever its name.
+
+        Returns:
+            From 0 to 2^32 - 1.
+        """
+        self._here()  # which sets it
+        return self._key()
 
     def _nearest(self, seconds: float) -> int:
         """The frame whose time is nearest, the earlier of two as near."""
@@ -164,10 +236,12 @@ class VideoReader:
         """
         wanted = [operator.index(index) for index in indices]
         self._check(wanted)
-        frames = dict(self.stream(wanted, transform))
-        if self.missing and not self._warned:
+        with self._lock:
+            frames = dict(self.stream(wanted, transform))
+            missing = self._missing
+        if missing and not self._warned:
             self._warned = True
-            warnings.warn(missing_text(self.path, self.missing, len(frames)), RuntimeWarning, stacklevel=2)
+            warnings.warn(missing_text(self.path, missing, len(frames)), RuntimeWarning, stacklevel=2)
         return stack_pictures([frames[index] for index in wanted])
 
     def stream(self, indices: Iterable[int], transform: Transform | None = None) -> Iterator[tuple[int, torch.Tensor]]:
@@ -190,29 +264,69 @@ class VideoReader:
         wanted = sorted({operator.index(index) for index in indices})
         self._check(wanted)
         latest: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-        for index, frame in self._frames.frames(wanted):
+        for index, frame in self._decoded(wanted):
             if frame is not latest[0]:  # one frame may stand for several
                 latest = frame, frame if transform is None else transform(frame)
             assert latest[1] is not None
             yield index, latest[1]
 
+    def _decoded(self, wanted: list[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Frames by rising index; where another stream of this reader came between, decoding begins anew."""
+        turn, done, before, missing = object(), 0, 0, 0
+        steps: Iterator[tuple[int, torch.Tensor]] = iter(())
+        while done < len(wanted):
+            with self._lock:
+                if self._turn is not turn:
+                    self._check(wanted)
+                    self._turn, before = turn, missing
+                    steps = self._here().frames(wanted[done:])
+                with named(self.path):
+                    index, frame = next(steps)
+                missing = self._missing = before + self._here().missing
+                done += 1
+            yield index, frame
+
     def _check(self, wanted: Sequence[int]) -> None:
         """Refuses what cannot be read, before anything is decoded."""
         if self._closed:
-            raise ValueError(f"{self.path}: the reader is closed; open it again")
+            raise ValueError(f"{printable(self.path)}: the reader is closed; open it again")
         if not wanted:
-            raise ValueError(f"{self.path}: no frames were asked for")
+            raise ValueError(f"{printable(self.path)}: no frames were asked for")
         for index in wanted:
             if not 0 <= index < self.num_frames:
-                raise IndexError(f"{self.path}: frame {index} is not in 0..{self.num_frames - 1}")
+                raise IndexError(f"{printable(self.path)}: frame {index} is not in 0..{self.num_frames - 1}")
 
 
 def missing_text(name: str, missing: int, asked: int) -> str:
     """What is said of a video some of whose frames are not there."""
     return (
-        f"{name}: {missing} of the {asked} frames asked for are missing (the file is cut short or "
-        "damaged); the last frame before them that can be decoded stands for each"
+        f"{printable(name)}: {missing} of the {asked} frames asked for are missing or damaged (the file is cut short "
+        "or damaged); the last frame that can be decoded stands for a missing one, and damaged ones are as FFmpeg "
+        "makes them"
     )
+
+
+_OPEN: "weakref.WeakSet[VideoReader]" = weakref.WeakSet()
+_OF_PARENTS: list[Any] = []
+
+
+def _after_fork() -> None:
+    """In the child: leaves alone what readers hold, since decoders wait for threads that only the parent has."""
+    for reader in list(_OPEN):
+        _OF_PARENTS.append((reader._frames, reader._after))
+        reader._set_apart()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _opened_again(kind: type[VideoReader], given: tuple[Any, ...], closed: bool) -> VideoReader:
+    """The reader that was pickled."""
+    reader = kind(*given)
+    if closed:
+        reader.close()
+    return reader
 
 
 def check_backend(backend: str | None) -> None:
@@ -220,7 +334,7 @@ def check_backend(backend: str | None) -> None:
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not known; use one of {', '.join(BACKENDS)}")
     if backend == "torchcodec":
-        from vov3d.video._torchcodec import require_torchcodec
+        from vov3d.video.decoders.torchcodec import require_torchcodec
 
         require_torchcodec()
 
@@ -228,21 +342,27 @@ def check_backend(backend: str | None) -> None:
 def _check_settings(source: Source, backend: str | None, fps: float | None) -> None:
     """Refuses settings that make no sense or would have no effect."""
     check_backend(backend)
-    file = is_file(source)
+    file, name = is_file(source), printable(source_name(source))
     if fps is not None and file:
-        raise ValueError(f"{source_name(source)}: fps is for frames in an array or a folder; a file has its own rate")
+        raise ValueError(f"{name}: fps is for frames in an array or a folder; a file has its own rate")
     if fps is not None and not 0 < fps < math.inf:
         raise ValueError(f"fps {fps} must be positive and finite")
     if backend is not None and not file:
-        raise ValueError(f"{source_name(source)}: backend is for video files; frames are decoded already or by Pillow")
+        raise ValueError(f"{name}: backend is for video files; frames are decoded already or by Pillow")
 
 
 def _file_frames(media: Media, backend: str | None) -> FrameSource:
     """The frames of a video file."""
-    if backend == "torchcodec":
-        from vov3d.video._torchcodec import TorchCodecFrames
+    media = replace(media, name=printable(media.name))
+    with named(media.name):
+        if is_webp(head_of(media)):  # FFmpeg reads no animated WebP
+            from vov3d.video.decoders.webp import WebPFrames
 
-        return TorchCodecFrames(media)
-    from vov3d.video._pyav import PyAVFrames
+            return WebPFrames(media)
+        if backend == "torchcodec":
+            from vov3d.video.decoders.torchcodec import TorchCodecFrames
 
-    return PyAVFrames(media)
+            return TorchCodecFrames(media)
+        from vov3d.video.decoders.pyav import PyAVFrames
+
+        return PyAVFrames(media)

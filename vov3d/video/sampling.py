@@ -4,13 +4,14 @@ Two ways of choosing frames are published with the weights. *Dense* sampling tak
 `stride * clip_len` frames of a 30 frames-per-second video and spreads `clip_len` points over it (Kinetics).
 *Segment* sampling cuts the whole video into `clip_len` parts and takes one frame of each (Something-Something).
 Both are the arithmetic of PySlowFast's loaders to the digit (https://github.com/facebookresearch/SlowFast), with
-which the published weights were trained and evaluated.
+which the published weights were trained and evaluated; what the authors' loaders draw at random for several clips of
+segments is drawn here from seeds of our own. Videos whose frames come at a variable rate are planned by time.
 """
 
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -19,9 +20,12 @@ import torch
 __all__ = [
     "Views",
     "clip_indices",
+    "clip_times",
     "crop_boxes",
     "dense_indices",
     "parse_views",
+    "random_clip_indices",
+    "random_clip_times",
     "random_dense_indices",
     "segment_indices",
 ]
@@ -132,18 +136,20 @@ def segment_indices(num_frames: int, clip_len: int, rng: random.Random | None = 
     return [rng.randint(start, end) for start, end in pairwise(edges)]
 
 
-def clip_indices(cfg: Mapping[str, Any], num_frames: int, fps: float, num_clips: int) -> list[list[int]]:
+def clip_indices(cfg: Mapping[str, Any], num_frames: int, fps: float, num_clips: int, key: int = 0) -> list[list[int]]:
     """Frames of every clip of a multi-view plan.
 
     One dense clip is taken from the middle of the video, where the action is: the published plan for several
-    clips would put a single one at the very start. In a segment plan all clips are equal, since the published
-    loader ignores the clip's number; `VideoClassifier` computes equal clips once.
+    clips would put a single one at the very start. One clip of a segment plan takes the middle frame of each part;
+    of several, each takes a frame of each part at random, as the authors' loaders do for Something-Something. What
+    is drawn depends on `key`, the clip's number and `num_frames` alone, so that it is the same again.
 
     Args:
         cfg: a model's `pretrained_cfg`; `num_frames`, `sampling` and, for dense sampling, `frame_stride` are used.
         num_frames: frames in the video.
         fps: frames per second of the video.
         num_clips: clips in the plan.
+        key: seeds what several clips of a segment plan draw: `VideoReader.content_key` of the video.
 
     Returns:
         `num_clips` lists of `cfg["num_frames"]` indices.
@@ -151,17 +157,80 @@ def clip_indices(cfg: Mapping[str, Any], num_frames: int, fps: float, num_clips:
     Raises:
         ValueError: for an unknown sampling, a missing stride, an empty video or a plan without clips.
     """
-    if num_clips < 1:
-        raise ValueError(f"a plan needs at least one clip, not {num_clips}")
-    clip_len, stride, sampling = cfg["num_frames"], cfg.get("frame_stride"), cfg["sampling"]
-    if sampling == "segment":
-        return [segment_indices(num_frames, clip_len)] * num_clips
-    if sampling != "dense":
-        raise ValueError(f"pretrained_cfg has sampling {sampling!r}: 'dense' and 'segment' are known")
+    clip_len, stride = _checked(cfg, num_clips)
     if stride is None:
-        raise ValueError("pretrained_cfg has dense sampling but no frame_stride: set it, e.g. to 5")
-    places = [0.5] if num_clips == 1 else range(num_clips)
-    return [dense_indices(num_frames, fps, clip_len, stride, place, num_clips) for place in places]
+        if num_clips == 1:
+            return [segment_indices(num_frames, clip_len)]
+        draws = (random.Random(f"{key} {clip} {num_frames}") for clip in range(num_clips))
+        return [segment_indices(num_frames, clip_len, rng) for rng in draws]
+    return [dense_indices(num_frames, fps, clip_len, stride, place, num_clips) for place in _places(num_clips)]
+
+
+def random_clip_indices(cfg: Mapping[str, Any], num_frames: int, fps: float, rng: random.Random) -> list[int]:
+    """Frames of a clip drawn at random, for training, by the model's way of sampling.
+
+    Args:
+        cfg: a model's `pretrained_cfg`, as for `clip_indices`.
+        num_frames: frames in the video.
+        fps: frames per second of the video.
+        rng: the source of chance.
+
+    Returns:
+        `cfg["num_frames"]` indices in increasing order, each in `[0, num_frames - 1]`.
+
+    Raises:
+        ValueError: as `clip_indices`.
+    """
+    clip_len, stride = _checked(cfg, 1)
+    if stride is None:
+        return segment_indices(num_frames, clip_len, rng)
+    return random_dense_indices(num_frames, fps, clip_len, stride, rng)
+
+
+def clip_times(cfg: Mapping[str, Any], last: float, num_clips: int, key: int = 0) -> list[list[float]]:
+    """The plan of `clip_indices` in seconds, for a video whose frames come at a variable rate.
+
+    Such a file has no rate by which frames could be counted: its average may be ten times below that of every part
+    of it. The frames of a dense clip are exactly `stride / 30` seconds apart, segments have equal lengths in time.
+
+    Args:
+        cfg: a model's `pretrained_cfg`, as for `clip_indices`.
+        last: seconds from the first frame to the last.
+        num_clips: clips in the plan.
+        key: as for `clip_indices`.
+
+    Returns:
+        `num_clips` lists of `cfg["num_frames"]` rising times; those behind `last` stand for the last frame.
+
+    Raises:
+        ValueError: as `clip_indices`, and for a last frame before the first.
+    """
+    clip_len, stride = _checked(cfg, num_clips)
+    if stride is None:
+        plan = clip_indices(cfg, _ticks(last), _REFERENCE_FPS, num_clips, key)
+        return [[index / _REFERENCE_FPS for index in clip] for clip in plan]
+    room = _room(last, clip_len, stride)
+    return [_apart(room * place / num_clips, clip_len, stride) for place in _places(num_clips)]
+
+
+def random_clip_times(cfg: Mapping[str, Any], last: float, rng: random.Random) -> list[float]:
+    """`random_clip_indices` in seconds, for a video whose frames come at a variable rate; see `clip_times`.
+
+    Args:
+        cfg: a model's `pretrained_cfg`, as for `clip_indices`.
+        last: seconds from the first frame to the last.
+        rng: the source of chance.
+
+    Returns:
+        `cfg["num_frames"]` rising times.
+
+    Raises:
+        ValueError: as `clip_times`.
+    """
+    clip_len, stride = _checked(cfg, 1)
+    if stride is None:
+        return [index / _REFERENCE_FPS for index in segment_indices(_ticks(last), clip_len, rng)]
+    return _apart(rng.uniform(0, _room(last, clip_len, stride)), clip_len, stride)
 
 
 def crop_boxes(height: int, width: int, size: int, num_crops: int) -> tuple[tuple[int, int], list[tuple[int, int]]]:
@@ -200,6 +269,42 @@ def _resized(height: int, width: int, size: int) -> tuple[int, int]:
     if width < height:
         return math.floor(height / width * size), size
     return size, math.floor(width / height * size)
+
+
+def _checked(cfg: Mapping[str, Any], num_clips: int) -> tuple[int, float | None]:
+    """Frames of a clip and their stride, which is None for segments, of a plan that makes sense."""
+    if num_clips < 1:
+        raise ValueError(f"a plan needs at least one clip, not {num_clips}")
+    clip_len, stride, sampling = cfg["num_frames"], cfg.get("frame_stride"), cfg["sampling"]
+    if sampling == "segment":
+        return clip_len, None
+    if sampling != "dense":
+        raise ValueError(f"pretrained_cfg has sampling {sampling!r}: 'dense' and 'segment' are known")
+    if stride is None:
+        raise ValueError("pretrained_cfg has dense sampling but no frame_stride: set it, e.g. to 5")
+    return clip_len, stride
+
+
+def _places(num_clips: int) -> Sequence[float]:
+    """Where dense clips start, in parts of the room that they have, times their number."""
+    return [0.5] if num_clips == 1 else range(num_clips)
+
+
+def _ticks(last: float) -> int:
+    """Frames at 30 per second from the first frame of a video to the last."""
+    if not 0 <= last < math.inf:
+        raise ValueError(f"a video whose last frame is shown after {last} seconds has nothing to sample")
+    return round(last * _REFERENCE_FPS) + 1
+
+
+def _room(last: float, clip_len: int, stride: float) -> float:
+    """Seconds by which a dense clip can be moved."""
+    return max(_ticks(last) - _dense_span(1, _REFERENCE_FPS, clip_len, stride), 0) / _REFERENCE_FPS
+
+
+def _apart(start: float, clip_len: int, stride: float) -> list[float]:
+    """Times of the frames of a dense clip."""
+    return [start + number * stride / _REFERENCE_FPS for number in range(clip_len)]
 
 
 def _check_counts(num_frames: int, clip_len: int) -> None:

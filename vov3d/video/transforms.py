@@ -5,13 +5,15 @@ from typing import Any
 
 import torch
 
+from vov3d.extras import install
+
 try:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as tv
 except ImportError as error:
-    raise ImportError("vov3d.video.transforms needs torchvision: pip install 'vov3d[video]'") from error
+    raise ImportError(f"vov3d.video.transforms needs torchvision: {install('video')}") from error
 
-from vov3d.video._layout import stack_pictures
+from vov3d.video.decoders.base import stack_pictures
 from vov3d.video.sampling import crop_boxes
 
 __all__ = ["EvalTransform", "TrainTransform", "eval_transform", "train_transform"]
@@ -27,18 +29,21 @@ class EvalTransform:
     Args:
         cfg: a model's `pretrained_cfg`, as for `eval_transform`.
         num_crops: 1 (centre) or 3 (along the long side).
+        antialias: as for `eval_transform`.
 
     Attributes:
         size: rows and columns of a crop, in pixels.
         num_crops: crops of each clip.
+        antialias: whether frames are filtered before they are made smaller.
 
     Raises:
         ValueError: for another number of crops or an unknown interpolation.
     """
 
-    def __init__(self, cfg: Mapping[str, Any], num_crops: int = 1) -> None:
+    def __init__(self, cfg: Mapping[str, Any], num_crops: int = 1, antialias: bool = True) -> None:
         self.size: int = (cfg.get("test_input_size") or cfg["input_size"])[-1]
         self.num_crops = num_crops
+        self.antialias = antialias
         self._mode = _interpolation(cfg)
         self._mean, self._std = list(cfg["mean"]), list(cfg["std"])
         crop_boxes(self.size, self.size, self.size, num_crops)  # refuses another number of crops before any video
@@ -57,7 +62,7 @@ class EvalTransform:
         """
         height, width = frames.shape[-2:]
         resized, _ = crop_boxes(height, width, self.size, self.num_crops)
-        return _resize(frames, resized, self._mode)
+        return _resize(frames, resized, self._mode, self.antialias)
 
     def crop(self, frames: torch.Tensor) -> torch.Tensor:
         """Cuts the crops out of resized frames and normalises them.
@@ -114,18 +119,27 @@ class TrainTransform:
         cfg: a model's `pretrained_cfg`, as for `train_transform`.
         scales: smallest and largest short side in pixels.
         flip: whether half of the clips are mirrored; None as for `train_transform`.
+        antialias: as for `eval_transform`.
 
     Attributes:
         size: rows and columns of the crop, in pixels.
         scales: smallest and largest short side, in pixels.
         flip: whether half of the clips are mirrored.
+        antialias: whether frames are filtered before they are made smaller.
 
     Raises:
         ValueError: for scales below the crop or in the wrong order, or an unknown interpolation.
     """
 
-    def __init__(self, cfg: Mapping[str, Any], scales: tuple[int, int] = (256, 320), flip: bool | None = None) -> None:
+    def __init__(
+        self,
+        cfg: Mapping[str, Any],
+        scales: tuple[int, int] = (256, 320),
+        flip: bool | None = None,
+        antialias: bool = True,
+    ) -> None:
         self.size: int = cfg["input_size"][-1]
+        self.antialias = antialias
         self.scales = scales
         if flip is None:
             flip = cfg["sampling"] != "segment"
@@ -145,21 +159,23 @@ class TrainTransform:
         short = _randint(self.scales[0], self.scales[1])
         height, width = frames.shape[-2:]
         (height, width), _ = crop_boxes(height, width, short, 1)
-        frames = _resize(frames, (height, width), self._mode)
+        frames = _resize(frames, (height, width), self._mode, self.antialias)
         corner = _randint(0, height - self.size), _randint(0, width - self.size)
         clip = _normalized(stack_pictures(_cut(frames, [corner], self.size)), self._mean, self._std)[0]
         return tv.horizontal_flip(clip) if self.flip and _randint(0, 1) else clip
 
 
-def eval_transform(cfg: Mapping[str, Any], num_crops: int = 1) -> EvalTransform:
+def eval_transform(cfg: Mapping[str, Any], num_crops: int = 1, antialias: bool = True) -> EvalTransform:
     """The evaluation pipeline that fits a model's weights.
 
-    The short side is resized (antialiased) to the test size, then crops are cut, divided by 255, and normalised.
+    The short side is resized to the test size, then crops are cut, divided by 255, and normalised. Resizing is
+    antialiased, which the published loaders are not: `antialias=False` repeats them.
 
     Args:
         cfg: a model's `pretrained_cfg`; `test_input_size` (or `input_size` where it is missing), `interpolation`,
             `mean` and `std` are used.
         num_crops: 1 for the centre; 3 for left, centre and right (top, centre and bottom of upright videos).
+        antialias: whether frames are filtered before they are made smaller.
 
     Returns:
         A callable from uint8 `(T, C, H, W)` to float32 `(num_crops, C, T, S, S)`.
@@ -167,11 +183,14 @@ def eval_transform(cfg: Mapping[str, Any], num_crops: int = 1) -> EvalTransform:
     Raises:
         ValueError: for another number of crops or an unknown interpolation.
     """
-    return EvalTransform(cfg, num_crops)
+    return EvalTransform(cfg, num_crops, antialias)
 
 
 def train_transform(
-    cfg: Mapping[str, Any], scales: tuple[int, int] = (256, 320), flip: bool | None = None
+    cfg: Mapping[str, Any],
+    scales: tuple[int, int] = (256, 320),
+    flip: bool | None = None,
+    antialias: bool = True,
 ) -> TrainTransform:
     """The training pipeline of the paper: a random short side, a random crop and a random flip.
 
@@ -180,6 +199,7 @@ def train_transform(
         scales: smallest and largest short side in pixels; those of the paper fit crops of 224.
         flip: whether half of the clips are mirrored. By default unless sampling is by segments:
             Something-Something has classes that differ only in left and right.
+        antialias: as for `eval_transform`.
 
     Returns:
         A callable from uint8 `(T, C, H, W)` to float32 `(C, T, S, S)`.
@@ -187,7 +207,7 @@ def train_transform(
     Raises:
         ValueError: for scales below the crop or in the wrong order, or an unknown interpolation.
     """
-    return TrainTransform(cfg, scales, flip)
+    return TrainTransform(cfg, scales, flip, antialias)
 
 
 def _interpolation(cfg: Mapping[str, Any]) -> InterpolationMode:
@@ -204,14 +224,14 @@ def _check_frames(frames: torch.Tensor) -> None:
         raise ValueError(f"expected uint8 frames (T, C, H, W), got {frames.dtype} {tuple(frames.shape)}")
 
 
-def _resize(frames: torch.Tensor, size: tuple[int, int], mode: InterpolationMode) -> torch.Tensor:
+def _resize(frames: torch.Tensor, size: tuple[int, int], mode: InterpolationMode, antialias: bool) -> torch.Tensor:
     """Resizes uint8 frames to (height, width); in uint8, which torchvision does several times faster than in float."""
     if max(size) > _LONGEST * min(size):
         raise ValueError(
             f"frames of {frames.shape[-1]}x{frames.shape[-2]} pixels would become {size[1]}x{size[0]} by resizing "
             f"the short side; the long side may be {_LONGEST} times as long at most: cut the frames first"
         )
-    return frames if tuple(frames.shape[-2:]) == size else tv.resize(frames, list(size), mode, antialias=True)
+    return frames if tuple(frames.shape[-2:]) == size else tv.resize(frames, list(size), mode, antialias=antialias)
 
 
 def _cut(frames: torch.Tensor, corners: list[tuple[int, int]], size: int) -> list[torch.Tensor]:

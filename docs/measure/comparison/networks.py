@@ -9,7 +9,7 @@ import torch
 
 import vov3d
 from vov3d.models.budget import Cost, network_cost
-from vov3d.video.moving_shapes import CLASSES
+from vov3d.synthetic.moving_shapes import CLASSES
 
 SIZE = 32  # pixels
 

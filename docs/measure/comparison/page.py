@@ -1,4 +1,4 @@
-"""The measured parts of docs/evidence.md, from the runs that are there."""
+"""The measured parts of docs/results/evidence.md, from the runs that are there."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from comparison.networks import NETWORKS, TABLE3, TABLE4, cost
 from comparison.pictures import draw_errors, draw_tempo
 from comparison.plans import PLANS, Found, best_rate, planned, runs_of, spread, tempo_top1, top1
 from comparison.runs import RATES, SEEDS, STRIDES, Run
-from vov3d.video.moving_shapes import CLASSES
+from vov3d.synthetic.moving_shapes import CLASSES
 
 Rows = dict[str, list[dict[str, Any]]]
 NOTHING = "*No run is done.*"

@@ -1,4 +1,4 @@
-"""The pictures of docs/evidence.md: colours tell T-OSA from X3D, dashes what is not factorized."""
+"""The pictures of docs/results/evidence.md: colours tell T-OSA from X3D, dashes what is not factorized."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -9,7 +9,7 @@ import numpy as np
 
 from comparison.networks import TABLE3, TABLE4
 from comparison.runs import RATES, SEEDS, Run
-from vov3d.video.moving_shapes import CLASSES
+from vov3d.synthetic.moving_shapes import CLASSES
 
 Found = Mapping[str, dict[str, Any]]
 """What runs measured, by their names."""

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from train import Trainer
-from training.clips import load, open_clips, to_network
-from training.log import UPDATES, read_log
-from training.recipe import load_recipe
-from training.sources import Source, read_source
+from reference.data.clips import load, open_clips, to_network
+from reference.data.sources import Source, read_source
+from reference.train import Trainer
+from reference.training.log import UPDATES, read_log
+from reference.training.recipe import load_recipe
 
 from comparison.kernels import aggregated_shares, odd_in_time
 from comparison.networks import NETWORKS, SIZE, cost
-from vov3d.video.moving_shapes import CLASSES
+from vov3d.synthetic.moving_shapes import CLASSES
 
 RATES = (8e-3, 1.6e-2, 4e-3)
 SEEDS = (0, 1, 2)
@@ -104,7 +104,7 @@ class CurveTrainer(Trainer):
         row = super().validate()
         number = len(self.val_source or ())
         seen = self.source.subset(np.arange(number))
-        right, _ = count_right(self.bare, seen, self.bare.pretrained_cfg, self.recipe)
+        right, _ = count_right(self.network, seen, self.network.pretrained_cfg, self.recipe)
         path, train_top1 = self.output / "curve.json", 100 * sum(right) / number
         curve = json.loads(path.read_text()) if self.epoch and path.exists() else []
         point = {"passes": (self.epoch + 1) * len(self.source), "train_top1": train_top1, "val_top1": row["top1"]}
@@ -141,7 +141,7 @@ def execute(run: Run, sizes: Sizes, results: Path, work: Path) -> dict[str, Any]
     """
     trainer = CurveTrainer(load_recipe("shapes_nano", run.overrides(sizes)), work / run.name, resume=True)
     trainer.run()
-    model, recipe, cfg = trainer.bare, trainer.recipe, trainer.bare.pretrained_cfg
+    model, recipe, cfg = trainer.network, trainer.recipe, trainer.network.pretrained_cfg
     settings = SimpleNamespace(val_clips=sizes.test, frames=sizes.frames, size=SIZE, seed=TEST_SEED - 1)
     test, _ = read_source("shapes:val", "val", recipe.data, settings, None)
     some = test.subset(np.arange(sizes.tempo))

@@ -1,0 +1,142 @@
+"""Fine-tunes a model on a folder of videos, one sub-folder a class: one plain loop to read, copy and change.
+
+    python examples/finetune.py FOLDER --output runs/mine
+    vov3d predict clip.mp4 --model runs/mine
+
+A fifth of each class is held out and measured after every epoch; the weights of the last epoch are saved.
+Needs `pip install "vov3d[video]" tqdm`. The package `reference` beside this file has the full trainer.
+"""
+
+import argparse
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import vov3d
+from vov3d.video import (
+    VideoReader,
+    eval_transform,
+    looks_like_video,
+    plan_clips,
+    plan_random_clip,
+    train_transform,
+)
+
+Files = list[tuple[Path, int]]
+
+
+class Clips(Dataset):
+    """A clip `(C, T, S, S)` and the class of each video: drawn at random to train on, the middle one to validate."""
+
+    def __init__(self, files: Files, cfg: dict[str, Any], train: bool, flip: bool = False) -> None:
+        self.files, self.cfg, self.train = files, cfg, train
+        size = cfg["input_size"][-1]
+        scales = (round(size * 8 / 7), round(size * 10 / 7))  # 256 to 320 pixels for crops of 224, as in the paper
+        self.transform = train_transform(cfg, scales, flip) if train else eval_transform(cfg)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        path, label = self.files[index]
+        with VideoReader(path) as reader:
+            if self.train:
+                wanted = plan_random_clip(self.cfg, reader, random.Random(int(torch.randint(1 << 62, ()))))
+            else:
+                wanted = plan_clips(self.cfg, reader)[0]
+            clip = self.transform(reader.read(wanted))
+        return clip if self.train else clip[0], label
+
+
+def find_videos(folder: Path) -> tuple[list[str], Files, Files]:
+    """Returns the class names, the videos to train on and those held out, drawn anew but equally on every call."""
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
+    if len(classes) < 2:
+        raise SystemExit(f"{folder}: holds {len(classes)} folders; give one sub-folder of videos for each class")
+    train: Files = []
+    held_out: Files = []
+    for label, name in enumerate(classes):
+        files = [(path, label) for path in sorted((folder / name).rglob("*")) if looks_like_video(path)]
+        if len(files) < 2:
+            raise SystemExit(
+                f"{folder / name}: holds {len(files)} videos; a class needs two, one of them to measure by"
+            )
+        random.Random(0).shuffle(files)
+        share = max(1, len(files) // 5)
+        held_out, train = held_out + files[:share], train + files[share:]
+    return classes, train, held_out
+
+
+@torch.inference_mode()
+def accuracy(model: Any, batches: DataLoader, device: torch.device) -> float:
+    """Returns the share of videos whose best class is theirs."""
+    model.eval()
+    right = [model.forward_dense(clips.to(device)).argmax(1).cpu() == labels for clips, labels in batches]
+    return torch.cat(right).float().mean().item()
+
+
+def arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="one sub-folder of videos for each class")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the fine-tuned model")
+    parser.add_argument("--model", default="vov3d_n", help="model or model.tag to start from (default: vov3d_n)")
+    parser.add_argument("--epochs", type=int, default=15, help="passes over the videos (default: 15)")
+    parser.add_argument("--batch", type=int, default=8, help="clips of an update (default: 8)")
+    parser.add_argument(
+        "--lr", type=float, default=2e-3, help="of the classifier; the rest gets a fifth (default: 2e-3)"
+    )
+    parser.add_argument("--flip", action="store_true", help="mirror half of the clips; wrong where left is not right")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Fine-tunes, validates, saves, predicts."""
+    args = arguments()
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classes, train, held_out = find_videos(args.folder)
+    model: Any = vov3d.create_model(args.model, pretrained=True, num_classes=len(classes)).to(device)
+    cfg = model.pretrained_cfg
+    loading: dict[str, Any] = {"batch_size": args.batch, "num_workers": args.workers}
+    batches = DataLoader(Clips(train, cfg, train=True, flip=args.flip), shuffle=True, **loading)
+    measured = DataLoader(Clips(held_out, cfg, train=False), **loading)
+
+    head = set(model.get_classifier().parameters())
+    groups = [
+        {"params": [p for p in model.parameters() if p not in head], "lr": args.lr / 5},
+        {"params": list(head), "lr": args.lr},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
+    steps = args.epochs * len(batches)
+    warmup = min(len(batches), steps // 2) + 1
+    schedule = torch.optim.lr_scheduler.LambdaLR(  # linear warm-up, then half a cosine
+        optimizer, lambda step: min((step + 1) / warmup, (1 + math.cos(math.pi * step / steps)) / 2)
+    )
+    for epoch in range(1, args.epochs + 1):
+        model.train()
+        for clips, labels in (bar := tqdm(batches, f"epoch {epoch} of {args.epochs}", leave=False)):
+            loss = F.cross_entropy(model(clips.to(device)), labels.to(device), label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+        print(f"epoch {epoch}: {accuracy(model, measured, device):.1%} of {len(held_out)} held-out videos are right")
+
+    vov3d.save_pretrained(model.cpu(), args.output, label_names=classes)
+    path, label = held_out[0]
+    best = vov3d.VideoClassifier(vov3d.from_pretrained(args.output))(path, topk=1)[0]
+    print(f"{path} shows {classes[label]!r}; the model says {best.label!r}, {best.score:.0%}")
+    print(f"vov3d predict FILE --model {args.output}")
+
+
+if __name__ == "__main__":
+    main()

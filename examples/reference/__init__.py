@@ -1,0 +1,1 @@
+"""The full trainer, evaluator and detector on `vov3d`, with the recipes of the paper."""

@@ -1,0 +1,171 @@
+"""Opens every video of a data set once, in parallel processes, and lists what is broken.
+
+    python -m reference.check_data FOLDER --split train
+    python -m reference.check_data kinetics/val.csv --root kinetics/val --csv checked.csv
+
+Of each video the first, the middle and the last frame are decoded; with --full all of them. Broken ones are printed
+with their cause, videos of the list that are not there among them. The exit status is 1 if there are any.
+"""
+
+import argparse
+import csv
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from reference.data.lists import LAYOUTS, VideoList, described, read_list
+from reference.training.stopping import ignore_signals
+from vov3d.cli.arguments import positive
+from vov3d.video import VideoError, VideoReader
+
+_AHEAD = 64  # videos that wait for each process
+_CRASH = "the decoder crashes on it; make the file anew, or leave it out"
+
+
+class Checked(NamedTuple):
+    """What was found of one video; a column of the CSV each."""
+
+    path: str
+    label: str
+    frames: int | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    problem: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Checks a data set; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return _checked(args)
+    except (OSError, ValueError) as error:
+        print(f"check_data: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("check_data: stopped; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="list of videos, folder of classes, or folder of a data set with its lists")
+    parser.add_argument("--root", help="where the videos of a list lie (default: looked for beside it)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="default: told by what is there")
+    parser.add_argument("--classes", help="file of class names, or k400, ssv1, ssv2 (default: those of the data)")
+    parser.add_argument("--labels-from", type=int, choices=(0, 1), help="number of the first class in a list")
+    parser.add_argument("--split", help="train, val or test, where there are several")
+    parser.add_argument("--full", action="store_true", help="decode every frame")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--csv", metavar="FILE", help="write what was found of every video")
+    return parser
+
+
+def _checked(args: argparse.Namespace) -> int:
+    if args.csv and not Path(args.csv).absolute().parent.is_dir():
+        raise ValueError(f"--csv {args.csv}: there is no folder {Path(args.csv).absolute().parent}; make it first")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what is missing is listed with what is broken
+        videos = read_list(
+            args.data, args.root, args.layout, args.classes, args.split, partial=True, labels_from=args.labels_from
+        )
+    print(*described(videos), sep="\n", file=sys.stderr)
+    rows = [Checked(str(path), "", problem="no such file") for path in videos.missing]
+    for row in rows:
+        print(f"{row.path}: {row.problem}")
+    for row in _looked_at(videos, args.full, args.workers):
+        if row.problem:
+            tqdm.write(f"{row.path}: {row.problem}")
+        rows.append(row)
+    if args.csv:
+        _write(Path(args.csv), rows)
+    broken = sum(bool(row.problem) for row in rows)
+    how = "" if args.full else " (three frames each; --full decodes all)"
+    print(f"{len(rows)} videos of {len(videos.classes)} classes, {broken} broken{how}")
+    return int(broken > 0)
+
+
+def _looked_at(videos: VideoList, full: bool, workers: int) -> Iterator[Checked]:
+    """What was found of each video, in the order of the list."""
+    paths = [str(path) for path in videos.paths]
+    labels = [videos.classes[label] for label in videos.labels]
+    with (
+        closing(in_processes(partial(look, full=full), paths, min(workers, len(paths)))) as results,
+        tqdm(zip(paths, labels, results, strict=True), total=len(paths), unit="video", disable=None) as progress,
+    ):
+        broken = 0
+        for path, label, found in progress:
+            row = Checked(path, label, problem=_CRASH) if found is None else found._replace(label=label)
+            broken += bool(row.problem)
+            progress.set_postfix(broken=broken, refresh=False)
+            yield row
+
+
+def look(path: str, full: bool) -> Checked:
+    """Opens a video and decodes its first, middle and last frame, or all."""
+    torch.set_num_threads(1)
+    try:
+        with VideoReader(path) as reader:
+            last = reader.num_frames - 1
+            wanted = range(last + 1) if full else sorted({0, last // 2, last})
+            for _ in reader.stream(wanted):
+                pass
+            lost = f"{reader.missing} of {len(wanted)} frames cannot be decoded" if reader.missing else ""
+            return Checked(path, "", reader.num_frames, round(reader.fps, 3), reader.width, reader.height, lost)
+    except (VideoError, OSError, ValueError) as error:
+        return Checked(path, "", problem=" ".join(str(error).split()).removeprefix(f"{path}: "))
+
+
+def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int) -> Generator[Any, None, None]:
+    """What `work` gives for each item, in order; None where it takes its process down.
+
+    Decoders are C code: a file that crashes one must not end the check, and is to be named.
+    """
+    context = multiprocessing.get_context(
+        "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else None
+    )
+    context.set_forkserver_preload(["vov3d.video"])  # imported once, not in each process
+    for start in range(0, len(items), _AHEAD * workers):
+        part = items[start : start + _AHEAD * workers]
+        with ProcessPoolExecutor(workers, context, initializer=ignore_signals) as pool:
+            futures = [pool.submit(work, item) for item in part]
+            for item, future in zip(part, futures, strict=True):
+                try:
+                    result = future.result()
+                except BrokenProcessPool:  # by this item, or by another that was under way
+                    result = _alone(work, item, context)
+                yield result
+
+
+def _alone(work: Callable[[str], Any], item: str, context: Any) -> Any:
+    """What `work` gives in a process of its own, or None if that dies."""
+    with ProcessPoolExecutor(1, context, initializer=ignore_signals) as pool:
+        try:
+            return pool.submit(work, item).result()
+        except BrokenProcessPool:
+            return None
+
+
+def _write(path: Path, rows: list[Checked]) -> None:
+    """Writes the CSV; nothing half-written is ever there."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(Checked._fields)
+        writer.writerows(rows)
+    os.replace(draft, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""From sources to batches of clips; what is drawn for a clip depends on the seed, the epoch and its index alone."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from reference.data.sources import Source
+from reference.training.stopping import ignore_signals
+from reference.training.workers import Places, naming
+from vov3d.video import (
+    VideoError,
+    VideoReader,
+    clip_indices,
+    eval_transform,
+    plan_clips,
+    plan_random_clip,
+    random_clip_indices,
+    train_transform,
+)
+
+Key = tuple[int, int]
+"""Epoch and index of a clip."""
+
+_TRIES = 10  # draws in place of a broken file
+
+
+class Batch(NamedTuple):
+    """Clips with labels, and what was found broken on the way.
+
+    Attributes:
+        clips: normalised float32 `(B, C, T, S, S)`, or uint8 `(B, T, S, S, C)` for `to_network`.
+        labels: int64 `(B,)`.
+        broken: Reasons by name of the file.
+    """
+
+    clips: torch.Tensor
+    labels: torch.Tensor
+    broken: dict[str, str]
+
+
+def plan_epoch(number: int, batch: int, parts: int, seed: int, epoch: int) -> list[list[np.ndarray]]:
+    """Which clips each process and each backward pass of each update takes.
+
+    A random order of all clips is cut into updates that differ by one clip at most, and each of these into parts that
+    do: every clip is there once, no part is empty, and no small batch is left at the end.
+
+    Args:
+        number: Clips there are.
+        batch: Most clips of an update (a little more where there are fewer clips than that for each part).
+        parts: Processes times backward passes.
+        seed: Of the run.
+        epoch: From 0.
+
+    Returns:
+        Indices, by update and part.
+
+    Raises:
+        ValueError: If there are fewer clips than parts.
+    """
+    if min(number, batch) < parts:
+        raise ValueError(
+            f"{number} clips in batches of {batch} cannot be shared by {parts} processes x backward passes"
+        )
+    order = np.random.default_rng((seed, epoch)).permutation(number)
+    updates = -(-number // batch)
+    while number // updates < parts:
+        updates -= 1
+    return [np.array_split(update, parts) for update in np.array_split(order, updates)]
+
+
+def load(clips: "Clips", batches: Sequence[Sequence[Key]], workers: int) -> Iterator[Batch]:
+    """The batches that are asked for, in order; torch's global random numbers are left alone.
+
+    Raises:
+        WorkerError: If a process that reads videos dies; it names the file.
+    """
+    if not batches:
+        return
+    workers = 0 if isinstance(clips, MemoryClips) else workers
+    clips.places = Places(workers)
+    loader = DataLoader(
+        clips,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        worker_init_fn=ignore_signals,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+    )
+    with naming(clips.places, lambda index: str(clips.source.file(index))):
+        yield from loader
+
+
+def to_network(clips: torch.Tensor, cfg: Mapping[str, Any], like: torch.Tensor) -> torch.Tensor:
+    """Brings the clips of a batch to the device and the precision of a parameter, normalised `(B, C, T, S, S)`."""
+    clips = clips.to(like.device, non_blocking=True)
+    if clips.dtype == torch.uint8:
+        mean, std = (255 * torch.tensor(cfg[key], device=like.device) for key in ("mean", "std"))
+        clips = clips.float().sub_(mean).div_(std).permute(0, 4, 1, 2, 3)
+    return clips.to(like.dtype)
+
+
+def open_clips(source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> "Clips":
+    """The data set of a source.
+
+    Args:
+        source: Videos or clips.
+        cfg: The model's `pretrained_cfg`.
+        recipe: With the sections `clip` and `train`.
+        train: Random clips rather than the one in the middle.
+    """
+    kind = VideoClips if source.clips is None else MemoryClips
+    return kind(source, cfg, recipe, train)
+
+
+class Clips(Dataset, ABC):
+    """What both kinds of data sets have in common."""
+
+    def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
+        self.source, self.cfg, self.train, self.seed = source, cfg, train, recipe.train.seed
+        self.labels = torch.from_numpy(source.labels)
+        self.places = Places(0)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @abstractmethod
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """A batch; torch's loader calls this."""
+
+    def _frames(self, num_frames: int, fps: float, rng: random.Random) -> list[int]:
+        """Indices of the frames of a clip."""
+        if self.train:
+            return random_clip_indices(self.cfg, num_frames, fps, rng)
+        return clip_indices(self.cfg, num_frames, fps, 1)[0]
+
+
+class VideoClips(Clips):
+    """Clips that are decoded. A broken file is replaced by another draw in training and left out in validation."""
+
+    def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
+        super().__init__(source, cfg, recipe, train)
+        size = cfg["input_size"][-1]
+        self._scales: tuple[int, int] = tuple(recipe.clip.scales) or (round(size * 8 / 7), round(size * 10 / 7))
+        self._inverse, self._flip = recipe.clip.inverse_scales, recipe.clip.flip
+        self._crop = train_transform(cfg, self._scales, recipe.clip.flip) if train else eval_transform(cfg)
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """Decodes a batch."""
+        broken: dict[str, str] = {}
+        found = [pair for key in keys if (pair := self._one(key, broken)) is not None]
+        size = self._crop.size
+        clips = torch.stack([clip for clip, _ in found]) if found else torch.empty(0, 3, 1, size, size)
+        return Batch(clips, self.labels[[index for _, index in found]], broken)
+
+    def _one(self, key: Key, broken: dict[str, str]) -> tuple[torch.Tensor, int] | None:
+        """A clip and the index that its label has."""
+        index, rng = key[1], random.Random(repr((self.seed, *key)))
+        for _ in range(_TRIES if self.train else 1):
+            self.places.note(index)
+            try:
+                return self._read(index, rng), index
+            except (VideoError, OSError, ValueError) as error:
+                broken[str(self.source.file(index))] = str(error)
+            index = rng.randrange(len(self))
+        if self.train:
+            raise VideoError(f"{_TRIES} files in a row are broken, among them {'; '.join(broken.values())}")
+        return None
+
+    def _read(self, index: int, rng: random.Random) -> torch.Tensor:
+        file: Any = self.source.file(index)
+        with VideoReader(file if isinstance(file, Path) else file.read()) as reader:
+            indices = plan_random_clip(self.cfg, reader, rng) if self.train else plan_clips(self.cfg, reader)[0]
+            shown = dict(reader.stream(indices))
+            if reader.missing:
+                raise VideoError(f"{file}: is cut short or damaged, {reader.missing} of its frames are missing")
+        frames = torch.stack([shown[i] for i in indices])
+        if not self.train:
+            return self._crop(frames)[0]
+        with torch.random.fork_rng(devices=[]):  # the transform draws from the global generator
+            torch.manual_seed(rng.getrandbits(63))
+            return self._jitter(rng)(frames)
+
+    def _jitter(self, rng: random.Random) -> Any:
+        """The transform of a clip: with one short side where that is drawn uniformly in its inverse."""
+        if not self._inverse:
+            return self._crop
+        low, high = self._scales
+        side = round(1 / rng.uniform(1 / high, 1 / low))
+        return train_transform(self.cfg, (side, side), self._flip)
+
+
+class MemoryClips(Clips):
+    """Clips in memory: cut and mirrored at random, a quarter of the bytes of floats go to the network's device."""
+
+    def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
+        super().__init__(source, cfg, recipe, train)
+        assert source.clips is not None
+        self.size = cfg["input_size"][-1] if train else (cfg.get("test_input_size") or cfg["input_size"])[-1]
+        self.shift: int = recipe.clip.shift if train else 0
+        self.flip: bool = recipe.clip.flip if train else False
+        height, width = source.clips.shape[2:4]
+        if min(height, width) < self.size:
+            key = "clip.size" if train else "clip.test_size"
+            raise ValueError(f"{source.name}: clips of {width}x{height} pixels cannot be cut to {key}={self.size}")
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """Cuts a batch."""
+        clips = torch.empty(len(keys), self.cfg["num_frames"], self.size, self.size, 3, dtype=torch.uint8)
+        for key, out in zip(keys, clips.numpy(), strict=True):
+            self._cut(key, out)
+        return Batch(clips, self.labels[[index for _, index in keys]], {})
+
+    def _cut(self, key: Key, out: np.ndarray) -> None:
+        """Writes a clip into `out`; what lies beyond the border repeats the border."""
+        assert self.source.clips is not None
+        clip, rng = self.source.clips[key[1]], random.Random(repr((self.seed, *key)))
+        if len(clip) != len(out):
+            clip = clip[self._frames(len(clip), 30, rng)]
+        slices, inner = [], []
+        for length in clip.shape[1:3]:
+            room = length - self.size
+            start = rng.randint(-self.shift, room + self.shift) if self.train else room // 2
+            slices.append(slice(max(start, 0), min(start + self.size, length)))
+            inner.append(slice(max(-start, 0), min(length - start, self.size)))
+        rows, columns = inner
+        out[:, rows, columns] = clip[:, slices[0], slices[1]]
+        out[:, rows, : columns.start] = out[:, rows, columns.start : columns.start + 1]
+        out[:, rows, columns.stop :] = out[:, rows, columns.stop - 1 : columns.stop]
+        out[:, : rows.start] = out[:, rows.start : rows.start + 1]
+        out[:, rows.stop :] = out[:, rows.stop - 1 : rows.stop]
+        if self.flip and rng.random() < 0.5:
+            out[:] = out[:, :, ::-1].copy()
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,523 @@
+"""What the lists and folders of data sets say, as they stand on disk; `video_lists` makes a `VideoList` of it."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from vov3d.labels import read_label_names
+from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
+
+LISTS = ("something-something-v2-{}.json", "something-something-v1-{}.csv", "{}.csv", "{}.txt", "{}.json")
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "validate", "valid"),
+    "test": ("test", "testing"),
+}
+_VIDEOS = tuple(VIDEO_ENDINGS)
+_LIST_FOLDERS = ("", "labels", "annotations")  # where in a data set its lists lie
+_ROOTS = ("", "20bn-something-something-v1", "20bn-something-something-v2", "videos", "frames", "clips")
+_LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".list", ".lst")
+_NUMBERED = ("classInd.txt", "categories.txt", "classes.txt", "labels.txt")  # `1 ApplyEyeMakeup` a line
+# What computers, cameras and players leave beside videos.
+_LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found", "icon\r")
+_COMPANIONS = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".idx", ".nfo", ".thm", ".lrv", ".part", ".url", ".ini")
+_PATH_WORDS = (
+    "path file filename filepath name video videos videoname videopath videoid clip clipname clippath clipid id"
+)
+_LABEL_WORDS = "label labels labelid labelname class classes classid classname tag tags category target action verb y"
+
+
+class Entry(NamedTuple):
+    """A video as a list names it: `where` is the file and line, `there` whether it was found."""
+
+    path: Path
+    label: str
+    where: str
+    there: bool = True
+
+
+class Row(NamedTuple):
+    """A line of a list that names a video by its id: `where` is the file and line."""
+
+    name: str
+    label: str
+    where: str
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+
+
+class SplitError(ValueError):
+    """A split was asked for that is not there, or none where there are several."""
+
+
+def split_of(name: str) -> str | None:
+    """`"val"` for a folder, a list or a word such as `validation`; None for what names no split."""
+    return next((split for split, names in SPLITS.items() if name.casefold() in names), None)
+
+
+def chosen_split(source: Path, split: str | None, there: Sequence[str]) -> str:
+    """The split that was asked for, or the only one.
+
+    Raises:
+        SplitError: If there is no such split, or none was asked for where there are several.
+    """
+    wanted = split_of(split) if split else None
+    if wanted in there:
+        return str(wanted)
+    if split is None and len(there) == 1:
+        return there[0]
+    asked = f"has no split {split!r}" if split else "has several splits"
+    raise SplitError(f"{source}: {asked}; say which with split={' or '.join(map(repr, there))}")
+
+
+def check_no_split(source: Path, split: str | None) -> None:
+    """Raises SplitError if a split was asked for where there is only one set."""
+    if split is not None:
+        raise SplitError(f"{source}: split={split!r} has no effect, there is only one set; leave it out")
+
+
+# --- class folders ---------------------------------------------------------------------------------------------------
+
+
+class Folders(NamedTuple):
+    """Class folders: class names in index order, videos, and what is to be said about them."""
+
+    classes: tuple[str, ...]
+    entries: list[Entry]
+    notes: tuple[str, ...]
+
+
+def from_folders(source: Path, split: str | None) -> Folders:
+    """Class names and videos of class folders; the classes are those of all splits together."""
+    left_out: list[str] = []
+    parts = {split_of(folder.name): folder for folder in _subfolders(source, left_out)}
+    if parts and None not in parts:
+        chosen = parts[chosen_split(source, split, [str(part) for part in parts])]
+    else:
+        check_no_split(source, split)
+        chosen, parts = source, {None: source}
+    classes = sorted({folder.name for part in parts.values() for folder in _subfolders(part, [])})
+    if not classes:
+        raise ValueError(f"{chosen}: holds no class folders; expected one folder a class, with its videos inside")
+    folders = _subfolders(chosen, left_out if chosen != source else [])
+    entries = [entry for folder in folders for entry in _videos_of_class(folder, left_out)]
+    left_out = [os.path.relpath(item, source) for item in left_out]
+    told = f"left out, no videos: {', '.join(left_out[:5])}" + (f" and {len(left_out) - 5} more" * (len(left_out) > 5))
+    return Folders(tuple(classes), entries, (told,) if left_out else ())
+
+
+def check_no_lists(source: Path, classes: object) -> None:
+    """Refuses class folders with a list of videos beside them, of which one would be left out.
+
+    Raises:
+        ValueError: If there is a list; a file that was given as `classes` is none.
+    """
+    for folder in (source, *(f for f in _subfolders(source, []) if split_of(f.name))):
+        for file in sorted(folder.iterdir()):
+            given = isinstance(classes, (str, Path)) and Path(classes).is_file() and file.samefile(classes)
+            if file.suffix.lower() in _LIST_ENDINGS and file.is_file() and not given and _is_list(file):
+                raise ValueError(
+                    f"{source}: holds class folders, and {file.name}, which reads as a list of videos; say which with "
+                    f"layout='folder', or give the list itself, {file}"
+                )
+
+
+def _is_list(file: Path) -> bool:
+    """Whether most lines of a file name a video, or end in a number as those of a list do."""
+    with file.open("rb") as stream:
+        text = stream.read(1 << 16).decode("utf-8-sig", errors="replace")
+    lines = [line.strip().lower() for line in text.splitlines()[:200] if line.strip()]
+    if file.suffix.lower() == ".json":
+        return any(ending in text.lower() for ending in _VIDEOS) or '"template"' in text
+    count = sum(
+        any(ending in line for ending in _VIDEOS)
+        or (len(cells := re.split(r"[ ,;\t]", line)) > 1 and cells[-1].isdecimal())
+        for line in lines
+    )
+    return "youtube_id" in text or count > len(lines) / 2
+
+
+def _videos_of_class(folder: Path, left_out: list[str]) -> list[Entry]:
+    items = []
+    for item in sorted(item for item in folder.iterdir() if not item.name.startswith(".")):
+        if item.name.casefold() in _LEFTOVERS or (item.suffix.lower() in _COMPANIONS and not item.is_dir()):
+            left_out.append(str(item))
+        else:
+            items.append(item)
+    folders = [item for item in items if item.is_dir()]
+    # one is enough: the check of a whole data set opens them all
+    if folders and not any(looks_like_picture(file) for file in folders[0].iterdir()):
+        raise ValueError(f"{folders[0]}: holds no pictures; in a class folder, a folder is the frames of one video")
+    for item in items:
+        if looks_like_picture(item) and not item.is_dir():
+            raise ValueError(f"{item}: is a picture; a class folder holds videos, or a folder of frames for each video")
+        if not looks_like_video(item) and not item.is_dir():
+            raise ValueError(f"{item}: is neither a video nor a folder of frames; move it out of the class folder")
+    return [Entry(item, folder.name, str(item)) for item in items]
+
+
+def _subfolders(folder: Path, left_out: list[str]) -> list[Path]:
+    """Folders in a folder; what computers leave behind is told."""
+    found = []
+    for item in sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")):
+        if item.name.casefold() in _LEFTOVERS:
+            left_out.append(str(item))
+        else:
+            found.append(item)
+    return found
+
+
+# --- list files ------------------------------------------------------------------------------------------------------
+
+
+def list_in(source: Path, split: str | None) -> Path | None:
+    """The list that a file is, or that the folder of a data set holds; None in folders without lists."""
+    if not source.is_dir():
+        return source
+    found: dict[str, Path] = {}
+    for name, aliases in SPLITS.items():
+        names = [pattern.format(alias) for pattern in LISTS for alias in aliases]
+        files = (source / folder / file for folder in _LIST_FOLDERS for file in names)
+        if file := next((file for file in files if file.is_file()), None):
+            found[name] = file
+    return found[chosen_split(source, split, list(found))] if found else None
+
+
+def layout_of(file: Path) -> str:
+    """The layout of a list, told by its ending and its first line."""
+    if file.suffix.lower() == ".json":
+        return "ssv2"
+    first = next((line for line in read_lines(file) if line.strip()), "")
+    if "youtube_id" in first.split(","):
+        return "kinetics"
+    return "ssv1" if first.partition(";")[0].isdecimal() and ";" in first else "csv"
+
+
+def names_beside(listed: Path, layout: str) -> tuple[str, ...]:
+    """The class names that Something-Something publishes beside its lists; none where there is no such file."""
+    if layout not in ("ssv1", "ssv2"):
+        return ()
+    names = (f"something-something-{layout[2:]}-labels", "labels")
+    files = [listed.with_name(name + ending) for name in names for ending in (".json", ".csv")]
+    return next((tuple(read_label_names(file)) for file in files if file.is_file()), ())
+
+
+def numbers_beside(listed: Path) -> tuple[Path, dict[int, str]] | None:
+    """The file beside a list that says which number is which class, as UCF101's classInd.txt, and what it says."""
+    for name in _NUMBERED:
+        if (file := listed.with_name(name)).is_file() and (found := numbered_names(file)):
+            return file, found
+    return None
+
+
+def numbered_names(file: Path) -> dict[int, str]:
+    """Class names by number, of lines such as `1 ApplyEyeMakeup`; none where the lines are others.
+
+    Raises:
+        ValueError: If a number is given twice.
+    """
+    found: dict[int, str] = {}
+    for line in read_lines(file):
+        number, name, *_ = (*line.split(None, 1), "", "")
+        number = number.rstrip(":,;.")
+        if line.strip() and not (number.isdecimal() and name.strip()):
+            return {}
+        if number and found.setdefault(int(number), name.strip()) != name.strip():
+            raise ValueError(f"{file}: class {number} is {found[int(number)]!r} and {name.strip()!r}")
+    consecutive = found and sorted(found) == list(range(min(found), min(found) + len(found))) and min(found) in (0, 1)
+    return dict(sorted(found.items())) if consecutive else {}
+
+
+def from_file(
+    file: Path, layout: str | None, root: str | Path | None, split: str | None
+) -> tuple[list[Entry], list[str]]:
+    """The videos that a list names, found under `root` or beside the list, and what is to be said about it.
+
+    Args:
+        file: The list.
+        layout: What it is; None for a list of paths that is to be asked about where it is doubtful.
+        root: Where its videos lie.
+        split: Of a Kinetics list that holds several.
+    """
+    if root is not None and not Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; root is where the videos of {file} lie")
+    above = [file.parent, file.parent.parent] if file.parent.name in _LIST_FOLDERS else [file.parent]
+    roots = [Path(root)] if root is not None else [base / name for base in above for name in _ROOTS]
+    roots = [folder for folder in roots if folder.is_dir()]
+    if layout in (None, "csv", "frames"):
+        return _from_paths(file, layout, roots)
+    if layout == "kinetics":
+        return _found(_kinetics(file, split), roots, depth=2, ending=".mp4"), []
+    rows, ending = (_ssv1(file), "") if layout == "ssv1" else (_ssv2(file), ".webm")
+    return _found(rows, roots, depth=0, ending=ending), []
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: If it is not text.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise UnicodeError
+        return text.split("\n")  # the reading has made one of all line ends
+    except UnicodeError:
+        raise ValueError(f"{file}: is not text; expected a list of videos and labels in UTF-8") from None
+
+
+def _kinetics(file: Path, split: str | None) -> list[Row]:
+    """The lines of a Kinetics list, of one split."""
+    reader = csv.DictReader(read_lines(file))
+    needed, there = ("label", "youtube_id", "time_start", "time_end"), list(reader.fieldnames or ())
+    if lacking := [name for name in needed if name not in there]:
+        hint = "; the list of a test set has no labels" if lacking == ["label"] else ""
+        raise ValueError(f"{file}:1: found columns {','.join(there)}, expected {','.join(needed)}{hint}")
+    rows: dict[str, list[Row]] = {}
+    for line in _readable(file, reader):
+        where = f"{file}:{reader.line_num}"
+        try:
+            times = [int(float(line[name])) for name in needed[2:]]
+        except (OverflowError, TypeError, ValueError):
+            found = f"{line['time_start']!r} and {line['time_end']!r}"
+            raise ValueError(f"{where}: found times {found}, expected seconds") from None
+        row = Row(f"{line['youtube_id']}_{times[0]:06d}_{times[1]:06d}", line["label"], where)
+        rows.setdefault(split_of(line.get("split") or "") or "", []).append(row)
+    if list(rows) in ([], [""]):
+        check_no_split(file, split)
+        return rows.get("", [])
+    return rows[chosen_split(file, split, list(rows))]
+
+
+def _readable(file: Path, reader: csv.DictReader) -> Iterator[dict[str, str]]:
+    """The lines of a reader."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise ValueError(f"{file}:{reader.line_num}: cannot be read as CSV ({error})") from error
+
+
+def _ssv1(file: Path) -> list[Row]:
+    """The lines of a list of Something-Something V1."""
+    rows = []
+    for number, line in enumerate(read_lines(file), 1):
+        name, _, label = line.strip().partition(";")
+        if line.strip() and not (name and label):
+            hint = "; the list of a test set has no labels" if name else ""
+            raise ValueError(f"{file}:{number}: found {short(line.strip())!r}, expected id;label{hint}")
+        if name:
+            rows.append(Row(name, label, f"{file}:{number}"))
+    return rows
+
+
+def _ssv2(file: Path) -> list[Row]:
+    """The entries of a list of Something-Something V2."""
+    expected = "expected {'id': ..., 'template': 'Holding [something]', ...}"
+    try:
+        content = json.loads("\n".join(read_lines(file)))
+    except ValueError as error:
+        raise ValueError(f"{file}: is not the JSON of a list ({error}); {expected}") from error
+    if not isinstance(content, list):
+        raise ValueError(f"{file}: found a JSON {type(content).__name__}, expected a list of entries; {expected}")
+    rows = []
+    for number, item in enumerate(content, 1):
+        where, item = f"{file}, entry {number}", item if isinstance(item, dict) else {"entry": item}
+        if not item.get("id") or not isinstance(item.get("template"), str):
+            hint = "; the list of a test set has no labels" if item.keys() == {"id"} else ""
+            raise ValueError(f"{where}: found {str(item)[:80]}, {expected}{hint}")
+        rows.append(Row(str(item["id"]), re.sub(r"[\[\]]", "", item["template"]), where))
+    return rows
+
+
+def _found(rows: list[Row], roots: Sequence[Path], depth: int, ending: str) -> list[Entry]:
+    """The videos of names without folder and ending, under the root that holds the most of them."""
+    best: dict[str, list[Path]] = {}
+    names, place = {row.name for row in rows}, roots[0] if roots else Path()
+    for folder in roots:
+        files = _videos_under(folder, depth, frames=depth == 0)
+        if len(names & files.keys()) > len(names & best.keys()):
+            best, place = files, folder
+    entries = []
+    for name, label, where in rows:
+        # Kinetics may hold one part of a video twice, in the folders of two classes
+        paths = sorted(best.get(name, ()), key=lambda path: class_key(path.parent.name) != class_key(label))
+        expected = place / label.replace(" ", "_") if depth else place
+        entries.append(Entry(paths[0] if paths else expected / f"{name}{ending}", label, where, bool(paths)))
+    return entries
+
+
+def _videos_under(folder: Path, depth: int, frames: bool) -> dict[str, list[Path]]:
+    """Videos by their name without ending, down to a depth; `frames` counts folders as videos."""
+    found: dict[str, list[Path]] = {}
+    for item in folder.iterdir():
+        if item.suffix.lower() in VIDEO_ENDINGS:
+            found.setdefault(item.stem, []).append(item)
+        elif frames:
+            found.setdefault(item.name, []).append(item)
+        elif depth and item.is_dir():
+            for name, paths in _videos_under(item, depth - 1, frames).items():
+                found.setdefault(name, []).extend(paths)
+    return found
+
+
+def class_key(name: str) -> str:
+    """A class name as it is compared: folders have underscores for spaces, templates brackets, cases differ."""
+    return " ".join(re.sub(r'[\[\]"]', "", name).replace("_", " ").split()).casefold()
+
+
+# --- lists of paths --------------------------------------------------------------------------------------------------
+
+
+def short(text: str) -> str:
+    """A text as it is shown in an error."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class _Reading(NamedTuple):
+    """One way to read the lines of a list: paths and labels, and which of the paths are there."""
+
+    paths: list[Path]
+    labels: list[str]
+    there: list[bool]
+
+    def rank(self) -> tuple[int, bool]:
+        """What is there tells how to read a list: paths may hold spaces and commas."""
+        return sum(self.there), all(label.isdecimal() for label in self.labels)
+
+    def begins_with_heading(self) -> bool:
+        """Whether the first line names columns."""
+        first, others = self.paths[0], [path.name.lower() for path in self.paths[1:]]
+        if self.there[0] or not others or first.name.lower().endswith(_VIDEOS):
+            return False
+        words = [re.sub(r"[\W_]", "", word).lower() for word in (first.name, self.labels[0])]
+        if words[0] in _PATH_WORDS.split() and words[1] in _LABEL_WORDS.split():
+            return True
+        numbers = [label.isdecimal() for label in self.labels]
+        return all(name.endswith(_VIDEOS) for name in others) or (not numbers[0] and all(numbers[1:]))
+
+
+def _from_paths(file: Path, layout: str | None, roots: Sequence[Path]) -> tuple[list[Entry], list[str]]:
+    """The videos of a list of paths and labels, and what is to be said about it."""
+    lines = [(number, line.strip()) for number, line in enumerate(read_lines(file), 1) if line.strip()]
+    separators = _OF_FRAMES if layout == "frames" else _SEPARATORS
+    expected = "a path, a number of frames and a label" if layout == "frames" else "a path and a label"
+    for number, line in lines[layout == "frames" :]:  # the first may be a heading
+        if not any(separate(line) for separate in separators):
+            raise ValueError(
+                f"{file}:{number}: found {short(line)!r}, expected {expected}, apart by space, comma or tab"
+            )
+    if layout == "frames" and lines and not any(separate(lines[0][1]) for separate in separators):
+        heading, lines = [lines[0]], lines[1:]
+    else:
+        heading = []
+    if not lines:
+        return [], []
+    reading = _best_reading(file, lines, separators, roots)
+    if not heading and reading.begins_with_heading():
+        heading, lines = lines[:1], lines[1:]
+        reading = _best_reading(file, lines, separators, roots)
+    if layout is None:
+        _check_columns(file, lines, reading)
+    entries = [
+        Entry(path, label, f"{file}:{number}", there)
+        for path, label, there, (number, _) in zip(*reading, lines, strict=True)
+    ]
+    return entries, [f"line {number}, {short(line)!r}, is a heading" for number, line in heading]
+
+
+def _best_reading(
+    file: Path,
+    lines: Sequence[tuple[int, str]],
+    separators: Sequence[Callable[[str], tuple[str, str] | None]],
+    roots: Sequence[Path],
+) -> _Reading:
+    listing = cache(lambda parent: set(os.listdir(parent)) if os.path.isdir(parent) else set())
+    readings = []
+    for separate in separators:
+        pairs = [pair for _, line in lines if (pair := separate(line))]
+        for root in roots if len(pairs) == len(lines) else ():
+            paths = [root / path for path, _ in pairs]
+            there = [path.name in listing(path.parent) for path in paths]
+            readings.append(_Reading(paths, [label for _, label in pairs], there))
+    if not readings:
+        raise ValueError(f"{file}: its lines are not all apart by the same of space, comma and tab")
+    return max(readings, key=_Reading.rank)
+
+
+def _check_columns(file: Path, lines: Sequence[tuple[int, str]], reading: _Reading) -> None:
+    """Refuses lists whose numbers may be something else than classes.
+
+    Raises:
+        ValueError: Names what was found, and the layout that says how it is meant.
+    """
+    number, line = lines[0]
+    if _is_split_of_hmdb51(file, reading):
+        raise ValueError(
+            f"{file}:{number}: found {short(line)!r}, as in the split lists of HMDB51: there 1 is training, 2 test and "
+            "0 neither, and the class is in the list's own name; make a list of path and class of them, or give "
+            "layout='csv' if the numbers are classes"
+        )
+    cells = [re.split(r"[ ,\t]+", line) for _, line in lines]
+    numbers = all(len(row) > 2 and row[-1].isdecimal() and row[-2].isdecimal() for row in cells)
+    joined = all(not label.isdecimal() for label in reading.labels)  # two numbers were taken for a name
+    if numbers and (joined or not any(reading.there)):
+        raise ValueError(
+            f"{file}:{number}: found {short(line)!r}: is it path, frames and label, as in lists of mmaction2? Say so "
+            "with layout='frames', or layout='csv' if the last is the label and all before it the path"
+        )
+    columns = {line.count(",") + 1 for _, line in lines} | {line.count("\t") + 1 for _, line in lines}
+    if not any(reading.there) and min(columns - {1}, default=1) > 2:
+        raise ValueError(
+            f"{file}:{number}: found {short(line)!r}, {max(columns)} columns, and no file of what is read as the path, "
+            f"{short(str(reading.paths[0]))}; expected a path and a label"
+        )
+
+
+def _is_split_of_hmdb51(file: Path, reading: _Reading) -> bool:
+    if not set(reading.labels) <= {"0", "1", "2"}:
+        return False
+    of_hmdb51 = re.compile(r"_np\d_[a-z]{2}_(?:goo|med|bad)_\d+$")
+    return re.search(r"_test_split\d$", file.stem) is not None or all(of_hmdb51.search(p.stem) for p in reading.paths)
+
+
+def _by_tab(line: str) -> tuple[str, str] | None:
+    path, _, label = line.rpartition("\t")
+    return (path.strip(), label.strip()) if path.strip() else None
+
+
+def _by_comma(line: str) -> tuple[str, str] | None:
+    try:
+        *path, label = next(csv.reader([line]))
+    except csv.Error:  # a field that is too long
+        return None
+    return (",".join(path).strip(), label.strip()) if any(path) and label.strip() else None
+
+
+def split_by_space(line: str) -> tuple[str, str] | None:
+    """Behind the ending of a video file, which names with spaces may follow, else at the last space."""
+    small, place = line.lower(), None
+    if len(small) == len(line):
+        for gap in re.finditer(r"\s+", line):
+            if small.endswith(_VIDEOS, 0, gap.start()):
+                place = gap
+    if place is not None:
+        return line[: place.start()], line[place.end() :]
+    path, *label = line.rsplit(None, 1)
+    return (path, label[0]) if label else None
+
+
+def _three(line: str, separator: str | None) -> tuple[str, str] | None:
+    """Path and label of `path frames label`."""
+    path, *others = (cell.strip() for cell in line.rsplit(separator, 2))
+    return (path, others[1]) if len(others) == 2 and others[0].isdecimal() and path else None
+
+
+_SEPARATORS: tuple[Callable[[str], tuple[str, str] | None], ...] = (_by_tab, _by_comma, split_by_space)
+_OF_FRAMES = tuple(partial(_three, separator=separator) for separator in ("\t", ",", None))

@@ -1,0 +1,224 @@
+"""What is held out for validation: whole videos, however many files they are in, and no file on both sides."""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from reference.data.layouts import SplitError
+from reference.data.sources import Member, Source, read_source
+
+ALONE = "none"
+_LOOKED_AT = 4096  # bytes at each of three places that tell one file from another of its size
+# Names of clips that were cut out of one video, up to what the clips differ in.
+_GROUPS = {
+    "UCF101's groups, as g01": re.compile(r"(.*_g\d+)_c\d+"),
+    "HMDB51's videos": re.compile(r"(.*)_[a-z]_(?:nm|cm)_np\d_[a-z]{2}_(?:goo|med|bad)_\d+"),
+    "time ranges of one video": re.compile(r"(.+)_\d{4,6}_\d{4,6}"),
+    "numbered clips of one video": re.compile(
+        r"(.+?)[-_. ](?:clip|part|scene|segment|seg|shot)[-_. ]?\d+", re.IGNORECASE
+    ),
+}
+
+
+def read_sources(data: SimpleNamespace, shapes: SimpleNamespace) -> tuple[Source, Source | None]:
+    """The training data of a recipe and, where there are any, the videos for validation.
+
+    Raises:
+        ValueError: If the data is not there, has no videos, names other classes for validation, or has videos on both
+            sides.
+    """
+    if not data.path:
+        raise ValueError("no data was named: give --data FOLDER, a list, shards, an .npz file, or shapes")
+    train, has_parts = read_source(data.path, "train", data, shapes, data.classes or None)
+    val = None
+    if data.val:
+        val, _ = read_source(data.val, "val", data, shapes, train.classes)
+    elif has_parts:
+        with suppress(SplitError):  # there is a part for training and one for tests
+            val, _ = read_source(data.path, "val", data, shapes, train.classes)
+    if val is None:
+        return held_out(train, data.val_share, data.group) if data.val_share else (train, None)
+    if data.group:
+        raise ValueError(f"data.group={data.group!r} has no effect: {val.name} is for validation; leave it out")
+    if val.classes != train.classes:
+        raise ValueError(f"{val.name} has other classes than {train.name}: {val.classes} and {train.classes}")
+    if data.val == data.path:  # which nobody says by mistake
+        note = "validation is on the videos of training, as data.val says: it tells nothing about others"
+        return train, replace(val, notes=(*val.notes, note))
+    if not data.overlap:
+        check_apart(train, val)
+    return train, val
+
+
+def held_out(source: Source, share: float, group: str = "") -> tuple[Source, Source]:
+    """Holds out a share of each class, at least one video; always the same ones.
+
+    Files of one group, and files of the same content, stay on one side.
+
+    Args:
+        source: What is to be divided.
+        share: Of each class, between 0 and 1.
+        group: A regular expression: names whose match (or first group) is the same belong together. Known namings if
+            empty, each file alone if `"none"`.
+
+    Returns:
+        The training part, and the part held out.
+
+    Raises:
+        ValueError: If the share does not lie between 0 and 1, or the expression cannot be read.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"data.val_share is {share}: a share lies between 0 and 1")
+    groups, notes = groups_of(source, group)
+    rng, out = np.random.default_rng(0), np.zeros(len(source), bool)
+    whole = []
+    for label, name in enumerate(source.classes):
+        own = np.flatnonzero(source.labels == label)
+        members: dict[int, list[int]] = defaultdict(list)
+        for index in rng.permutation(own):
+            members[groups[index]].append(index)
+        wanted = max(round(share * len(own)), 1)
+        if len(members) == 1 and len(own) > 1:
+            whole.append(name)
+        taken = 0
+        for indices in list(members.values())[:-1]:  # one stays to learn from
+            if taken >= wanted:
+                break
+            out[indices] = True
+            taken += len(indices)
+    # a group that spans classes follows its first member
+    side = {g: out[i] for i, g in reversed(list(enumerate(groups)))}
+    out = np.array([side[g] for g in groups], bool)
+    if whole:
+        notes.append(f"nothing is held out of {len(whole)} classes that are one group each, as {whole[0]!r}")
+    if not out.any():
+        raise ValueError(
+            f"{source.name}: no class has videos to hold out ({'; '.join(notes) or 'one each'}); give --data.val"
+        )
+    val = replace(source.subset(np.flatnonzero(out)), name=f"{source.name} (held out)", notes=())
+    return replace(source.subset(np.flatnonzero(~out)), notes=(*source.notes, *notes)), val
+
+
+def groups_of(source: Source, group: str = "") -> tuple[list[int], list[str]]:
+    """The number of the group of each video, and what is to be said about them.
+
+    Raises:
+        ValueError: If the expression cannot be read.
+    """
+    keys: list[Any] = list(range(len(source)))
+    notes = []
+    if source.files is not None and group != ALONE:
+        named = _by_name(source.files, group)
+        if named is not None:
+            what, found = named
+            keys = [key if key is not None else index for index, key in enumerate(found)]
+            notes.append(
+                f"{what}: {sum(key is not None for key in found)} files are {len(set(found) - {None})} groups, each "
+                f"on one side of the split (data.group={ALONE!r} takes each file alone)"
+            )
+    leader = {key: key for key in keys}
+
+    def find(key: Any) -> Any:
+        while leader[key] != key:
+            key = leader[key]
+        return key
+
+    copies, first = 0, dict[str, Any]()
+    for key, same in zip(keys, contents(source), strict=True):
+        if same is not None and same in first:
+            copies += 1
+            leader[find(key)] = find(first[same])
+        elif same is not None:
+            first[same] = key
+    if copies:
+        notes.append(f"{copies} files are copies of others; copies stay on one side of the split")
+    numbers: dict[Any, int] = {}
+    return [numbers.setdefault(find(key), len(numbers)) for key in keys], notes
+
+
+def _by_name(files: Sequence[Path | Member], group: str) -> tuple[str, list[str | None]] | None:
+    """What names of files say of their groups; None where they say nothing."""
+    stems = [_stem(file) for file in files]
+    if group:
+        try:
+            pattern = re.compile(group)
+        except re.error as error:
+            raise ValueError(f"data.group is {group!r}: is no regular expression ({error})") from None
+        found = [match and (match[1] if pattern.groups else match[0]) for match in map(pattern.search, stems)]
+        if not any(found):
+            raise ValueError(f"data.group is {group!r}: matches no name of a file, such as {stems[0]!r}")
+        return f"data.group {group!r}", found
+    for what, pattern in _GROUPS.items():
+        keys = [match and f"{match[1]}" for match in map(pattern.fullmatch, stems)]
+        if sum(key is not None for key in keys) > len(stems) / 2 and len(set(keys)) < len(keys):
+            return what, keys
+    return None
+
+
+def _stem(file: Path | Member) -> str:
+    return Path(file.name).stem if isinstance(file, Member) else file.stem
+
+
+# --- the same video twice --------------------------------------------------------------------------------------------
+
+
+def contents(*sources: Source) -> list[str | None]:
+    """What tells equal files of all sources; None for those that are like no other.
+
+    Files are equal that have the same size and the same bytes at their beginning, middle and end.
+    """
+    files: list[Path | Member | None] = []
+    for source in sources:
+        files.extend(source.files or [None] * len(source))
+    sizes = [_size(file) for file in files]
+    often = Counter(sizes)
+    return [
+        _content(file, size) if file is not None and size and often[size] > 1 else None
+        for file, size in zip(files, sizes, strict=True)
+    ]
+
+
+def _size(file: Path | Member | None) -> int | str:
+    """Bytes of a file, or the place of a folder of frames; 0 for what has no content to compare."""
+    if isinstance(file, Member):
+        return file.size
+    if file is None or not file.exists():
+        return 0
+    return str(file.resolve()) if file.is_dir() else file.stat().st_size
+
+
+def _content(file: Path | Member, size: int | str) -> str | None:
+    if isinstance(size, str):
+        return size
+    path, begin = (file.tar, file.offset) if isinstance(file, Member) else (file, 0)
+    digest = hashlib.sha256(str(size).encode())
+    try:
+        with path.open("rb") as stream:
+            for place in (0, max(size - _LOOKED_AT, 0) // 2, max(size - _LOOKED_AT, 0)):
+                stream.seek(begin + place)
+                digest.update(stream.read(min(_LOOKED_AT, size)))
+    except OSError:  # reading the video will say so
+        return None
+    return digest.hexdigest()
+
+
+def check_apart(train: Source, val: Source) -> None:
+    """Raises ValueError if a video is in both."""
+    found = contents(train, val)
+    names = dict(zip(found[: len(train)], train.files or (), strict=False))
+    both = [(names[key], i) for i, key in enumerate(found[len(train) :]) if key is not None and key in names]
+    if both:
+        one, other = both[0][0], (val.files or ())[both[0][1]]
+        raise ValueError(
+            f"{len(both)} of {len(val)} videos for validation are among those for training, as {other}"
+            + (f", which is {one}" if str(one) != str(other) else "")
+            + ": take them out of one list, or allow it with data.overlap=true"
+        )

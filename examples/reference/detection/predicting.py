@@ -1,0 +1,125 @@
+"""One video: where its key frames and boxes come from, and what is written of it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from reference.detection.ava import Detection, read_boxes, write_rows
+from reference.detection.data import Moment, clip_around
+from reference.detection.model import Settings
+from reference.detection.pictures import captions, draw, save_picture, save_video, side_by_side
+from vov3d.video import VideoReader
+
+_SHOWN = 8  # key frames in the picture
+
+
+class Film:
+    """The key frames of one video.
+
+    Args:
+        path: The video.
+        settings: Of the detector that will look at it.
+
+    Attributes:
+        actions: Numbers and names of the detector's actions.
+        excluded: Key frames that do not count; none.
+        moments: Its key frames, from `take_boxes` or `propose`.
+        reader: The open video.
+
+    Raises:
+        vov3d.video.VideoError: If the video cannot be read.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        self.reader = VideoReader(path)
+        self.actions = dict(zip(settings.ids, settings.actions, strict=True))
+        self.moments: list[Moment] = []
+        self.excluded: set[tuple[str, float]] = set()
+
+    def __enter__(self) -> "Film":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.close()
+
+    def clip(self, index: int, settings: Settings) -> torch.Tensor:
+        """Frames around a key frame."""
+        return clip_around(self.reader, self.moments[index].timestamp, settings)
+
+    def take_boxes(self, path: Path) -> None:
+        """Key frames and boxes from a CSV of AVA's columns.
+
+        Raises:
+            ValueError: If it names no box of this video.
+        """
+        boxes = {time: found for (video, time), found in read_boxes(path).items() if video == self.path.stem}
+        if not boxes:
+            raise ValueError(f"{path}: has no box for the video {self.path.stem}")
+        self.moments = [Moment(self.path.stem, time, boxes[time], []) for time in sorted(boxes)]
+
+    def propose(self, proposer: Callable[[torch.Tensor], np.ndarray], every: float) -> None:
+        """Key frames at equal distances, boxes by a detector.
+
+        Raises:
+            ValueError: If the distance is not positive or no box is found.
+        """
+        if every <= 0:
+            raise ValueError(f"--every {every:g}: key frames must be some time apart")
+        times = np.arange(min(every, self.reader.duration) / 2, self.reader.duration, every)
+        frames = self.reader.read([self.frame_at(time) for time in times])
+        self.moments = [
+            Moment(self.path.stem, round(float(time), 3), proposer(frame), [])
+            for time, frame in zip(times, frames, strict=True)
+        ]
+        if not any(len(moment.boxes) for moment in self.moments):
+            raise ValueError(f"{self.path}: the proposer finds nobody in any of {len(times)} key frames")
+
+    def frame_at(self, time: float) -> int:
+        """The frame that is shown nearest to a time."""
+        return int(np.abs(self.reader.timestamps - time).argmin())
+
+
+def save_results(film: Film, found: list[Detection], folder: Path, threshold: float, gif: bool) -> list[Path]:
+    """Writes all scores as AVA's CSV, key frames with boxes as a picture, and the video with boxes.
+
+    Args:
+        film: The video.
+        found: What was found in it.
+        folder: Where to; made if it is not there.
+        threshold: Score from which on an action is named.
+        gif: Writes the video as a GIF.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = film.path.stem
+    files = [folder / f"{stem}.csv", folder / f"{stem}.png", folder / f"{stem}.{'gif' if gif else 'mp4'}"]
+    write_rows(files[0], found)
+    boxes = {
+        moment.timestamp: captions((row for row in found if row.timestamp == moment.timestamp), film.actions, threshold)
+        for moment in film.moments
+    }
+    shown = np.unique(np.linspace(0, len(film.moments) - 1, _SHOWN).round().astype(int))
+    times = [film.moments[i].timestamp for i in shown]
+    frames = film.reader.read([film.frame_at(time) for time in times])
+    pictures = [draw(_pixels(frame), boxes[time]) for frame, time in zip(frames, times, strict=True)]
+    save_picture(side_by_side(pictures), files[1])
+    save_video(_labelled(film, boxes), files[2], film.reader.fps)
+    return files
+
+
+def _labelled(film: Film, boxes: dict[float, list]) -> Iterator[Image.Image]:
+    """Every frame of the video with the boxes of the key frame nearest to it."""
+    times = np.array(list(boxes))
+    for index, frame in film.reader.stream(range(film.reader.num_frames)):
+        nearest = float(times[np.abs(times - film.reader.timestamps[index]).argmin()])
+        yield draw(_pixels(frame), boxes[nearest])
+
+
+def _pixels(frame: torch.Tensor) -> np.ndarray:
+    return frame.permute(1, 2, 0).numpy()

@@ -1,0 +1,374 @@
+"""Accuracy of models on a set of videos, by the published protocols.
+
+    python -m reference.evaluate --data kinetics400 --split val --model vov3d_m.k400_f16
+    python -m reference.evaluate --data FOLDER --model my_model --confusion
+    python -m reference.evaluate --data val.csv --model vov3d_m x3d_m --tempo 5,8,10,12,14,16
+    python -m reference.evaluate --data val.csv --compare vov3d_m x3d_m
+
+Scores of every video are written as they come, to OUT/MODEL/videos.csv: a run that was killed goes on where it was, and
+another call on the same data uses what is there. Protocols: k400 is 10 clips x 3 crops, ssv 2 x 3, single 1 x 1; crops
+have the size of the model's published evaluation, larger maps than in training are seen through the published sliding
+window, and the softmax is averaged over the views. Of data that a model of train.py was trained on, the videos that
+were held out are measured.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reference.data.lists import LAYOUTS
+from reference.evaluation.metrics import Broken, Figure, Pair, Summary, confused, confusion, differing_pairs, summarize
+from reference.evaluation.models import PROTOCOLS, Model, best_device, load_model
+from reference.evaluation.pictures import (
+    Example,
+    draw_confusion,
+    draw_examples,
+    draw_tempo,
+    frames_of,
+    require_matplotlib,
+)
+from reference.evaluation.running import Plan, Run
+from reference.evaluation.samples import Samples, load_samples
+from reference.evaluation.scores import Row, to_parquet
+from reference.training.seen import TRAIN, parts_of
+from reference.training.stopping import Stop, Stopped, say_stopped
+from vov3d.cli.arguments import device, positive
+from vov3d.extras import install
+from vov3d.video import parse_views
+
+_PAIRS = 8  # pairs of classes in a comparison
+_CONFUSED = 10  # confusions printed
+
+Rows = dict[int, Row]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluates; returns the exit status."""
+    args = _parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_, **__: print(f"evaluate: {message}", file=sys.stderr)
+    try:
+        with Stop().watching():
+            return _evaluate(args)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        return say_stopped("evaluate", stopped, "the same command goes on from here")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", required=True, help="list of videos, class folders, data set with its lists, or .npz")
+    data.add_argument("--split", help="train, val or test, where there are several")
+    data.add_argument("--root", help="where the videos of a list lie (default: looked for beside it)")
+    data.add_argument("--layout", choices=LAYOUTS, help="default: told by what is there")
+    data.add_argument("--partial", action="store_true", help="leave out videos of the list that are not there")
+    data.add_argument("--labels-from", type=int, choices=(0, 1), help="number of the first class in a list of numbers")
+    data.add_argument("--all", action="store_true", help="measure on videos that a model was trained on, too")
+    data.add_argument("--fps", type=float, help="frames per second of frame folders (default: 12) or clips (30)")
+    models = parser.add_argument_group("models")
+    models.add_argument("--model", nargs="+", default=[], metavar="NAME", help="model.tag, folder, or exported file")
+    models.add_argument("--checkpoint", nargs="+", metavar="FILE", help="weights of each model, - for those of its tag")
+    models.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+    models.add_argument("--backend", choices=("pyav", "torchcodec"), help="what decodes files (default: pyav)")
+    models.add_argument(
+        "--no-antialias", action="store_true", help="resize as the published loaders do, without a filter"
+    )
+    models.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: by the free memory)")
+    views = parser.add_argument_group("protocol")
+    which = views.add_mutually_exclusive_group()
+    which.add_argument("--protocol", choices=PROTOCOLS, help="default: the one that fits the model")
+    which.add_argument("--views", metavar="CLIPSxCROPS", help="other views, as 1x3")
+    views.add_argument("--frames", type=positive, metavar="T", help="frames of a clip (default: the model's)")
+    views.add_argument("--stride", type=float, metavar="S", help="distance of frames at 30 fps (default: the model's)")
+    views.add_argument("--broken", choices=("wrong", "leave-out"), default="wrong", help="how broken videos count")
+    out = parser.add_argument_group("results")
+    out.add_argument("--out", default="evaluation", metavar="FOLDER", help="where to (default: evaluation)")
+    out.add_argument("--per-view", action="store_true", help="keep the scores of every view, in views.csv")
+    out.add_argument("--parquet", action="store_true", help="write the scores as Parquet too")
+    out.add_argument("--confusion", action="store_true", help="which classes are taken for which: table and picture")
+    out.add_argument("--tempo", metavar="S,S,...", help="accuracy at these strides: table and picture (Figure 5)")
+    out.add_argument(
+        "--compare", nargs=2, metavar="NAME", help="two models: the pairs of classes where they differ most (Figure 6)"
+    )
+    return parser
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    strides = _checked(args)
+    models = _models(args)
+    plan = Plan(
+        "", args.stride, args.frames, args.fps, args.batch_size, args.backend, args.per_view, not args.no_antialias
+    )
+    runs = []
+    sets = [
+        load_samples(
+            args.data,
+            model.names,
+            model.num_classes,
+            args.root,
+            args.layout,
+            args.split,
+            args.partial,
+            args.labels_from,
+        )
+        for model in models
+    ]
+    for note in sets[0].notes:
+        print(note, file=sys.stderr)
+    for model, samples in zip(models, _unseen(args, models, sets), strict=True):
+        own = replace(plan, views=args.views or model.views(args.protocol))
+        runs += [
+            Run(model, samples, replace(own, stride=stride), Path(args.out, "all" if args.all else ""))
+            for stride in strides or [args.stride]
+        ]
+    if args.compare and runs[0].samples.classes != runs[1].samples.classes:
+        raise ValueError(
+            f"{' and '.join(args.compare)} have other classes, or number them otherwise: nothing to compare"
+        )
+    results = []
+    for run in runs:
+        results.append(run.rows())
+        if not strides:
+            _report(args, run, results[-1])
+    if strides:
+        _tempo(args, runs, results)
+    if args.compare:
+        _compare(Path(args.out), runs, results)
+    return 0
+
+
+def _unseen(args: argparse.Namespace, models: list[Model], sets: list[Samples]) -> list[Samples]:
+    """The videos that no model was trained on, where there are any; says what is left out or measured all the same."""
+    trained = np.zeros(len(sets[0]), bool)
+    for model in models:
+        parts = parts_of(Path(model.name.removeprefix("local-dir:")), sets[0].sources)
+        seen = np.array([part == TRAIN for part in parts], bool)
+        if seen.any():
+            print(f"{model.name} was trained on {seen.sum()} of these {len(seen)} videos", file=sys.stderr)
+        trained |= seen
+    if not trained.any():
+        return sets
+    if args.all or trained.all():
+        print(
+            "WARNING: they are measured with the others: the figures do not tell how good it is on videos that it has "
+            "not seen",
+            file=sys.stderr,
+        )
+        return sets
+    rest = np.flatnonzero(~trained).tolist()
+    print(f"measured are the {len(rest)} that were held out (--all: all of them)", file=sys.stderr)
+    return [samples.subset(rest) for samples in sets]
+
+
+def _checked(args: argparse.Namespace) -> list[float]:
+    """Refuses what cannot be meant, before anything is computed; returns the strides of `--tempo`."""
+    if args.compare and args.model:
+        raise ValueError("--compare names its two models itself; leave --model out")
+    names = args.compare or args.model
+    if not names:
+        raise ValueError("no model is named; give --model NAME, as vov3d_m.k400_f16, a folder, or an exported file")
+    if args.checkpoint and len(args.checkpoint) != len(names):
+        raise ValueError(
+            f"{len(args.checkpoint)} checkpoints for {len(names)} models; give one for each, in their order"
+        )
+    if args.views:
+        parse_views(args.views)
+    if args.tempo and (args.stride is not None or args.confusion or args.compare):
+        raise ValueError("--tempo is a table of its own; leave --stride, --confusion and --compare out")
+    if args.tempo or args.confusion or args.compare:
+        require_matplotlib()
+    if args.parquet:
+        _require_pyarrow()
+    try:
+        return [float(stride) for stride in args.tempo.split(",")] if args.tempo else []
+    except ValueError:
+        raise ValueError(f"--tempo {args.tempo}: expected strides such as 5,8,10,12,14,16") from None
+
+
+def _require_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"--parquet needs pyarrow: {install('train')}") from error
+
+
+def _models(args: argparse.Namespace) -> list[Model]:
+    names = args.compare or args.model
+    target = device(args.device) if args.device else best_device()
+    models = [
+        load_model(name, None if checkpoint == "-" else checkpoint, target, args.device is not None)
+        for name, checkpoint in zip(names, args.checkpoint or ["-"] * len(names), strict=True)
+    ]
+    if len({model.label for model in models}) < len(models):
+        raise ValueError(f"models {', '.join(names)} would share a folder of results; evaluate them one by one")
+    return models
+
+
+# --- one model -------------------------------------------------------------------------------------------------------
+
+
+def _report(args: argparse.Namespace, run: Run, rows: Rows) -> None:
+    """Prints the accuracies of a model and writes them beside its scores."""
+    model, samples = run.model, run.samples
+    summary = summarize(rows.values(), args.broken)
+    print("\n".join(_lines(args.broken, run, rows, summary)))
+    published = dict(zip(("top1", "top5", "views"), model.published, strict=True)) if model.published else None
+    content = {"model": model.name, "data": samples.name, "views": run.plan.views, "broken_count_as": args.broken}
+    content |= {"missing": samples.missing, "accuracy": asdict(summary), "published": published}
+    _write(run.folder / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if args.confusion:
+        _confusion(run.folder, samples, rows, f"{model.label} on {samples.name}")
+    if args.parquet:
+        to_parquet(run.folder)
+
+
+def _lines(broken: Broken, run: Run, rows: Rows, summary: Summary) -> list[str]:
+    """The accuracies of a model as they are printed."""
+    model, samples = run.model, run.samples
+    when = f"every {run.stride:g} at 30 fps" if run.stride else "in equal segments"
+    lines = [
+        f"{model.name}: {run.plan.views} views of {run.frames} frames {when}, {run.size} pixels",
+        f"{samples.name}: {summary.videos} videos of {summary.classes} classes (the model has {model.num_classes})",
+    ]
+    if samples.missing:
+        lines.append(f"A PARTIAL SET: {samples.missing} videos of the list are not there and do not count")
+    top1, top5, views = model.published or (None, None, None)
+    shown = [
+        ("top-1", summary.top1, top1),
+        ("top-5", summary.top5, top5),
+        ("mean class accuracy", summary.mean_class, None),
+    ]
+    if model.num_classes <= 5:
+        del shown[1]  # it would always be right
+    lines.append(f"{'':20}{'percent':>8}   {'95% interval':<16}{f'published ({views[0]}x{views[1]})' if views else ''}")
+    for name, figure, given in shown:
+        lines.append(f"{name:<20}{100 * figure.value:8.2f}   {_interval(figure):<16}{given if given else ''}".rstrip())
+    lines.append("intervals: Wilson for top-1 and top-5, bootstrap over the videos of each class for the mean")
+    if summary.broken:
+        lines += _broken_lines(broken, rows)
+    return [*lines, ""]
+
+
+def _broken_lines(broken: Broken, rows: Rows) -> list[str]:
+    """The broken videos, and the accuracies with them and without."""
+    lost = [row for row in rows.values() if row.rank is None]
+    lines = [
+        f"{len(lost)} broken videos, counted as wrong:"
+        if broken == "wrong"
+        else f"{len(lost)} broken videos, left out:"
+    ]
+    lines += [f"  {row.error}" for row in lost]
+    ways: tuple[tuple[Broken, str], ...] = ("wrong", "counted as wrong"), ("leave-out", "left out")
+    for way, text in ways:
+        other = summarize(rows.values(), way)
+        figures = [f"{100 * figure.value:.2f}" for figure in (other.top1, other.top5, other.mean_class)]
+        lines.append("  {}: top-1 {}, top-5 {}, mean class {}".format(text, *figures))
+    return lines
+
+
+def _interval(figure: Figure) -> str:
+    return f"{100 * figure.low:.2f} to {100 * figure.high:.2f}"
+
+
+def _confusion(folder: Path, samples: Samples, rows: Rows, title: str) -> None:
+    """Table, picture and the most frequent confusions."""
+    counts = confusion(rows.values(), len(samples.classes))
+    table = [["class", *samples.classes], *([name, *line] for name, line in zip(samples.classes, counts, strict=True))]
+    _write_csv(folder / "confusion.csv", table)
+    draw_confusion(folder / "confusion.png", counts, samples.classes, title)
+    print(f"most confused ({folder / 'confusion.csv'}, {folder / 'confusion.png'}):")
+    for label, other, times in confused(counts, _CONFUSED):
+        share = f"{times} of {counts[label].sum()}"
+        print(f"  {share:>12}  {samples.classes[label]} -> {samples.classes[other]}")
+    print()
+
+
+# --- several models --------------------------------------------------------------------------------------------------
+
+
+def _tempo(args: argparse.Namespace, runs: list[Run], results: list[Rows]) -> None:
+    """Accuracy against the temporal stride: table and picture."""
+    curves: dict[str, dict[float, Figure]] = {}
+    for run, rows in zip(runs, results, strict=True):
+        curves.setdefault(run.model.label, {})[run.stride or 0] = summarize(rows.values(), args.broken).top1
+    title = f"{runs[0].samples.name}, {runs[0].plan.views} views"
+    print(f"top-1 in percent (95% interval) on {title}")
+    strides = list(next(iter(curves.values())))
+    lines = [["model", *(f"stride {stride:g}" for stride in strides)], ["---"] * (1 + len(strides))]
+    lines += [
+        [name, *(f"{100 * f.value:.2f} ({_interval(f)})" for f in curve.values())] for name, curve in curves.items()
+    ]
+    print("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    table = [[name, stride, *map(float, f)] for name, curve in curves.items() for stride, f in curve.items()]
+    target = Path(args.out) / "tempo"
+    _write_csv(Path(f"{target}.csv"), [["model", "stride", "top1", "low", "high"], *table])
+    draw_tempo(Path(f"{target}.png"), curves, title)
+    print(f"{target}.csv, {target}.png")
+
+
+def _compare(out: Path, runs: list[Run], results: list[Rows]) -> None:
+    """The pairs of classes in which two models differ most: table, and a picture of an example each."""
+    a, b = (run.model for run in runs)
+    (rows_a, rows_b), samples = results, runs[0].samples
+    names = samples.classes
+    counts = [confusion(rows.values(), len(names)) for rows in results]
+    pairs = differing_pairs(counts[0], counts[1], _PAIRS)
+    target = out / f"compare-{a.label}-{b.label}"
+    table = [["first class", "second class", f"confused by {a.label}", f"confused by {b.label}", "example"]]
+    examples: list[Example] = []
+    print(f"where they differ most, share taken for one another by {a.label} and by {b.label} ({target}.csv):")
+    for pair in pairs:
+        shares = f"{100 * pair.share_a:.1f}%", f"{100 * pair.share_b:.1f}%"
+        both = f"{names[pair.first]} / {names[pair.second]}"
+        chosen = _example(pair, rows_a, rows_b, {example.name for example in examples})
+        row = rows_a[chosen]
+        said = names[row.prediction or 0], names[rows_b[chosen].prediction or 0]
+        frames = frames_of(samples.sources[chosen], a.cfg)
+        above = f"{both}: confused by {a.label} {shares[0]}, by {b.label} {shares[1]}"
+        examples.append(Example(above, row.path, names[row.label], said, frames))
+        table.append([names[pair.first], names[pair.second], *shares, row.path])
+        print(f"{shares[0]:>8} {shares[1]:>8}  {both}")
+    _write_csv(Path(f"{target}.csv"), table)
+    if examples:
+        draw_examples(Path(f"{target}.png"), examples, (a.label, b.label))
+        print(f"an example of each: {target}.png")
+
+
+def _example(pair: Pair, rows_a: Rows, rows_b: Rows, used: set[str]) -> int:
+    """A video of two classes that one model takes for the other class; one that the other model knows, if there is."""
+    wrong, right = (rows_a, rows_b) if pair.share_a > pair.share_b else (rows_b, rows_a)
+    both = {pair.first, pair.second}
+    taken = [index for index, row in wrong.items() if {row.label, row.prediction} == both]
+    return min(taken, key=lambda index: (wrong[index].path in used, right[index].rank != 0))
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file; nothing half-written is ever there."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+
+
+def _write_csv(path: Path, table: Sequence[Sequence[Any]]) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(table)
+    os.replace(draft, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

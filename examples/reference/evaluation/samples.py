@@ -1,0 +1,135 @@
+"""What is evaluated on: the videos of a list, or clips in memory."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from reference.data.layouts import class_key
+from reference.data.lists import VideoList, described, read_list
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Videos with their classes.
+
+    Attributes:
+        sources: What `VideoClassifier` takes: a path, or uint8 frames `(T, H, W, 3)`, each.
+        names: What results call each.
+        labels: The model's class index of each.
+        classes: The model's class names.
+        name: What results call the set.
+        missing: Videos that the list names and that are not there.
+        notes: What is to be said about the reading.
+    """
+
+    sources: Sequence[Path | np.ndarray]
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    name: str
+    missing: int = 0
+    notes: tuple[str, ...] = ()
+
+    def subset(self, indices: Sequence[int]) -> "Samples":
+        """Some of the videos."""
+        return replace(
+            self,
+            sources=[self.sources[i] for i in indices],
+            names=tuple(self.names[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def digest(self) -> str:
+        """SHA-256 of names and labels, which tells whether scores are of this set."""
+        rows = "\n".join(f"{name}\t{label}" for name, label in zip(self.names, self.labels, strict=True))
+        return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def load_samples(
+    data: str | Path,
+    names: Sequence[str] | None,
+    num_classes: int,
+    root: str | None = None,
+    layout: str | None = None,
+    split: str | None = None,
+    partial: bool = False,
+    labels_from: int | None = None,
+) -> Samples:
+    """Reads a set of videos and gives it the class numbers of a model.
+
+    Args:
+        data: What `read_list` takes, or an `.npz` file with uint8 `clips` `(N, T, H, W, 3)`, `labels` `(N,)` and
+            `classes`.
+        names: The model's class names; None where it has none, its classes then are those of the data in their order.
+        num_classes: The model's number of classes.
+        root: As for `read_list`.
+        layout: As for `read_list`.
+        split: As for `read_list`.
+        partial: As for `read_list`.
+        labels_from: As for `read_list`.
+
+    Raises:
+        FileNotFoundError: As `read_list`.
+        ValueError: As `read_list`, and for classes that the model does not have.
+    """
+    if Path(data).suffix == ".npz":
+        settings = (("root", root), ("layout", layout), ("split", split), ("labels_from", labels_from))
+        if given := [key for key, value in settings if value is not None]:
+            raise ValueError(f"{data}: {' and '.join(given)} has no effect on clips in memory; leave it out")
+        return _in_memory(Path(data), names, num_classes)
+    videos: VideoList = read_list(data, root, layout, names, split, partial, labels_from)
+    if names is None and videos.classes == tuple(f"class {i}" for i in range(len(videos.classes))):
+        names = [f"class {index}" for index in range(num_classes)]  # a list of numbers may lack the last classes
+    classes = _agreed(data, names, videos.classes, num_classes)
+    paths = tuple(str(path) for path in videos.paths)
+    labels, missing = _in_range(data, videos.labels, classes), len(videos.missing)
+    return Samples(videos.paths, paths, labels, classes, videos.name, missing, described(videos))
+
+
+def _agreed(data: object, names: Sequence[str] | None, classes: Sequence[str], num_classes: int) -> tuple[str, ...]:
+    if names is not None:
+        return tuple(names)
+    if len(classes) != num_classes:
+        raise ValueError(
+            f"{data}: has {len(classes)} classes, the model {num_classes} and no names for them; evaluate on data of "
+            "its classes, or save the model with its label_names"
+        )
+    return tuple(classes)
+
+
+def _in_range(data: object, labels: Sequence[int], classes: Sequence[str]) -> tuple[int, ...]:
+    if max(labels) >= len(classes):
+        raise ValueError(
+            f"{data}: found class number {max(labels)}, expected one of the model's {len(classes)} classes"
+        )
+    return tuple(labels)
+
+
+def _in_memory(file: Path, names: Sequence[str] | None, num_classes: int) -> Samples:
+    """The clips of an `.npz` file."""
+    with np.load(file) as content:
+        if lacking := [key for key in ("clips", "labels", "classes") if key not in content]:
+            raise ValueError(f"{file}: lacks {', '.join(lacking)}; expected clips, labels and classes")
+        clips, labels, own = content["clips"], content["labels"], [str(name) for name in content["classes"]]
+    if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[-1] != 3 or 0 in clips.shape:
+        raise ValueError(f"{file}: found clips {clips.dtype} {clips.shape}, expected uint8 (N, T, H, W, 3)")
+    if (
+        labels.shape != clips.shape[:1]
+        or labels.dtype.kind not in "iu"
+        or not 0 <= labels.min() <= labels.max() < len(own)
+    ):
+        raise ValueError(
+            f"{file}: found labels {labels.dtype} {labels.shape}, expected {len(clips)} indices of its classes"
+        )
+    classes = _agreed(file, names, own, num_classes)
+    index = {class_key(name): i for i, name in enumerate(classes)}
+    if unknown := [own[label] for label in np.unique(labels) if class_key(own[label]) not in index]:
+        raise ValueError(f"{file}: found class {unknown[0]!r}, expected one of the model's ({classes[0]!r}, ...)")
+    numbers = tuple(index[class_key(own[label])] for label in labels)
+    return Samples(list(clips), tuple(f"clip {i}" for i in range(len(clips))), numbers, classes, file.stem)

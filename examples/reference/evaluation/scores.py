@@ -1,0 +1,164 @@
+"""Scores on disk, one video after the other, so that a run that was killed goes on where it was."""
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+_FIELDS = ("index", "path", "label", "prediction", "rank", "error", "note")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a model made of a video.
+
+    Attributes:
+        index: Which of the set.
+        path: Its name.
+        label: Its class index.
+        prediction: The class index with the best score; None for a broken one.
+        rank: Classes with a better score than its own: 0 is right, below 5 is right in five; None for a broken one.
+        error: Why it has no scores.
+        note: What is to be said about it, such as frames that are missing.
+    """
+
+    index: int
+    path: str
+    label: int
+    prediction: int | None = None
+    rank: int | None = None
+    error: str = ""
+    note: str = ""
+
+
+class Scores:
+    """The scores of one model on one set, in a folder of their own.
+
+    `videos.csv` has a line a video: a `Row` and the mean score of each class. `views.csv`, where asked for, has the
+    scores of each view. A line is written when its video is done; what a killed process left half-written is cut off.
+    Broken videos are tried again by a later run, whose line then counts.
+
+    Attributes:
+        rows: What is there, by index.
+    """
+
+    def __init__(self, folder: Path, num_classes: int, views: bool) -> None:
+        """Opens a folder that `begin` made ready.
+
+        Args:
+            folder: Where they lie.
+            num_classes: Scores a line.
+            views: Whether scores of views are kept as well.
+        """
+        names = [f"score_{index}" for index in range(num_classes)]
+        self.rows = {row.index: row for row in _rows(_whole_lines(folder / "videos.csv", [*_FIELDS, *names]))}
+        self._videos = (folder / "videos.csv").open("a", newline="", encoding="utf-8")
+        self._views: TextIO | None = None
+        if views:
+            lines = _whole_lines(folder / "views.csv", ["index", "clip", "crop", *names])
+            _cut_orphans(folder / "views.csv", lines, {row.index for row in self.rows.values() if not row.error})
+            self._views = (folder / "views.csv").open("a", newline="", encoding="utf-8")
+
+    def todo(self, count: int) -> list[int]:
+        """Indices below `count` that have no scores."""
+        return [index for index in range(count) if index not in self.rows or self.rows[index].error]
+
+    def add(self, row: Row, scores: np.ndarray | None, views: np.ndarray | None = None) -> None:
+        """Writes what a model made of a video.
+
+        Args:
+            row: The video.
+            scores: `(num_classes,)`, None for a broken one.
+            views: `(clips, crops, num_classes)`, where scores of views are kept.
+        """
+        if self._views is not None and views is not None:
+            places = np.ndindex(views.shape[:2])
+            csv.writer(self._views).writerows([row.index, *place, *_texts(views[place])] for place in places)
+            self._views.flush()  # before the video's line, which says that they are complete
+        cells = ["" if cell is None else str(cell).replace("\n", " ") for cell in astuple(row)]
+        csv.writer(self._videos).writerow([*cells, *(_texts(scores) if scores is not None else ())])
+        self._videos.flush()
+        self.rows[row.index] = row
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._videos.close()
+        if self._views is not None:
+            self._views.close()
+
+
+def to_parquet(folder: Path) -> list[Path]:
+    """Writes the CSV files of a folder of scores as Parquet beside them.
+
+    Raises:
+        ImportError: If pyarrow is not installed.
+    """
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    written = []
+    for source in (file for file in (folder / "videos.csv", folder / "views.csv") if file.is_file()):
+        target, draft = source.with_suffix(".parquet"), source.with_name(f".{source.stem}.draft")
+        pyarrow.parquet.write_table(pyarrow.csv.read_csv(source), draft)
+        os.replace(draft, target)
+        written.append(target)
+    return written
+
+
+def _texts(scores: np.ndarray) -> list[str]:
+    return [f"{score:.6g}" for score in scores]
+
+
+def begin(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Makes a folder of scores ready; its `run.json` says what they are of.
+
+    Raises:
+        ValueError: If it holds scores of something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "run.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        other = [key for key in {**settings, **found} if found.get(key) != settings.get(key)]
+        if other:
+            told = "; ".join(f"{key} was {str(found.get(key))[:40]}, is {str(settings.get(key))[:40]}" for key in other)
+            raise ValueError(f"{file.parent}: holds scores of another run ({told}); give another folder, or remove it")
+        return
+    draft = file.with_name(f".{file.name}.draft")
+    draft.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+    os.replace(draft, file)
+
+
+def _whole_lines(file: Path, header: Sequence[str]) -> list[bytes]:
+    """The lines below the header; a file that is not there gets one, a last line without its end is cut off."""
+    content = file.read_bytes() if file.is_file() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if not whole:
+        whole = ",".join(header).encode() + b"\r\n"
+        file.write_bytes(whole)
+    elif len(whole) < len(content):
+        os.truncate(file, len(whole))
+    return whole.splitlines(keepends=True)[1:]
+
+
+def _rows(lines: Sequence[bytes]) -> list[Row]:
+    """The rows of `videos.csv`."""
+    rows = []
+    for index, path, label, prediction, rank, error, note in (
+        cells[: len(_FIELDS)] for cells in csv.reader(line.decode() for line in lines)
+    ):
+        best, above = (int(cell) if cell else None for cell in (prediction, rank))
+        rows.append(Row(int(index), path, int(label), best, above, error, note))
+    return rows
+
+
+def _cut_orphans(file: Path, lines: Sequence[bytes], done: set[int]) -> None:
+    """Cuts off the views of a video that was not done."""
+    kept = [line for line in lines if int(line.split(b",", 1)[0]) in done]
+    if len(kept) < len(lines):  # they can only be the last
+        os.truncate(file, file.stat().st_size - sum(map(len, lines)) + sum(map(len, kept)))

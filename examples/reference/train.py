@@ -1,0 +1,563 @@
+"""Trains a model: recipes, any data, one process or many, killed and gone on with.
+
+    python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2
+    python -m reference.train --recipe finetune --data FOLDER --model vov3d_m.k400_f16 --output runs/mine
+    python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2 --resume auto --train.batch_size 8
+    torchrun --nproc_per_node 8 -m reference.train --recipe k400 --data FOLDER --output runs/k400
+
+OUTPUT then holds `checkpoint.pt`, the logs, `curves.png`, and `model`: `vov3d predict FILE --model OUTPUT/model`.
+Needs the extra `train`: `pip install 'vov3d[train]'`.
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vov3d.extras import install
+
+try:
+    from accelerate import Accelerator
+    from accelerate.utils import gather_object
+    from tqdm import tqdm
+
+    from reference.data.clips import Batch, load, open_clips, plan_epoch, to_network
+    from reference.data.splitting import read_sources
+    from reference.evaluation.metrics import summarize
+    from reference.evaluation.models import default_views
+    from reference.evaluation.running import Plan, classifier_of, noted, row_of
+    from reference.evaluation.scores import Row
+    from reference.training.building import (
+        asked_warmup,
+        build_model,
+        build_optimizer,
+        build_scheduler,
+        rate_of,
+        warmup_updates,
+    )
+    from reference.training.checkpoints import (
+        load_checkpoint,
+        not_finite,
+        random_state,
+        save_atomically,
+        set_random_state,
+    )
+    from reference.training.log import EPOCHS, UPDATES, Log, draw_curves
+    from reference.training.mixing import mix
+    from reference.training.recipe import (
+        Recipe,
+        check_values,
+        differences,
+        load_recipe,
+        parse_overrides,
+        parser,
+        sections,
+    )
+    from reference.training.seen import VIDEOS, write_seen
+    from reference.training.stopping import Stop, Stopped, say_stopped
+    from reference.training.workers import WorkerError
+except ImportError as error:
+    raise ImportError(f"the trainer needs more ({error}): {install('train')}") from error
+from timm.utils import ModelEmaV3
+from torch import nn
+
+import vov3d
+from vov3d.video import VideoError, parse_views
+
+# Keys that change neither what is computed nor its order. The data is compared by its content.
+WITHOUT_EFFECT = (
+    "data.path",
+    "data.val",
+    "data.root",
+    "data.layout",
+    "data.labels_from",
+    "data.group",
+    "data.overlap",
+    "data.workers",
+    "train.checkpoint_every",
+)
+
+
+class Trainer:
+    """A run: everything is built on construction, `run` trains to the end.
+
+    Args:
+        recipe: Values of all keys.
+        output: Folder of checkpoints, logs and the model.
+        resume: Goes on from the last checkpoint there, if there is one.
+        stop: What notes signals; none are looked for if None.
+
+    Attributes:
+        epoch: The epoch to train next, or being trained.
+        update: Updates of this epoch that are done.
+        step: Updates of the run that are done.
+        total: Loss of this epoch so far, summed over the clips.
+    """
+
+    def __init__(self, recipe: Recipe, output: Path, resume: bool, stop: Stop | None = None) -> None:
+        check_values(recipe)
+        self.keys, self.recipe, self.output, self.stop = recipe, sections(recipe), output, stop or Stop()
+        train = self.recipe.train
+        if train.precision == "fp16" and not torch.accelerator.is_available():
+            raise ValueError("train.precision='fp16' needs a GPU, and there is none: give 'bf16' or 'no'")
+        self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # unless told so, processes on CPUs would train apart
+            mixed_precision=train.precision,
+            gradient_accumulation_steps=train.accumulate,
+        )
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self._check_folder(resume)
+        with self.accelerator.main_process_first():  # moving shapes are made once
+            self.source, self.val_source = read_sources(self.recipe.data, self.recipe.shapes)
+        self._check_settings()
+        torch.manual_seed(train.seed)
+        self.network: Any = build_model(self.recipe, len(self.source.classes), self.world).to(self.accelerator.device)
+        self.digest = self.source.digest()
+        self.clips = open_clips(self.source, self.network.pretrained_cfg, self.recipe, train=True)
+        self.views = train.val_views or default_views(self.network.pretrained_cfg["sampling"])
+        parse_views(self.views)
+
+        self.parts = self.world * train.accumulate
+        self.batch = train.batch_size * self.parts or self.recipe.optimizer.batch
+        self.updates = len(self._plan(0))
+        self.factor = self.batch / self.recipe.optimizer.batch
+        optimizer = build_optimizer(self.network, self.recipe.optimizer, self.factor)
+        self.scheduler = build_scheduler(optimizer, self.recipe.schedule, self.factor, self.updates)
+        self.ema = ModelEmaV3(self.network, train.ema) if train.ema else None
+        self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
+
+        self.epoch = self.update = self.step = 0
+        self.total = 0.0
+        self.broken: dict[str, str] = {}
+        self.best: dict[str, float] = {}
+        self.told, self.saved = False, 0  # whether to stop; the update of the last checkpoint
+        self.damaged = ""  # the checkpoint that could not be read
+        torch.manual_seed(train.seed + 1 + self.rank)  # dropout differs between processes
+        if resume and self._checkpoints():
+            self.restore()
+        self.log = None
+        if self.accelerator.is_main_process:
+            self.log = Log(output, self.step)
+            write_seen(output / VIDEOS, self.source, self.val_source)
+        self._say_what_runs()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint."""
+        return self.output / "checkpoint.pt"
+
+    @property
+    def former_checkpoint(self) -> Path:
+        """The checkpoint before the last."""
+        return self.output / "checkpoint-before.pt"
+
+    def _checkpoints(self) -> list[Path]:
+        """Those that are there, the last one first."""
+        return [path for path in (self.checkpoint, self.former_checkpoint) if path.exists()]
+
+    # --- building ----------------------------------------------------------------------------------------------------
+
+    def _check_folder(self, resume: bool) -> None:
+        """Refuses to write over a run."""
+        if self._checkpoints() and not resume:
+            raise ValueError(f"{self.output} holds a run: go on with --resume auto, or give another --output")
+        self.output.mkdir(parents=True, exist_ok=True)
+
+    def _check_settings(self) -> None:
+        """Refuses settings that cannot work or would have no effect."""
+        train, model = self.recipe.train, self.recipe.model
+        if train.keep == "best" and self.val_source is None:
+            raise ValueError(
+                "train.keep='best' needs videos for validation: a val folder, --data.val, or --data.val_share 0.2"
+            )
+        if model.sync_batchnorm and self.world > 1 and self.accelerator.device.type != "cuda":
+            raise ValueError("model.sync_batchnorm needs GPUs, as PyTorch has it: --model.sync_batchnorm false")
+        if model.freeze_backbone and self.recipe.optimizer.layer_decay != 1:
+            raise ValueError("optimizer.layer_decay has no effect where only the classifier learns: set it to 1")
+
+    def _plan(self, epoch: int) -> list[list[np.ndarray]]:
+        return plan_epoch(len(self.clips), self.batch, self.parts, self.recipe.train.seed, epoch)
+
+    def _say_what_runs(self) -> None:
+        """What is trained on what, and how the learning rate came about."""
+        optimizer, train = self.recipe.optimizer, self.recipe.train
+        parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        validation = f"{len(self.val_source)} for validation" if self.val_source else "none for validation"
+        notes = [
+            f"  {note}\n" for source in (self.source, self.val_source) for note in (source.notes if source else ())
+        ]
+        warmup = warmup_updates(self.recipe.schedule, self.updates)
+        asked = asked_warmup(self.recipe.schedule, self.updates)
+        each = f"{train.batch_size} clips" if train.batch_size else f"{self.batch / self.parts:g} clips on average"
+        self.accelerator.print(
+            f"{self.recipe.model.name}: {parameters / 1e6:.2f} M parameters to train, on {self.accelerator.device}\n"
+            f"{self.source.name}: {len(self.source)} videos of {len(self.source.classes)} classes, {validation}\n"
+            f"{''.join(notes)}"
+            f"{self.world} processes x {train.accumulate} backward passes x {each} = {self.batch} clips an update, "
+            f"{self.updates} updates an epoch\n"
+            f"learning rate {optimizer.lr:g} for {optimizer.batch} clips an update, scaled by {self.factor:g}: "
+            f"{optimizer.lr * self.factor:g}"
+            + (f", after {warmup} updates of warm-up" if warmup else "")
+            + (f" ({asked} were asked for, too many for this run)" if asked > warmup else "")
+        )
+        if self.damaged:
+            self.accelerator.print(f"{self.damaged}: the checkpoint before it is taken")
+        if self.step:
+            path = self._checkpoints()[-1 if self.damaged else 0]
+            self.accelerator.print(f"going on from epoch {self.epoch}, update {self.step} ({path})")
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> Path:
+        """Trains to the end and saves the model; returns its folder."""
+        epochs, every = self.recipe.schedule.epochs, self.recipe.train.val_every
+        self.stop.armed = True
+        while self.epoch < epochs:
+            row = self.train_epoch()
+            if self.val_source and ((self.epoch + 1) % every == 0 or self.epoch + 1 == epochs):
+                row |= self.validate()
+            self._tell(row)
+            self.epoch, self.update, self.total = self.epoch + 1, 0, 0.0
+            self.save()
+        self.stop.armed = False  # all is saved
+        return self.finish()
+
+    def train_epoch(self) -> dict[str, float]:
+        """Trains what is left of an epoch; returns what it measured."""
+        plan = self._plan(self.epoch)[self.update :]
+        mine = [[(self.epoch, int(i)) for i in part] for update in plan for part in update[self.rank :: self.world]]
+        batches = iter(load(self.clips, mine, self.recipe.data.workers))
+        every, self.waited, start = self.recipe.train.checkpoint_every, 0.0, time.perf_counter()
+        self.model.train()
+        bar = tqdm(plan, f"epoch {self.epoch}", disable=None if self.accelerator.is_main_process else True, leave=False)
+        for update in bar:
+            clips = sum(map(len, update))
+            lr = rate_of(self.optimizer)
+            loss = self.one_update(batches, clips)
+            self.total += loss * clips
+            bar.set_postfix(loss=f"{loss:.3f}", lr=f"{lr:.2g}", waiting=f"{self.waited:.0f}s")
+            if self.log:
+                self.log.write(UPDATES, update=self.step, epoch=self.epoch, loss=loss, lr=lr)
+            if self.told:
+                self._stop_here()
+            if every and self.step % every == 0 and self.update < self.updates:
+                self.save()
+        seconds, clips = time.perf_counter() - start, sum(len(part) for update in plan for part in update)
+        loss = self.total / len(self.clips)
+        return {"train_loss": loss, "clips_per_s": clips / seconds, "waiting": self.waited / seconds}
+
+    def one_update(self, batches: Iterator[Batch], clips: int) -> float:
+        """All backward passes of an update and the step; returns the mean loss over the clips of all processes."""
+        total = torch.zeros((), device=self.accelerator.device, dtype=torch.float64)
+        mean = math.nan
+        for number in range(self.recipe.train.accumulate):
+            batch = self._next(batches)
+            with self.accelerator.accumulate(self.model):
+                loss = self.loss(batch, number)
+                total += loss.detach()
+                # every clip counts alike, however they are shared out: gradients are averaged over the parts
+                self.accelerator.backward(loss * (self.parts / clips))
+                if self.accelerator.sync_gradients:
+                    mean = self._agreed(total) / clips
+                    self._check_step(mean)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        self.step, self.update = self.step + 1, self.update + 1
+        self.scheduler.step_update(self.step)
+        if self.ema:
+            self.ema.update(self.network, self.step)
+        return mean
+
+    def _agreed(self, total: torch.Tensor) -> float:
+        """The sum over all processes; what tells one of them to stop, tells all."""
+        signals = total.new_tensor(float(self.stop.number > 0))
+        total, signals = self.accelerator.reduce(torch.stack([total, signals]), "sum").unbind()
+        self.told = signals.item() > 0
+        return total.item()
+
+    def _check_step(self, loss: float) -> None:
+        """Clips the gradient where the recipe says so, and refuses a step that would end the run.
+
+        Raises:
+            ValueError: If the loss or the gradient is not finite; nothing of this update has been kept then.
+        """
+        largest = self.recipe.train.clip_grad or math.inf
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), largest)
+        what = f"the loss is {loss}"
+        if math.isfinite(loss):
+            # in fp16 the scaler leaves out such a step and tries a smaller scale, down to none
+            scaler = self.accelerator.scaler
+            if norm is None or math.isfinite(norm) or (scaler and scaler.get_scale() > 1):
+                return
+            what = f"the gradient is {float(norm)}, of a loss of {loss:.3g},"
+        raise ValueError(
+            f"{what} at update {self.step + 1}: lower optimizer.lr, or set train.clip_grad; {self.what_is_kept()}"
+        )
+
+    def what_is_kept(self) -> str:
+        """What a run that ends here has saved, and how to go on."""
+        if not self._checkpoints():
+            return "no checkpoint was written yet"
+        return f"{self._checkpoints()[0]} holds update {self.saved}: the same command with --resume auto goes on there"
+
+    def _stop_here(self) -> None:
+        """Writes a checkpoint and ends the run."""
+        self.save()
+        raise Stopped(self.stop.number or signal.SIGTERM)
+
+    def loss(self, batch: Batch, number: int) -> torch.Tensor:
+        """The cross-entropy, summed over the clips of a batch, the `number`-th of this update."""
+        mixing, smoothing = self.recipe.mix, self.recipe.train.label_smoothing
+        clips, labels = self._to_network(batch)
+        if mixing.mixup or mixing.cutmix:
+            rng = np.random.default_rng((self.recipe.train.seed, self.step, number, self.rank))
+            if rng.random() < mixing.share:
+                clips, labels = mix(clips, labels, len(self.source.classes), mixing.mixup, mixing.cutmix, rng)
+        return F.cross_entropy(self.model(clips), labels, reduction="sum", label_smoothing=smoothing)
+
+    def _to_network(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        clips = to_network(batch.clips, self.network.pretrained_cfg, next(self.network.parameters()))
+        return clips, batch.labels.to(clips.device)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; notes the time that it took and what is broken."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - start
+        self.broken |= batch.broken
+        self._check_broken()
+        return batch
+
+    def _check_broken(self) -> None:
+        share, files = self.recipe.data.max_broken, len(self.source) + len(self.val_source or ())
+        if len(self.broken) > share * files:
+            raise ValueError(
+                f"{len(self.broken)} of {files} files are broken, more than data.max_broken={share:g} allows; "
+                f"check them all with examples/reference/check_data.py. {'; '.join(list(self.broken.values())[:5])}"
+            )
+
+    # --- validation --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss and accuracy of the averaged weights where there are any, by the scores that evaluate.py gives."""
+        assert self.val_source is not None
+        model = self.ema.module if self.ema else self.network
+        if self.recipe.train.precise_bn:
+            self.recalibrate(model)
+        self._agree(model)
+        rows, losses = self._score(model, list(range(self.rank, len(self.val_source), self.world)))
+        counted = summarize(rows, "leave-out") if losses else None
+        count = len(losses)
+        hits = [round(count * share.value) for share in (counted.top1, counted.top5)] if counted else [0, 0]
+        sums = torch.tensor([sum(losses), *hits, count], device=self.accelerator.device, dtype=torch.float64)
+        sums = torch.stack([sums, torch.full_like(sums, self.stop.number > 0)])
+        sums, signals = self.accelerator.reduce(sums, "sum").tolist()
+        if signals[0]:
+            self._stop_here()
+        self._check_broken()
+        loss, top1, top5, count = sums
+        if not count:
+            raise ValueError(f"all videos for validation are broken, as {next(iter(self.broken.values()), '')}")
+        row = {"val_loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count}
+        self._keep_best(model, row)
+        return row
+
+    def _score(self, model: nn.Module, indices: list[int]) -> tuple[list[Row], list[float]]:
+        """What came of some videos for validation, and the losses of those that are not broken."""
+        assert self.val_source is not None
+        source, rows, losses = self.val_source, list[Row](), list[float]()
+        batch = -(-self.batch // self.parts) if self.accelerator.device.type == "cpu" else None
+        classifier = classifier_of(model, source.classes, Plan(self.views, batch_size=batch))
+        looks: Any = classifier.looks((source.content(i) for i in indices), topk=1, errors="return")
+        with noted(), closing(looks), self.accelerator.autocast():
+            for index, look in zip(indices, looks, strict=True):
+                name, label = str(source.file(index)), int(source.labels[index])
+                row, scores = row_of(Row(index, name, label), look)
+                if scores is None:
+                    self.broken[name] = row.error
+                else:
+                    losses.append(-math.log(max(float(scores[label]), 1e-12)))
+                rows.append(row)
+                if self.stop.number:
+                    break
+        return rows, losses
+
+    def _keep_best(self, model: nn.Module, row: dict[str, float]) -> None:
+        """Keeps the weights where they are the best; among equals those with the lower loss."""
+        rank, best = (row["top1"], -row["val_loss"]), (self.best.get("top1", -1), -self.best.get("loss", math.inf))
+        if self.recipe.train.keep == "best" and rank > best:
+            self.best = {"top1": row["top1"], "loss": row["val_loss"], "epoch": self.epoch}
+            if self.accelerator.is_main_process:
+                save_atomically(model.state_dict(), self.output / "best.pt")
+
+    def recalibrate(self, model: nn.Module) -> None:
+        """Precise BN: norms are estimated anew from training clips, by all processes together."""
+        plan = self._plan(self.epoch)[: self.recipe.train.precise_bn]
+        keys = [[(self.epoch, int(i)) for i in update[self.rank]] for update in plan]
+        batches = load(self.clips, keys, self.recipe.data.workers)
+        with self.accelerator.autocast():
+            vov3d.recalibrate(model, self._until_told(self._to_network(batch)[0] for batch in batches))
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(self.accelerator.reduce(buffer.clone(), "mean"))
+
+    def _until_told(self, clips: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for clip in clips:
+            yield clip
+            if self.stop.number:  # what is estimated will not be used
+                return
+
+    def _agree(self, model: nn.Module) -> None:
+        """Gives the statistics of the first process to all; each has seen other clips."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def _tell(self, row: dict[str, float]) -> None:
+        for name in {name: 0 for part in gather_object([self.broken]) for name in part}:
+            self.broken.setdefault(name, "found broken by another process")
+        self._check_broken()
+        if self.log:
+            empty = dict.fromkeys(("val_loss", "top1", "top5"), "")
+            self.log.write(EPOCHS, update=self.step, epoch=self.epoch, **{**empty, **row})
+        views = f"{self.views.replace('x', ' x ')} views"
+        validation = f", validation ({views}) {row['val_loss']:.3f}, top-1 {row['top1']:.1f}%" if "top1" in row else ""
+        self.accelerator.print(
+            f"epoch {self.epoch}: loss {row['train_loss']:.3f}{validation}, {row['clips_per_s']:.1f} clips/s, "
+            f"{row['waiting']:.0%} of the time waiting for data"
+            + (f", {len(self.broken)} broken" if self.broken else "")
+        )
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes the checkpoint of the position reached; the one before is kept.
+
+        Raises:
+            ValueError: If the network is not finite any more; the checkpoints stay.
+            OSError: If it cannot be written; the checkpoints stay.
+        """
+        states = gather_object([(random_state(), not_finite(self.network))])
+        if problems := [name for _, name in states if name]:
+            raise ValueError(
+                f"{problems[0]} is not finite behind update {self.step}, and is not saved: lower optimizer.lr, or set "
+                f"train.clip_grad; {self.what_is_kept()}"
+            )
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        content = {
+            "recipe": self.keys,
+            "data": self.digest,
+            "position": [self.epoch, self.update, self.step, self.total],
+            "model": self.network.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "random": [state for state, _ in states],
+            "broken": self.broken,
+            "best": self.best,
+        }
+        save_atomically(content, self.checkpoint, self.former_checkpoint)
+        self.saved = self.step
+
+    def restore(self) -> None:
+        """Goes back to where the checkpoint was written."""
+        content = self._last_readable()
+        problems = differences(self.keys, content["recipe"], WITHOUT_EFFECT)
+        if content["data"] != self.digest:
+            problems.append("the training data is another")
+        if len(content["random"]) != self.world:
+            problems.append(f"the number of processes (was {len(content['random'])}, is {self.world})")
+        if problems:
+            raise ValueError(
+                f"{self.checkpoint} is of a run with other settings: {'; '.join(problems)}. Give those it began with, "
+                "or another --output"
+            )
+        self.network.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scheduler.load_state_dict(content["scheduler"])
+        if self.ema:
+            self.ema.load_state_dict(content["ema"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(content["scaler"])
+        self.broken, self.best = content["broken"], content["best"]
+        self.epoch, self.update, self.step, self.total = content["position"]
+        self.saved = self.step
+        set_random_state(content["random"][self.rank])
+
+    def _last_readable(self) -> dict[str, Any]:
+        """The last checkpoint, or the one before if that is damaged."""
+        last, *former = self._checkpoints()
+        try:
+            return load_checkpoint(last)
+        except OSError as error:
+            if not former:
+                raise
+            self.damaged = str(error)
+            return load_checkpoint(former[0])
+
+    def finish(self) -> Path:
+        """Saves the model with its class names, draws the curves, reports broken files."""
+        folder = self.output / "model"
+        if not self.accelerator.is_main_process:
+            return folder
+        assert self.log is not None
+        self.log.close()
+        if self.best:
+            self.network.load_state_dict(load_checkpoint(self.output / "best.pt"))
+        elif self.ema:
+            self.network.load_state_dict(self.ema.module.state_dict())
+        write_seen(folder / VIDEOS, self.source, self.val_source)
+        vov3d.save_pretrained(self.network, folder, label_names=self.source.classes)
+        which = f"best of epoch {self.best['epoch']}, top-1 {self.best['top1']:.1f}%" if self.best else "last"
+        print(f"model ({which}) in {folder}: vov3d predict FILE --model {folder}\ncurves in {draw_curves(self.output)}")
+        if self.broken:
+            print(f"{len(self.broken)} files are broken; others stood for them in training, validation left them out:")
+            print(
+                "\n".join(
+                    f"  {name}: {reason.removeprefix(f'{name}: ')}" for name, reason in sorted(self.broken.items())
+                )
+            )
+        return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains as the command line says."""
+    args, rest = parser(str(__doc__)).parse_known_args(arguments)
+    trainer, stop = None, Stop()
+    with stop.watching():
+        try:
+            overrides = parse_overrides(rest)
+            overrides |= {"data.path": args.data} if args.data else {}
+            overrides |= {"model.name": args.model} if args.model else {}
+            trainer = Trainer(load_recipe(args.recipe, overrides), args.output, args.resume == "auto", stop)
+            trainer.run()
+            trainer.accelerator.end_training()
+        except Stopped as stopped:
+            return say_stopped("train.py", stopped, trainer.what_is_kept() if trainer else "nothing was trained yet")
+        except torch.OutOfMemoryError as error:
+            cause = str(error).split(". ")[0]
+            print(f"train.py: {cause}: lower train.batch_size; train.accumulate keeps the batch", file=sys.stderr)
+            return 1
+        except WorkerError as error:
+            print(f"train.py: {error}; {trainer.what_is_kept() if trainer else ''}", file=sys.stderr)
+            return 1
+        except (ImportError, OSError, ValueError, VideoError, vov3d.WeightsError) as error:
+            print(f"train.py: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

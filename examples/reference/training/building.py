@@ -1,0 +1,152 @@
+"""The network, its optimizer and its schedule, as a recipe says."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+import vov3d
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def build_model(recipe: Any, num_classes: int, world: int) -> Any:
+    """The network, with the frames, the crop and the sampling of the recipe in its `pretrained_cfg`."""
+    settings = recipe.model
+    saved = Path(settings.name, "config.json").is_file()
+    try:
+        model: Any = vov3d.create_model(
+            f"local-dir:{settings.name}" if saved else settings.name,
+            settings.pretrained,
+            checkpoint_path=settings.checkpoint or None,
+            num_classes=num_classes,
+            drop_rate=settings.drop_rate,
+            drop_path_rate=settings.drop_path_rate,
+            **settings.args,
+        )
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in settings.args.items())
+        raise ValueError(f"{settings.name} cannot be built with model.args {given}: {error}") from error
+    model.pretrained_cfg |= clip_settings(recipe.clip, model)
+    if settings.sync_batchnorm and world > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if settings.freeze_backbone:
+        model.requires_grad_(False)
+        model.get_classifier().requires_grad_(True)
+    if settings.freeze_batchnorm or settings.freeze_backbone:
+        vov3d.freeze_batchnorm(model)
+    if settings.grad_checkpointing:
+        model.set_grad_checkpointing()
+    return model
+
+
+def clip_settings(clip: Any, model: Any) -> dict[str, Any]:
+    """What a recipe says of clips, as fields of a `pretrained_cfg`; what it leaves open stays the model's own."""
+    cfg, fields = model.pretrained_cfg, dict[str, Any]()
+    if clip.size:
+        reduction = model.feature_info[-1]["reduction"]
+        fields["input_size"] = (model.in_chans, clip.size, clip.size)
+        fields["pool_size"] = (-(-clip.size // reduction),) * 2
+        fields["test_input_size"] = (model.in_chans, *[round(clip.size * 8 / 7)] * 2)
+    if clip.test_size:
+        fields["test_input_size"] = (model.in_chans, clip.test_size, clip.test_size)
+    fields["sampling"] = clip.sampling or cfg["sampling"]
+    fields["num_frames"] = clip.frames or cfg["num_frames"]
+    fields["frame_stride"] = None if fields["sampling"] == "segment" else clip.stride or cfg["frame_stride"]
+    if clip.stride and fields["sampling"] == "segment":
+        raise ValueError(f"clip.stride={clip.stride} has no effect on segment sampling: set it to 0")
+    return fields
+
+
+def build_optimizer(model: nn.Module, settings: Any, factor: float) -> torch.optim.Optimizer:
+    """The optimizer of that name in timm; the learning rate is scaled.
+
+    Raises:
+        ValueError: If timm has no such optimizer, or it does not take an argument or its value.
+    """
+    try:
+        optimizer = create_optimizer_v2(
+            model,
+            settings.name,
+            lr=settings.lr * factor,
+            weight_decay=settings.weight_decay,
+            filter_bias_and_bn=settings.exempt_norms,
+            layer_decay=settings.layer_decay if settings.layer_decay != 1 else None,
+            **settings.args,
+        )
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in settings.args.items()) or "no further arguments"
+        raise ValueError(
+            f"optimizer.name={settings.name!r} cannot be made with {given} ({error}): names and arguments are timm's, "
+            "see timm.optim.list_optimizers() and optimizer.args"
+        ) from error
+    if settings.decay_biases:
+        _decay_biases(optimizer, model, settings.weight_decay)
+    return optimizer
+
+
+def _decay_biases(optimizer: torch.optim.Optimizer, model: nn.Module, weight_decay: float) -> None:
+    """Takes the biases out of the groups without weight decay, where the norms stay."""
+    norms = {id(p) for module in model.modules() if isinstance(module, _NORMS) for p in module.parameters()}
+    for group in list(optimizer.param_groups):
+        biases = [p for p in group["params"] if id(p) not in norms]
+        if group["weight_decay"] == 0 and biases:
+            group["params"] = [p for p in group["params"] if id(p) in norms]
+            optimizer.add_param_group({**group, "params": biases, "weight_decay": weight_decay})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any, factor: float, updates: int) -> Scheduler:
+    """A scheduler of timm, counted in updates, of which an epoch has `updates`.
+
+    The learning rate is continuous where the warm-up ends. No update has a rate of 0 unless `lr` is 0.
+
+    Raises:
+        ValueError: For settings that contradict each other or would have no effect.
+    """
+    total = schedule.epochs * updates
+    warmup = warmup_updates(schedule, updates)
+    first = schedule.warmup_lr * factor
+    peak = max(group["lr"] for group in optimizer.param_groups)
+    if warmup and not first:
+        first = peak / (warmup + 1)  # the rate before the first update is 0, not that of the first
+    common = dict(warmup_t=warmup, warmup_lr_init=first, t_in_epochs=False)
+    if schedule.name == "cosine":
+        if schedule.milestones:
+            raise ValueError("schedule.milestones have no effect on schedule.name='cosine': leave them out")
+        prefix = not schedule.warmup_under
+        length = total - warmup if prefix else total
+        lr_min = schedule.min_lr * factor
+        scheduler = CosineLRScheduler(optimizer, max(length, 2), lr_min=lr_min, warmup_prefix=prefix, **common)
+        scheduler.t_initial = length  # timm warns of a cosine of one update
+        if warmup:
+            scheduler.warmup_steps = [(end - first) / warmup for end in scheduler._get_lr(warmup)]
+        return scheduler
+    for name in ("warmup_under", "min_lr"):
+        if getattr(schedule, name):
+            raise ValueError(f"schedule.{name} has no effect on schedule.name='steps': leave it out")
+    # timm's milestones take effect one update early
+    steps = [milestone * updates + 1 for milestone in schedule.milestones]
+    return MultiStepLRScheduler(optimizer, steps, schedule.decay, warmup_prefix=False, **common)
+
+
+def warmup_updates(schedule: Any, updates: int) -> int:
+    """Updates of the warm-up: what the recipe says, but no more than half of the run, and none behind a milestone."""
+    if schedule.warmup_epochs and schedule.warmup_updates:
+        raise ValueError("schedule.warmup_epochs and schedule.warmup_updates say the same thing twice: set one to 0")
+    asked = asked_warmup(schedule, updates)
+    return min([asked, schedule.epochs * updates // 2, *(stone * updates for stone in schedule.milestones)])
+
+
+def asked_warmup(schedule: Any, updates: int) -> int:
+    """Updates of the warm-up that a recipe asks for."""
+    return schedule.warmup_updates or round(schedule.warmup_epochs * updates)
+
+
+def rate_of(optimizer: Any) -> float:
+    """The learning rate of the parameters that learn fastest."""
+    return max(group["lr"] for group in optimizer.param_groups)

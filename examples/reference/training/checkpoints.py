@@ -1,0 +1,91 @@
+"""Checkpoints that are there whole or not at all, and the state of all random numbers."""
+
+import os
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def save_atomically(content: Any, path: Path, former: Path | None = None) -> None:
+    """Writes a file beside the one of that name and puts it in its place when it is on the disk.
+
+    Args:
+        content: What `torch.save` takes.
+        path: Where to.
+        former: Where the file that is there goes; nowhere if None.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk; the former file is still there.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if former is not None and path.exists():
+            os.replace(path, former)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch turns what writing raises into a RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__ or error
+        there = [str(file) for file in (path, former) if file is not None and file.exists()]
+        kept = f"the former one is still there ({there[0]})" if there else "there is none"
+        raise OSError(f"{path}: the checkpoint cannot be written ({cause}); {kept}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint without running code of it.
+
+    Raises:
+        OSError: If it is not there, or damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not look at checksums
+        if damaged is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds, from zipfile and from unpickling
+        raise OSError(f"{path}: cannot be read as a checkpoint ({error})") from error
+    raise OSError(f"{path}: is damaged, the checksum of {damaged} is wrong")
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """The first tensor of a network that holds NaN or infinity; None where all are finite."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return name
+    return None
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the random numbers of torch, numpy and Python, in plain types."""
+    legacy: Any = np.random.get_state()
+    kind, keys, *rest = legacy
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "python": random.getstate(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts random numbers back to where `random_state` was called."""
+    torch.set_rng_state(state["torch"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,105 @@
+"""What a run tells: two CSV files, TensorBoard where it is installed, and a picture of the curves."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+UPDATES, EPOCHS = "updates.csv", "epochs.csv"
+_COLUMNS = {
+    UPDATES: ("update", "epoch", "loss", "lr"),
+    EPOCHS: ("update", "epoch", "train_loss", "val_loss", "top1", "top5", "clips_per_s", "waiting"),
+}
+
+
+class Log:
+    """Writes the logs of a run; on going on from a checkpoint, rows behind it are dropped first.
+
+    Args:
+        folder: Where to.
+        update: Updates that are done.
+    """
+
+    def __init__(self, folder: Path, update: int) -> None:
+        self._files = {name: _opened(folder / name, columns, update) for name, columns in _COLUMNS.items()}
+        self._board = _tensorboard(folder, update)
+
+    def write(self, file: str, **row: Any) -> None:
+        """Adds a row to `UPDATES` or `EPOCHS`; floats are written so that they can be read again to the bit."""
+        try:
+            csv.writer(self._files[file]).writerow([row[column] for column in _COLUMNS[file]])
+            self._files[file].flush()
+        except OSError as error:
+            raise OSError(f"{self._files[file].name}: cannot be written ({error})") from error
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(name, value, row["update"])
+
+    def close(self) -> None:
+        """Closes the files."""
+        for file in self._files.values():
+            file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_log(path: Path) -> dict[str, list[float]]:
+    """The columns of a log by name, and under `name@` the updates at which they were measured."""
+    columns: dict[str, list[float]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, text in row.items():
+                if text:
+                    columns.setdefault(name, []).append(float(text))
+                    columns.setdefault(f"{name}@", []).append(float(row["update"]))
+    return columns
+
+
+def draw_curves(folder: Path) -> Path:
+    """Draws losses, accuracy and learning rate over the updates into `curves.png`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    updates, epochs = read_log(folder / UPDATES), read_log(folder / EPOCHS)
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    left.plot(updates["loss@"], updates["loss"], color="0.8", lw=0.8, label="training, each update")
+    for name, label in (("train_loss", "training, each epoch"), ("val_loss", "validation")):
+        if name in epochs:
+            left.plot(epochs[f"{name}@"], epochs[name], marker=".", label=label)
+    left.set(title="loss", xlabel="update")
+    left.legend()
+    for name, label in (("top1", "top-1"), ("top5", "top-5")):
+        if name in epochs:
+            middle.plot(epochs[f"{name}@"], epochs[name], marker=".", label=label)
+    middle.set(title="validation accuracy, %", xlabel="update", ylim=(0, 100))
+    if "top1" in epochs:
+        middle.legend()
+    right.plot(updates["lr@"], updates["lr"])
+    right.set(title="learning rate", xlabel="update")
+    figure.savefig(folder / "curves.png", dpi=100)
+    pyplot.close(figure)
+    return folder / "curves.png"
+
+
+def _opened(path: Path, columns: tuple[str, ...], update: int) -> Any:
+    """A CSV file to add rows to, with those up to an update kept."""
+    kept: list[list[str]] = []
+    if update and path.exists():
+        with path.open(newline="") as file:
+            kept = [row for row in list(csv.reader(file))[1:] if len(row) == len(columns) and int(row[0]) <= update]
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *kept])
+    os.replace(part, path)
+    return path.open("a", newline="")
+
+
+def _tensorboard(folder: Path, update: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)

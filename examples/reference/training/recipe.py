@@ -1,0 +1,215 @@
+"""Recipes: TOML files of the keys in `recipes/defaults.toml`, with overrides from the command line."""
+
+import argparse
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+DEFAULTS = FOLDER / "defaults.toml"
+
+_FREE = ("model.args.", "optimizer.args.")  # tables of arguments that are passed on
+_INFINITE = float("inf")
+# Smallest and largest value of each number; those that are not named begin at 0.
+_RANGES: dict[str, tuple[float, float]] = {
+    "model.drop_rate": (0, 1),
+    "model.drop_path_rate": (0, 1),
+    "data.labels_from": (-1, 1),
+    "data.val_share": (0, 1),
+    "data.max_broken": (0, 1),
+    "shapes.clips": (1, _INFINITE),
+    "shapes.val_clips": (1, _INFINITE),
+    "shapes.frames": (1, _INFINITE),
+    "shapes.size": (1, _INFINITE),
+    "mix.share": (0, 1),
+    "optimizer.batch": (1, _INFINITE),
+    "optimizer.layer_decay": (0, 1),
+    "schedule.epochs": (1, _INFINITE),
+    "schedule.decay": (0, 1),
+    "train.accumulate": (1, _INFINITE),
+    "train.label_smoothing": (0, 1),
+    "train.ema": (0, 1),
+    "train.val_every": (1, _INFINITE),
+}
+_WORDS = {
+    "train.precision": ("no", "bf16", "fp16"),
+    "train.keep": ("last", "best"),
+    "schedule.name": ("cosine", "steps"),
+    "clip.sampling": ("", "dense", "segment"),
+}
+
+Recipe = dict[str, Any]
+"""Values by full key, as `optimizer.lr`."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that are here."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml") if path != DEFAULTS)
+
+
+def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """Reads a recipe, with its defaults and overrides.
+
+    Args:
+        name: One of `recipe_names()`, or a TOML file.
+        overrides: Full keys with values as they stand on a command line.
+
+    Raises:
+        ValueError: For a recipe or a key that does not exist, or a value of another type; with the nearest.
+    """
+    defaults = _flat(_read(DEFAULTS))
+    recipe = dict(defaults)
+    for key, value in _flat(_read(_file_of(name))).items():
+        recipe[key] = _checked(key, value, defaults, f"recipe {name}")
+    for key, text in (overrides or {}).items():
+        _known(key, defaults, f"--{key}")
+        recipe[key] = _checked(key, _parsed(text, defaults.get(key)), defaults, f"--{key}")
+    return recipe
+
+
+def check_values(recipe: Recipe) -> None:
+    """Refuses numbers and words that cannot be meant.
+
+    Raises:
+        ValueError: Names the key, its value, and what was expected.
+    """
+    for key, value in recipe.items():
+        if key in _WORDS and value not in _WORDS[key]:
+            raise ValueError(f"{key} is {value!r}: {' and '.join(map(repr, _WORDS[key]))} are known")
+        if type(value) in (int, float) and not key.startswith(_FREE):
+            low, high = _RANGES.get(key, (0, _INFINITE))
+            if not low <= value <= high or value == _INFINITE:
+                upper = f"to {high:g}" if high < _INFINITE else "on"
+                raise ValueError(f"{key} is {value!r}: expected a number from {low:g} {upper}")
+    stones, scales = recipe["schedule.milestones"], recipe["clip.scales"]
+    if not all(type(v) is int and v >= 1 for v in stones) or stones != sorted(stones):
+        raise ValueError(f"schedule.milestones is {stones!r}: expected epochs from 1 on, in order, such as [35, 45]")
+    if scales and not (len(scales) == 2 and all(type(v) is int and v > 0 for v in scales)):
+        raise ValueError(f"clip.scales is {scales!r}: expected two short sides in pixels, such as [256, 320]")
+
+
+def sections(recipe: Recipe) -> SimpleNamespace:
+    """A recipe as `recipe.optimizer.lr`; the free tables are dictionaries, as `recipe.model.args`."""
+    out = SimpleNamespace()
+    for section in dict.fromkeys(key.split(".")[0] for key in recipe):
+        setattr(out, section, SimpleNamespace())
+    for prefix in _FREE:
+        section, name = prefix.split(".")[:2]
+        setattr(
+            getattr(out, section), name, {k.removeprefix(prefix): v for k, v in recipe.items() if k.startswith(prefix)}
+        )
+    for key, value in recipe.items():
+        if not key.startswith(_FREE):
+            section, name = key.split(".")
+            setattr(getattr(out, section), name, value)
+    return out
+
+
+def parse_overrides(rest: Sequence[str]) -> dict[str, str]:
+    """Reads `--section.key value` and `--section.key=value`.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    overrides, words = {}, list(rest)
+    while words:
+        word = words.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            raise ValueError(f"{word!r} is no option: a key of a recipe is given as --optimizer.lr 0.1; see --help")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ValueError(f"--{key} wants a value: --{key} VALUE or --{key}=VALUE")
+            value = words.pop(0)
+        overrides[key] = value
+    return overrides
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The command line of the trainer, without the keys of the recipe."""
+    p = argparse.ArgumentParser(
+        prog="train.py",
+        description=description,
+        epilog=f"Keys of a recipe, each to be overridden as --optimizer.lr 0.05:\n\n{DEFAULTS.read_text()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="train.py --recipe NAME --output FOLDER [--data DATA] [--model NAME] [--resume auto] [--section.key V]",
+    )
+    p.add_argument("--recipe", required=True, metavar="NAME", help=f"{', '.join(recipe_names())}, or a TOML file")
+    p.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="checkpoints, logs, model")
+    p.add_argument("--data", metavar="DATA", help="in place of --data.path")
+    p.add_argument("--model", metavar="NAME", help="in place of --model.name")
+    p.add_argument(
+        "--resume", choices=("never", "auto"), default="never", help="auto: go on from the last checkpoint, if any"
+    )
+    return p
+
+
+def differences(recipe: Recipe, former: Recipe, without_effect: Sequence[str]) -> list[str]:
+    """Keys that differ between two recipes, with both values; some do not change what is computed."""
+    keys = [key for key in former | recipe if key not in without_effect]
+    return [f"{k} (was {former.get(k)!r}, is {recipe.get(k)!r})" for k in keys if former.get(k) != recipe.get(k)]
+
+
+def _file_of(name: str) -> Path:
+    if name in recipe_names():
+        return FOLDER / f"{name}.toml"
+    if Path(name).is_file():
+        return Path(name)
+    raise ValueError(f"there is no recipe {name!r}{_near(name, recipe_names())}; or give a TOML file")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: is not valid TOML ({error})") from error
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Recipe:
+    out: Recipe = {}
+    for name, value in table.items():
+        key = prefix + name
+        if isinstance(value, Mapping) and not key.startswith(_FREE):
+            out |= _flat(value, f"{key}.")
+        else:
+            out[key] = value
+    return out
+
+
+def _known(key: str, defaults: Recipe, where: str) -> None:
+    if key not in defaults and not key.startswith(_FREE):
+        raise ValueError(f"{where}: there is no key {key!r}{_near(key, list(defaults))}")
+
+
+def _checked(key: str, value: Any, defaults: Recipe, where: str) -> Any:
+    """A value of the type that its key has."""
+    _known(key, defaults, where)
+    default = defaults.get(key)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if default is not None and type(value) is not type(default):
+        wanted = type(default).__name__
+        raise ValueError(f"{where}: {key} wants a {wanted}, such as {default!r}, not {value!r}")
+    return value
+
+
+def _parsed(text: str, default: Any) -> Any:
+    """A value of the command line: text where text is wanted, TOML else."""
+    if isinstance(default, str):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    """The nearest name, by the whole or by the part behind the last dot."""
+    last = {n.split(".")[-1]: n for n in names}
+    near = get_close_matches(name, names, 1, 0.7) or get_close_matches(name.split(".")[-1], last, 1, 0.5)
+    near = near or get_close_matches(name, names, 1, 0.0)
+    return f"; did you mean {last.get(near[0], near[0])!r}?"

@@ -1,0 +1,92 @@
+"""Which videos a model was trained on and which were held out: a list in the folder of the run and of the model.
+
+    part,class,bytes,folder,file
+    train,Opening a door,812331,Opening a door,a.mp4
+    held out,Opening a door,790122,Opening a door,b.mp4
+
+Videos are known again by the name and the size of their file, also where they were moved; clips in memory by their
+content.
+"""
+
+import csv
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reference.data.sources import SHAPES, Member, Source
+
+VIDEOS = "videos.csv"
+TRAIN, HELD_OUT = "train", "held out"
+_COLUMNS = ("part", "class", "bytes", "folder", "file")
+
+_Identity = tuple[str, str, int]
+
+
+def write_seen(path: Path, train: Source, val: Source | None) -> None:
+    """Writes the list; generated shapes need none. Nothing half-written is ever there.
+
+    Args:
+        path: The file.
+        train: What is trained on.
+        val: What is held out, or is for validation otherwise.
+    """
+    if train.name.startswith(f"{SHAPES}:"):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for name, source in ((HELD_OUT, val), (TRAIN, train)):
+            for index in range(len(source) if source else 0):
+                assert source is not None
+                item = source.clips[index] if source.clips is not None else source.file(index)
+                folder, base, size = _identity(item)
+                writer.writerow((name, source.classes[source.labels[index]], size, folder, base))
+    os.replace(part, path)
+
+
+def parts_of(model: Path, items: Sequence[Path | np.ndarray]) -> list[str | None]:
+    """Which part of its data each video was for a model: `TRAIN`, `HELD_OUT`, or None for another.
+
+    Args:
+        model: Folder of the model; without a list in it, all are None.
+        items: Videos, or clips in memory.
+
+    Raises:
+        ValueError: If its list cannot be read.
+    """
+    if not (model / VIDEOS).is_file():
+        return [None] * len(items)
+    known: dict[tuple[str, int], dict[str, str]] = {}
+    with (model / VIDEOS).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != _COLUMNS:
+            raise ValueError(f"{model / VIDEOS}: expected the columns {','.join(_COLUMNS)}")
+        for row in reader:
+            # a file for training counts as that, wherever else it is
+            folders = known.setdefault((row["file"], int(row["bytes"] or 0)), {})
+            if folders.get(row["folder"]) != TRAIN:
+                folders[row["folder"]] = row["part"]
+    return [_part(known, *_identity(item)) for item in items]
+
+
+def _part(known: dict[tuple[str, int], dict[str, str]], folder: str, base: str, size: int) -> str | None:
+    """Of the same name and size; where such files were in several parts, of the same folder as well."""
+    found = known.get((base, size), {})
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return found.get(folder)
+
+
+def _identity(item: Path | Member | str | np.ndarray) -> _Identity:
+    """Folder, name and size of a file; a folder of frames has no size, a clip in memory that of its content."""
+    if isinstance(item, np.ndarray):
+        return "", "clip", zlib.crc32(np.ascontiguousarray(item).data)
+    if isinstance(item, Member):
+        return item.tar.name, Path(item.name).name, item.size
+    path = Path(item)
+    return path.parent.name, path.name, 0 if path.is_dir() else path.stat().st_size

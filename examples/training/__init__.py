@@ -1,1 +1,0 @@
-"""What `examples/train.py` is made of: recipes, data, checkpoints, mixing, logs."""

@@ -1,0 +1,132 @@
+"""What `vov3d benchmark` counts and reports; never how long something takes."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import vov3d
+from vov3d.benchmark import Roofline, measure, peak_memory
+from vov3d.cli import _peers, main
+from vov3d.cli.benchmark import _table8_cells, _training_step
+from vov3d.models.budget import Cost, network_cost
+
+CPU = torch.device("cpu")
+TINY = ["vov3d_m", "--frames", "2", "--size", "32", "--repetitions", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr("vov3d.cli.benchmark.measure_roofline", lambda *args: Roofline(1e11, 1e10))
+
+
+def test_cost_is_the_budget_of_the_zoo():
+    model = vov3d.create_model("x3d_m").eval()
+    budget = vov3d.measure_budget("x3d_m", 4, 64)
+    assert network_cost(model, torch.randn(1, 3, 4, 64, 64)) == budget[:3]
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_peak_memory_counts_what_lives_at_once():
+    def two_then_one():
+        a = torch.ones(1000, 1000)
+        b = a + 1
+        del a, b
+        return torch.ones(500, 1000)
+
+    assert peak_memory(two_then_one, CPU) == pytest.approx(8e6, rel=0.01)
+
+
+def test_peak_memory_prints_nothing():
+    code = "import torch; from vov3d.benchmark import peak_memory as f; f(lambda: 0, torch.device('cpu'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_bar_tells_how_far_it_is(capsys):
+    assert main(["benchmark", *TINY]) == 0
+    err = capsys.readouterr().err
+    assert "what the machine can do in fp32" in err
+    assert "0/7" in err  # the machine, preparing, 2 to warm up, 2 that count, memory
+    assert "measuring memory" in err
+
+
+def test_calls_take_turns():
+    turns: list[str] = []
+    times = measure({name: lambda name=name: turns.append(name) for name in "ab"}, CPU, repetitions=3, warmup=1)
+    assert "".join(turns) == "ab" + "ab" * 3
+    assert all(t.q1 <= t.median <= t.q3 for t in times.values())
+
+
+def test_roofline_is_the_longer_of_computing_and_moving():
+    roofline = Roofline(flops=100, bandwidth=10)
+    assert roofline.seconds(Cost(params=0, macs=1000, activations=1), batch=2, itemsize=4) == 40
+    assert roofline.seconds(Cost(params=10, macs=1, activations=100), batch=1, itemsize=4) == 84
+    assert roofline.seconds(Cost(params=10, macs=1, activations=100), batch=1, itemsize=4, train=True) == 252
+
+
+def test_json_has_every_combination(capsys):
+    assert main(["benchmark", *TINY, "--batch", "1", "2", "--backends", "eager,optimized", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows = [(r["model"], r["backend"], r["dtype"], r["batch"]) for r in report["rows"]]
+    assert rows == [("vov3d_m", b, "fp32", n) for b in ("eager", "optimized") for n in (1, 2)]
+    for row in report["rows"]:
+        assert row["peak_bytes"] > 0
+        assert math.isclose(row["clips_per_second"], row["batch"] / row["median"])
+        assert math.isclose(row["times_over_roofline"], row["median"] / row["roofline_seconds"])
+
+
+def test_table_8_counts_views():
+    row = dict(model="m", backend="eager", dtype="fp32", batch=1, params=3_200_000, activations=55_000_000)
+    cells = _table8_cells(row | dict(peak_bytes=80_000_000, clips_per_second=3.0))
+    assert cells == ("m", "eager", "fp32", "1", "3.20", "55.0", "80", "10.00", "2.00")
+
+
+def test_text_and_picture(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["benchmark", *TINY, "--mode", "train", "--batch", "2", "--picture", str(tmp_path / "bars.png")]) == 0
+    out = capsys.readouterr().out
+    assert "train, 2 frames of 32 pixels" in out
+    assert (tmp_path / "bars.png").read_bytes()[:4] == b"\x89PNG"
+    assert [p.name for p in tmp_path.iterdir()] == ["bars.png"]
+
+
+def test_a_training_step_trains():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    before = model[1].weight.detach().clone()
+    _training_step(model, "eager", torch.float32)(torch.randn(2, 3, 1, 4, 4))
+    assert not torch.equal(before, model[1].weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--mode", "train", "--backends", "optimized"], "--backends optimized cannot train; use eager or compile"),
+        (["--mode", "train", "--table8"], "--table8 is about inference"),
+        (["--dtypes", "fp16"], "fp16 is for GPUs"),
+        (["--backends", "onnx", "--dtypes", "bf16"], "--backends onnx is measured in fp32"),
+    ],
+)
+def test_combinations_that_cannot_run(capsys, options, error):
+    assert main(["benchmark", *TINY, *options]) == 1
+    assert error in capsys.readouterr().err
+
+
+def test_unknown_words_are_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["benchmark", "vov3d_m", "--backends", "eager,tensorrt"])
+    assert "'tensorrt' is none of eager, optimized, compile, openvino, onnx" in capsys.readouterr().err
+    assert main(["benchmark", "vov3d_z"]) == 1
+
+
+def test_peers_take_clips(monkeypatch):
+    monkeypatch.setattr(_peers, "find_spec", lambda name: None)
+    found, absent = _peers.peers(frames=4, size=64)
+    assert absent["mvit_v2_s (torchvision)"] == "takes 16 frames of 224 pixels only"
+    assert absent["x3d_m (pytorchvideo)"] == "pytorchvideo is not installed"
+    assert set(found) == {"resnet50 (timm)", "r2plus1d_18 (torchvision)"}
+    assert found["resnet50 (timm)"]().eval()(torch.randn(1, 3, 2, 32, 32)).shape == (1, 1000)

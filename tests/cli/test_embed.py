@@ -1,0 +1,250 @@
+"""Vectors of videos: from Python, and from `vov3d embed` into files."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from helpers.numbered_videos import folder_of_frames, write_video
+from helpers.recording_model import StandIn
+
+import vov3d
+from vov3d.cli import embed as command
+from vov3d.cli import main
+from vov3d.video import VideoClassifier, VideoError
+
+
+def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
+    code = main(["embed", *argv])
+    out, err = capsys.readouterr()
+    return code, out, err.splitlines()
+
+
+@pytest.fixture(scope="module")
+def classifier() -> VideoClassifier:
+    return VideoClassifier(vov3d.create_model("vov3d_n", pretrained=True))
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder of two videos and a folder of frames."""
+    folder = tmp_path / "clips"
+    (folder / "deep").mkdir(parents=True)
+    write_video(folder / "b.mp4", num_frames=12)
+    write_video(folder / "deep" / "a.MKV", num_frames=20)
+    folder_of_frames(folder / "frames", 9)
+    (folder / "notes.txt").write_text("no video")
+    return folder
+
+
+# --- from Python -----------------------------------------------------------------------------------------------------
+
+
+def test_an_embedding_is_what_the_classifier_takes(classifier: VideoClassifier) -> None:
+    clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    vector = classifier.embedding(clip)
+    assert (vector.shape, vector.dtype) == ((256,), torch.float32)
+    probabilities = classifier.model.get_classifier()(vector).softmax(0)
+    torch.testing.assert_close(probabilities, classifier.scores(clip), rtol=1e-4, atol=1e-5)
+    headless = vov3d.create_model("vov3d_n", pretrained=True).eval()
+    headless.reset_classifier(0)
+    views = classifier._transform(torch.from_numpy(clip).permute(0, 3, 1, 2))
+    torch.testing.assert_close(headless(views)[0], vector)
+
+
+def test_views_are_averaged(classifier: VideoClassifier, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=40)
+    three = VideoClassifier(classifier.model, views="1x3", batch_size=1)
+    crops = three._transform(torch.from_numpy(np.stack([*read(path)])))
+    torch.testing.assert_close(three.embedding(path), classifier_input(classifier.model, crops).mean(0))
+
+
+def read(path: Path) -> list[np.ndarray]:
+    with vov3d.video.VideoReader(path) as reader:
+        return list(reader.read(vov3d.video.segment_indices(reader.num_frames, 8)).numpy())
+
+
+@torch.no_grad()
+def classifier_input(model, views: torch.Tensor) -> torch.Tensor:
+    return model.forward_head(model.forward_features(views), pre_logits=True)
+
+
+def test_broken_sources_in_the_stream(classifier: VideoClassifier, tmp_path: Path) -> None:
+    good, none = write_video(tmp_path / "a.mp4", num_frames=9), tmp_path / "none.mp4"
+    (first, error), (second, vector) = classifier.embeddings([none, good], errors="return")
+    assert (first, second) == (none, good)
+    assert isinstance(error, VideoError)
+    torch.testing.assert_close(vector, classifier.embedding(good))
+    with pytest.raises(VideoError, match=r"none\.mp4: no such file"):
+        classifier.embedding(none)
+    with pytest.raises(ValueError, match="errors is 'skip'"):
+        classifier.embeddings([good], errors="skip")  # type: ignore[arg-type]
+
+
+def test_models_without_a_vector() -> None:
+    clip = np.zeros((8, 64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="StandIn has no forward_features and forward_head"):
+        VideoClassifier(StandIn()).embedding(clip)
+    mapped = VideoClassifier(vov3d.create_model("vov3d_n", global_pool=""))
+    with pytest.raises(ValueError, match="not one vector a view: build it with a pooling"):
+        mapped.embedding(clip)
+
+
+# --- from the command line -------------------------------------------------------------------------------------------
+
+
+def test_folders_into_both_formats(capsys, classifier: VideoClassifier, clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vectors.npz"
+    out.write_text("what was there")
+    single = str(clips / "b.mp4")
+    assert run(capsys, str(clips), single, "-o", str(out)) == (
+        0,
+        f"written   {out}: 4 vectors of 256 by vov3d_n.shapes_f8\n",
+        [f"vov3d embed: {clips}: left out 1 whose names end like no video's (notes.txt)"],
+    )
+    found = np.load(out)
+    assert found["paths"].tolist() == [single, str(clips / "deep/a.MKV"), str(clips / "frames"), single]
+    assert (found["model"], found["tag"], found["dimension"]) == ("vov3d_n", "shapes_f8", 256)
+    assert (found["vector"], found["views"]) == ("forward_head(pre_logits=True)", "1x1")
+    assert found["sampling"] == "8 frames, in equal segments"
+    for path, vector in zip(found["paths"], found["vectors"], strict=True):
+        expected = classifier.embedding(path)
+        np.testing.assert_allclose(vector, expected, rtol=1e-3, atol=1e-4)
+
+    assert run(capsys, str(clips), "-o", str(tmp_path / "v.parquet"))[0] == 0
+    table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
+    np.testing.assert_array_equal(np.stack(table["vector"].to_numpy()), found["vectors"][:3])
+    assert table["path"].to_pylist() == found["paths"][:3].tolist()
+    about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert about == {key: str(found[key]) for key in found if key not in ("paths", "vectors")}
+
+
+def test_broken_files_stop_or_are_left_out(capsys, clips: Path, tmp_path: Path) -> None:
+    (clips / "notes.txt").unlink()
+    (clips / "c.mp4").write_text("no video")
+    out, part = tmp_path / "vectors.npz", tmp_path / ".vectors.npz.part"
+    code, text, err = run(capsys, str(clips), "-o", str(out))
+    assert (code, text, len(err)) == (1, "", 1)
+    assert err[0].startswith(f"vov3d embed: {clips / 'c.mp4'}: cannot be read as a video")
+    assert err[0].endswith(f"; 1 vector is kept in {part}: mend or leave out the video, and the same command goes on")
+    assert not out.exists()
+    code, text, err = run(capsys, str(clips), "-o", str(out), "--broken", "leave-out")
+    assert (code, len(err)) == (0, 2)
+    assert err[0] == "vov3d embed: 1 of 4 videos are done"
+    assert err[1].startswith(f"left out  {clips / 'c.mp4'}: cannot be read")
+    assert len(np.load(out)["paths"]) == 3
+    assert not part.exists()
+    code, text, err = run(capsys, "none.mp4", "-o", str(out), "--broken", "leave-out")
+    assert (code, text) == (1, "")
+    assert err == ["vov3d embed: none of 1 videos can be read, first none.mp4: no such file; nothing was written"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "vectors.npz"]
+
+
+def test_an_unfinished_call_goes_on_and_notices_what_changed(capsys, clips: Path, tmp_path: Path) -> None:
+    (clips / "notes.txt").unlink()
+    whole, out, part = tmp_path / "whole.npz", tmp_path / "v.npz", tmp_path / ".v.npz.part"
+    assert run(capsys, str(clips), "-o", str(whole))[0] == 0
+    (clips / "z.mp4").write_text("no video")
+    assert run(capsys, str(clips), "-o", str(out))[0] == 1
+    (clips / "z.mp4").unlink()
+    kept = part.read_bytes()
+
+    part.write_bytes(kept[:-100])  # killed in the middle of a line
+    assert run(capsys, str(clips), "-o", str(out))[2] == ["vov3d embed: 2 of 3 videos are done"]
+    np.testing.assert_array_equal(np.load(out)["vectors"], np.load(whole)["vectors"])
+    assert np.load(out)["paths"].tolist() == np.load(whole)["paths"].tolist()
+
+    part.write_bytes(kept)
+    code, _, err = run(capsys, str(clips), "-o", str(out), "--views", "1x3")
+    assert (code, len(err)) == (1, 1)
+    assert f"{part}: holds vectors of an unfinished call with other views; delete it" in err[0]
+    write_video(clips / "b.mp4", num_frames=30)
+    assert run(capsys, str(clips), "-o", str(out))[2] == ["vov3d embed: 2 of 3 videos are done"]
+    changed = np.load(out)["vectors"] != np.load(whole)["vectors"]
+    assert changed.any(1).tolist() == [True, False, False]
+
+    part.write_bytes(kept.replace(b'"state"', b'"stade"'))
+    code, _, err = run(capsys, str(clips), "-o", str(out))
+    assert (code, err) == (1, [f"vov3d embed: {part}: is damaged ('state'); delete it"])
+
+
+def test_what_is_left_out_of_folders_is_told(capsys, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    for name in ("__MACOSX", ".hidden", "deep"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.mp4").write_text("no video")
+    (folder / "deep" / "a.mp4").unlink()
+    (folder / "linked").symlink_to(tmp_path)
+    write_video(folder / "a.mp4", num_frames=9)
+    write_video(folder / "deep" / "a.ts", num_frames=9)
+    for name in (".DS_Store", "a.srt", "b.srt", "c.srt", "d.srt", "poster.jpg"):
+        (folder / name).touch()
+    code, _, err = run(capsys, str(folder), "-o", str(tmp_path / "v.npz"))
+    assert code == 0
+    assert err == [
+        f"vov3d embed: {folder}: left out 3 hidden (.hidden, __MACOSX, .DS_Store); 1 links to folders (linked); "
+        "1 pictures (poster.jpg); 4 whose names end like no video's (a.srt, b.srt, c.srt, ...)"
+    ]
+    paths = [str(folder / "a.mp4"), str(folder / "deep" / "a.ts")]
+    assert np.load(tmp_path / "v.npz")["paths"].tolist() == paths
+
+
+def test_settings_are_told(capsys, clips: Path, tmp_path: Path) -> None:
+    settings = ("--model", "x3d_xs", "--random-weights", "--frames", "2", "--stride", "3")
+    code, _, err = run(capsys, str(clips / "b.mp4"), "-o", str(tmp_path / "v.npz"), *settings)
+    assert code == 0
+    assert err == ["RANDOM WEIGHTS: these vectors mean nothing, only the speed is real"]
+    found = np.load(tmp_path / "v.npz")
+    assert (found["weights"], found["sampling"]) == ("random", "2 frames, every 3 at 30 fps")
+    assert found["vectors"].shape == (1, 2048)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x.mp4", "-o", "v.csv"], "v.csv: a file of vectors must end in .npz or .parquet"),
+        (["x.mp4", "-o", "nowhere/v.npz"], "nowhere/v.npz: there is no folder"),
+        (["x.mp4", "-o", "v.npz", "--model", "m.onnx"], "m.onnx: an exported file gives labels, no vectors"),
+        (["empty", "-o", "v.npz"], "empty: holds no file whose name ends like a video's"),
+        (["@none.txt", "-o", "v.npz"], "none.txt: no such list of videos"),
+        (["@v.txt", "-o", "v.npz"], "v.txt: names no videos"),
+        (["x.mp4", "-o", "empty.npz/"], "empty.npz: is a folder; name a file"),
+        (["x.mp4", "-o", "v.npz", "--views", "3"], "views '3' cannot be read"),
+    ],
+)
+def test_refused_before_anything_is_computed(capsys, arguments, message, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.npz").mkdir()
+    (tmp_path / "v.txt").write_text("\ufeff\n\n")
+    code, text, err = run(capsys, *arguments)
+    assert (code, text, len(err)) == (1, "", 1)
+    assert message in err[0]
+
+
+def test_a_file_is_there_whole_or_not_at_all(capsys, clips: Path, tmp_path: Path, monkeypatch) -> None:
+    def fails(path: Path, *_: object) -> None:
+        path.write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setitem(command._WRITERS, ".npz", fails)
+    code, _, err = run(capsys, str(clips / "b.mp4"), "-o", str(tmp_path / "v.npz"))
+    assert (code, err) == (1, ["vov3d embed: disk full"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".v.npz.part", "clips"]
+    monkeypatch.undo()
+    assert run(capsys, str(clips / "b.mp4"), "-o", str(tmp_path / "v.npz"))[2] == [
+        "vov3d embed: 1 of 1 videos are done"
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "v.npz"]
+
+
+def test_names_that_are_no_utf8(capsys, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    write_video(tmp_path / "a.mp4", num_frames=9).rename(name)
+    assert run(capsys, name, "-o", str(tmp_path / "v.npz"))[0] == 0
+    assert np.load(tmp_path / "v.npz")["paths"].tolist() == [name]
+    assert run(capsys, name, "-o", str(tmp_path / "v.parquet"))[0] == 0
+    (path,) = pyarrow.parquet.read_table(tmp_path / "v.parquet")["path"].to_pylist()
+    assert path == f"{tmp_path}/caf\\udce9.mp4"

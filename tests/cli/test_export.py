@@ -1,0 +1,107 @@
+"""`vov3d export` and `vov3d predict` on what it wrote."""
+
+import pytest
+import torch
+from helpers.numbered_videos import write_video
+
+import vov3d
+from vov3d.cli import main
+
+
+@pytest.fixture
+def saved(tmp_path) -> str:
+    """A saved model with names of its own."""
+    sizes = dict(depths=(1,), mid_chs=(12,), out_chs=(8,), head_chs=24, hidden_chs=40, output_stride=4)
+    cfg = dict(num_frames=3, frame_stride=2, test_input_size=(3, 40, 40), input_size=(3, 32, 32), pool_size=(8, 8))
+    torch.manual_seed(0)
+    model = vov3d.create_model("x3d_xs", num_classes=3, pretrained_cfg_overlay=cfg, zero_init_last=False, **sizes)
+    vov3d.save_pretrained(model, tmp_path / "mine", label_names=["up", "down", "round"])
+    return f"local-dir:{tmp_path / 'mine'}"
+
+
+@pytest.fixture
+def video(tmp_path) -> str:
+    (tmp_path / "videos").mkdir()
+    return str(write_video(tmp_path / "videos" / "clip.mp4", num_frames=20))
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    code = main(argv)
+    return code, *capsys.readouterr()
+
+
+def test_an_exported_file_gives_the_labels_of_its_source(capsys, saved, video, tmp_path):
+    file = str(tmp_path / "mine.xml")
+    code, out, _ = run(capsys, "export", saved, "-o", file, "--video", video)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == f"written   {file} and {tmp_path / 'mine.bin'}"
+    assert lines[1].startswith("format    OpenVINO, fp32, 0.")
+    assert [line.split(",")[0] for line in lines[2:]] == [
+        "compared  random",
+        "compared  made-up motion",
+        "compared  given clips",
+    ]
+    assert lines[4].endswith("top-1 agrees on 1 of 1")
+    for views in ("1x1", "2x3"):
+        own = run(capsys, "predict", video, "--model", saved, "--views", views)
+        assert own[0] == 0
+        assert run(capsys, "predict", video, "--model", file, "--views", views)[:2] == own[:2]
+
+
+def test_int8_takes_its_ranges_from_a_folder_of_videos(capsys, saved, video, tmp_path):
+    file = tmp_path / "mine.xml"
+    code, out, _ = run(capsys, "export", saved, "-o", str(file), "--int8", str(tmp_path / "videos"))
+    assert code == 0
+    assert "format    OpenVINO, int8" in out
+    assert "compared  calibration clips, 1x3x3x40x40: " in out
+    assert "no real video" not in out
+    assert vov3d.load_exported(file).metadata.dtype == "int8"
+
+
+def test_without_a_video_it_says_so(capsys, tmp_path):
+    arguments = ["--random-weights", "--frames", "2", "--size", "33"]
+    code, out, err = run(capsys, "export", "x3d_xs", "-o", str(tmp_path / "a.pt2"), *arguments)
+    assert code == 0
+    assert "no real video among them" in out
+    assert "RANDOM WEIGHTS" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "a.tflite"], "a.tflite: exported files end in .onnx (ONNX)"),
+        (["-o", "nowhere/a.onnx"], "nowhere: no such folder to write a.onnx into"),
+        (["-o", "a.pt2", "--int8", "videos"], "use .xml"),
+        (["-o", "a.xml", "--int8", "nowhere"], "nowhere: no such folder of videos"),
+        (["-o", "a.xml", "--int8", "empty"], "empty: holds no file whose name ends like a video's"),
+        (["-o", "a.onnx", "--dtype", "bf16"], "ONNX files are made in fp32, not 'bf16'"),
+        (["-o", "a.onnx", "--checkpoint", "none.pth"], "none.pth: no such weights file"),
+        (["-o", "a.onnx", "--random-weights", "--size", "31"], "needs frames=1 and size=32 or more, got 4 and 31"),
+        (["-o", "a.onnx", "--random-weights", "--video", "none.mp4"], "none.mp4: no such file"),
+    ],
+)
+def test_export_errors_in_one_line_before_any_work(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.export, "export", None)
+    (tmp_path / "empty").mkdir()
+    code, out, err = run(capsys, "export", "x3d_xs", *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert len([line for line in err.splitlines() if "RANDOM" not in line]) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "w.pth"], "--checkpoint has no effect on a.onnx"),
+        (["--random-weights"], "--random-weights has no effect on a.onnx"),
+        ([], "a.onnx: no such file"),
+    ],
+)
+def test_what_has_no_effect_on_a_file_is_refused(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "predict", "clip.mp4", "--model", "a.onnx", *arguments)
+    assert (code, out) == (1, "")
+    assert message in err

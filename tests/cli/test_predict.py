@@ -1,0 +1,282 @@
+"""`vov3d predict` on folders, with its settings, and the picture it draws."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.numbered_videos import folder_of_frames, keep_part, write_video
+from helpers.recording_model import StandIn
+from PIL import Image
+
+import vov3d
+from vov3d.cli import main
+from vov3d.cli.arguments import Progress
+from vov3d.video import Look, Prediction, VideoClassifier, Views
+from vov3d.video.picture import draw_look, find_font, save_look, text_lines
+
+MODEL = ("--model", "x3d_xs", "--random-weights")
+
+
+def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
+    code = main(["predict", *argv])
+    out, err = capsys.readouterr()
+    return code, out, [line for line in err.splitlines() if "RANDOM WEIGHTS" not in line]
+
+
+def test_pictures_of_several_videos(capsys, tmp_path: Path) -> None:
+    video = str(write_video(tmp_path / "a \U0001f4aa.mp4", num_frames=30))
+    folder = str(folder_of_frames(tmp_path / "frames", 20))
+    out = tmp_path / "out.png"
+    code, text, err = run(capsys, video, "none.mp4", folder, *MODEL, "--picture", str(out), "--json")
+    assert code == 1
+    assert err == ["vov3d predict: none.mp4: no such file"]
+    assert [len(result["predictions"]) for result in json.loads(text)] == [5, 0, 5]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["out-1.png", "out-3.png"]
+    with Image.open(tmp_path / "out-1.png") as picture:
+        assert (picture.format, picture.width) == ("PNG", 1080)
+    assert run(capsys, folder, *MODEL, "--picture", str(out), "--fps", "6")[0] == 0
+    assert out.exists()
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder of two videos, one broken, a folder of frames, and a text."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    write_video(folder / "a.mp4", num_frames=9)
+    (folder / "b.avi").write_text("no video")
+    folder_of_frames(folder / "frames", 9)
+    (folder / "notes.txt").write_text("no video")
+    return folder
+
+
+def test_folders_are_walked(capsys, clips: Path) -> None:
+    code, text, err = run(capsys, str(clips), *MODEL, "--topk", "1")
+    assert code == 1
+    assert [line for line in text.splitlines() if line[0] != " "] == [str(clips / "a.mp4"), str(clips / "frames")]
+    assert err[0] == f"vov3d predict: {clips}: left out 1 whose names end like no video's (notes.txt)"
+    assert err[1].startswith(f"vov3d predict: {clips / 'b.avi'}: cannot be read as a video")
+    assert len(err) == 2
+
+
+def test_csv(capsys, clips: Path) -> None:
+    code, text, _ = run(capsys, str(clips), *MODEL, "--topk", "2", "--csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert code == 1
+    assert [Path(row["file"]).name for row in rows] == ["a.mp4", "a.mp4", "b.avi", "frames", "frames"]
+    assert [row["rank"] for row in rows] == ["1", "2", "", "1", "2"]
+    assert "cannot be read" in rows[2]["error"]
+    assert rows[0]["label"] == vov3d.load_labels("k400")[int(rows[0]["index"])]
+    assert 0 < float(rows[1]["score"]) <= float(rows[0]["score"])
+
+
+def test_lists_of_videos(capsys, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"\xef\xbb\xbf" + f"{clips}/a.mp4\r\n\n{clips}/frames\n".encode())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{clips}/frames".encode())))
+    _, text, err = run(capsys, f"@{listed}", "-", *MODEL, "--json")
+    assert [Path(result["file"]).name for result in json.loads(text)] == ["a.mp4", "frames", "frames"]
+    assert err == []
+    for wrong, message in (
+        (["@none.txt"], "none.txt: no such list of videos"),
+        (["-", "-"], "- is given twice, but the standard input can be read once"),
+        (["-"], "the standard input: names no videos; a list holds one a line"),
+    ):
+        code, text, (line,) = run(capsys, *wrong, *MODEL)
+        assert (code, text) == (1, "")
+        assert line.startswith(f"vov3d predict: {message}")
+
+
+def test_results_are_written_as_they_come(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for form, ending in (("--json", ","), ("--csv", ""), ("--topk=1", "")):
+        written = io.StringIO()
+        monkeypatch.setattr("sys.stdout", written)
+        seen: list[str] = []
+
+        def looks(self, sources, *_: object, seen=seen, written=written, **__: object):
+            for source in sources:
+                seen.append(written.getvalue())
+                yield Look(source, [Prediction(0, "x", 1.0)], None, None, Views(1, 1), [], 0.0, None)
+
+        monkeypatch.setattr(VideoClassifier, "looks", looks)
+        assert main(["predict", "first.mp4", "second.mp4", *MODEL, form]) == 0
+        assert "first.mp4" in seen[1]
+        assert "second.mp4" not in seen[1]
+        if ending:
+            assert [result["file"] for result in json.loads(written.getvalue())] == ["first.mp4", "second.mp4"]
+
+
+def test_a_list_of_json_is_whole_when_the_command_ends_early(
+    clips: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    plain = VideoClassifier.looks
+
+    def interrupted(self, sources, *args: object, **kwargs: object):
+        yield next(plain(self, sources, *args, **kwargs))
+        raise OSError("gone")
+
+    monkeypatch.setattr(VideoClassifier, "looks", interrupted)
+    code, text, err = run(capsys, str(clips / "a.mp4"), "b.mp4", *MODEL, "--json")
+    assert (code, err) == (1, ["vov3d predict: gone"])
+    assert [result["file"] for result in json.loads(text)] == [str(clips / "a.mp4")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("form", ["--json", "--csv", "--topk=1"])
+def test_names_that_the_output_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, form: str, capfd
+) -> None:
+    names = [
+        os.fsencode(tmp_path) + name for name in (b"/caf\xe9.mp4", "/\u00e9 \U0001f4aa.mp4".encode(), b"/\xff.txt")
+    ]
+    for name in names[:2]:
+        write_video(tmp_path / "a.mp4", num_frames=3).rename(os.fsdecode(name))
+    Path(os.fsdecode(names[2])).write_text("no video")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr("sys.stdout", out)
+    files = [os.fsdecode(name) for name in names]
+    assert main(["predict", *files, *MODEL, form, "--picture", str(tmp_path / "out.png")]) == 1
+    out.flush()
+    text = out.buffer.getvalue().decode(encoding)
+    if form == "--json":
+        assert [result["file"] for result in json.loads(text)] == files
+        assert len(text.splitlines()) > 6
+    elif encoding == "utf-8":
+        assert str(names[1], "utf-8") in text
+    assert "\\udce9" in text
+    assert "\\udcff.txt: cannot be read as a video" in capfd.readouterr().err
+
+
+def test_progress_of_many_files(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = Progress("predict", 4)
+    for _ in range(4):
+        progress.step()
+    assert capsys.readouterr().err.splitlines() == [
+        "vov3d predict: 2/4, 40 s left",
+        "vov3d predict: 4/4",
+    ]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    progress = Progress("predict", 2)
+    progress.step()
+    progress.clear()
+    progress.step()
+    assert capsys.readouterr().err == "\r\x1b[Kvov3d predict: 1/2, 20 s left\r\x1b[K\r\x1b[Kvov3d predict: 2/2\r\x1b[K"
+    one = Progress("predict", 1)
+    one.step()
+    one.clear()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_is_a_model_in_every_command(capsys, clips: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = vov3d.create_model("vov3d_n", num_classes=2)
+    vov3d.save_pretrained(model, tmp_path / "mine", label_names=["rising", "falling"])
+    (tmp_path / "vov3d_n").mkdir()  # no saved model, and no reason to take it for one
+    video = str(clips / "a.mp4")
+    exported: list[str] = []
+
+    def noted(name: str, **_: object) -> None:
+        exported.append(name)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("vov3d.cli.export.create_model", noted)
+    for name in ("mine", "./mine", str(tmp_path / "mine"), "local-dir:mine"):
+        _, text, _ = run(capsys, video, "--model", name)
+        assert {line.split("%  ")[1] for line in text.splitlines()[1:]} == {"rising", "falling"}
+        assert main(["embed", video, "-o", "v.npz", "--model", name]) == 0
+        assert main(["export", name, "-o", "m.pt2"]) == 1
+        assert len(vov3d.VideoClassifier(name)(video)) == 2
+        capsys.readouterr()
+    assert exported == ["local-dir:mine", "local-dir:./mine", f"local-dir:{tmp_path / 'mine'}", "local-dir:mine"]
+    assert main(["predict", video, "--model", "vov3d_n"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "vov3d_m.ssv2_f16", "--random-weights", "--stride", "2"], "stride=2 would have no effect"),
+        ([*MODEL, "--fps", "12"], "fps is for frames in an array or a folder"),
+        ([*MODEL, "--picture", "out.mp4"], "a picture's name must end in .png"),
+        ([*MODEL, "--picture", "nowhere/out.png"], "there is no folder"),
+    ],
+)
+def test_settings_without_effect_or_sense(capsys, tmp_path: Path, arguments: list[str], message: str) -> None:
+    code, out, err = run(capsys, str(write_video(tmp_path / "a.mp4", num_frames=5)), *arguments)
+    assert (code, out, len(err)) == (1, "", 1)
+    assert message in err[0]
+
+
+def test_a_cut_file_is_told_of_in_one_line(capsys, tmp_path: Path) -> None:
+    path = keep_part(write_video(tmp_path / "a.mp4", muxer={"movflags": "faststart"}, gop=12), 0.6)
+    code, out, err = run(capsys, str(path), *MODEL, "--frames", "6", "--stride", "10", "--batch-size", "1")
+    assert code == 0
+    assert out.startswith(f"{path}\n")
+    assert len(err) == 1
+    assert err[0].startswith(f"vov3d predict: {path}: ")
+    assert "frames asked for are missing" in err[0]
+
+
+@pytest.fixture
+def look(tmp_path: Path):
+    torch.manual_seed(0)
+    model = StandIn(test_input_size=(3, 64, 64), num_frames=9)
+    names = ["a label that is long enough to need a second line and then some more of it " * 2, *"bcdefg"]
+    return VideoClassifier(model, views="10x3", class_names=names).look(
+        write_video(tmp_path / f"{'long name ' * 9}.mp4", num_frames=60), topk=7
+    )
+
+
+def test_the_picture_shows_frames_bars_and_the_time_line(look) -> None:
+    picture = np.asarray(draw_look(look)).astype(int)
+    assert look.frames.shape == (9, 3, 64, 64)
+    assert len(look.clips) == 10
+    assert look.duration == pytest.approx(2, abs=0.05)
+    blue = (abs(picture - (0x3D, 0x6F, 0xD9)).sum(2) == 0).sum(1)
+    bars = sorted({round(width / 10) for width in blue[blue > 0]}, reverse=True)
+    for prediction in look.predictions:  # the inner width is 1000 pixels
+        assert any(abs(100 * prediction.score - bar) <= 1 for bar in bars)
+    assert (abs(picture - (0xD9, 0x66, 0x3D)).sum(2) == 0).any()  # the clip that is shown
+    assert (picture[:, :38] == 255).all()  # nothing runs into the margins
+    assert (picture[:, -38:] == 255).all()
+
+
+def test_one_class_and_no_view_but_one(tmp_path: Path) -> None:
+    model = StandIn(num_classes=1)
+    look = VideoClassifier(model, class_names=["only"]).look(np.zeros((1, 30, 30, 3), np.uint8))
+    assert [p.score for p in look.predictions] == [1]
+    save_look(look, tmp_path / "one.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
+
+
+def test_nothing_is_drawn_of_what_was_not_seen(tmp_path: Path) -> None:
+    (look,) = VideoClassifier(StandIn()).looks([tmp_path / "none.mp4"], errors="return")
+    with pytest.raises(ValueError, match=r"none\.mp4: nothing was seen"):
+        save_look(look, tmp_path / "one.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("width", [120, 300, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Something passing in front of something to the right (97%)",
+        "a " * 400 + "end",
+        "wrong, it is: Pulling something",
+    ],
+)
+def test_text_in_pictures_is_broken_between_words(text: str, width: int) -> None:
+    font = find_font(36)
+    lines = text_lines(text, font, width)
+    assert all(font.getlength(line) <= width for line in lines)
+    kept = " ".join(lines).removesuffix(" ...")
+    assert text.startswith(kept) or width == 120  # a word may be wider than that by itself
+    if " ".join(lines) != text.strip():
+        assert lines[-1].endswith("...") or width == 120
+    assert text_lines("", font, width) == [""]

@@ -1,0 +1,91 @@
+"""Networks of others, after optimize_for_inference and factorize: they run where they ran before."""
+
+import copy
+import io
+import itertools
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.func import vmap
+
+import vov3d
+
+
+class C3D(nn.Module):
+    """As the widespread C3D: convolutions, pooling, `.view()`."""
+
+    def __init__(self, chans: int, groups: int, where: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv3d(chans, 8, 3, padding=1), nn.Conv3d(8, 8, 3, padding=1, groups=groups)
+        self.third = nn.Conv3d(8, 8, 1, (1, 2, 2))
+        self.where = where
+
+    def forward(self, x):
+        x = self.second(self.first(x).relu())
+        if self.where == "inside":
+            x = x.view(len(x), 4, -1).view(x.shape)
+        x = self.third(x)
+        return x.view(len(x), -1) if self.where == "at the end" else x
+
+
+FORMS = {
+    "optimized": lambda m: vov3d.optimize_for_inference(m),
+    "factorized": lambda m: (vov3d.factorize(m, rank=3), m)[1],
+}
+CASES = list(itertools.product(FORMS, (1, 3), ("inside", "at the end", "behind")))
+
+
+def both(form: str, chans: int, where: str) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    model = C3D(chans, 8, where).eval().requires_grad_(form == "factorized")
+    return copy.deepcopy(model), FORMS[form](model)
+
+
+@pytest.mark.parametrize(("form", "chans", "where"), CASES)
+def test_views_of_maps(form, chans, where):
+    model, changed = both(form, chans, where)
+    for _, x in itertools.product(range(2), (torch.randn(2, chans, 3, 8, 8), torch.randn(1, chans, 1, 7, 5))):
+        out = changed(x)
+        torch.testing.assert_close(out, model(x), rtol=1e-4, atol=1e-5)
+        assert out.view(-1).shape == (out.numel(),)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_clips_without_a_batch_and_batches_without_a_clip(form):
+    model, changed = both(form, 3, "behind")
+    for x in (torch.randn(3, 3, 8, 8), torch.empty(0, 3, 3, 8, 8)):
+        torch.testing.assert_close(changed(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tracers_exporters_and_torch_func(form):
+    model, changed = both(form, 3, "behind")
+    x = torch.randn(2, 3, 3, 8, 8)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(changed, x)
+        torch.onnx.export(changed, (x,), io.BytesIO(), dynamo=False)
+        exported = torch.export.export(changed, (x,)).module()
+        found = [traced(x), exported(x), vmap(lambda x: changed(x[None])[0])(x)]
+        for out in found:
+            torch.testing.assert_close(out, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_factorized_network_is_scripted_as_before():
+    model, changed = both("factorized", 3, "behind")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Sequential(changed.first, changed.second))
+    x = torch.randn(2, 3, 3, 8, 8)
+    torch.testing.assert_close(scripted(x), model.second(model.first(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_an_optimized_model_of_ours_is_traced_and_exported():
+    model = vov3d.create_model("vov3d_n", num_classes=3, depths=(1, 1, 1)).eval()
+    fast, x = vov3d.optimize_for_inference(model), torch.randn(1, 3, 2, 32, 32)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for form in (torch.jit.trace(fast, x), torch.export.export(fast, (x,)).module()):
+            torch.testing.assert_close(form(x), model(x), rtol=1e-4, atol=1e-5)

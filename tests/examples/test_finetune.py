@@ -1,0 +1,65 @@
+"""The plain loop: it learns, holds out, saves, and refuses folders that it cannot use."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import finetune
+import numpy as np
+import pytest
+
+import vov3d
+from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
+
+NAMES = ("Moving something left", "Moving something right")
+
+
+def write_folder(folder: Path, each: int) -> None:
+    for name in NAMES:
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            rng = np.random.default_rng((CLASSES.index(name), i))
+            write_clip(folder / name / f"{i}.mp4", make_clip(CLASSES.index(name), rng))
+
+
+def test_the_script_is_short_and_stands_alone():
+    source = Path(finetune.__file__).read_text()
+    assert len(source.splitlines()) <= 150
+    imported = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import", "from"))}
+    assert imported - set(sys.stdlib_module_names) == {"vov3d", "torch", "tqdm"}
+
+
+def test_two_motions_are_told_apart_after_two_epochs(tmp_path):
+    write_folder(tmp_path / "videos", 10)
+    (tmp_path / "videos" / NAMES[0] / "notes.txt").write_text("no video")
+    command = [sys.executable, finetune.__file__, str(tmp_path / "videos"), "--output", str(tmp_path / "model")]
+    done = subprocess.run(
+        [*command, "--epochs", "2", "--batch", "4", "--workers", "0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2: 100.0% of 4 held-out videos are right" in done.stdout
+    model = vov3d.from_pretrained(tmp_path / "model")
+    assert vov3d.class_names(model) == list(NAMES)
+    assert vov3d.VideoClassifier(model)(tmp_path / "videos" / NAMES[1] / "0.mp4", topk=1)[0].label == NAMES[1]
+
+
+def test_every_video_is_trained_on_or_held_out_and_never_both(tmp_path):
+    write_folder(tmp_path, 6)
+    classes, train, held_out = finetune.find_videos(tmp_path)
+    assert classes == sorted(NAMES)
+    assert len(train) == 10
+    assert sorted(label for _, label in held_out) == [0, 1]
+    assert len({path for path, _ in train + held_out}) == 12
+    assert finetune.find_videos(tmp_path) == (classes, train, held_out)
+
+
+@pytest.mark.parametrize(("each", "message"), [(1, "holds 1 videos; a class needs two"), (0, "holds 0 videos")])
+def test_a_class_without_enough_videos_is_named(tmp_path, each, message):
+    write_folder(tmp_path, each)
+    with pytest.raises(SystemExit, match=message):
+        finetune.find_videos(tmp_path)
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="holds 0 folders"):
+        finetune.find_videos(tmp_path)

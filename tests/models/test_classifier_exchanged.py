@@ -1,0 +1,123 @@
+"""A classifier that was exchanged by hand: its classes are counted, and the names of the former ones are not shown."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import vov3d
+
+VIDEO = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
+
+
+def packaged() -> nn.Module:
+    return vov3d.create_model("vov3d_n", pretrained=True).eval()
+
+
+class Wrapped(nn.Module):
+    """Stands for LoRA's linear layer, which holds the former one."""
+
+    def __init__(self, base_layer: nn.Linear, width: int | None) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        if width is not None:
+            self.out_features = width
+
+    def forward(self, x):
+        return self.base_layer(x)
+
+
+EXCHANGED = {
+    "linear of 9": (lambda fc: nn.Linear(256, 9), 9),
+    "linear of as many": (lambda fc: nn.Linear(256, 20), 20),
+    "without bias": (lambda fc: nn.Linear(256, 9, bias=False), 9),
+    "dropout and linear": (lambda fc: nn.Sequential(nn.Dropout(), nn.Linear(256, 9)), 9),
+    "two layers": (lambda fc: nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 9)), 9),
+    "softmax behind": (lambda fc: nn.Sequential(nn.Linear(256, 9), nn.Softmax(-1)), 9),
+    "nested": (lambda fc: nn.Sequential(nn.Sequential(nn.Linear(256, 9)), nn.Sequential(nn.Dropout())), 9),
+    "wrapped": (lambda fc: Wrapped(nn.Linear(256, 9), 9), 9),
+}
+
+
+@pytest.mark.parametrize("kind", EXCHANGED)
+def test_classes_follow_the_head_and_names_do_not(kind):
+    make, classes = EXCHANGED[kind]
+    model = packaged()
+    model.head.fc = make(model.head.fc)
+    for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert same.num_classes == classes
+        assert vov3d.class_names(same) is None
+    for shown in (model, vov3d.optimize_for_inference(model.eval())):
+        classifier = vov3d.VideoClassifier(shown)
+        assert classifier.class_names == [f"class {i}" for i in range(classes)]
+        assert classifier(VIDEO, topk=1)[0].label.startswith("class ")
+    model.pretrained_cfg["label_names"] = [f"mine {i}" for i in range(classes)]
+    assert vov3d.class_names(model)[1] == "mine 1"
+
+
+@pytest.mark.parametrize("classes", [9, 20])
+def test_a_reset_classifier_has_no_names_either(classes):
+    model = packaged()
+    model.reset_classifier(classes)
+    assert (model.num_classes, vov3d.class_names(model)) == (classes, None)
+
+
+def test_the_former_classifier_in_another_place_keeps_its_names():
+    model = packaged()
+    names = vov3d.class_names(model)
+    model.head.fc = nn.Sequential(nn.Dropout(), model.head.fc)
+    assert vov3d.class_names(model) == names
+    model.head.fc = Wrapped(model.head.fc[1], 20)
+    assert vov3d.class_names(vov3d.optimize_for_inference(model.eval())) == names
+
+
+def test_a_classifier_that_does_not_tell_is_asked_for():
+    model = packaged()
+    model.head.fc = Wrapped(nn.Linear(256, 9), None)
+    assert vov3d.class_names(model) is None
+    for ask in (vov3d.VideoClassifier, lambda m: m.num_classes):
+        with pytest.raises(ValueError, match=r"the classifier is a Wrapped, .*set model\.num_classes"):
+            ask(model)
+    model.num_classes = 9
+    assert vov3d.VideoClassifier(model).class_names[8] == "class 8"
+    assert vov3d.VideoClassifier(vov3d.optimize_for_inference(model.eval())).class_names[8] == "class 8"
+
+
+def test_a_number_of_classes_without_effect_is_refused():
+    model = packaged()
+    model.num_classes = 20
+    with pytest.raises(ValueError, match=r"num_classes=9 has no effect: the head has 20 classes; call reset_class"):
+        model.num_classes = 9
+
+
+def test_a_whole_head_of_another_class():
+    model, x = packaged(), torch.randn(2, 3, 8, 64, 64)
+    for head, classes in (
+        (nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(64, 9)), 9),
+        (nn.Identity(), 0),
+    ):
+        model.head = head
+        assert (model.num_classes, vov3d.class_names(model)) == (classes, None)
+        torch.testing.assert_close(model(x), head(model.forward_features(x)))
+        assert model.get_classifier() is head
+        for call in (
+            lambda: model.forward_dense(x),
+            lambda: model.reset_classifier(3),
+            lambda: model.forward_head(model.forward_features(x), pre_logits=True),
+        ):
+            with pytest.raises(ValueError, match=r"needs the head of these networks.* exchange head\.fc alone"):
+                call()
+
+
+@pytest.mark.parametrize("kind", ["linear of as many", pytest.param("dropout and linear", marks=pytest.mark.slow)])
+def test_exported_files_hold_no_names_of_other_classes(kind, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    make, classes = EXCHANGED[kind]
+    model = packaged()
+    model.head.fc = make(model.head.fc)
+    exported = vov3d.load_exported(vov3d.export(model, tmp_path / "m.onnx", frames=2, size=32))
+    assert (exported.num_classes, exported.class_names) == (classes, None)

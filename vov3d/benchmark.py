@@ -1,0 +1,187 @@
+"""Measurements: time by interleaved repetitions, peak memory, energy, and what the machine could do at best."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+
+from vov3d.models.budget import Cost
+
+WARMUP = 2
+"""Calls before those that are timed."""
+
+_RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+
+
+class Times(NamedTuple):
+    """Seconds that one call takes.
+
+    Attributes:
+        median: Half of the repetitions took less.
+        q1: A quarter took less.
+        q3: Three quarters took less.
+        joules: Energy of the processor for one call, None where it cannot be read.
+    """
+
+    median: float
+    q1: float
+    q3: float
+    joules: float | None
+
+
+def measure(
+    calls: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    repetitions: int = 10,
+    warmup: int = WARMUP,
+    done: Callable[[], object] = lambda: None,
+) -> dict[str, Times]:
+    """Times calls in turn, so that whatever else the machine does falls on all of them alike.
+
+    Args:
+        calls: What to time, by name.
+        device: Where they run; a GPU is waited for by its own events.
+        repetitions: Calls of each that count.
+        warmup: Calls of each before.
+        done: Called after each of them.
+    """
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+            done()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    joules: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repetitions):
+        for name, call in calls.items():
+            before = _energy()
+            seconds[name].append(_seconds(call, device))
+            after = _energy()
+            done()
+            if before is not None and after is not None and after >= before:  # the counter starts anew at times
+                joules[name].append(after - before)
+    return {name: _times(seconds[name], joules[name]) for name in calls}
+
+
+def _times(seconds: list[float], joules: list[float]) -> Times:
+    q1, median, q3 = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
+    return Times(median, q1, q3, statistics.median(joules) if joules else None)
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def _energy() -> float | None:
+    """Joules that the processor has used, by Intel's and AMD's counter, where it may be read."""
+    try:
+        return int(_RAPL.read_text()) / 1e6
+    except OSError:
+        return None
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes that a call has at most allocated at once, beyond what was there before it."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    # Read when the first profiler starts, which without it prints what it finds of GPUs and tracing.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        call()
+    with TemporaryDirectory() as folder:
+        profile.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+    live = peak = 0
+    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
+        live += event["args"]["Bytes"]
+        peak = max(peak, live)
+    return peak
+
+
+class Roofline(NamedTuple):
+    """What a machine does at best in one precision, as measured.
+
+    Attributes:
+        flops: Operations a second of a large matrix product, two for a multiply-add.
+        bandwidth: Bytes a second read and written by a copy that no cache holds.
+    """
+
+    flops: float
+    bandwidth: float
+
+    def seconds(self, cost: Cost, batch: int, itemsize: int, train: bool = False) -> float:
+        """Least time: the longer one of computing, and of writing and reading every counted activation once.
+
+        A training step counts three times: forward, and the gradients of inputs and of weights.
+        """
+        passes = 3 if train else 1
+        computing = 2 * cost.macs * batch / self.flops
+        moving = (2 * cost.activations * batch + cost.params) * itemsize / self.bandwidth
+        return passes * max(computing, moving)
+
+
+def measure_roofline(device: torch.device, dtype: torch.dtype) -> Roofline:
+    """Times matrix products of 2048 (8192 on a GPU) and a copy of 256 MiB.
+
+    A precision that the processor multiplies slower than float32 has float32's speed: it can be converted.
+    """
+    n = 8192 if device.type == "cuda" else 2048
+    flops = max(_product_speed(device, kind, n) for kind in {dtype, torch.float32})
+    source = torch.zeros(2**28, dtype=torch.uint8, device=device)
+    target = torch.ones_like(source)
+    times = measure({"copy": lambda: target.copy_(source)}, device, repetitions=5, warmup=1)
+    return Roofline(flops, 2 * source.numel() / times["copy"].median)
+
+
+def _product_speed(device: torch.device, dtype: torch.dtype, n: int) -> float:
+    """Operations a second of an n x n matrix product; of a smaller one where that would take over a second."""
+    for size in (256, n):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        seconds = measure({"product": partial(torch.mm, a, b)}, device, repetitions=5, warmup=1)["product"].median
+        if seconds * (n / size) ** 3 > 1:
+            break
+    return 2 * size**3 / seconds
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What numbers belong to: processor, cores, versions, date."""
+    facts = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": date.today().isoformat(),
+    }
+    return facts | ({"cuda": torch.version.cuda} if device.type == "cuda" else {})
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,116 @@
+"""What several commands take and tell."""
+
+import argparse
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def device(name: str) -> torch.device:
+    """A device that can be used here.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as e:
+        raise ValueError(f"--device {name} cannot be used here: {str(e).splitlines()[0]}") from e
+
+
+@contextmanager
+def show_warnings(command: str, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Within it, a RuntimeWarning is one line on stderr, as an error of the command is; `before` is called first."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        before()
+        print(f"vov3d {command}: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = show
+        yield
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Refuses a file that could not be written, before anything is computed.
+
+    Raises:
+        ValueError: For a folder in its place.
+        FileNotFoundError: If the folder that it is to lie in is not there.
+        PermissionError: If nothing may be written there.
+    """
+    path = Path(path)
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {folder}; make it first")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: nothing may be written into {folder}; change its permissions or name another")
+
+
+class Progress:
+    """How many of many files are done and how long the others take, on stderr.
+
+    On a terminal it is one line that is written over; elsewhere a line twice a minute. One file shows nothing.
+    """
+
+    _EVERY = 30.0  # seconds
+
+    def __init__(self, command: str, total: int) -> None:
+        self._command, self._total, self._done = command, total, 0
+        self._begin = self._told = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def clear(self) -> None:
+        """Makes room for what is printed next."""
+        if self._terminal and self._total > 1:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def step(self) -> None:
+        """One more is done."""
+        self._done += 1
+        now = time.monotonic()
+        if self._total < 2:
+            return
+        text = f"vov3d {self._command}: {self._done}/{self._total}"
+        if self._done < self._total:
+            text += f", {_duration((now - self._begin) / self._done * (self._total - self._done))} left"
+        if self._terminal:
+            end = "" if self._done < self._total else "\r\x1b[K"
+            print(f"\r\x1b[K{text}", end=end, file=sys.stderr, flush=True)
+        elif now - self._told >= self._EVERY:
+            self._told = now
+            print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    """As people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def say_what_it_knows(command: str, model: Any) -> None:
+    """One line on stderr where a model knows nothing but generated clips, as the one in the package."""
+    if getattr(model, "pretrained_cfg", {}).get("label_set") == "shapes":
+        print(
+            f"vov3d {command}: this model knows 20 motions of generated shapes ('vov3d demo') and nothing else; for"
+            " what people do take --model vov3d_m (Kinetics-400) or --model vov3d_m.ssv2_f16 (Something-Something)",
+            file=sys.stderr,
+        )

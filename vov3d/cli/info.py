@@ -1,0 +1,59 @@
+"""`vov3d info`: what a model costs, and what its clips are."""
+
+import argparse
+from typing import Any
+
+from vov3d.cli.arguments import positive
+from vov3d.layers import MIDDLE_CONVS
+from vov3d.models import Budget, create_model, measure_budget
+from vov3d.models.names import model_name
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `info` to the parser's commands."""
+    p = commands.add_parser("info")
+    p.add_argument("name", metavar="NAME", help="a model or model.tag of 'vov3d list', or a saved model's folder")
+    p.add_argument("--frames", type=positive, help="frames of the clip (default: the tag's)")
+    p.add_argument(
+        "--size", type=positive, help="height and width of the clip in pixels (default: the tag's test crop)"
+    )
+    p.add_argument("--conv", choices=MIDDLE_CONVS, help="another middle convolution (Table 4)")
+    p.set_defaults(run=_info)
+
+
+def _info(args: argparse.Namespace) -> int:
+    kwargs: dict[str, Any] = {"conv": args.conv} if args.conv else {}
+    name = model_name(args.name)
+    skeleton: Any = create_model(name, device="meta", **kwargs)
+    cfg = skeleton.pretrained_cfg
+    frames = args.frames or cfg["num_frames"]
+    size = args.size or (cfg.get("test_input_size") or cfg["input_size"])[-1]
+    budget = measure_budget(name, frames, size, **kwargs)
+    _print_weights(cfg)
+    _print_budget(budget, frames, size)
+    return 0
+
+
+def _print_weights(cfg: dict[str, Any]) -> None:
+    names = cfg.get("label_set") or "its own labels"
+    print(f"model            {cfg['architecture']}")
+    print(
+        f"weights          {cfg.get('tag', 'its own')}: {cfg['num_classes']} classes of {names}", cfg.get("license", "")
+    )
+    if "top1" in cfg:
+        print("published        top-1 {top1}, top-5 {top5} with {views[0]} x {views[1]} views".format(**cfg))
+    stride = cfg.get("frame_stride")
+    print(
+        f"clip             {cfg['num_frames']} frames, {f'every {stride} at 30 fps' if stride else 'in equal segments'}"
+    )
+    if "url" in cfg:
+        print(f"from             {cfg['url']}")
+
+
+def _print_budget(budget: Budget, frames: int, size: int) -> None:
+    print(f"input            3 x {frames} x {size} x {size}")
+    print(f"parameters       {budget.params:,} ({budget.params / 1e6:.2f} M)")
+    print(f"multiply-adds    {budget.macs:,} ({budget.macs / 1e9:.3f} G)")
+    print(f"activations      {budget.activations:,} ({budget.activations / 1e6:.1f} M)")
+    for name, shape in budget.stages:
+        print(f"{name:<16} {' x '.join(map(str, shape))}")

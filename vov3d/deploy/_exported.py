@@ -1,0 +1,218 @@
+"""Models read back from exported files."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vov3d.deploy._metadata import Metadata
+from vov3d.deploy._streaming import State, StreamingNetwork
+from vov3d.deploy.formats import Run, format_of, require
+from vov3d.layers.stem import check_clip
+
+
+class ExportedModel(nn.Module):
+    """A model in a file of another runtime, called as the one it was made from. It runs on the CPU, in inference only.
+
+    `load_exported` makes it.
+
+    Args:
+        metadata: All that the file says of itself.
+        run: Clip `(B, C, T, H, W)` in float32 on the CPU to the file's outputs, in the order of `metadata.outputs`.
+
+    Attributes:
+        pretrained_cfg: What the weights want of their clips; `class_names` are its `label_names`.
+        class_names: Names in index order, or None where they are not known.
+        num_classes: Classes; 0 for features.
+        in_chans: Channels of the clip.
+        metadata: All that the file says of itself.
+    """
+
+    def __init__(self, metadata: Metadata, run: Run) -> None:
+        super().__init__()
+        self.metadata = metadata
+        self.class_names = metadata.class_names
+        self.pretrained_cfg: dict[str, Any] = metadata.pretrained_cfg | {
+            "architecture": metadata.architecture,
+            "label_names": metadata.class_names,
+        }
+        self.num_classes = metadata.num_classes
+        self.in_chans = metadata.in_chans
+        self._run = run
+        self.training = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Clip `(B, C, T, H, W)` to what the source's `forward` gives: logits, or a list of feature maps.
+
+        Raises:
+            ValueError: If the clip has another shape than the file takes.
+        """
+        outputs = self.outputs(x)
+        names = self.metadata.outputs
+        return outputs[names[0]] if names[0] in ("logits", "features") else [outputs[name] for name in names]
+
+    def outputs(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Every output of the file by its name, where `x` is and in its floating type.
+
+        Raises:
+            ValueError: If the clip has another shape than the file takes.
+        """
+        check_clip(x, self.in_chans, self.metadata.min_size)
+        fixed = self.metadata.clip
+        if fixed is not None and list(x.shape[2:]) != fixed:
+            raise ValueError(
+                f"this file takes clips of {fixed[0]}x{fixed[1]}x{fixed[2]} only, got"
+                f" {x.shape[2]}x{x.shape[3]}x{x.shape[4]}; export one with other frames and size"
+            )
+        clip = x.detach().to("cpu", torch.float32).contiguous()
+        with torch.no_grad():
+            outputs = [out.to(x.device, x.dtype) for out in self._run(clip)]
+        return dict(zip(self.metadata.outputs, outputs, strict=True))
+
+    def train(self, mode: bool = True) -> "ExportedModel":
+        """Stays in eval mode.
+
+        Raises:
+            ValueError: If train mode is asked for.
+        """
+        if mode:
+            raise ValueError("an exported model cannot be trained; train the one it was made from")
+        return self
+
+    def extra_repr(self) -> str:
+        """What the file holds."""
+        m = self.metadata
+        return f"{m.architecture}, {m.dtype}, {', '.join(m.outputs)}"
+
+
+class ExportedClassifier(ExportedModel):
+    """An exported model whose file holds the published evaluation too, as `forward_dense`."""
+
+    def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
+        """Clip `(B, C, T, H, W)` to probabilities `(B, num_classes)`, as `VoV3D.forward_dense` gives them.
+
+        The window is `pool_size` of the source's configuration.
+
+        Raises:
+            ValueError: If the clip has another shape than the file takes.
+        """
+        return self.outputs(x)["probabilities"]
+
+
+class ExportedStream(nn.Module):
+    """A stream in a file of another runtime, called as the one it was made from. It runs on the CPU.
+
+    `load_exported` makes it.
+
+    Args:
+        metadata: All that the file says of itself.
+        run: Frame and state in float32 on the CPU to outputs and state.
+
+    Attributes:
+        pretrained_cfg: What the weights want of their frames; `class_names` are its `label_names`.
+        class_names: Names in index order, or None where they are not known.
+        num_classes: Classes; 0 for features.
+        in_chans: Channels of a frame.
+        temperature: What logits are divided by before the softmax.
+        delay: Frames that an output waits for.
+        receptive_field: Frames that an output sees through the convolutions.
+        window: Frames that are pooled.
+        metadata: All that the file says of itself.
+    """
+
+    def __init__(self, metadata: Metadata, run: Run) -> None:
+        super().__init__()
+        assert metadata.stream is not None
+        assert metadata.clip is not None
+        self.metadata = metadata
+        self.class_names = metadata.class_names
+        self.pretrained_cfg: dict[str, Any] = metadata.pretrained_cfg | {
+            "architecture": metadata.architecture,
+            "label_names": metadata.class_names,
+        }
+        self.num_classes, self.in_chans = metadata.num_classes, metadata.in_chans
+        self.temperature = float(self.pretrained_cfg.get("temperature") or 1.0)
+        self.delay, self.window = metadata.stream["delay"], metadata.stream["window"]
+        self.receptive_field = metadata.stream["receptive_field"]
+        self._shapes: dict[str, list[int]] = metadata.stream["state"]
+        self._size = tuple(metadata.clip[1:])
+        self._run = run
+        self.training = False
+
+    def initial_state(self, batch: int, height: int | None = None, width: int | None = None) -> State:
+        """The state of streams that have seen nothing: zeros.
+
+        Args:
+            batch: Streams.
+            height: Of a frame, in pixels; a file is for one size only.
+            width: Of a frame, in pixels.
+
+        Raises:
+            ValueError: If the file is for another size.
+        """
+        size = (height or self._size[0], width or self._size[1])
+        if size != self._size:
+            raise ValueError(f"this file takes frames of {self._size[0]}x{self._size[1]} only, got {size[0]}x{size[1]}")
+        return {
+            name: torch.zeros(batch, *shape, dtype=torch.float32 if shape else torch.int64)
+            for name, shape in self._shapes.items()
+        }
+
+    reset = staticmethod(StreamingNetwork.reset)
+
+    def forward(self, frames: torch.Tensor, state: State | None = None) -> tuple[Any, State]:
+        """Takes the next frame of each stream, as `StreamingNetwork` does.
+
+        Args:
+            frames: `(B, C, H, W)`.
+            state: What the call before returned, or `initial_state`; None begins the streams.
+
+        Returns:
+            Logits `(B, N)`, or a list of maps, and the state behind them.
+
+        Raises:
+            ValueError: If frames have another shape than the file takes.
+        """
+        if frames.ndim != 4 or frames.shape[1:] != (self.in_chans, *self._size):
+            wanted = f"(B, {self.in_chans}, {self._size[0]}, {self._size[1]})"
+            raise ValueError(f"this file takes one frame {wanted} at a time, got {tuple(frames.shape)}")
+        state = self.initial_state(len(frames)) if state is None else state
+        outputs = self._run(frames.detach().float().contiguous(), *(state[name].contiguous() for name in self._shapes))
+        count = len(self.metadata.outputs)
+        one = self.metadata.outputs[0] in ("logits", "features")
+        return outputs[0] if one else outputs[:count], dict(zip(self._shapes, outputs[count:], strict=True))
+
+
+def load_exported(path: str | os.PathLike[str]) -> ExportedModel | ExportedStream:
+    """Loads a file that `export` wrote.
+
+    Args:
+        path: A file that ends in `.onnx`, `.xml` (with its `.bin` beside it), `.pt2` or `.pte`.
+
+    Returns:
+        A callable with the signature of the model that was exported; an `ExportedClassifier` where the file holds
+        the published evaluation as well, an `ExportedStream` where it holds a stream.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ImportError: If the format's runtime is not installed; says what installs it.
+        ValueError: If the file is damaged, or `export` did not write it.
+    """
+    path = Path(path)
+    form = format_of(path)
+    require(path, form.reads, form.extra)
+    for ending in form.files:
+        if not path.with_suffix(ending).is_file():
+            raise FileNotFoundError(f"{path.with_suffix(ending)}: no such file")
+    try:
+        strings, run = form.backend.read(path)
+        metadata = Metadata.from_strings(strings)
+    except Exception as e:  # runtimes raise what they like
+        cause = " ".join(str(e).split()) or type(e).__name__
+        raise ValueError(f"{path}: cannot be loaded as {form.title}: {cause[:300]}") from e
+    if metadata.stream is not None:
+        return ExportedStream(metadata, run)
+    dense = "probabilities" in metadata.outputs
+    return (ExportedClassifier if dense else ExportedModel)(metadata, run)

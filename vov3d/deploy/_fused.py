@@ -1,0 +1,374 @@
+"""What models are rewritten into: convolutions and blocks for inference, without norms, in place where they can."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D, SqueezeExcite3d
+from vov3d.layers.conv import is_channels_last, is_followed, keeps_layout, refuse_scripting, takes_other_forms
+
+FRAMES_BYTES = 16 << 20
+"""Size from which on a map is made for a few frames after another on a CPU: fresh memory is dear."""
+
+# Names that oneDNN has for activations which it can apply while a convolution writes its output.
+_EPILOGUES = {nn.ReLU: "relu", nn.SiLU: "swish"}
+_PLAIN: dict[str | None, Callable[..., torch.Tensor]] = {"relu": F.relu, "swish": F.silu}
+ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.Hardswish, nn.ReLU6, nn.LeakyReLU, nn.ELU)
+"""Activations that can overwrite their input."""
+
+
+def to_rows(x: torch.Tensor) -> torch.Tensor:
+    """`(B, C, T, H, W)` to `(B, T, H, W, C)`, the order in which channels-last memory lies."""
+    return x.permute(0, 2, 3, 4, 1)
+
+
+def from_rows(x: torch.Tensor) -> torch.Tensor:
+    """`(B, T, H, W, C)` to `(B, C, T, H, W)`."""
+    return x.permute(0, 4, 1, 2, 3)
+
+
+def in_place(act: nn.Module) -> nn.Module:
+    """The activation, made to overwrite its input where its class can."""
+    if type(act) in ACTIVATIONS:
+        act.inplace = True  # type: ignore[assignment]
+    return act
+
+
+@cache
+def has_onednn(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's convolution with an activation, which torch.compile calls, runs here and is right.
+
+    It is not a documented function of PyTorch: one small convolution is compared.
+    """
+    if device_type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    x, weight = torch.linspace(-2, 2, 32, dtype=dtype).view(1, 2, 4, 4), torch.ones(2, 2, 1, 1, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        activated = _activated(x, weight, None, [1, 1], [0, 0], [1, 1], 1, "swish")
+        total = _added(x.clone(), x, weight, None, "none")
+        rectified = _rectified_sum(x, weight, None, x)
+    except (AttributeError, RuntimeError):
+        return False
+    wanted = F.conv2d(x.float(), weight.float())
+    pairs = [(activated, F.silu(wanted)), (total, wanted + x.float()), (rectified, F.relu(wanted + x.float()))]
+    return all(torch.allclose(out.float(), expected, rtol=1e-2, atol=1e-2) for out, expected in pairs)
+
+
+def _same(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    """Whether oneDNN's own functions do not serve: for exporters and the like, and for nothing."""
+    return is_followed() or not x.numel()
+
+
+def _activated(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    act: str,
+) -> torch.Tensor:
+    """Convolves by oneDNN with an activation (`"none"`, `"relu"`, `"swish"`), applied while the output is written."""
+    if _is_plain(x):
+        return _PLAIN.get(act, _same)(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, act, [], "")
+
+
+_1x1: Any = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
+
+
+def _rectified_sum(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, other: torch.Tensor
+) -> torch.Tensor:
+    """`relu(conv(x) + other)` of a 1x1 convolution in one pass."""
+    if _is_plain(x):
+        return F.relu(F.conv2d(x, weight, bias) + other)
+    return torch.ops.mkldnn._convolution_pointwise.binary(x, other, weight, bias, *_1x1, "add", 1.0, "relu", [], "")
+
+
+def _added(
+    total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
+) -> torch.Tensor:
+    """Adds a 1x1 convolution to `total`, in place, and activates the sum in the same pass."""
+    if _is_plain(x):
+        return _PLAIN.get(act, _same)(total + F.conv2d(x, weight, bias))
+    unary = None if act == "none" else act
+    return torch.ops.mkldnn._convolution_pointwise_.binary(total, x, weight, bias, *_1x1, "add", 1.0, unary, [], "")
+
+
+def run_channels_last(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Calls with clips stored channels-last; maps come out contiguous where a clip came so.
+
+    Raises:
+        RuntimeError: Of the model's own code, such as `.view()` of a map, which takes contiguous memory only.
+    """
+    contiguous = [x for x in tree_leaves((args, kwargs)) if takes_other_forms(x) and not is_channels_last(x)]
+    if not contiguous:
+        return call(*args, **kwargs)
+    args, kwargs = tree_map(partial(_laid_out, format=torch.channels_last_3d), (args, kwargs))
+    return tree_map(partial(_laid_out, format=torch.contiguous_format), call(*args, **kwargs))
+
+
+def _laid_out(x: Any, format: torch.memory_format) -> Any:
+    return x.contiguous(memory_format=format) if takes_other_forms(x) else x
+
+
+def to_frames(x: torch.Tensor) -> torch.Tensor:
+    """`(B, C, T, H, W)` to channels-last `(B T, C, H, W)`."""
+    return to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def from_frames(x: torch.Tensor, batch: int, frames: int) -> torch.Tensor:
+    """Channels-last `(B T, C, H, W)` to `(B, C, T, H, W)`."""
+    return from_rows(x.permute(0, 2, 3, 1).unflatten(0, (batch, frames)))
+
+
+class Convolution(nn.Module):
+    """A `Conv3d` and the activation behind it, for inference, fast on channels-last memory.
+
+    Kernels of one frame run as `conv2d` on `(B T, C, H, W)`. Where `onednn`, the activation is applied while the
+    output is written; elsewhere 1x1x1 is a matrix product and the activation works in place. The output lies as the
+    input does.
+    """
+
+    def __init__(self, conv: nn.Conv3d, act: nn.Module | None, onednn: bool) -> None:
+        super().__init__()
+        self.stride, self.dilation = list(conv.stride), list(conv.dilation)
+        self.padding: list[int] = [int(p) for p in conv.padding]
+        self.groups = conv.groups
+        self.one_frame = conv.kernel_size[0] == 1 and self.padding[0] == 0
+        self.is_point = conv.kernel_size == (1, 1, 1) and not any(self.padding)
+        self.matmul = not onednn and self.is_point and conv.groups == 1
+        self.epilogue = (_EPILOGUES.get(type(act), "none") if act else "none") if onednn else None
+        fused = self.epilogue not in (None, "none")
+        self.act = nn.Identity() if act is None or fused else in_place(act)
+        weight = conv.weight.detach()
+        self.shape = weight.shape
+        if self.matmul:
+            weight = weight.flatten(1)
+        elif self.one_frame:
+            weight = weight.squeeze(2).contiguous(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
+
+    __prepare_scriptable__ = refuse_scripting
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolves and activates `(B, C, T, H, W)`, or `(C, T, H, W)`."""
+        if not takes_other_forms(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
+            # What lies contiguous gives what .view() takes.
+            out = F.conv3d(
+                x, self.weight.reshape(self.shape), self.bias, self.stride, self.padding, self.dilation, self.groups
+            )
+            return self.act(_PLAIN.get(self.epilogue, _same)(out))
+        return self.act(self._fast(x))
+
+    def _fast(self, x: torch.Tensor) -> torch.Tensor:
+        t, h, w = self.stride
+        if self.matmul:
+            return from_rows(F.linear(to_rows(x[:, :, ::t, ::h, ::w]), self.weight, self.bias))
+        if not self.one_frame:
+            return self._convolve(x, self.stride, self.padding, self.dilation)
+        x = x[:, :, ::t]
+        if self.is_point:
+            x, h, w = x[..., ::h, ::w], 1, 1  # what the kernel looks at; see vov3d.layers.conv
+        frames = self._convolve(to_frames(x), [h, w], self.padding[1:], self.dilation[1:])
+        return from_frames(frames, len(x), x.shape[2])
+
+    def _convolve(self, x: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> torch.Tensor:
+        if self.epilogue is None:
+            convolve: Any = F.conv3d if x.ndim == 5 else F.conv2d
+            return convolve(x, self.weight, self.bias, stride, padding, dilation, self.groups)
+        return _activated(x, self.weight, self.bias, stride, padding, dilation, self.groups, self.epilogue)
+
+
+class Gate(nn.Module):
+    """`SqueezeExcite3d`, in place on its input."""
+
+    def __init__(self, se: SqueezeExcite3d) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = linear(se.fc1), se.act, linear(se.fc2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scales the channels of `(B, C, T, H, W)`."""
+        gate = self.fc2(self.act(self.fc1(pool(x)))).sigmoid_()
+        return x.mul_(gate[..., None, None, None])
+
+
+def linear(conv: nn.Conv3d) -> nn.Linear:
+    """A 1x1x1 convolution as a linear layer."""
+    linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")
+    linear.weight = nn.Parameter(conv.weight.detach().flatten(1))
+    linear.bias = conv.bias  # type: ignore[assignment]
+    return linear
+
+
+@torch.fx.wrap  # which way it goes is not for those to know who trace a model
+def pool(x: torch.Tensor) -> torch.Tensor:
+    """Means of `(B, C, T, H, W)` over the clip, `(B, C)`, summed in float32 or better."""
+    rows, voxels = to_rows(x), x.shape[2:].numel()
+    if x.dtype == torch.bfloat16:  # a product with ones adds up in float32 without a copy in it
+        return (rows.new_ones(1, voxels) @ rows.flatten(1, 3)).squeeze(1).div_(voxels)
+    if x.dtype == torch.float32:  # frame by frame, which threads share
+        return rows.flatten(2, 3).mean(2).mean(1)
+    return x.mean((2, 3, 4))
+
+
+class FrameWise(nn.Sequential):
+    """Layers that see one frame at a time, run on a few frames after another where their widest map is large."""
+
+    def __init__(self, width: int, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.width = width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, C, T, H, W)` to the layers' output; frames are divided on CPUs only."""
+        wide = x.element_size() * x.numel() // x.shape[1] * self.width
+        parts = -(-wide // FRAMES_BYTES) if x.device.type == "cpu" and not is_followed() else 1
+        if parts < 2:
+            return super().forward(x)
+        frames = to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1)
+        done = [to_rows(super(FrameWise, self).forward(from_rows(part[None])))[0] for part in frames.chunk(parts)]
+        return from_rows(torch.cat(done).unflatten(0, (x.shape[0], x.shape[2])))
+
+
+class RectifiedSum(nn.Module):
+    """`relu(conv(x) + other)` of a 1x1x1 `Convolution` by oneDNN, written once."""
+
+    def __init__(self, conv: Convolution) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Convolves `(B, C, T, H, W)` and adds."""
+        out = _rectified_sum(to_frames(x), self.weight, self.bias, to_frames(other))
+        return from_frames(out, len(x), x.shape[2])
+
+
+class ConvolvedParts(nn.Module):
+    """A 1x1x1 `Convolution` by oneDNN of what would be a concatenation, added up part by part: nothing is copied."""
+
+    def __init__(self, conv: Convolution, widths: list[int]) -> None:
+        super().__init__()
+        parts = conv.weight.split(widths, 1)
+        self.weights = nn.ParameterList(
+            [nn.Parameter(part.contiguous(memory_format=torch.channels_last), requires_grad=False) for part in parts]
+        )
+        self.bias, self.act = conv.bias, conv.epilogue or "none"
+
+    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Convolves maps `(B, C, T, H, W)`."""
+        first, *others = map(to_frames, parts)
+        total = _activated(first, self.weights[0], self.bias, [1, 1], [0, 0], [1, 1], 1, "none")
+        for number, part in enumerate(others, 1):
+            total = _added(total, part, self.weights[number], None, self.act if number == len(others) else "none")
+        return from_frames(total, len(parts[0]), parts[0].shape[2])
+
+
+class Bottleneck(nn.Module):
+    """`D2plus1D`: gate, activations and the sum work in place."""
+
+    def __init__(self, block: D2plus1D) -> None:
+        super().__init__()
+        middle = [getattr(block, name) for name in block._middle]
+        se = Gate(block.se) if type(block.se) is SqueezeExcite3d else block.se
+        layers = (block.conv_pw, block.bn1, block.act1, *middle, block.bn2, se, in_place(block.act2))
+        self.branch = nn.Sequential(*layers)
+        self.spatial_first = block._middle[0] == "conv_s"
+        self.project = nn.Sequential(block.conv_pwl, block.bn3)
+        self.shortcut = block.shortcut
+        self.act = block.act3
+        self.sum: RectifiedSum | None = None
+
+    def fuse(self) -> None:
+        """Runs, once all is rewritten, expansion and spatial convolution frame by frame, projection and sum at once."""
+        layers: list[Any] = list(self.branch)
+        expand, norm, act, spatial, *others = layers
+        if self.spatial_first and type(norm) is nn.Identity:
+            self.branch = nn.Sequential(FrameWise(expand.weight.shape[0], expand, act, spatial), *others)
+        conv: Any = self.project[0]
+        if self.shortcut is not None and type(self.act) is nn.ReLU and _is_bare(conv, self.project[1]):
+            self.sum = RectifiedSum(conv)
+
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        if self.sum is not None and self.shortcut is not None:
+            return self.sum(self.branch(x), self.shortcut(x))
+        y = self.project(self.branch(x))
+        return self.act(y if self.shortcut is None else y.add_(self.shortcut(x)))
+
+
+def _is_bare(conv: Any, norm: nn.Module) -> bool:
+    """Whether a 1x1x1 convolution runs by oneDNN, without an activation and a norm of its own."""
+    return type(conv) is Convolution and conv.epilogue == "none" and type(norm) is nn.Identity
+
+
+def is_mergeable(block: Any) -> bool:
+    """Whether T-OSA's aggregation and shortcut are convolutions with folded norms and nothing else."""
+    shortcut = block.shortcut
+    if type(shortcut) is ConvNormAct3d:
+        plain = type(shortcut.bn) is type(shortcut.act) is nn.Identity and shortcut.conv.bias is not None
+    else:
+        plain = type(shortcut) is nn.Identity
+    return plain and type(block.bn_agg) is nn.Identity and block.conv_agg.bias is not None
+
+
+class Aggregation(nn.Module):
+    """`TOSA` with folded norms: the aggregation and the shortcut, strided or not, are one 1x1x1 convolution."""
+
+    def __init__(self, block: TOSA) -> None:
+        super().__init__()
+        agg: Any = block.conv_agg
+        self.layers, self.act = block.layers, block.act
+        weight, bias = agg.weight.detach().double(), agg.bias.detach().double()
+        if isinstance(block.shortcut, nn.Identity):
+            self.stride = 1
+            mix = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)[..., None, None, None]
+        else:
+            conv: Any = block.shortcut.conv
+            self.stride = conv.stride[1]
+            mix, bias = conv.weight.detach().double(), bias + conv.bias.detach().double()
+        if block.aggregates_input:
+            weight[:, : mix.shape[1]] += mix
+        else:
+            weight = torch.cat([mix, weight], 1)
+        dd: dict[str, Any] = {"device": agg.weight.device, "dtype": agg.weight.dtype}
+        self.mix = nn.Conv3d(weight.shape[1], len(weight), 1, **dd)
+        self.mix.weight.data.copy_(weight)
+        self.mix.bias.data.copy_(bias)  # type: ignore[union-attr]
+        self.widths = [mix.shape[1]] + [(weight.shape[1] - mix.shape[1]) // len(self.layers)] * len(self.layers)
+        self.sum: ConvolvedParts | None = None
+
+    def fuse(self, add_up: bool) -> None:
+        """Activates while the aggregation is written, once that is rewritten; `add_up` does without concatenation."""
+        conv: Any = self.mix
+        if _is_bare(conv, nn.Identity()) and type(self.act) in _EPILOGUES:
+            conv.epilogue, self.act = _EPILOGUES[type(self.act)], nn.Identity()
+            self.sum = ConvolvedParts(conv, self.widths) if add_up else None
+
+    __prepare_scriptable__ = refuse_scripting
+
+    @keeps_layout
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        features = [x[..., :: self.stride, :: self.stride]]
+        for layer in self.layers:
+            x = layer(x)
+            features.append(x)
+        return self.act(self.mix(torch.cat(features, 1))) if self.sum is None else self.sum(features)

@@ -1,0 +1,274 @@
+"""A trained model rewritten for speed on one device, with the same call and the same numbers.
+
+Batch norms are folded (`vov3d.fold_batchnorm`). Then, for any model: 3D convolutions keep clips channels-last, kernels
+of one frame run as 2D convolutions or matrix products, and an activation that alone reads a convolution's output is
+part of it. For the blocks of this package: T-OSA's shortcut is part of its aggregation, sums and gates work in place.
+Large batches of their models run in pieces. What is not known exactly stays as it is.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from vov3d.deploy._fused import (
+    ACTIVATIONS,
+    Aggregation,
+    Bottleneck,
+    Convolution,
+    has_onednn,
+    is_mergeable,
+    run_channels_last,
+)
+from vov3d.deploy._streaming import StreamingNetwork
+from vov3d.layers import TOSA, D2plus1D
+from vov3d.models.family import family_of
+from vov3d.surgery.folding import fold_batchnorm, pairs
+from vov3d.surgery.hooks import check_no_hooks, has_hooks
+from vov3d.surgery.kinds import is_only
+
+PIECE_VOXELS = 16 * 224 * 224
+"""Frames x height x width that go through a model of this package at once on a CPU: more falls out of the cache
+(docs/results/benchmarks.md)."""
+
+_AGAIN = "call vov3d.optimize_for_inference on the original again, with the device= and dtype= that it needs"
+_EXPORT = "call vov3d.export, torch.jit.trace or torch.export.export with the original"
+
+# New in torch 2.7.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+# PyTorchVideo's own x * sigmoid(x), which keeps its input for a backward pass.
+_SWISH = ("pytorchvideo.layers.swish", "Swish")
+
+
+def optimize_for_inference(
+    model: nn.Module,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    compile: bool | str = False,
+) -> nn.Module:
+    """Rewrites a model for fast inference on one device in one precision.
+
+    Args:
+        model: A model in eval mode: one of this package, also with `features_only`, or any other; it is not changed.
+        device: Where it will run; where it is if None.
+        dtype: Its precision; the one that it has if None. Floating-point inputs are converted, others stay as they
+            are; outputs stay in it.
+        compile: True compiles `forward` with `torch.compile`, a string is its mode (`"reduce-overhead"` for CUDA
+            graphs).
+
+    Returns:
+        A module with the calls (`forward`, `forward_features`, `forward_dense`, ...) and the settings
+        (`pretrained_cfg`, `num_classes`, `feature_info`, ...) of the model, without gradients. It takes and gives
+        whatever the model does, tensors in lists and dictionaries too. Device and precision are final.
+
+    Raises:
+        ValueError: If the model is in train mode or optimized already, or a part that would be replaced has hooks.
+    """
+    if isinstance(model, OptimizedModel):
+        raise ValueError(f"the model is optimized already; to change it, {_AGAIN}")
+    training = [name or "the model" for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(f"{training[0]} is in train mode; call eval() on the model before optimizing it")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating type such as torch.float32 or torch.bfloat16, got {dtype}")
+    floats = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()] or [torch.empty(0)]
+    device = floats[0].device if device is None else torch.device(device)
+    if dtype is None and len({t.dtype for t in floats}) == 1:  # a model of several keeps them all
+        dtype = floats[0].dtype
+    # The compiler fuses more itself than what it is given fused.
+    onednn = not compile and dtype is not None and has_onednn(device.type, dtype)
+    rewritten = _rewrite(fold_batchnorm(model), onednn, add_up=dtype == torch.float32)  # bf16 would round each sum
+    rewritten.requires_grad_(False).to(device, dtype)
+    return OptimizedModel(rewritten, device, dtype, compile, in_pieces=device.type == "cpu" and _is_per_clip(model))
+
+
+def _is_per_clip(model: nn.Module) -> bool:
+    """Whether a model is one of this package, of layers that are known to look at one clip of a batch at a time."""
+    features_only = type(model).__module__.startswith("timm.models._features") and hasattr(model, "model_args")
+    return (family_of(model) is not None or features_only) and all(
+        type(m).__module__.partition(".")[0] in ("torch", "timm", "vov3d")
+        and "forward" not in vars(m)
+        and not has_hooks(m)
+        and not (isinstance(m, _BatchNorm) and m.running_mean is None)
+        for m in model.modules()
+    )
+
+
+class OptimizedModel(nn.Module):
+    """What `optimize_for_inference` returns: the rewritten model behind the calls and the settings of the original.
+
+    Attributes:
+        device: Where it runs.
+        dtype: Its precision; None if the original's parts have several.
+    """
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, dtype: torch.dtype | None, compile: bool | str, in_pieces: bool
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.device, self.dtype = device, dtype
+        self._channels_last = True
+        self._in_pieces = in_pieces
+        if compile:
+            model.compile(mode=compile if isinstance(compile, str) else None)
+        super().train(False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model with its own arguments, clips `(B, C, T, H, W)` as a rule."""
+        return self._run(self.model, *args, **kwargs)
+
+    def train(self, mode: bool = True) -> "OptimizedModel":
+        """Stays in eval mode, also as a part of a model that is trained.
+
+        Raises:
+            ValueError: If it is itself asked to train: folded norms cannot be trained.
+        """
+        # A frozen part is reached by its parent's train().
+        if mode and sys._getframe(1).f_code is not nn.Module.train.__code__:
+            raise ValueError(f"an optimized model cannot be trained; train the original, then {_AGAIN}")
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "OptimizedModel":
+        """Raises ValueError for True: no gradients are kept."""
+        if requires_grad:
+            raise ValueError(f"an optimized model has no gradients; train the original, then {_AGAIN}")
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Loads its own tensors.
+
+        Raises:
+            ValueError: If the tensors are others, such as those of the original.
+        """
+        if state_dict.keys() != self.state_dict().keys():
+            raise ValueError(f"an optimized model has other tensors than the original; load them there, then {_AGAIN}")
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "OptimizedModel":
+        """What `to()`, `half()`, `cuda()` and the like go through, those of a parent too."""
+        for dtype in {t.dtype for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()}:
+            old = torch.empty(0, dtype=dtype, device=self.device)
+            new = fn(old)
+            if (new.dtype, new.device) != (old.dtype, old.device):
+                raise ValueError(
+                    f"a model optimized for {old.dtype} on {old.device} cannot become one of {new.dtype} on"
+                    f" {new.device}; {_AGAIN}"
+                )
+        return super()._apply(fn, recurse)
+
+    def __prepare_scriptable__(self) -> None:
+        """Answers `torch.jit.script`."""
+        raise ValueError(f"an optimized model cannot be scripted; {_EXPORT}")
+
+    def __getattr__(self, name: str) -> Any:
+        """Every `forward_*` of the model, run as `forward` is, its settings, and what makes the states of streams."""
+        model = self.__dict__.get("_modules", {}).get("model")
+        if model is None or name.startswith("_") or name in self._modules or not hasattr(model, name):
+            return super().__getattr__(name)
+        value = getattr(model, name)
+        if name.startswith("forward_"):
+            return partial(self._run, value)
+        if name in ("initial_state", "reset") and isinstance(model, StreamingNetwork):
+            return value
+        if callable(value) and not isinstance(value, nn.Module) and name != "get_classifier":
+            raise AttributeError(f"an optimized model has no {name}; use the original's, then {_AGAIN}")
+        return value
+
+    @torch.no_grad()
+    def _run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        args, kwargs = tree_map(self._placed, (args, kwargs))
+        call = partial(self._laid_out, call)
+        clips = args[0] if self._in_pieces and len(tensors) == 1 and args else None
+        if not isinstance(clips, torch.Tensor) or clips.ndim != 5 or torch.jit.is_tracing() or _is_exporting():
+            return call(*args, **kwargs)
+        size = max(1, PIECE_VOXELS // max(1, clips.shape[2:].numel()))
+        if len(clips) <= size:
+            return call(*args, **kwargs)
+        return _join([call(piece, *args[1:], **kwargs) for piece in clips.split(size)])
+
+    def _placed(self, leaf: Any) -> Any:
+        """An input where the model runs, in its precision if it is a floating-point tensor."""
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return leaf.to(self.device, self.dtype if leaf.is_floating_point() else None)
+
+    def _laid_out(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls on channels-last clips, or as they are once the model's own code could not take that layout."""
+        if self._channels_last:
+            try:
+                return run_channels_last(call, args, kwargs)
+            except RuntimeError:
+                outputs = call(*args, **kwargs)
+                self._channels_last = False
+                return outputs
+        return call(*args, **kwargs)
+
+
+def _join(outputs: Sequence[Any]) -> Any:
+    """Outputs for pieces of a batch, tensors in any structure, as those for the batch."""
+    leaves, structure = tree_flatten(outputs[0])
+    parts = [leaves, *(tree_leaves(output) for output in outputs[1:])]
+    return tree_unflatten([torch.cat(same) for same in zip(*parts, strict=True)], structure)
+
+
+def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
+    """Rewrites a folded copy, blocks first and last."""
+    _replace(model, _fast_block)
+    for owner, first, second in list(pairs(model)):
+        conv: Any = owner.get_submodule(first)
+        act = owner.get_submodule(second)
+        if type(act) in ACTIVATIONS and _is_plain(conv):
+            check_no_hooks(first, conv)
+            check_no_hooks(second, act)
+            owner.set_submodule(first, Convolution(conv, act, onednn))
+            owner.set_submodule(second, nn.Identity())
+    _replace(model, lambda module: Convolution(module, None, onednn) if _is_plain(module) else None)
+    for name, module in list(model.named_modules()):
+        if type(module) in (Aggregation, Bottleneck):
+            check_no_hooks(f"{name}.act", module.act)
+        if type(module) is Bottleneck:
+            module.fuse()
+        if type(module) is Aggregation:
+            module.fuse(add_up)
+    return model
+
+
+def _replace(model: nn.Module, fast_form: Callable[[Any], nn.Module | None]) -> None:
+    """Puts fast forms in the places of the modules inside a model that have one."""
+    for owner_name, owner in list(model.named_modules()):
+        for name, module in list(owner.named_children()):
+            fast = fast_form(module)
+            if fast is not None:
+                check_no_hooks(f"{owner_name}.{name}".lstrip("."), module)
+                setattr(owner, name, fast)
+
+
+def _fast_block(module: nn.Module) -> nn.Module | None:
+    """The fast form of a block, if it has one."""
+    if type(module) is TOSA and is_mergeable(module):
+        return Aggregation(module)
+    if type(module) is D2plus1D:
+        return Bottleneck(module)
+    if (type(module).__module__, type(module).__qualname__) == _SWISH:
+        return nn.SiLU()
+    return None
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether a module is a 3D convolution and nothing more."""
+    return (
+        is_only(module, nn.Conv3d)
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and not parametrize.is_parametrized(module)
+    )

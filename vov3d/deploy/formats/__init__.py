@@ -1,0 +1,27 @@
+"""The file formats of exported models, one module a format, behind one table."""
+
+from pathlib import Path
+
+from vov3d.deploy.formats import executorch, onnx, openvino, torch_export
+from vov3d.deploy.formats.base import BOUNDS, Format, Job, Run, require
+
+__all__ = ["BOUNDS", "FORMATS", "Format", "Job", "Run", "format_of", "require"]
+
+FORMATS = {
+    ".onnx": Format("ONNX", onnx, ("fp32",), ("onnxruntime",), ("onnx", "onnxscript"), files=(".onnx",)),
+    ".xml": Format("OpenVINO", openvino, ("fp32", "fp16", "bf16", "int8"), ("openvino",), files=(".bin", ".xml")),
+    ".pt2": Format("torch.export", torch_export, ("fp32",), files=(".pt2",)),
+    ".pte": Format("ExecuTorch", executorch, ("fp32",), ("executorch",), extra="mobile", fixed=True, files=(".pte",)),
+}
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file by its extension.
+
+    Raises:
+        ValueError: If there is none of that extension.
+    """
+    if path.suffix not in FORMATS:
+        known = ", ".join(f"{suffix} ({form.title})" for suffix, form in FORMATS.items())
+        raise ValueError(f"{path}: exported files end in {known}")
+    return FORMATS[path.suffix]

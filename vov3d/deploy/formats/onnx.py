@@ -1,0 +1,102 @@
+"""ONNX files, run by ONNX Runtime."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from vov3d.deploy.formats.base import Job, Run
+from vov3d.deploy.graphs import names_of, trace
+
+
+def write(job: Job, path: Path) -> None:
+    """Writes one file, weights and metadata inside."""
+    inputs, outputs = names_of(job.graph)
+    program = torch.onnx.export(
+        trace(job.graph, job.in_chans), dynamo=True, input_names=inputs, output_names=outputs, verbose=False
+    )
+    assert program is not None
+    program.model.metadata_props.update(job.metadata)
+    program.save(path, external_data=False)
+
+
+def read(path: Path) -> tuple[dict[str, str], Run]:
+    """Metadata of a file, and the function that runs it.
+
+    Raises:
+        ValueError: If its weights are in other files.
+    """
+    import onnxruntime
+
+    content = path.read_bytes()
+    if _has_external(memoryview(content), "model"):
+        raise ValueError("it was not written by vov3d.export: its weights are in other files")
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # warnings are about its own rewriting of the graph
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        given = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(out) for out in session.run(None, given)]
+
+    return session.get_modelmeta().custom_metadata_map, run
+
+
+# Fields of the messages of ONNX that lead to tensors, by their numbers in onnx.proto.
+_FIELDS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+}
+_EXTERNAL = (13, 14)  # of a tensor: where its data is, and whether it is elsewhere
+_DEEPEST = 50
+
+
+def _has_external(message: memoryview, kind: str, depth: int = 0) -> bool:
+    """Whether a tensor of a message has its data in another file."""
+    if depth > _DEEPEST:
+        raise ValueError("its graphs lie in one another without end")
+    for number, value in _fields(message):
+        inner = _FIELDS.get(kind, {}).get(number)
+        if kind == "tensor" and number in _EXTERNAL and value:
+            return True
+        if inner and isinstance(value, memoryview) and _has_external(value, inner, depth + 1):
+            return True
+    return False
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of every field of a protobuf message."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        if tag & 7 == 0:
+            value, at = _varint(message, at)
+            yield tag >> 3, value
+            continue
+        size = {1: 8, 5: 4}.get(tag & 7)
+        if tag & 7 == 2:
+            size, at = _varint(message, at)
+        if size is None or at + size > len(message):
+            raise ValueError("it is truncated or damaged")
+        yield tag >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for i in range(10):
+        if at + i >= len(message):
+            break
+        byte = message[at + i]
+        value |= (byte & 127) << (7 * i)
+        if byte < 128:
+            return value, at + i + 1
+    raise ValueError("it is truncated or damaged")

@@ -1,0 +1,70 @@
+"""OpenVINO files: a network in `.xml`, its weights in `.bin` beside it."""
+
+import hashlib
+import logging
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import torch
+
+from vov3d.deploy.formats.base import Job, Run
+from vov3d.deploy.graphs import names_of, trace
+
+_DIGEST = "sha256_of_bin"
+
+
+def write(job: Job, path: Path) -> None:
+    """Writes both files; weights are in half precision unless it is fp32."""
+    import openvino
+
+    network = openvino.convert_model(trace(job.graph, job.in_chans))
+    for ports, names in zip((network.inputs, network.outputs), names_of(job.graph), strict=True):
+        for port, name in zip(ports, names, strict=True):
+            port.get_tensor().set_names({name})
+    if job.calibration is not None:
+        import nncf
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        samples = nncf.Dataset(job.calibration, lambda clip: clip.numpy())
+        # symmetric ranges for weights, asymmetric ones for SiLU, which is not symmetric
+        with redirect_stdout(sys.stderr):  # its progress
+            network = nncf.quantize(network, samples, preset=nncf.QuantizationPreset.MIXED)
+    for key, value in job.metadata.items():
+        network.set_rt_info(value, ["vov3d", key])
+    half = job.dtype in ("fp16", "bf16")
+    openvino.save_model(network, path, compress_to_fp16=half)
+    # Known only now; saving again changes the .xml alone.
+    network.set_rt_info(_digest_of_weights(path), ["vov3d", _DIGEST])
+    openvino.save_model(network, path, compress_to_fp16=half)
+
+
+def read(path: Path) -> tuple[dict[str, str], Run]:
+    """Metadata of a file, and the function that runs it.
+
+    Raises:
+        ValueError: If the `.bin` beside it is not the one that it was written with.
+    """
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(path)
+    info = network.get_rt_info(["vov3d"]).astype(dict) if network.has_rt_info(["vov3d"]) else {}
+    metadata = {key: value.astype(str) if hasattr(value, "astype") else value for key, value in info.items()}
+    if metadata and metadata.get(_DIGEST) != _digest_of_weights(path):
+        raise ValueError(f"{path.with_suffix('.bin').name} does not belong to it; export writes both files together")
+    # Left alone, CPUs with bf16 units compute everything in bf16, fp32 files as well.
+    asked = "bf16" if metadata.get("dtype") == '"bf16"' else "f32"
+    capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": asked if capable else "f32"})
+
+    def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        outputs = compiled([value.numpy() for value in inputs])
+        return [torch.from_numpy(outputs[i].copy()) for i in range(len(compiled.outputs))]
+
+    return metadata, run
+
+
+def _digest_of_weights(path: Path) -> str:
+    """SHA-256 of the `.bin` beside a file: one of another file would be taken as well if its size is the same."""
+    return hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()

@@ -1,0 +1,180 @@
+"""The bridge to timm: builds a registered model, with or without weights.
+
+timm resolves arguments and wraps features. Reading and fitting weights is ours: timm's loader drops a 3-D stem that
+it cannot adapt, and loads loosely as soon as the classifier differs.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import PretrainedCfg, build_model_with_cfg
+from torch import nn
+
+from vov3d.models.family import Family
+from vov3d.models.identify import identify
+from vov3d.models.network import VideoNetwork
+from vov3d.models.saved import SOURCES, check_params, check_saved, own_arguments, without_places
+from vov3d.surgery.recipe import Recipe, follow_recipe
+from vov3d.weights.config import resolve_cfg, unnamed_protocol
+from vov3d.weights.sources import fetch
+from vov3d.weights.state_dict import CLASSIFIER, STEM, StateDict, WeightsError, differences, digest, load_weights, some
+
+# Arguments that belong to one use of a model, not to what it is.
+_NOT_SAVED = ("device", "dtype", "drop_rate", "drop_path_rate", "features_only", "out_indices", "feature_cls")
+
+
+def build_video_model(
+    family: Family,
+    variant: str,
+    pretrained: bool,
+    model_args: Mapping[str, Any],
+    *,
+    pretrained_cfg: str | Mapping[str, Any] | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    surgery: Recipe | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Builds a model of the registry; entry points call this.
+
+    Args:
+        family: The family that the variant belongs to.
+        variant: Name of the model.
+        pretrained: Loads weights.
+        model_args: Arguments that make the variant; `kwargs` override them.
+        pretrained_cfg: Tag, dictionary or configuration; the variant's default tag if None.
+        pretrained_cfg_overlay: Fields that replace those of the configuration.
+        cache_dir: Where downloads are kept.
+        token: For repositories of the Hub that are not public.
+        surgery: What was done to a saved model beside building it, in order.
+        **kwargs: Arguments of the model, `features_only` and its companions.
+
+    Raises:
+        ValueError: If a tag, a field or an argument is not known or allowed.
+        FileNotFoundError: If a weights file is missing.
+        vov3d.WeightsError: If weights cannot be had, read or fitted.
+    """
+    saved_args = kwargs.pop("pretrained_model_args", {})  # a saved model's own; they are in kwargs too
+    place = _place(pretrained_cfg)
+    if place and isinstance(pretrained_cfg, Mapping):
+        pretrained_cfg = _checked(place, family, pretrained_cfg, {**saved_args, **kwargs}, saved_args)
+    cfg: Any = resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    if pretrained and torch.device(kwargs.get("device") or "cpu").type == "meta":
+        raise ValueError("the meta device holds no weights; leave out pretrained or device='meta'")
+    to_published = partial(_to_published, family=family, model_args={**model_args, "num_classes": cfg.num_classes})
+    weights = fetch(cfg, cache_dir, to_published, token) if pretrained else None
+    # A file is described by its tensors, a folder or a repository by its config.json.
+    from_file = bool(cfg.file) and cfg.source != "local-dir"
+    adopt_classes = from_file and "num_classes" not in kwargs
+    if from_file and weights and not pretrained_cfg and (tag := family.tag_of(weights[0])):
+        cfg = resolve_cfg(variant, tag, pretrained_cfg_overlay)
+    requested = _title(variant, kwargs.get("conv", family.conv), family)
+
+    def construct(**model_kwargs: Any) -> nn.Module:
+        # Weights go in before timm wraps the model for features_only.
+        if place:  # sizes come from a file: compared with the weights before memory is taken for them
+            try:
+                skeleton = follow_recipe(family.model_cls(**{**model_kwargs, "device": "meta"}), surgery or [])
+            except (TypeError, ValueError, RuntimeError) as e:
+                raise ValueError(f"{place}: its config.json builds no model: {e}") from e
+            check_params(place, skeleton, weights[0] if weights else None)
+        model = family.model_cls(**model_kwargs)
+        if surgery:
+            model = follow_recipe(model, surgery)
+        if weights is not None:
+            load_weights(
+                model,
+                *weights,
+                filter_fn=family.filter_fn,
+                adopt_classes=adopt_classes,
+                headless=cfg.num_classes == 0,
+                explain=partial(_explain, family=family, requested=requested),
+            )
+        return model
+
+    if cfg.causal:
+        kwargs.setdefault("causal", True)
+    given = {k: v for k, v in kwargs.items() if k not in _NOT_SAVED}
+    kwargs = {**model_args, **kwargs}
+    if kwargs.get("features_only") and "depths" in kwargs:  # timm takes five maps unless told
+        kwargs.setdefault("out_indices", tuple(range(len(kwargs["depths"]) + 1)))
+    features = dict(flatten_sequential=True)
+    model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
+    if not kwargs.get("features_only") and "pool_size" not in (pretrained_cfg_overlay or {}):
+        _fit_window(model)
+    if surgery:
+        given["surgery"] = surgery
+    model.model_args = given  # what save_pretrained needs to build the model again
+    # What the configuration says of its weights holds for those alone, and not for a file that nobody named.
+    described = weights is not None and (not from_file or pretrained_cfg is not None)
+    model.weights_digest = digest(model) if described else None
+    if not described:
+        model.pretrained_cfg.pop("temperature", None)
+    if adopt_classes and getattr(model, "num_classes", cfg.num_classes) != cfg.num_classes:
+        # The default tag does not describe this file.
+        for key in ("label_set", "label_names", "top1", "top5"):
+            model.pretrained_cfg.pop(key, None)
+        model.pretrained_cfg |= unnamed_protocol(model.num_classes)
+    if isinstance(model, VideoNetwork):
+        model.remember_names()
+    return model
+
+
+def _place(pretrained_cfg: Any) -> str | None:
+    """The folder or the repository that a configuration was read from, by us or by timm."""
+    if not isinstance(pretrained_cfg, Mapping) or pretrained_cfg.get("source") not in SOURCES:
+        return None
+    source = pretrained_cfg["source"]
+    return f"{source}:{pretrained_cfg['file' if source == 'local-dir' else 'hf_hub_id']}"
+
+
+def _checked(
+    place: str, family: Family, cfg: Mapping[str, Any], args: Mapping[str, Any], saved_args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A saved configuration whose weights are in the folder or repository that it was read from and nowhere else."""
+    own = "file" if cfg["source"] == "local-dir" else "hf_hub_id"
+    kept = {key: cfg[key] for key in ("source", own)}
+    fields = without_places(place, {k: v for k, v in cfg.items() if k not in kept})
+    if unknown := saved_args.keys() - own_arguments(family) - {"surgery"}:
+        raise ValueError(f"{place}: its model_args have {some(sorted(unknown))}, which no model of this package takes")
+    check_saved(place, family, fields, args)
+    return fields | kept
+
+
+def _fit_window(model: Any) -> None:
+    """Where stages are dilated, the window of the weights becomes the finer map of their training crop."""
+    cfg, size = model.pretrained_cfg, model.pretrained_cfg["input_size"][1:]
+    strides = 2 ** len(model.feature_info), model.feature_info[-1]["reduction"]
+    published, own = (tuple(-(-pixels // stride) for pixels in size) for stride in strides)
+    if tuple(cfg.get("pool_size") or ()) == published:
+        cfg["pool_size"] = own
+
+
+def _to_published(state_dict: StateDict, family: Family, model_args: Mapping[str, Any]) -> StateDict:
+    """The tensors of a published file under the names of its model, if they are exactly those of the model."""
+    model = family.model_cls(**model_args, device="meta")
+    state = family.filter_fn(dict(state_dict), model)
+    if problems := differences(model, state):
+        raise WeightsError(f"does not hold this tag's network: {'; '.join(problems)}")
+    return state
+
+
+def _fits(state_dict: StateDict, model: nn.Module, family: Family) -> bool:
+    own, given = model.state_dict(), family.filter_fn(dict(state_dict), model)
+    names = (own.keys() | given.keys()) - {STEM, *CLASSIFIER}
+    return all(k in own and k in given and own[k].shape == given[k].shape for k in names)
+
+
+def _title(variant: str, conv: str, family: Family) -> str:
+    return variant if conv == family.conv else f"{variant}(conv={conv!r})"
+
+
+def _explain(state_dict: StateDict, model: nn.Module, family: Family, requested: str) -> str | None:
+    if _fits(state_dict, model, family):
+        return None  # it is the architecture that was asked for; only stem or classifier differ
+    found = identify(state_dict)
+    return f"this file holds {found}, not {requested}" if found else None

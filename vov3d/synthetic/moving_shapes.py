@@ -1,0 +1,312 @@
+"""Clips that only motion tells apart, made on the spot; numpy only.
+
+Twenty classes in ten pairs, named in the style of Something-Something. In nine pairs a clip of one class is a clip of
+the other played backwards, so that neither one frame nor a set of frames without their order tells the two apart; the
+tenth pair bounces through the same positions at another speed. Shapes, colours, textures, backgrounds, sizes, places,
+phases and speeds are drawn for each clip alone; backgrounds drift, the camera shakes, bystanders stand or drift about.
+
+`python -m vov3d.synthetic.moving_shapes --to FOLDER` writes video files in one folder a class.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vov3d.synthetic._drawing import (
+    Track,
+    blurred,
+    draw_track,
+    make_background,
+    make_hand,
+    make_progress,
+    make_shaking,
+    make_still,
+)
+
+__all__ = ["CLASSES", "PAIRS", "make_clip", "make_set", "write_clip", "write_videos"]
+
+PAIRS = (
+    ("Moving something left", "Moving something right"),
+    ("Moving something up", "Moving something down"),
+    ("Moving something towards the camera", "Moving something away from the camera"),
+    ("Turning something clockwise", "Turning something counter-clockwise"),
+    ("Moving something and something closer to each other", "Moving something and something away from each other"),
+    ("Something appearing", "Something disappearing"),
+    ("Something passing in front of something to the left", "Something passing in front of something to the right"),
+    ("Something circling clockwise", "Something circling counter-clockwise"),
+    ("Something bouncing slowly", "Something bouncing fast"),
+    ("Pushing something", "Pulling something"),
+)
+"""Classes that look alike in a single frame, and in any set of frames without their order."""
+
+CLASSES = tuple(name for pair in PAIRS for name in pair)
+"""Class names in index order."""
+
+Array = np.ndarray
+Random = np.random.Generator
+
+# --- motions: the first class of each pair ---------------------------------------------------------------------------
+
+
+def _translating(rng: Random, num_frames: int, axis: str) -> list[Track]:
+    """To smaller coordinates; what leaves the frame comes in again on the other side, so no place tells the way.
+
+    Drawn again where the shape would be out of the picture in most frames: the same counts backwards.
+    """
+    while True:
+        track = make_still(rng, num_frames)
+        size = track.size[0]
+        period = 2 + 2 * 1.6 * size
+        moved = rng.uniform(0, period) - rng.uniform(0.7, 1.7) * make_progress(rng, num_frames)
+        place = moved % period - period / 2
+        # a quarter of a disc is in the picture where its centre is 0.4 radii outside
+        if np.mean(np.abs(place) < 1 + 0.4 * size) >= 0.5:
+            return [replace(track, **{axis: place})]
+
+
+def _left(rng: Random, num_frames: int) -> list[Track]:
+    return _translating(rng, num_frames, "x")
+
+
+def _up(rng: Random, num_frames: int) -> list[Track]:
+    return _translating(rng, num_frames, "y")
+
+
+def _towards(rng: Random, num_frames: int) -> list[Track]:
+    growth = rng.uniform(0.6, 1.2) * (make_progress(rng, num_frames) - 0.5)
+    return [replace(make_still(rng, num_frames, reach=0.4), size=rng.uniform(0.24, 0.42) * np.exp(growth))]
+
+
+def _clockwise(rng: Random, num_frames: int) -> list[Track]:
+    track = make_still(rng, num_frames, rng.uniform(0.3, 0.5), reach=0.4)
+    return [replace(track, angle=track.angle + rng.uniform(1.2, 4) * make_progress(rng, num_frames))]
+
+
+def _closer(rng: Random, num_frames: int) -> list[Track]:
+    path = rng.uniform(0.5, 0.75) - rng.uniform(0.25, 0.45) * (make_progress(rng, num_frames) - 0.5)
+    x, y, angle = *rng.uniform(-0.2, 0.2, 2), rng.uniform(0, 2 * np.pi)
+    return [
+        replace(
+            make_still(rng, num_frames, rng.uniform(0.18, 0.26)),
+            x=x + side * path * np.cos(angle),
+            y=y + side * path * np.sin(angle),
+        )
+        for side in (-1, 1)
+    ]
+
+
+def _appearing(rng: Random, num_frames: int) -> list[Track]:
+    low, high = rng.uniform(0, 0.4), rng.uniform(0.6, 1)
+    return [replace(make_still(rng, num_frames), alpha=low + (high - low) * make_progress(rng, num_frames))]
+
+
+def _passing(rng: Random, num_frames: int) -> list[Track]:
+    """Around a standing shape, seen from the side: in front of it to the left, behind it to the right."""
+    centre = make_still(rng, num_frames, rng.uniform(0.24, 0.34), reach=0.25)
+    phase = rng.uniform(0, 2 * np.pi) + rng.uniform(3.5, 7) * make_progress(rng, num_frames)
+    around = replace(
+        make_still(rng, num_frames),
+        x=centre.x + rng.uniform(0.45, 0.65) * np.cos(phase),
+        y=centre.y + rng.uniform(-0.1, 0.1),
+        size=rng.uniform(0.18, 0.24) * (1 + 0.15 * np.sin(phase)),
+        depth=np.sin(phase),
+    )
+    return [centre, around]
+
+
+def _circling(rng: Random, num_frames: int) -> list[Track]:
+    track = make_still(rng, num_frames, reach=0.25)
+    phase = rng.uniform(0, 2 * np.pi) + rng.uniform(2.5, 6.3) * make_progress(rng, num_frames)
+    radius = rng.uniform(0.35, 0.6)
+    return [replace(track, x=track.x + radius * np.cos(phase), y=track.y + radius * np.sin(phase))]
+
+
+def _bouncing(rng: Random, num_frames: int, cycles: int = 1) -> list[Track]:
+    """Up and down in whole cycles."""
+    phase = rng.uniform(0, 2 * np.pi) + 2 * np.pi * cycles * np.arange(num_frames) / num_frames
+    return [replace(make_still(rng, num_frames), y=rng.uniform(0.4, 0.6) * np.cos(phase) + rng.uniform(-0.2, 0.2))]
+
+
+def _pushing(rng: Random, num_frames: int) -> list[Track]:
+    """A hand and what it touches, both towards the side where the thing is."""
+    size, reach = rng.uniform(0.2, 0.28), rng.uniform(0.5, 0.9)
+    path = rng.uniform(-0.15, 0.15) + reach * (make_progress(rng, num_frames) - 0.5)
+    angle, across = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3)
+    thing, hand = make_still(rng, num_frames, size), replace(make_still(rng, num_frames, 0.22), shape=make_hand())
+    gap = 0.5 * (size + 0.22)
+    tracks = []
+    for track, offset in ((thing, gap), (hand, -gap)):
+        x = (path + offset) * np.cos(angle) - across * np.sin(angle)
+        y = (path + offset) * np.sin(angle) + across * np.cos(angle)
+        tracks.append(replace(track, x=x, y=y))
+    return [tracks[0], replace(tracks[1], angle=np.full(num_frames, angle))]
+
+
+_MOTIONS: tuple[Callable[[Random, int], list[Track]], ...] = (
+    _left,
+    _up,
+    _towards,
+    _clockwise,
+    _closer,
+    _appearing,
+    _passing,
+    _circling,
+    _bouncing,
+    _pushing,
+)
+_BOUNCING = _MOTIONS.index(_bouncing)
+
+
+def _tracks(label: int, rng: Random, num_frames: int) -> list[Track]:
+    """The shapes of a clip, bystanders first."""
+    pair, second = divmod(label, 2)
+    if pair == _BOUNCING:
+        # a number of cycles without common factor visits the same positions in another order
+        fast = next(k for k in (3, 5, 7, 11, 13) if num_frames % k)
+        tracks = _bouncing(rng, num_frames, fast if second else 1)
+    else:
+        tracks = _MOTIONS[pair](rng, num_frames)
+        tracks = [track.reversed() for track in tracks] if second else tracks
+    return [*(_bystander(rng, num_frames) for _ in range(rng.integers(0, 3))), *tracks]
+
+
+def _bystander(rng: Random, num_frames: int) -> Track:
+    track = make_still(rng, num_frames, rng.uniform(0.1, 0.16), reach=0.9)
+    drift = np.linspace(-0.5, 0.5, num_frames)
+    return replace(track, x=track.x + rng.uniform(-0.3, 0.3) * drift, y=track.y + rng.uniform(-0.3, 0.3) * drift)
+
+
+# --- clips ------------------------------------------------------------------------------------------------------------
+
+
+def make_clip(label: int, rng: Random, num_frames: int = 16, size: int = 64) -> Array:
+    """Makes one clip.
+
+    Args:
+        label: Index of its class in `CLASSES`.
+        rng: Where all that is drawn comes from; the same state gives the same clip.
+        num_frames: Frames.
+        size: Rows and columns, in pixels.
+
+    Returns:
+        uint8 RGB `(num_frames, size, size, 3)`.
+
+    Raises:
+        ValueError: If there is no such class, or fewer than 2 frames or 16 pixels.
+    """
+    if not 0 <= label < len(CLASSES):
+        raise ValueError(f"label {label} is not in 0..{len(CLASSES) - 1}")
+    if num_frames < 2 or size < 16:
+        raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
+    tracks, shake = _tracks(label, rng, num_frames), make_shaking(rng, num_frames)
+    frames = make_background(rng, num_frames, size)
+    for front in (False, True):
+        for track in tracks:
+            which = (track.depth > 0) == front
+            if which.any():
+                draw_track(frames, track, shake, which)
+    frames = blurred(frames, rng.uniform(0, 0.5))
+    frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
+    return frames.clip(0, 255).astype(np.uint8)
+
+
+def make_set(num_clips: int, seed: int, num_frames: int = 16, size: int = 64) -> tuple[Array, Array]:
+    """Makes a fixed set with equally many clips of each class, as far as they divide.
+
+    Clip `i` depends on the seed and `i` alone, so that a longer set begins with the shorter one.
+
+    Args:
+        num_clips: Clips.
+        seed: Sets of different seeds have no clip in common.
+        num_frames: Frames of a clip.
+        size: Rows and columns, in pixels.
+
+    Returns:
+        uint8 clips `(num_clips, num_frames, size, size, 3)` and int64 labels `(num_clips,)`.
+    """
+    labels = np.arange(num_clips) % len(CLASSES)
+    clips = np.empty((num_clips, num_frames, size, size, 3), np.uint8)
+    for i, label in enumerate(labels):
+        clips[i] = make_clip(int(label), np.random.default_rng((seed, i)), num_frames, size)
+    return clips, labels
+
+
+def write_videos(
+    folder: str | Path,
+    clips_per_class: int,
+    seed: int,
+    num_frames: int = 16,
+    size: int = 64,
+    fps: int = 10,
+    classes: tuple[str, ...] = CLASSES,
+) -> None:
+    """Writes clips as H.264 files, in one folder a class.
+
+    Args:
+        folder: Where the class folders are made.
+        clips_per_class: Files of each class.
+        seed: As of `make_set`.
+        num_frames: Frames of a file.
+        size: Rows and columns of the clips, in pixels; files have twice as many.
+        fps: Frames per second.
+        classes: The classes that are wanted.
+
+    Raises:
+        ValueError: If a class is not known.
+        ImportError: If PyAV is not there.
+    """
+    if unknown := [name for name in classes if name not in CLASSES]:
+        raise ValueError(f"there are no classes {unknown}; the classes are {', '.join(CLASSES)}")
+    for name in classes:
+        label = CLASSES.index(name)
+        target = Path(folder) / name
+        target.mkdir(parents=True, exist_ok=True)
+        for i in range(clips_per_class):
+            rng = np.random.default_rng((seed, i * len(CLASSES) + label))
+            write_clip(target / f"{seed}_{i:05d}.mp4", make_clip(label, rng, num_frames, size), fps)
+
+
+def write_clip(path: str | Path, clip: Array, fps: int = 10) -> None:
+    """Writes a clip as an H.264 file, enlarged twofold, since the codec halves the resolution of colours.
+
+    Args:
+        path: The file.
+        clip: uint8 RGB `(T, S, S, 3)`.
+        fps: Frames per second.
+
+    Raises:
+        ImportError: If PyAV is not there.
+    """
+    try:
+        import av
+    except ImportError as error:
+        from vov3d.extras import install
+
+        raise ImportError(f"writing videos needs PyAV: {install('video')}") from error
+    frames = clip.repeat(2, 1).repeat(2, 2)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vov3d.synthetic.moving_shapes", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="where the class folders are made")
+    parser.add_argument("--clips", type=int, default=20, help="files a class (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other clips (default: 0)")
+    parser.add_argument("--frames", type=int, default=16, help="frames a file (default: 16)")
+    parser.add_argument("--size", type=int, default=64, help="rows and columns in pixels (default: 64)")
+    args = parser.parse_args()
+    write_videos(args.to, args.clips, args.seed, args.frames, args.size)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,69 @@
+"""Frames that are in memory already, as a source."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from vov3d.video.decoders.base import FrameSource
+from vov3d.video.sources import is_frames, is_picture
+
+_EXPECTED = "expected uint8 frames, 0 to 255, of shape (T, H, W, 3) or (T, 3, H, W)"
+_FPS = 30.0  # where the caller gives none: what strides count in
+
+
+class ArrayFrames(FrameSource):
+    """The frames of an array or a tensor; nothing is copied but what is asked for."""
+
+    backend = "memory"
+
+    def __init__(self, array: np.ndarray | torch.Tensor | Sequence[Any], fps: float | None = None) -> None:
+        self._array = _as_frames(array)
+        self.num_frames, _, self.height, self.width = self._array.shape
+        self.fps = _FPS if fps is None else float(fps)
+        self.timestamps = np.arange(self.num_frames) / self.fps
+
+    def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Gives frames, as `FrameSource.frames`."""
+        for index in targets:
+            yield index, self._array[index]
+
+    def content_key(self) -> int:
+        """As `VideoReader.content_key`: of the number of frames and the first one's pixels."""
+        return zlib.crc32(self._array[0].cpu().contiguous().numpy().tobytes(), self.num_frames)
+
+
+def _as_frames(source: Any) -> torch.Tensor:
+    """Frames given as an array or one by one, as uint8 `(T, 3, H, W)`."""
+    if is_frames(source):
+        source = _stacked(source)
+    if not isinstance(source, (np.ndarray, torch.Tensor)):
+        raise ValueError(f"{_EXPECTED}, or a video file, folder, address or bytes; got {type(source).__name__}")
+    shape = tuple(source.shape)
+    if str(source.dtype).removeprefix("torch.") != "uint8" or len(shape) != 4 or 3 not in (shape[1], shape[3]):
+        raise ValueError(f"{_EXPECTED}; got {source.dtype} of shape {shape}")
+    if 0 in shape:
+        raise ValueError(f"{_EXPECTED}; got none, shape {shape}")
+    frames = source if isinstance(source, torch.Tensor) else torch.from_numpy(_writable(source))
+    return frames.permute(0, 3, 1, 2) if shape[3] == 3 else frames
+
+
+def _stacked(frames: Sequence[Any]) -> torch.Tensor:
+    """Single frames `(H, W, 3)` or `(3, H, W)`, arrays or pictures of Pillow, as one tensor."""
+    arrays = [np.asarray(frame.convert("RGB")) if is_picture(frame) else frame for frame in frames]
+    tensors = [array if isinstance(array, torch.Tensor) else torch.from_numpy(_writable(array)) for array in arrays]
+    first = tensors[0]
+    for number, frame in enumerate(tensors):
+        if frame.shape != first.shape or frame.dtype != first.dtype:
+            raise ValueError(
+                f"frame {number} of the list is {frame.dtype} of shape {tuple(frame.shape)}, the first one "
+                f"{first.dtype} of {tuple(first.shape)}: all must be alike"
+            )
+    return torch.stack(tensors)
+
+
+def _writable(array: np.ndarray) -> np.ndarray:
+    """An array that torch takes without a warning: it wants positive strides and memory that may be written."""
+    return array if array.flags.writeable and all(stride >= 0 for stride in array.strides) else array.copy()

@@ -1,0 +1,127 @@
+"""A folder of pictures, one a frame, as Something-Something V1 is published."""
+
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+import torch
+
+from vov3d.extras import install
+from vov3d.video.decoders.base import FrameSource, VideoError
+from vov3d.video.decoders.opening import check_pixels
+from vov3d.video.sources import PICTURE_ENDINGS, Media, media_key
+
+try:
+    from PIL import Image
+except ImportError as error:
+    raise ImportError(f"a folder of frames needs Pillow: {install('video')}") from error
+
+# what the endings name; Pillow knows more, among them EPS, which it has run by another program
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+_ORIENTATION = 0x0112  # in EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FPS = 12.0  # the rate at which Something-Something V1 was cut into pictures
+
+
+class FolderFrames(FrameSource):
+    """The pictures of a folder, `2.jpg` before `10.jpg`; other files and hidden ones are no frames."""
+
+    backend = "pillow"
+
+    def __init__(self, folder: str, fps: float | None = None) -> None:
+        self._folder = folder
+        self._names = _picture_names(folder)
+        self.num_frames = len(self._names)
+        self.fps = _FPS if fps is None else float(fps)
+        self.timestamps = np.arange(self.num_frames) / self.fps
+        _, self.height, self.width = self._decoded(0).shape
+
+    def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Decodes pictures, as `FrameSource.frames`."""
+        for index in targets:
+            frame = self._decoded(index)
+            if frame.shape[1:] != (self.height, self.width):
+                raise VideoError(
+                    f"{self._path(index)}: has {frame.shape[2]}x{frame.shape[1]} pixels, but the first frame of the "
+                    f"folder {self.width}x{self.height}; the frames of a video have one size"
+                )
+            yield index, frame
+
+    def content_key(self) -> int:
+        """As `VideoReader.content_key`: of the number of pictures and the first one's file."""
+        return zlib.crc32(b"%d" % self.num_frames, media_key(Media(self._folder, path=self._path(0))))
+
+    def _path(self, index: int) -> str:
+        return os.path.join(self._folder, self._names[index])
+
+    def _decoded(self, index: int) -> torch.Tensor:
+        """A picture as `(C, H, W)`."""
+        path = self._path(index)
+        try:
+            if not os.path.isfile(path):  # a pipe would be waited for
+                raise OSError("no such file" if not os.path.lexists(path) else "it is no file")
+            with Image.open(path, formats=_FORMATS) as picture:
+                check_pixels(*picture.size, path)
+                picture.load()
+                array = np.asarray(_upright(_in_colour(picture), picture))
+        except VideoError:
+            raise
+        except Exception as error:  # whatever Pillow makes of a damaged picture
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise VideoError(f"{path}: this frame of the folder cannot be read ({reason})") from error
+        return torch.from_numpy(array.copy()).permute(2, 0, 1)
+
+
+def _in_colour(picture: Image.Image) -> Image.Image:
+    """A picture as 8-bit RGB; 16 bits are scaled, where others would be clipped they are refused."""
+    deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+    if deep:
+        values = np.asarray(picture).astype(np.int64)
+        return Image.fromarray(((values.clip(0, 65535) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        kind = "32-bit whole numbers" if picture.mode == "I" else "floating-point numbers"
+        raise ValueError(f"its pixels are {kind}, whose range is not known; save the frames with 8 or 16 bits")
+    return picture.convert("RGB")
+
+
+def _upright(picture: Image.Image, loaded: Image.Image) -> Image.Image:
+    """A picture turned and mirrored as the EXIF orientation of the file says; one that cannot be read says nothing."""
+    orientation = None
+    with suppress(Exception):
+        orientation = loaded.getexif().get(_ORIENTATION)
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _picture_names(folder: str) -> list[str]:
+    """The pictures of a folder, in natural order."""
+    try:
+        names = os.listdir(str(folder))  # numpy's own strings it would take for bytes
+    except PermissionError:
+        raise VideoError(f"{folder}: may not be read (permission denied); change its permissions") from None
+    except OSError as error:
+        raise VideoError(f"{folder}: cannot be opened ({error})") from error
+    names = [
+        name for name in names if os.path.splitext(name)[1].lower() in PICTURE_ENDINGS and not name.startswith(".")
+    ]
+    if not names:
+        raise VideoError(
+            f"{folder}: is a folder without pictures; give a video file, or a folder of frames such as 00001.jpg"
+        )
+    return sorted(names, key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers in names by their value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,414 @@
+"""Opening a video file and listing its frames without decoding them."""
+
+import io
+import os
+import re
+import stat
+from array import array
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from vov3d.extras import install
+from vov3d.video.decoders.base import VideoError
+from vov3d.video.sources import Media
+
+try:
+    import av
+    from av.container import InputContainer
+    from av.error import FFmpegError
+    from av.stream import Disposition
+    from av.video.stream import VideoStream
+except ImportError as error:
+    raise ImportError(f"vov3d.video.reader needs PyAV: {install('video')}") from error
+
+from vov3d.video.decoders.opening import check_size, content_of, open_container
+
+__all__ = ["NO_TIME", "FFmpegError", "FrameIndex", "index_frames", "open_video"]
+
+NO_TIME = -(2**63)  # FFmpeg's own mark of a missing time
+_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}  # what MP4 and MOV begin with
+_MAX_PROMISED = 10_000_000  # frames; a header that promises more is damaged itself
+_REORDER = 8  # frames by which the order of packets and the order of showing differ, at most
+_FARTHEST = 17  # the same in any sound stream: codecs keep 16 frames back
+_SMALL = 512  # bytes of a packet that may be a mere message
+_HEAD = 1 << 20  # bytes in which a file says what it is
+_PLAUSIBLE = 10  # times the frames that bytes cut off could hold at the rate of those that are there
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """What the packets of a stream tell about its frames; arrays, since a long video has hundreds of thousands.
+
+    Attributes:
+        pts: int64 presentation times of the frames that are shown, rising, in the stream's time base.
+        key_pts: int64 presentation times of the frames that the file calls key frames, rising.
+        key_dts: int64 decoding times of the same, `NO_TIME` where there is none.
+        key_at: byte positions of the same, -1 where they are not known.
+        ordered: whether `pts` names each frame; otherwise only counting decoded frames can.
+        timed: whether the times are the file's own; FFmpeg makes some up, permuted.
+        first: decoding time (or `NO_TIME`), presentation time and byte position of the first packet.
+        promised: frames that the file should hold if it is cut short, else 0.
+        fps: frames per second, by the container or else by the times.
+        variable: whether the frames come at a variable rate.
+        cut_at: byte position of a last packet that is there in part only.
+    """
+
+    pts: np.ndarray
+    key_pts: np.ndarray
+    key_dts: np.ndarray
+    key_at: np.ndarray
+    ordered: bool
+    timed: bool
+    first: tuple[int, int | None, int | None]
+    promised: int
+    fps: float
+    variable: bool
+    cut_at: int | None
+
+    def without(self, frames: int) -> "FrameIndex":
+        """The same without some frames at the beginning, for which the file has no pictures."""
+        return replace(self, pts=self.pts[frames:], promised=max(self.promised - frames, 0))
+
+    def of_frames(self, pts: np.ndarray, key_pts: np.ndarray, stream: VideoStream) -> "FrameIndex":
+        """The index of the frames that came when everything was decoded."""
+        _, ours, theirs = np.intersect1d(key_pts, self.key_pts, return_indices=True)
+        key_dts, key_at = np.full_like(key_pts, NO_TIME), np.full_like(key_pts, -1)
+        key_dts[ours], key_at[ours] = self.key_dts[theirs], self.key_at[theirs]
+        fps, variable = _frame_rate(stream, pts, ordered=True), _is_variable(np.diff(pts))
+        return FrameIndex(
+            pts, key_pts, key_dts, key_at, True, True, self.first, self.promised, fps, variable, self.cut_at
+        )
+
+
+def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
+    """Opens a file and picks the video stream that FFmpeg shows: the default one, or else the best.
+
+    Args:
+        media: the file.
+
+    Returns:
+        The container, which the caller closes, and the stream.
+
+    Raises:
+        VideoError: if the file cannot be opened, has no pictures, or has them in a codec that is not known.
+    """
+    _check_file(media)
+    container = open_container(media)
+    stream = _shown_stream(container)
+    if stream is not None and stream.codec_context is not None:
+        check_size(container, stream, media.name)
+        return container, stream
+    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+    container.close()
+    if stream is None:
+        raise VideoError(f"{media.name}: has no video stream, only {kinds}; give a file with moving pictures")
+    raise VideoError(
+        f"{media.name}: its codec {_codec_word(media)}is not known to FFmpeg {_ffmpeg()}; "
+        "convert the file to H.264, or see whether it is damaged"
+    )
+
+
+def _shown_stream(container: InputContainer) -> VideoStream | None:
+    """The video stream that FFmpeg takes by default; the cover of a song is no video."""
+    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    return next((stream for stream in moving if stream is best), moving[0] if moving else None)
+
+
+def _ffmpeg() -> str:
+    """The version of libavcodec."""
+    return "with libavcodec " + ".".join(map(str, av.library_versions.get("libavcodec", ())))
+
+
+def _codec_word(media: Media) -> str:
+    """What a file calls its codec, in quotes, where it is found: PyAV does not tell what it does not know."""
+    content = content_of(media)
+    ends = content[:_HEAD] + content[-_HEAD:] if not isinstance(content, io.BytesIO) else content.getvalue()
+    for pattern in (rb"vmhd.*?stsd.{12}(.{4})", rb"\x86[\x81-\x9f](V_[\w/]+)", rb"strf.{20}(.{4})"):
+        found = re.search(pattern, ends, re.DOTALL)
+        if found:
+            return repr(found[1].decode("latin-1")) + " "
+    return ""
+
+
+def _check_file(media: Media) -> None:
+    """Refuses what FFmpeg would report badly, or wait for without end."""
+    try:
+        if media.path is None:
+            size = len(media.data or b"")
+        else:
+            status = os.stat(media.path)
+            size = status.st_size
+            if stat.S_ISDIR(status.st_mode):
+                raise VideoError(f"{media.name}: is a folder; give the video files in it")
+            if not stat.S_ISREG(status.st_mode):
+                raise VideoError(f"{media.name}: is a pipe, socket or device; write the video to a file first")
+            with open(media.path, "rb"):
+                pass
+        if size == 0:
+            raise VideoError(f"{media.name}: is empty (0 bytes); fetch it again")
+    except FileNotFoundError:
+        raise VideoError(f"{media.name}: no such file") from None
+    except PermissionError:
+        raise VideoError(f"{media.name}: may not be read (permission denied); change its permissions") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise VideoError(f"{media.name}: cannot be opened ({error})") from error
+
+
+@dataclass
+class _Packets:
+    """What one pass over the packets of a container collects."""
+
+    pts: array = field(default_factory=lambda: array("q"))
+    key_pts: array = field(default_factory=lambda: array("q"))
+    key_dts: array = field(default_factory=lambda: array("q"))
+    key_at: array = field(default_factory=lambda: array("q"))
+    first: tuple[int, int | None, int | None] = (NO_TIME, None, None)
+    discarded: int = 0
+    broken: bool = False
+    cut_at: int | None = None
+
+
+def has_picture(packet: Any, codec: str, extradata: bytes | None) -> bool:
+    """Whether a packet has a picture to show, or a part of one.
+
+    H.264 and HEVC may send messages and parameters by themselves, VP8 pictures that are only referred to.
+    """
+    if codec == "vp8":
+        return bool(memoryview(packet)[0] & 16)
+    if codec not in ("h264", "hevc"):
+        return True
+    packet = bytes(packet)
+    at, starts = 0, []
+    if extradata and extradata[0] == 1 and len(extradata) > 21:  # lengths, as in MP4 and Matroska, or start codes
+        width = 1 + (extradata[4 if codec == "h264" else 21] & 3)
+        while at + width < len(packet):
+            starts.append(at + width)
+            at += width + int.from_bytes(packet[at : at + width], "big")
+    else:
+        starts = [match.end() for match in re.finditer(rb"\x00\x00\x01(?=.)", packet, re.DOTALL)]
+    kinds = [packet[start] & 31 if codec == "h264" else packet[start] >> 1 & 63 for start in starts]
+    messages = range(6, 14) if codec == "h264" else range(32, 41)
+    return not kinds or any(kind not in messages for kind in kinds)
+
+
+def index_frames(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
+    """Lists the frames of a stream without decoding them.
+
+    By the container's table of frames, where it has one that is whole and tells the times (MP4, MOV); else from
+    all packets, which reads the file, and is some hundred times faster than decoding. The container's own count of
+    frames is not believed, unless the file is cut short.
+
+    Args:
+        container: an open container.
+        stream: the stream in it.
+        media: the file behind it.
+
+    Returns:
+        The index.
+    """
+    return _from_table(container, stream, media) or _from_packets(container, stream, media)
+
+
+def _from_table(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex | None:
+    """The index by the container's table of frames; None where it has none, or one that does not tell all.
+
+    Only MP4 and MOV have one by which all reading goes: Matroska's has the key frames alone, and AVI is read past it.
+    It has decoding times. Shown frames have the same, moved, where no frame is shown before one that was decoded
+    earlier, or where all are equally far apart. Reading checks the time of each frame that comes.
+    """
+    entries = stream.index_entries
+    if "mov" not in container.format.name.split(",") or not 0 < len(entries) == stream.frames <= _MAX_PROMISED:
+        return None
+    table = np.array([(e.timestamp, e.pos, e.size, e.is_keyframe, e.is_discard) for e in entries], dtype=np.int64)
+    dts, positions, sizes, keys, discards = table.T
+    whole = positions.min() >= 0 and sizes.min() > 0 and (positions + sizes).max() <= _size(media)
+    if not whole or discards.any() or not keys[0] or not _all_pictures(positions, sizes, stream, media):
+        return None
+    gaps = np.diff(dts)
+    steady = not len(gaps) or gaps.min() == gaps.max()
+    if (gaps <= 0).any():
+        return None
+    if stream.codec_context.has_b_frames and not steady:
+        return None
+    try:
+        first = next(container.demux(stream), None)
+    except FFmpegError:
+        return None
+    if first is None or first.pts is None or first.dts is None or first.dts != dts[0]:
+        return None
+    pts = dts + (first.pts - first.dts)
+    at_keys, place = keys.astype(bool), (first.dts, first.pts, first.pos)
+    fps, variable = _frame_rate(stream, pts, True), _is_variable(gaps)
+    at = pts[at_keys], dts[at_keys], positions[at_keys]
+    return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None)
+
+
+def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream, media: Media) -> bool:
+    """Whether all packets so small that they might be without a picture have one."""
+    codec, extradata = stream.codec_context.name, stream.codec_context.extradata
+    small = np.flatnonzero(sizes <= _SMALL)
+    if codec not in ("h264", "hevc") or not len(small):
+        return True
+    with content_of(media) as content:
+        for at, size in zip(positions[small].tolist(), sizes[small].tolist(), strict=True):
+            content.seek(at)
+            if not has_picture(content.read(size), codec, extradata):
+                return False
+    return True
+
+
+def _from_packets(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
+    """The index by all packets."""
+    packets = _collect_packets(container, stream)
+    # AVI stores no presentation times; with B-frames those that FFmpeg makes up come out permuted
+    timed = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+    decoded = np.asarray(packets.pts, dtype=np.int64)
+    order = np.argsort(decoded, kind="stable")
+    pts = decoded[order]
+    farthest = _FARTHEST if stream.codec_context.has_b_frames else 0
+    near = bool((abs(order - np.arange(len(order))) <= farthest).all())  # no time is far from its neighbours'
+    known = pts[pts != NO_TIME]
+    gaps = np.diff(known)
+    ordered = 0 < len(known) == len(pts) and bool((gaps > 0).all()) and timed and near
+    pts, gaps = known, gaps if ordered else gaps[:0]
+    variable = _is_variable(gaps)
+    # where a file is cut, frames that were to be shown earlier than the last ones can be missing
+    steady = not _is_variable(gaps[:-_REORDER] if len(gaps) > _REORDER else gaps)
+    size, declared = _size(media), _declared_size(media)
+    early = declared > size
+    cut = packets.broken or early
+    if cut and steady and len(gaps):
+        variable, pts = False, _without_holes(pts, _median(gaps))
+    fps = _frame_rate(stream, pts, ordered)
+    promised = 0
+    if cut:
+        most = int(_PLAUSIBLE * (len(pts) + 10) * max(declared / size, 1))
+        promised = _promised(container, stream, packets, len(pts), fps if early and steady else 0, most)
+    by_time = np.argsort(np.asarray(packets.key_pts, dtype=np.int64), kind="stable")
+    at = [np.asarray(column, dtype=np.int64)[by_time] for column in (packets.key_pts, packets.key_dts, packets.key_at)]
+    place = packets.first
+    return FrameIndex(pts, at[0], at[1], at[2], ordered, timed, place, promised, fps, variable, packets.cut_at)
+
+
+def _promised(
+    container: InputContainer, stream: VideoStream, packets: _Packets, present: int, fps: float, most: int
+) -> int:
+    """Frames that a file cut short should hold: what its header says, by count or (with `fps`) by duration."""
+    by_time = round((container.duration or 0) / 1e6 * fps)
+    promised = max(stream.frames - packets.discarded, by_time, present + (packets.cut_at is not None))
+    return promised if promised <= min(most, _MAX_PROMISED) else present
+
+
+def _size(media: Media) -> int:
+    """Bytes of a file."""
+    return len(media.data or b"") if media.path is None else os.path.getsize(media.path)
+
+
+def _declared_size(media: Media) -> int:
+    """Bytes that a file says it has (AVI, Matroska, MP4), 0 where it does not: more than are there if it is cut.
+
+    Durations in headers are no sign of a cut; many are wrong in files that are whole.
+    """
+    content, size = content_of(media), _size(media)
+    with content:
+        head = content.read(64)
+        if head[:4] == b"RIFF":
+            return 8 + int.from_bytes(head[4:8], "little")
+        if head[:4] == b"\x1a\x45\xdf\xa3":
+            return _matroska_size(head)
+        at = 0
+        while at + 8 <= size and (head[4:8] in _BOXES or at):
+            content.seek(at)
+            box = content.read(16)
+            length = int.from_bytes(box[8:16] if box[:4] == b"\0\0\0\1" else box[:4], "big")
+            if length < 8 or not box[4:8].isalnum():  # 0: up to the end
+                return 0
+            at += length
+        return at
+
+
+def _matroska_size(head: bytes) -> int:
+    """Bytes of a Matroska file by the size of its segment, 0 if that is left open."""
+    at, sizes = 4, []
+    for _ in range(2):  # the header, then the segment with an identifier of 4 bytes
+        width = 9 - head[at].bit_length() if at < len(head) and head[at] else 9
+        if width > 8:
+            return 0
+        value = int.from_bytes(head[at : at + width], "big") - (1 << 7 * width)
+        sizes.append(0 if value == (1 << 7 * width) - 1 else value)
+        at += width
+        if len(sizes) == 1:
+            at += value + 4
+    return at + sizes[1] if sizes[1] else 0
+
+
+def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets:
+    """Reads all packets of a container, keeping what concerns the frames of `stream`."""
+    found, last_corrupt = _Packets(), None
+    codec, extradata = stream.codec_context.name, stream.codec_context.extradata
+    try:
+        for packet in container.demux():
+            if not packet.size:
+                continue
+            found.broken = packet.is_corrupt  # half a packet at the end, of whatever stream
+            pts = packet.pts
+            if packet.stream_index != stream.index:
+                continue
+            if (codec == "vp8" or packet.size <= _SMALL) and not has_picture(packet, codec, extradata):
+                continue
+            if not found.pts and not found.discarded:
+                found.first = (NO_TIME if packet.dts is None else packet.dts, pts, packet.pos)
+            if packet.is_keyframe and pts is not None:
+                found.key_pts.append(pts)
+                found.key_dts.append(NO_TIME if packet.dts is None else packet.dts)
+                found.key_at.append(-1 if packet.pos is None else packet.pos)
+            last_corrupt = packet if packet.is_corrupt else None
+            if packet.is_discard:  # before the start of an edit list: decoded, never shown
+                found.discarded += 1
+            else:
+                found.pts.append(NO_TIME if pts is None else pts)
+    except FFmpegError:
+        found.broken = True
+    if last_corrupt is not None:  # half a packet: a decoder would make up the rest of the picture
+        found.broken, found.cut_at = True, last_corrupt.pos
+        if not last_corrupt.is_discard:
+            found.pts.pop()
+    return found
+
+
+def _median(gaps: np.ndarray) -> int:
+    """The middle one of the gaps between frames, the upper of two."""
+    return int(np.partition(gaps, len(gaps) // 2)[len(gaps) // 2])
+
+
+def _is_variable(gaps: np.ndarray) -> bool:
+    """Whether some gap between frames is far from the median, beyond the rounding of coarse time bases."""
+    if not len(gaps):
+        return False
+    median = _median(gaps)
+    return bool((abs(gaps - median) > max(median / 2, 1)).any())
+
+
+def _without_holes(pts: np.ndarray, gap: int) -> np.ndarray:
+    """Rising times with those of missing frames put between them, at a constant distance."""
+    filled = pts[:1].tolist()
+    for start, width in zip(pts.tolist(), np.diff(pts).tolist(), strict=False):
+        steps = round(width / gap)
+        steps = steps if 1 <= steps <= _REORDER else 1
+        filled += [start + width * step // steps for step in range(1, steps + 1)]
+    return np.asarray(filled, dtype=np.int64)
+
+
+def _frame_rate(stream: VideoStream, pts: np.ndarray, ordered: bool) -> float:
+    """Frames per second: the container's word if the times bear it out, else the times'."""
+    if not ordered:
+        return float(stream.guessed_rate or stream.average_rate or 30)
+    stated = float(stream.average_rate or stream.guessed_rate or 0)
+    if len(pts) == 1 or not stream.time_base:
+        return stated or 30.0  # one picture has no rate; 30 is what strides count in
+    measured = (len(pts) - 1) / float(int(pts[-1] - pts[0]) * stream.time_base)
+    # times are rounded, to milliseconds in Matroska: the container's exact rate is better where both agree
+    return stated if abs(stated / measured - 1) < 0.05 else measured

@@ -1,0 +1,242 @@
+"""What FFmpeg may open as a video, and how much of it: one file, never its neighbours, in bounded time and memory."""
+
+import io
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import av
+from av.container import InputContainer
+from av.error import ArgumentError, ExitError, FFmpegError
+from av.video.stream import VideoStream
+
+from vov3d.video.decoders.base import VideoError
+from vov3d.video.sources import Media
+
+MAX_PIXELS = 1 << 26
+"""Of a picture: 8192x8192. A frame of that size takes 200 MB as RGB."""
+
+# Containers and raw streams that hold their pictures themselves. FFmpeg knows many more: playlists, manifests and
+# patterns of names, which lead to other files, and formats of cameras, screens and networks.
+_FORMATS = (
+    "mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "live_flv", "ogg", "asf", "asf_o",
+    "gif", "apng", "rm", "wtv", "dv", "mxf", "gxf", "nut", "dhav", "cine", "ivf", "yuv4mpegpipe", "mjpeg", "mpjpeg",
+    "mjpeg_2000", "h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "m4v", "vc1", "dirac", "dnxhd", "cavsvideo",
+    "avs2", "avs3",
+)  # fmt: skip
+
+_OPTIONS = {
+    "format_whitelist": ",".join(_FORMATS),
+    "probesize": "5000000",  # bytes, and microseconds of video, read to find out what is in a file: FFmpeg's own
+    "analyzeduration": "5000000",
+}
+_PATTERN = set("%*?[]{}\\")  # to FFmpeg, a name with one of these may stand for many pictures, as %03d.png
+_SECONDS = 10.0  # for opening
+_HEAD = 4096  # bytes at the start of a file that tell what it is
+
+
+def open_container(media: Media) -> InputContainer:
+    """Opens a file that holds its pictures itself; it leads to no other file and to no network.
+
+    Raises:
+        VideoError: for a file of another kind or none, one that takes over 10 seconds to open, or one whose index
+            names more frames than the file has bytes.
+    """
+    try:
+        _check_index(media)
+        return _opened(media)
+    except ExitError as error:
+        raise VideoError(
+            f"{media.name}: is not open after {_SECONDS:g} seconds; copy it to a faster disk, or see whether a "
+            "player shows it"
+        ) from error
+    except (FFmpegError, OSError) as error:
+        kind = _kind(_head(media))
+        if kind is not None:
+            raise VideoError(f"{media.name}: {kind}") from error
+        reason = error.strerror or type(error).__name__
+        if isinstance(error, ArgumentError):
+            reason = "not in a format that holds a video"
+        raise VideoError(
+            f"{media.name}: cannot be read as a video ({reason}): it is cut short, damaged or no video at all; "
+            "see whether a player shows it, or fetch it again"
+        ) from error
+
+
+def check_size(container: InputContainer, stream: VideoStream, name: str) -> None:
+    """Refuses pictures too large to decode, those that the header tells of now and others when they come.
+
+    The container is closed then.
+
+    Raises:
+        VideoError: for over `MAX_PIXELS` pixels.
+    """
+    context: Any = stream.codec_context
+    if context is None:  # a codec that FFmpeg does not know
+        return
+    try:
+        check_pixels(context.width, context.height, name)
+    except VideoError:
+        container.close()
+        raise
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+
+
+def check_pixels(width: int, height: int, name: str) -> None:
+    """Refuses pictures too large to decode.
+
+    Raises:
+        VideoError: for over `MAX_PIXELS` pixels.
+    """
+    if width * height > MAX_PIXELS:
+        side = int(MAX_PIXELS**0.5)
+        raise VideoError(
+            f"{name}: has pictures of {width}x{height} pixels, more than {side}x{side} in all, which is the limit; "
+            "make them smaller first"
+        )
+
+
+def _opened(media: Media) -> InputContainer:
+    # container_options: with options alone, PyAV 17.0 crashes on files that find their streams late, as FLV
+    if media.own and media.path is not None and not set(media.path) & _PATTERN:
+        return av.open(
+            media.path,
+            container_options={**_OPTIONS, "protocol_whitelist": "file"},
+            metadata_errors="ignore",
+            timeout=(_SECONDS, None),
+        )
+    return av.open(
+        content_of(media),
+        "r",
+        container_options={**_OPTIONS, "protocol_whitelist": "none"},
+        metadata_errors="ignore",
+        timeout=(_SECONDS, None),
+    )
+
+
+def content_of(media: Media) -> io.BytesIO | mmap.mmap:
+    """A file's bytes as an object to read from that needs no closing."""
+    if media.path is None:
+        return io.BytesIO(media.data or b"")
+    with open(media.path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+# --- what it is instead ----------------------------------------------------------------------------------------------
+
+_PLAYLISTS = {
+    b"#EXTM3U": "an HLS playlist",
+    b"ffconcat version": "a list of files for FFmpeg (ffconcat)",
+    b"<MPD": "a DASH manifest",
+    b"<SmoothStreamingMedia": "a Smooth Streaming manifest",
+    b"[playlist]": "a playlist",
+    b"v=0": "the description of a stream (SDP)",
+}
+_PICTURES = {
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"P6": "PPM",
+    b"P5": "PGM", b"8BPS": "Photoshop", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL",
+}  # fmt: skip
+
+
+def _kind(head: bytes) -> str | None:
+    """What a file is that can be told by its start, and what to do with it; None for others."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for mark, name in _PLAYLISTS.items():
+        if text.startswith(mark) or (mark.startswith(b"<") and text.startswith(b"<") and mark in text):
+            return (
+                f"is {name}, which names other files and holds no pictures; give those files, or make one video of "
+                "it: ffmpeg -i LIST -c copy video.mp4"
+            )
+    for mark, name in _PICTURES.items():
+        if head.startswith(mark):
+            return f"is one picture ({name}), not a video; give a video, or a folder of frames such as 00001.jpg"
+    return None
+
+
+def _head(media: Media) -> bytes:
+    if media.path is None:
+        return (media.data or b"")[:_HEAD]
+    with open(media.path, "rb") as file:
+        return file.read(_HEAD)
+
+
+# --- counts in the index of an mp4 -----------------------------------------------------------------------------------
+
+_HOLDERS = frozenset(
+    (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"mvex", b"edts", b"udta", b"dinf", b"wave")
+)
+_FIRST = _HOLDERS | {b"ftyp", b"styp", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"sidx"}
+_MOST_BOXES = 1_000_000
+
+
+class _Counts:
+    """How many samples the tracks of an mp4 say they have."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._track = 0
+        self._by_chunk = False
+
+    def begin_track(self) -> None:
+        """What comes now is of another track."""
+        if not self._by_chunk:  # uncompressed sound, of which FFmpeg lists no single samples
+            self.samples += self._track
+        self._track, self._by_chunk = 0, False
+
+    def add(self, kind: bytes, body: bytes) -> None:
+        """Takes the first 16 bytes of a table."""
+        first, second, third = (int.from_bytes(body[at : at + 4], "big") for at in (4, 8, 12))
+        if kind == b"stsz" and first:  # all samples have one size: a count without a table behind it
+            self._track += second
+        elif kind == b"stts":
+            self._by_chunk = first == 1 and third == 1
+        elif kind == b"trun":
+            self.samples += first
+
+
+def _check_index(media: Media) -> None:
+    """Refuses an mp4 that says it has more samples than bytes: FFmpeg would make a list of them all.
+
+    Two numbers in a file of 3 KB made it take 4 GB.
+    """
+    with io.BytesIO(media.data or b"") if media.path is None else open(media.path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(4)
+        if file.read(4) not in _FIRST:
+            return
+        counts = _Counts()
+        for number, (kind, body) in enumerate(_boxes(file, 0, size)):
+            if kind == b"trak":
+                counts.begin_track()
+            elif kind in (b"stsz", b"stts", b"trun"):
+                counts.add(kind, body)
+            if number > _MOST_BOXES:
+                raise VideoError(f"{media.name}: is made of over {_MOST_BOXES} pieces; see whether a player shows it")
+        counts.begin_track()
+    if counts.samples > size:
+        raise VideoError(
+            f"{media.name}: says that it has {counts.samples} frames, but has only {size} bytes; it is damaged: see "
+            "whether a player shows it, or fetch it again"
+        )
+
+
+def _boxes(file: BinaryIO | Any, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """The kinds of all boxes of an mp4 in a stretch of the file, each with its first 16 bytes."""
+    ends = [end]
+    while ends:
+        file.seek(start)
+        head = file.read(32)
+        if start + 8 > ends[-1] or len(head) < 8:
+            start = ends.pop()
+            continue
+        size, kind, body = int.from_bytes(head[:4], "big"), head[4:8], 8
+        if size == 1:
+            size, body = int.from_bytes(head[8:16], "big"), 16
+        stop = ends[-1] if size == 0 else min(start + max(size, body), ends[-1])
+        yield kind, head[body : body + 16]
+        if kind in _HOLDERS:
+            ends.append(stop)
+            start += body
+        else:
+            start = stop

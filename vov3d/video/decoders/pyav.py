@@ -1,0 +1,396 @@
+"""Random access to the frames of a video file with PyAV, exact to the frame."""
+
+import contextlib
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+
+from vov3d.video.decoders.base import FrameSource, VideoError
+from vov3d.video.decoders.index import NO_TIME, FFmpegError, FrameIndex, has_picture, index_frames, open_video
+from vov3d.video.sources import Media
+
+_SEEK_GAP = 16  # frames; decoding up to so many costs less than a seek, which empties the decoder's pipeline
+_TRIAL = 9  # frames decoded on opening, to see whether they are those that the packets tell of
+_DROPPABLE = ("h264", "mpeg4")  # codecs whose unreferenced frames FFmpeg leaves out without a trace in the others
+_INTRA = (0, 1)  # picture types of a true key frame: not told, and I
+
+
+_TELLING = ("h264", "hevc", "mpeg4", "vp9", "av1", "libdav1d", "prores")  # codecs whose threads tell of damage
+
+
+class _OutOfOrderError(Exception):
+    """Decoded frames do not follow the times of the packets."""
+
+
+class UnsoundError(Exception):
+    """What is decoded may not be what a decode from the start gives."""
+
+
+class PyAVFrames(FrameSource):
+    """The frames of a video file.
+
+    Reading seeks to the key frame before a wanted frame, decodes no further than needed, and leaves out what no
+    wanted frame refers to. A key frame counts as one if the decoder says so, whatever the file says. Files without
+    usable times (AVI with B-frames, raw streams) are decoded from the start and counted. At the first sign of damage
+    the file is decoded from the start and in one thread, so that each frame is the same however it is asked for.
+    """
+
+    backend = "pyav"
+
+    def __init__(self, media: Media) -> None:
+        """Opens the file, lists its frames and decodes the first few.
+
+        Raises:
+            VideoError: if the file is missing, unreadable, or has no frame that can be decoded.
+        """
+        self._media = media
+        self._by_count = self._careful = self._all_needed = False
+        self._damaged = False  # whether the frame that came out last may show traces of damage
+        self._forget()
+        self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
+        self._open()
+        try:
+            self._index = index_frames(self._container, self._stream, media)
+            if not self._index.ordered:
+                self._list_by_decoding()
+            self._survey(self._trial())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._container.close()
+
+    def _open(self) -> None:
+        """Opens the file at its start, with a fresh decoder."""
+        self._container, self._stream = open_video(self._media)
+        context = self._stream.codec_context
+        # threads differ from one thread around damage, and only some decoders tell, if each thread has a frame of its
+        # own; where FFmpeg's messages go to Python, a thread waits for the interpreter, which waits for the thread
+        one = self._careful or context.name not in _TELLING or av.logging.get_level() is not None
+        context.thread_type = "NONE" if one else "FRAME"
+        context.thread_count = int(one)  # 0: as many as there are processors
+
+    def _list_by_decoding(self) -> None:
+        """Lists the frames that come when all is decoded; by their times if they have some, else by counting."""
+        self._careful = self._all_needed = True
+        pts, keys = array("q"), array("q")
+        for frame in self._decoded():
+            pts.append(NO_TIME if frame.pts is None else frame.pts)
+            if _is_key(frame) and not self._damaged:
+                keys.append(pts[-1])
+        times = np.asarray(pts, dtype=np.int64)
+        self._by_count = not (self._index.timed and NO_TIME not in pts and bool((np.diff(times) > 0).all()))
+        if not self._by_count:
+            self._index = self._index.of_frames(times, np.asarray(keys, dtype=np.int64), self._stream)
+        self._count = len(pts)
+
+    def _survey(self, first: Any) -> None:
+        """Sets the attributes, by the list of frames and the first one."""
+        index = self._index
+        self.num_frames = max(self._count if self._by_count else len(index.pts), index.promised)
+        self.fps, self.variable = index.fps, index.variable
+        self._upright = _upright(_display_matrix(first))
+        self._coded_size = first.width, first.height
+        turned = self._upright(np.empty((first.height, first.width, 0)))
+        self.height, self.width = turned.shape[:2]
+        self.timestamps = _timestamps(index, self._stream.time_base, self._by_count, self.num_frames)
+
+    def _trial(self) -> Any:
+        """The first frame; sees whether the frames are those that the packets tell of, and lists them if they are not.
+
+        Packets may hold one field of a picture, or none; a recording may begin with pictures that lack those before.
+        """
+        shown, first = [], None
+        try:
+            for index, frame in islice(self._numbered(), _TRIAL):
+                first = frame if first is None else first
+                shown.append(index)
+        except _OutOfOrderError:
+            self._list_by_decoding()
+            return self._trial()
+        if first is None:
+            raise VideoError(f"{self._media.name}: not one frame can be decoded; see whether a player shows it")
+        if self._by_count:
+            return first
+        keys = self._index.key_pts
+        if shown[0] and (not len(keys) or self._index.pts[shown[0]] <= keys[0]):
+            self._index = self._index.without(shown[0])
+        elif not self._broken and shown != list(range(shown[0], shown[0] + len(shown))):
+            self._list_by_decoding()
+        return first
+
+    def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Decodes some frames, as `FrameSource.frames`."""
+        self.missing = 0
+        converted: tuple[Any, Any] = (None, None)
+        for index, frame in self._collected(targets):
+            if frame is not converted[0]:
+                converted = frame, self._converted(frame)
+            yield index, converted[1]
+
+    def _converted(self, frame: Any) -> torch.Tensor:
+        """A decoded frame as upright RGB `(C, H, W)`."""
+        width, height = self._coded_size  # some streams change their size on the way
+        array = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
+        return torch.from_numpy(np.ascontiguousarray(self._upright(array))).permute(2, 0, 1)
+
+    def _collected(self, targets: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """The wanted frames, by seeking; with care from where that does not give one."""
+        waiting = deque(targets)
+        if not self._careful or not self._by_count:
+            with contextlib.suppress(UnsoundError, _OutOfOrderError):
+                yield from self._by_seeking(waiting)
+        if waiting:
+            yield from self._with_care(waiting)
+
+    def _by_seeking(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
+        """The wanted frames that decoding from the nearest key frames gives."""
+        for key, run in self._runs(waiting):
+            for index, frame in self._numbered(key, run):
+                if self._broken:  # threads tell of damage late
+                    raise UnsoundError
+                if index == waiting[0]:
+                    yield waiting.popleft(), frame
+                if not waiting or index >= min(run[-1], waiting[0]):
+                    break
+            if waiting and waiting[0] <= run[-1]:
+                raise UnsoundError
+
+    def _with_care(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
+        """The wanted frames of a damaged file as a decode from the start gives them.
+
+        The frame before each missing one stands in its place. Frames from damage up to the next key frame count as
+        missing, too: they are what FFmpeg makes of them.
+        """
+        self._careful = True
+        last = None
+        for index, frame in self._numbered():
+            while waiting and waiting[0] <= index:
+                here = waiting[0] == index
+                self.missing += self._damaged or not here
+                yield waiting.popleft(), frame if here or last is None else last
+            last = frame
+            if not waiting:
+                return
+        if last is None:
+            raise VideoError(f"{self._media.name}: not one frame can be decoded any more; was the file changed?")
+        self.missing += len(waiting)
+        for target in waiting:
+            yield target, last
+
+    def _runs(self, targets: Sequence[int]) -> list[tuple[int | None, list[int]]]:
+        """Groups rising indices into stretches decoded in one go, each from a key frame's number (None: the start)."""
+        if self._by_count:
+            return [(None, list(targets))]
+        runs: list[tuple[int | None, list[int]]] = []
+        for target in targets:
+            pts = self._index.pts[min(target, len(self._index.pts) - 1)]
+            key = int(np.searchsorted(self._index.key_pts, pts, side="right")) - 1
+            start = max(self._place(int(self._index.key_pts[key])), 0) if key >= 0 else 0
+            if runs and start - runs[-1][1][-1] <= _SEEK_GAP:
+                runs[-1][1].append(target)
+            else:
+                runs.append((key if key >= 0 else None, [target]))
+        return runs
+
+    def _place(self, pts: int | None) -> int:
+        """The index of the frame that is shown at a time, -1 if none is."""
+        if pts is None:
+            return -1
+        at = int(np.searchsorted(self._index.pts, pts))
+        return at if at < len(self._index.pts) and self._index.pts[at] == pts else -1
+
+    def _numbered(self, key: int | None = None, only: Sequence[int] = ()) -> Iterator[tuple[int, Any]]:
+        """Decoded frames from a key frame on, with their indices; perhaps `only` some and what they refer to."""
+        previous = -1
+        for count, frame in enumerate(self._decoded(key, only)):
+            index = count if self._by_count else self._place(frame.pts)
+            if index > previous:
+                previous = index
+                yield index, frame
+            elif self._careful:  # a picture that nobody is to see, or one that damage has moved
+                self._broken = True
+            else:
+                raise _OutOfOrderError
+
+    def _decoded(self, key: int | None = None, only: Sequence[int] = ()) -> Iterator[Any]:
+        """Decoded frames from a key frame on, in the order in which they are shown; damaged packets are passed over.
+
+        Raises:
+            UnsoundError: if the first frame from a key frame on is none that decoding can start at.
+        """
+        wanted = self._times_to_decode(only)
+        packets, start = self._packets(key)
+        self._forget()
+        for frame in self._pictures(packets, wanted):
+            if start is not None:
+                if frame.pts is not None and frame.pts < start:
+                    continue  # shown before the key frame, and made of frames before it
+                if frame.pts != start or not _is_key(frame):
+                    raise UnsoundError
+                start = None
+            self._note(frame)
+            yield frame
+
+    def _forget(self) -> None:
+        """Begins without damage, with nothing in the decoder."""
+        self._damaged = self._broken = False  # `_broken`: whether the frames decoded now are
+        self._broken_at = NO_TIME  # the latest time of a packet that could not be decoded
+        self._inside: set[int | None] = set()  # times of packets in the decoder, which gives frames late
+        self._unharmed: set[int | None] = set()  # those that went in before the damage
+
+    def _note(self, frame: Any) -> None:
+        """Sees whether a frame may show traces of damage: from there up to the next key frame."""
+        if frame.is_corrupt:
+            self._broken = True
+        elif self._broken and _is_key(frame) and (frame.pts is None or frame.pts > self._broken_at):
+            self._broken = False
+        self._damaged = self._broken and (frame.is_corrupt or frame.pts not in self._unharmed)
+        self._inside.discard(frame.pts)
+
+    def _pictures(self, packets: Iterator[Any], wanted: set[int] | None) -> Iterator[Any]:
+        """What the decoder makes of packets."""
+        context, latest = self._stream.codec_context, NO_TIME
+        for packet in packets:
+            # only what is shown before a frame that came earlier is left out: others are never without a use, and
+            # one that says so is damaged
+            early = packet.pts is not None and packet.pts < latest
+            latest = latest if packet.pts is None else max(latest, packet.pts)
+            context.skip_frame = "NONREF" if early and wanted is not None and packet.pts not in wanted else "DEFAULT"
+            # an empty packet would end decoding, a half one would give a picture that is half made up
+            if packet.size and not (packet.is_corrupt and packet.pos == self._index.cut_at):
+                yield from self._frames_of(packet)
+        yield from self._frames_of(None)
+
+    def _frames_of(self, packet: Any) -> list[Any]:
+        """Frames that come out when a packet goes in (None: no more packets follow)."""
+        context = self._stream.codec_context
+        try:
+            frames = context.decode(packet)
+        except EOFError:
+            return []
+        except FFmpegError:
+            if packet is None or has_picture(packet, context.name, context.extradata):
+                self._fail(packet)
+            return []
+        if packet is not None:
+            self._inside.add(packet.pts)
+        return frames
+
+    def _fail(self, packet: Any) -> None:
+        """Notes that a packet gave nothing."""
+        if not self._broken:
+            self._unharmed = self._inside - {None}
+        self._broken = True
+        if packet is not None and packet.pts is not None:
+            self._broken_at = max(self._broken_at, packet.pts)
+
+    def _times_to_decode(self, only: Sequence[int]) -> set[int] | None:
+        """Times of frames that must be decoded though no other refers to them; None for all."""
+        if not only or self._by_count or self._all_needed or self._stream.codec_context.name not in _DROPPABLE:
+            return None
+        return {int(pts) for pts in self._index.pts[[index for index in only if index < len(self._index.pts)]]}
+
+    def _packets(self, key: int | None) -> tuple[Iterator[Any], int | None]:
+        """Packets from a key frame on, and its time; from the start of the file (None) if seeking does not arrive."""
+        if key is not None:
+            found = self._sought(key)
+            if found is not None:
+                return found
+        return self._from_start(), None
+
+    def _from_start(self) -> Iterator[Any]:
+        """All packets; with a fresh decoder for a damaged file, since what it makes of damage depends on its past."""
+        dts, *place = self._index.first
+        first = None if self._careful else self._packet_at(dts)
+        if first is not None and [first.pts, first.pos] == place:
+            return self._after(first)
+        self._container.close()
+        self._open()
+        return self._after()
+
+    def _sought(self, key: int) -> tuple[Iterator[Any], int] | None:
+        """Packets from a key frame on or from one before it, and its time; None where seeking leads elsewhere.
+
+        The time alone does not tell: behind damage, containers without times of their own count otherwise after a
+        seek than from the start.
+        """
+        key_pts, key_dts = int(self._index.key_pts[key]), int(self._index.key_dts[key])
+        for time in (key_pts, key_dts):
+            first = self._packet_at(time)
+            if first and first.is_keyframe and first.pts is not None and first.pts <= key_pts and self._listed(first):
+                return self._after(first), first.pts
+        return None
+
+    def _listed(self, packet: Any) -> bool:
+        """Whether a key frame's packet lies where the list has it, as far as the list goes."""
+        at = int(np.searchsorted(self._index.key_pts, packet.pts))
+        known = at < len(self._index.key_pts) and self._index.key_pts[at] == packet.pts
+        return not known or packet.pos is None or self._index.key_at[at] in (packet.pos, -1)
+
+    def _packet_at(self, time: int) -> Any:
+        """The packet that seeking to a time leads to, None if it leads nowhere."""
+        if time == NO_TIME:
+            return None
+        try:
+            self._container.seek(time, stream=self._stream)
+            return next(self._container.demux(self._stream), None)
+        except FFmpegError:
+            return None
+
+    def _after(self, first: Any = None) -> Iterator[Any]:
+        """A packet and those behind it, up to where the file is cut short."""
+        if first is not None:
+            yield first
+        try:
+            yield from self._container.demux(self._stream)
+        except FFmpegError:
+            return
+
+
+def _is_key(frame: Any) -> bool:
+    """Whether the decoder needs no frame before this one for it and those behind it."""
+    return frame.key_frame and frame.pict_type in _INTRA and not frame.is_corrupt
+
+
+def _display_matrix(frame: Any) -> tuple[int, ...]:
+    """The upper left four numbers of the matrix that sets a picture upright; none turn nothing."""
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None or found.buffer_size < 36:
+        return ()
+    numbers = np.frombuffer(bytes(found), np.int32, 9)
+    return tuple(int(numbers[k]) for k in (0, 1, 3, 4))
+
+
+def _upright(matrix: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    """What sets a picture `(H, W, C)` upright: one of the eight ways to lay it, the nearest to the matrix.
+
+    The matrix takes a point `(x, y)` to `(a x + c y, b x + d y)`; one that is all zero says nothing.
+    """
+    a, b, c, d = matrix if any(matrix) else (1, 0, 0, 1)
+    across = abs(b) + abs(c) > abs(a) + abs(d)
+    left, up = (c < 0, b < 0) if across else (a < 0, d < 0)
+
+    def turned(picture: np.ndarray) -> np.ndarray:
+        picture = picture.swapaxes(0, 1) if across else picture
+        return picture[:: -1 if up else 1, :: -1 if left else 1]
+
+    return turned
+
+
+def _timestamps(index: FrameIndex, time_base: Any, by_count: bool, num_frames: int) -> np.ndarray:
+    """Seconds from the first frame; at the average rate where the file does not say."""
+    if by_count or not time_base:
+        return np.arange(num_frames) / index.fps
+    times = (index.pts - index.pts[0]) * time_base.numerator / time_base.denominator
+    behind = np.arange(1, num_frames - len(times) + 1)
+    return np.concatenate([times, times[-1] + behind / index.fps])

@@ -1,0 +1,196 @@
+"""What a caller may give as a video, told apart without opening anything, and downloads of addresses."""
+
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+
+from vov3d.video.decoders.base import VideoError
+from vov3d.weights.download import DownloadError, download
+
+# fmt: off
+VIDEO_ENDINGS = frozenset((
+    ".264", ".265", ".3g2", ".3gp", ".amv", ".apng", ".asf", ".avi", ".dav", ".divx", ".dv", ".f4v", ".flv",
+    ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg",
+    ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv",
+    ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".webp", ".wmv", ".wtv", ".xvid", ".y4m",
+))
+# fmt: on
+"""How the names of video files end, in small letters. `.webp` may also be one picture: `looks_like_video` tells."""
+
+PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+"""How the names of the frames in a folder end, in small letters."""
+
+_KEY_BYTES = 4096
+
+Source = str | os.PathLike[str] | bytes | np.ndarray | torch.Tensor | list[Any]
+"""A video file, a folder of frames, an http(s) address, a file's bytes, or uint8 frames in an array or one by one."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """A video file as decoders read it.
+
+    Attributes:
+        name: what errors call it.
+        path: the file on disk; absolute, so that no decoder takes it for an address.
+        data: the file's content, where it is in memory.
+        own: whether it is the caller's own file, not one that was fetched.
+    """
+
+    name: str
+    path: str | None = None
+    data: bytes | None = None
+    own: bool = True
+
+
+def is_address(source: object) -> bool:
+    """Whether a source is to be fetched from the network: only strings that say so are, never a path object."""
+    return isinstance(source, str) and re.match("https?://", source, re.IGNORECASE) is not None
+
+
+def is_folder(source: object) -> bool:
+    """Whether a source is a folder on disk."""
+    try:
+        return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
+    except ValueError:  # a NUL byte in the name
+        return False
+
+
+def is_file(source: object) -> bool:
+    """Whether a source is a video file: on disk, in memory or at an address."""
+    return isinstance(source, (str, os.PathLike, bytes)) and (is_address(source) or not is_folder(source))
+
+
+def looks_like_video(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a video by its name; of WebP, those that are animated.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What its ending says; False for a `.webp` that cannot be read.
+    """
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    return is_animated_webp(_head(path)) if ending == ".webp" else ending in VIDEO_ENDINGS
+
+
+def looks_like_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one picture by its name; of WebP, those that are not animated.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What its ending says.
+    """
+    return os.path.splitext(os.fspath(path))[1].lower() in PICTURE_ENDINGS and not looks_like_video(path)
+
+
+def is_webp(head: bytes) -> bool:
+    """Whether the first 12 bytes of a file are those of a WebP file."""
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def is_animated_webp(head: bytes) -> bool:
+    """Whether the first 21 bytes of a file are those of an animated WebP file."""
+    return is_webp(head) and head[12:16] == b"VP8X" and bool(head[20:21]) and bool(head[20] & 2)
+
+
+def _head(path: str | os.PathLike[str]) -> bytes:
+    """The first bytes of a file; none of what is no file, as a pipe, or cannot be read."""
+    try:
+        if not os.path.isfile(path):
+            return b""
+        with open(path, "rb") as file:
+            return file.read(32)
+    except (OSError, ValueError):
+        return b""
+
+
+def media_key(media: Media) -> int:
+    """A number that depends on the content of a file alone: its size, start and end."""
+    if media.path is None:
+        data = media.data or b""
+        size, start, end = len(data), data[:_KEY_BYTES], data[-_KEY_BYTES:]
+    else:
+        with open(media.path, "rb") as file:
+            size, start = os.fstat(file.fileno()).st_size, file.read(_KEY_BYTES)
+            file.seek(max(size - _KEY_BYTES, 0))
+            end = file.read(_KEY_BYTES)
+    return zlib.crc32(b"%d" % size + start + end)
+
+
+def head_of(media: Media) -> bytes:
+    """The first bytes of a file on disk or in memory."""
+    return (media.data or b"")[:32] if media.path is None else _head(media.path)
+
+
+def is_frames(source: object) -> bool:
+    """Whether a source is a list of single frames: pictures of Pillow, or arrays of three dimensions."""
+    return isinstance(source, (list, tuple)) and bool(source) and all(map(_is_frame, source))
+
+
+def _is_frame(item: object) -> bool:
+    return is_picture(item) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 3)
+
+
+def is_picture(item: object) -> bool:
+    """Whether something is a picture of Pillow, which need not be there."""
+    return hasattr(item, "convert") and hasattr(item, "getbands")
+
+
+def source_name(source: object) -> str:
+    """What errors and pictures call a source."""
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        return f"<frames {'x'.join(map(str, source.shape))}>"
+    if isinstance(source, (list, tuple)):
+        return f"<{len(source)} frames>"
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"<{type(source).__name__}>"
+
+
+def media_of(source: str | os.PathLike[str] | bytes) -> Media:
+    """The file behind a path or bytes."""
+    name = source_name(source)
+    if isinstance(source, bytes):
+        return Media(name, data=source, own=False)
+    return Media(name, path=os.path.abspath(os.fspath(source)))
+
+
+class Download:
+    """A temporary copy of what an address gives; `close` deletes it.
+
+    Attributes:
+        media: the file.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Downloads to the end.
+
+        Raises:
+            VideoError: naming the address, if it cannot be fetched whole or does not fit on the disk.
+        """
+        self._folder = TemporaryDirectory(prefix="vov3d-video-")
+        try:
+            ending = os.path.splitext(urlsplit(address).path)[1]
+            path = Path(self._folder.name, f"video{ending if ending[1:].isalnum() else ''}")
+            download(address, path)
+        except (DownloadError, OSError, ValueError) as error:  # ValueError: an address that is none
+            self.close()
+            raise VideoError(
+                f"{address}: cannot be downloaded ({error}); try it in a browser, or give a file on disk"
+            ) from error
+        self.media = Media(address, path=str(path), own=False)
+
+    def close(self) -> None:
+        """Deletes the copy."""
+        self._folder.cleanup()

@@ -1,0 +1,111 @@
+"""Files from the Hugging Face Hub, and one error for all that it can answer."""
+
+from pathlib import Path
+
+from huggingface_hub import constants, errors, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import get_session
+
+from vov3d.weights.state_dict import WeightsError, brief
+
+CONFIG = "config.json"
+SAFE_WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+
+_FIRST_ANSWER = 3.0  # seconds
+_BUSY = (408, 425, 429, 500, 502, 503, 504)
+
+# What errors name as ways out in Python, and what it is called on the command line.
+ON_THE_COMMAND_LINE = {
+    "checkpoint_path=...": "--checkpoint FILE",
+    "vov3d.list_pretrained(...)": "vov3d list",
+}
+
+# What a download can end in: the client's own errors, and those of the connection below it.
+HUB_ERRORS = (OSError, errors.EntryNotFoundError, errors.HFValidationError, getattr(errors, "HTTPError", OSError))
+
+
+def download_weights(
+    repo_id: str, filename: str | None, cache_dir: str | Path | None, token: str | bool | None = None
+) -> Path:
+    """Downloads the weights of a repository, or finds them in the Hub client's cache.
+
+    Args:
+        repo_id: `org/name`, or `org/name@revision`.
+        filename: Their file; safetensors first, then PyTorch's, if None.
+        cache_dir: Where the Hub client keeps downloads, its own cache if None.
+        token: For repositories that are not public; that of the Hub client's log-in if None.
+
+    Raises:
+        Exception: One of `HUB_ERRORS`.
+    """
+    names = [filename] if filename else [SAFE_WEIGHTS, PICKLED_WEIGHTS]
+    for name in names[:-1]:
+        try:
+            return download_file(repo_id, name, cache_dir, token)
+        except errors.LocalEntryNotFoundError:
+            raise
+        except errors.EntryNotFoundError:
+            continue
+    return download_file(repo_id, names[-1], cache_dir, token)
+
+
+def download_file(repo_id: str, filename: str, cache_dir: str | Path | None, token: str | bool | None) -> Path:
+    """One file of a repository; arguments and errors as of `download_weights`."""
+    repo, _, revision = repo_id.partition("@")
+    require_answer(repo, filename, revision or None, cache_dir)
+    return Path(hf_hub_download(repo, filename, revision=revision or None, cache_dir=cache_dir, token=token))
+
+
+def require_answer(repo: str, filename: str, revision: str | None, cache_dir: str | Path | None) -> None:
+    """Asks the Hub once for a file that is not in the client's cache.
+
+    The client itself asks six times, with its own lines about it, and takes half a minute where there is no network.
+
+    Raises:
+        huggingface_hub.errors.LocalEntryNotFoundError: If it does not answer within seconds, or not now.
+    """
+    if constants.HF_HUB_OFFLINE or isinstance(
+        try_to_load_from_cache(repo, filename, cache_dir=cache_dir, revision=revision), str
+    ):
+        return
+    problem: Exception | None = None
+    try:
+        response = get_session().head(hf_hub_url(repo, filename, revision=revision), timeout=_FIRST_ANSWER)
+        status, reason = response.status_code, response.reason_phrase
+    except getattr(errors, "HTTPError", OSError) as e:
+        name, status, reason, problem = type(e).__name__, 0, "", e
+        if name.endswith("Timeout"):
+            problem = OSError(f"no answer for {_FIRST_ANSWER:g} s")
+    if problem or status in _BUSY:
+        cause = problem or OSError(f"{status} {reason}")
+        raise errors.LocalEntryNotFoundError(f"no answer for {filename}") from cause
+
+
+def hub_error(repo: str, error: Exception) -> WeightsError:
+    """One error for all that a Hub can answer: what was tried, why it failed, and the ways out.
+
+    Args:
+        repo: The repository, with its revision if any.
+        error: What the client raised, one of `HUB_ERRORS`.
+    """
+    return WeightsError(
+        f"no weights from {constants.ENDPOINT}/{repo}: {hub_cause(error)}. Instead: give a local file with"
+        " checkpoint_path=..., or check the name, or set a mirror (HF_ENDPOINT)"
+    )
+
+
+def hub_cause(error: Exception) -> str:
+    """Why the Hub did not give a file, in one line."""
+    if isinstance(error, errors.GatedRepoError):
+        return "access to this repository is restricted; log in with 'hf auth login'"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such repository, or not without logging in ('hf auth login')"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "no such revision"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        answer = f"the Hub did not answer with it ({brief(error.__cause__ or error)})"
+        offline = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else answer
+        return f"{offline}, and the file is not in the cache"
+    if isinstance(error, errors.EntryNotFoundError):
+        return "the repository does not hold the file"
+    return brief(error)
