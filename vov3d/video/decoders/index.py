@@ -109,7 +109,7 @@ def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
 
 
 def _shown_stream(container: InputContainer) -> VideoStream | None:
-    """The video stream that FFmpeg takes by default; the cover of a song is no video."""
+    """Returns the video stream that FFmpeg takes by default; cover art does not count."""
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     best = container.streams.best("video")
     return next((stream for stream in moving if stream is best), moving[0] if moving else None)
