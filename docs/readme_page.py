@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parent.parent
 README = "index.md"
 _DRAWING = re.compile(r"(!\[[^]]*\]\()([^)\s]*figures/)(\w+)\.png\)")
+_README = re.compile(r"\]\(\.\./((?:\.\./)*)README\.md")
 _LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")
 
 
@@ -33,7 +34,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     markdown = re.sub(r"^```(\w+) .+$", r"```\1", markdown, flags=re.MULTILINE)  # `python no-run` is Python
     if page.file.src_uri == README:
         return _LINK.sub(lambda link: link[1].removeprefix("docs/"), markdown)
-    return markdown.replace("](../README.md", f"]({README}")
+    return _README.sub(rf"](\1{README}", markdown)
 
 
 def _both_forms(drawing: re.Match[str]) -> str:

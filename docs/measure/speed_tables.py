@@ -19,7 +19,7 @@ not named; of training, that is autocast. Machines are named, because they were 
 hand, so there is no table of one. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
 """
 
-PICTURE = """![Published top-1 against the measured time of a view](figures/accuracy_latency.png)
+PICTURE = """![Published top-1 against the measured time of a view](../figures/accuracy_latency.png)
 
 *Drawn by `python docs/figures/accuracy_latency.py` from the measurements above; accuracies are the published ones,
 of 10 x 3 views.*

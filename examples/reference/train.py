@@ -1,4 +1,4 @@
-"""Trains a model: recipes, any data, one process or many, killed and gone on with.
+"""Trains a model: recipes, any data, one process or many, resumed after a kill.
 
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2
     python -m reference.train --recipe finetune --data FOLDER --model vov3d_m.k400_f16 --output runs/mine

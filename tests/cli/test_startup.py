@@ -73,8 +73,8 @@ def test_the_table_of_the_zoo_is_the_registrys():
 
 
 def test_the_help_lists_every_command():
-    (commands,) = [action for action in cli._parser()._actions if action.dest == "command"]
-    assert list(commands.choices) == list(cli._COMMANDS)
+    (commands,) = [action for action in cli.command_parser()._actions if action.dest == "command"]
+    assert list(commands.choices) == list(cli.COMMANDS)
 
 
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------

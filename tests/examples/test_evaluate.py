@@ -319,7 +319,7 @@ def test_a_killed_run_goes_on(home: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 4 <= file.read_bytes().count(b"\n") < 61
-    arguments = command[2:]
+    arguments = command[3:]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

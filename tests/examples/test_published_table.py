@@ -29,7 +29,7 @@ def test_what_was_measured_is_kept() -> None:
 
 def test_every_command_is_the_published_protocol() -> None:
     for name in published_weights.published():
-        args = evaluate._parser().parse_args(shlex.split(published_weights.command(name))[2:])
+        args = evaluate._parser().parse_args(shlex.split(published_weights.command(name))[3:])
         assert args.model == [name]
         cfg = resolve_cfg(*name.split("."), None)
         protocol = "k400" if cfg.sampling == "dense" else "ssv"
@@ -40,4 +40,4 @@ def test_the_commands_of_the_page_are_understood() -> None:
     lines = [line for line in TEXT.splitlines() if line.startswith("python -m reference.evaluate")]
     assert len(lines) == 3
     for line in lines:
-        evaluate._checked(evaluate._parser().parse_args(shlex.split(line)[2:]))
+        evaluate._checked(evaluate._parser().parse_args(shlex.split(line)[3:]))

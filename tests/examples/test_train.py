@@ -161,7 +161,7 @@ def test_backward_passes_give_the_gradients_of_one(tmp_path):
         torch.testing.assert_close(several, one, rtol=1e-4, atol=1e-6)
 
 
-# --- killed and gone on with -----------------------------------------------------------------------------------------
+# --- killed and resumed ----------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

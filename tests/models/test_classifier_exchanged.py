@@ -112,7 +112,8 @@ def test_a_whole_head_of_another_class():
                 call()
 
 
-@pytest.mark.parametrize("kind", ["linear of as many", pytest.param("dropout and linear", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["linear of 9", "linear of as many", "without bias", "dropout and linear"])
 def test_exported_files_hold_no_names_of_other_classes(kind, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

@@ -13,7 +13,7 @@ import zoo
 from helpers.numbered_videos import write_video
 from helpers.reference_files import published_file
 from pages import filled
-from test_docstrings import public_modules, public_names
+from project.test_docstrings import public_modules, public_names
 
 import vov3d
 from vov3d.cli import command_parser
@@ -159,9 +159,12 @@ def test_readme_links_become_the_sites():
     readme = type("Page", (), {"file": type("File", (), {"src_uri": "index.md"})})
     other = type("Page", (), {"file": type("File", (), {"src_uri": "video.md"})})
     text = "[a](docs/guides/video.md#sources) ![b](docs/figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
-    expected = "[a](video.md#sources) ![b](figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
+    expected = (
+        "[a](guides/video.md#sources) ![b](figures/detections.png) [c](LICENSE) [d](#use) [e](https://x.org/docs/y)"
+    )
     assert hook.on_page_markdown(text, page=readme) == expected
     assert hook.on_page_markdown("[a](../README.md#use)", page=other) == "[a](index.md#use)"
+    assert hook.on_page_markdown("[a](../../README.md#use)", page=other) == "[a](../index.md#use)"
     drawing = hook.on_page_markdown("![a](figures/network.png)", page=other)
     assert drawing == "![a](figures/network.png#only-light) ![a](figures/network_dark.png#only-dark)"
     assert hook.on_page_markdown("![a](figures/detections.png)", page=other) == "![a](figures/detections.png)"

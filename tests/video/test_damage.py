@@ -21,7 +21,7 @@ from av.stream import Disposition
 from helpers.numbered_videos import HEIGHT, WIDTH, frame_numbers, sequential_frames, write_video
 
 import vov3d
-from vov3d.video import VideoClassifier, VideoError, VideoReader
+from vov3d.video import Predictions, VideoClassifier, VideoError, VideoReader
 from vov3d.video.decoders import index as frame_index
 from vov3d.video.decoders.base import printable
 from vov3d.video.decoders.index import index_frames, open_video
@@ -377,7 +377,7 @@ def test_an_unknown_codec_is_named_and_others_go_on(tmp_path: Path, name: str, o
         VideoReader(bad)
     classifier = VideoClassifier(vov3d.create_model("x3d_xs", num_classes=3))
     results = [result for _, result in classifier.stream([good, bad, good], errors="return")]
-    assert [type(result) for result in results] == [list, VideoError, list]
+    assert [type(result) for result in results] == [Predictions, VideoError, Predictions]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -166,7 +166,7 @@ def test_an_address_is_fetched_and_forgotten(
         ("gone", "HTTP status 404 Not Found"),
         ("short", r"after [\d,]+ of [\d,]+ bytes"),
         ("page", "cannot be read as a video"),
-        ("huge", "do not fit"),
+        ("huge", "more than the [0-9,]+ expected at most"),
         ("local", "cannot be downloaded"),
         ("loop", "cannot be downloaded"),
     ],

@@ -70,7 +70,7 @@ def test_the_authors_file_is_downloaded_and_converted_once(authors, hub, expecte
     assert notes["source_sha256"] == hashlib.sha256(published.read_bytes()).hexdigest()
     assert notes["license"] == "cc-by-nc-4.0"
 
-    lines = [record.getMessage() for record in caplog.records if record.name.endswith("_sources")]
+    lines = [record.getMessage() for record in caplog.records if record.name == "vov3d.weights.sources"]
     asked = f"{TAG}: asking the Hub, {hub.url}/vov3d/{TAG}", f"{TAG}: asking its authors' address, http"
     assert [line.startswith(start) for line, start in zip(lines, asked, strict=False)] == [True, True]
     assert lines[2].endswith("these weights are licensed CC-BY-NC-4.0, not for commercial use")

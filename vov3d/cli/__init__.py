@@ -17,7 +17,7 @@ from importlib import import_module
 import vov3d
 
 # The module of each command, and what `vov3d --help` says of it.
-_COMMANDS = {
+COMMANDS = {
     "demo": ("demo", "make clips, label them and show which labels are correct, without any network"),
     "list": ("zoo", "the models and their published weights"),
     "info": ("info", "parameters, multiply-adds, activations and shapes of a model"),
@@ -95,9 +95,9 @@ def command_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vov3d", description="Efficient video 3D CNNs: VoV3D and X3D.")
     parser.add_argument("--version", action="version", version=f"vov3d {vov3d.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    wanted = _COMMANDS if command is None else {command} & _COMMANDS.keys()
-    for module in dict.fromkeys(_COMMANDS[name][0] for name in wanted):
+    wanted = COMMANDS if command is None else {command} & COMMANDS.keys()
+    for module in dict.fromkeys(COMMANDS[name][0] for name in wanted):
         import_module(f"vov3d.cli.{module}").add_commands(commands)
-    for name, (_, summary) in _COMMANDS.items() if not wanted else ():
+    for name, (_, summary) in COMMANDS.items() if not wanted else ():
         commands.add_parser(name, help=summary)
     return parser

@@ -102,7 +102,23 @@ def export_and_report(
     calibration: Iterable[torch.Tensor] | None = None,
     samples: Iterable[torch.Tensor] = (),
 ) -> Report:
-    """`export`, which tells how the file compares with the model."""
+    """Writes a file as `export` does, and tells how it compares with the model.
+
+    Args:
+        model: As for `export`.
+        path: As for `export`.
+        frames: As for `export`.
+        size: As for `export`.
+        dtype: As for `export`.
+        calibration: As for `export`.
+        samples: Clips `(B, C, T, H, W)` to compare on, beside those that are made up.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: As `export`.
+    """
     path = Path(path)
     form = check_path(path, dtype, calibration is not None)
     dtype = "int8" if calibration is not None else dtype
@@ -157,7 +173,12 @@ def _export_stream(
 
 
 def check_path(path: Path, dtype: str, quantises: bool) -> Format:
-    """The format that a path names.
+    """Returns the format that a path names, if it can be written.
+
+    Args:
+        path: The file to write.
+        dtype: What it is to compute in.
+        quantises: Whether calibration clips were given.
 
     Raises:
         ValueError: If there is none, or it does not hold the dtype.

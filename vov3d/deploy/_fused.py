@@ -13,7 +13,7 @@ from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D, SqueezeExcite3d
 from vov3d.layers.conv import is_channels_last, is_followed, keeps_layout, refuse_scripting, takes_other_forms
 
 FRAMES_BYTES = 16 << 20
-"""Size from which on a map is made for a few frames after another on a CPU: fresh memory is dear."""
+"""Above this size a CPU computes a map a few frames at a time, since allocating memory is slow."""
 
 # Names that oneDNN has for activations which it can apply while a convolution writes its output.
 _EPILOGUES = {nn.ReLU: "relu", nn.SiLU: "swish"}

@@ -55,6 +55,7 @@ class VideoPretrainedCfg(PretrainedCfg):
         std: Standard deviation of each channel that they are normalised by.
         num_classes: Classes of the weights.
         pool_size: Height and width of the last map at the training crop, the window of `forward_dense`.
+        first_conv: Name of the first convolution.
         classifier: Name of the last linear layer.
         num_frames: Frames of a clip.
         frame_stride: Frames between two frames of a clip at 30 frames per second; None for segment sampling.

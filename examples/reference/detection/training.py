@@ -1,4 +1,4 @@
-"""Trains a detector, gone on with after a kill, and lets it look at key frames."""
+"""Trains a detector, resumes it after a kill, and runs it on key frames."""
 
 import csv
 import math

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from vov3d.deploy.formats import executorch, onnx, openvino, torch_export
-from vov3d.deploy.formats.base import BOUNDS, Format, Job, Run, require
-
-__all__ = ["BOUNDS", "FORMATS", "Format", "Job", "Run", "format_of", "require"]
+from vov3d.deploy.formats.base import BOUNDS as BOUNDS
+from vov3d.deploy.formats.base import Format
+from vov3d.deploy.formats.base import Job as Job
+from vov3d.deploy.formats.base import Run as Run
+from vov3d.deploy.formats.base import require as require
 
 FORMATS = {
     ".onnx": Format("ONNX", onnx, ("fp32",), ("onnxruntime",), ("onnx", "onnxscript"), files=(".onnx",)),
@@ -13,10 +15,14 @@ FORMATS = {
     ".pt2": Format("torch.export", torch_export, ("fp32",), files=(".pt2",)),
     ".pte": Format("ExecuTorch", executorch, ("fp32",), ("executorch",), extra="mobile", fixed=True, files=(".pte",)),
 }
+"""The formats by the ending of their files."""
 
 
 def format_of(path: Path) -> Format:
-    """The format of a file by its extension.
+    """Returns the format of a file by its ending.
+
+    Args:
+        path: The file, which need not be there.
 
     Raises:
         ValueError: If there is none of that extension.

@@ -65,7 +65,16 @@ class Format(NamedTuple):
 
 
 def require(path: Path, packages: Iterable[str], extra: str) -> None:
-    """Raises ImportError, with the command that helps, unless the packages can be imported."""
+    """Makes sure that the packages for a file can be imported.
+
+    Args:
+        path: The file, for the message.
+        packages: Their names.
+        extra: The extra that installs them.
+
+    Raises:
+        ImportError: If one is missing; with the command that helps.
+    """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ImportError(f"{path.name} needs {', '.join(missing)}: {install(extra)}")

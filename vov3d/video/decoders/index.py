@@ -17,15 +17,13 @@ from vov3d.video.sources import Media
 try:
     import av
     from av.container import InputContainer
-    from av.error import FFmpegError
+    from av.error import FFmpegError as FFmpegError
     from av.stream import Disposition
     from av.video.stream import VideoStream
 except ImportError as error:
     raise ImportError(f"vov3d.video.reader needs PyAV: {install('video')}") from error
 
 from vov3d.video.decoders.opening import check_size, content_of, open_container
-
-__all__ = ["NO_TIME", "FFmpegError", "FrameIndex", "index_frames", "open_video"]
 
 NO_TIME = -(2**63)  # FFmpeg's own mark of a missing time
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}  # what MP4 and MOV begin with
@@ -111,7 +109,7 @@ def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
 
 
 def _shown_stream(container: InputContainer) -> VideoStream | None:
-    """The video stream that FFmpeg takes by default; the cover of a song is no video."""
+    """Returns the video stream that FFmpeg takes by default; cover art does not count."""
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     best = container.streams.best("video")
     return next((stream for stream in moving if stream is best), moving[0] if moving else None)
