@@ -108,7 +108,7 @@ def _views_are_faster(x: torch.Tensor, weight: torch.Tensor, groups: int) -> boo
     """Whether `conv2d` beats `conv3d` on a CPU, as seen with torch 2.14 on two cores of an AVX2 processor.
 
     For the backward pass it does on most shapes of these networks, but not for 1x1x1. A full convolution of one clip
-    alone may not reach oneDNN as `conv3d`, and then loses the layout. Everything else is as fast, or faster, as `conv3d`.
+    alone may not reach oneDNN as `conv3d`, and then loses the layout. Otherwise `conv3d` is at least as fast.
     """
     if groups == 1 and x.shape[0] == 1:
         return True
