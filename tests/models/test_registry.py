@@ -7,6 +7,7 @@ from helpers.reference_files import load_reference, published_state_dict
 from torch import nn
 
 import vov3d
+import vov3d.models
 from vov3d.weights.config import VideoPretrainedCfg
 
 PUBLISHED = load_reference("published_checkpoints")["checkpoints"]
@@ -132,3 +133,9 @@ def test_no_label_names_for_another_number_of_classes():
     assert vov3d.class_names(nn.Linear(1, 1)) is None
     with pytest.raises(ValueError, match="label set 'k700' is not known; use one of k400, ssv1, ssv2"):
         vov3d.load_labels("k700")
+
+
+def test_every_model_can_be_imported_by_its_name():
+    for name in vov3d.list_models():
+        assert getattr(vov3d.models, name) is vov3d.model_entrypoint(name)
+        assert name in vov3d.models.__all__
