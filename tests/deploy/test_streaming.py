@@ -252,7 +252,7 @@ def test_feature_maps_are_of_one_moment(causal):
 
 @pytest.mark.parametrize(
     ("ending", "causal"),
-    [(".pt2", True), (".onnx", True)]
+    [(".pt2", True), pytest.param(".onnx", True, marks=pytest.mark.slow)]
     + [pytest.param(ending, False, marks=pytest.mark.slow) for ending in (".pt2", ".onnx", ".xml")],
 )
 def test_a_file_takes_and_gives_the_state(ending, causal, tmp_path):
@@ -339,6 +339,7 @@ def test_a_stream_leaves_its_model_alone():
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.slow  # an export
 def test_the_temperature_of_the_weights_goes_with_them(tmp_path):
     model = vov3d.create_model("vov3d_n", pretrained=True, causal=True).eval()
     stream = vov3d.streaming(model)

@@ -81,6 +81,7 @@ def clip_of(model, seed=0):
     return ((torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 255 - 0.45) / 0.225).to(torch.float32)
 
 
+@pytest.mark.slow  # an export
 def test_the_temperature_is_the_measured_one_and_softens_scores_alone(offline, tmp_path):
     model = vov3d.create_model("vov3d_n", pretrained=True).eval()
     report = json.loads(find_local(resolve_cfg("vov3d_n", None, None))[1].with_suffix(".json").read_text())
