@@ -22,7 +22,7 @@ hand, so there is no table of one. Measure yours with `vov3d benchmark vov3d_m x
 PICTURE = """![Published top-1 against the measured time of a view](../figures/accuracy_latency.png)
 
 *Drawn by `python docs/figures/accuracy_latency.py` from the measurements above; accuracies are the published ones,
-of 10 x 3 views.*
+of the published views.*
 """
 
 AGREEMENT = """## How far bf16 agrees with float32
