@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vov3d.models.budget import Cost
+from vov3d.models.budget import Budget
 
 WARMUP = 2
 """Calls before those that are timed."""
@@ -131,7 +131,7 @@ class Roofline(NamedTuple):
     flops: float
     bandwidth: float
 
-    def seconds(self, cost: Cost, batch: int, itemsize: int, train: bool = False) -> float:
+    def seconds(self, cost: Budget, batch: int, itemsize: int, train: bool = False) -> float:
         """Least time: the longer one of computing, and of writing and reading every counted activation once.
 
         A training step counts three times: forward, and the gradients of inputs and of weights.

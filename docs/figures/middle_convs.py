@@ -16,7 +16,7 @@ from torch import nn
 
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.layers.conv import middle_convs
-from vov3d.models.budget import Cost, network_cost
+from vov3d.models.budget import Budget, budget_of
 
 TITLES = {
     "3d": "3D",
@@ -48,10 +48,10 @@ def draw_kernel(ax: Axes, x: float, y: float, kernel: tuple[int, ...], color: st
     return w + t * dx
 
 
-def cost(conv: str, stride: int) -> Cost:
+def cost(conv: str, stride: int) -> Budget:
     """What a middle convolution costs in the second stage of VoV3D-M, counted on the meta device."""
     network = nn.Sequential(*middle_convs(conv, CHS, (3, 3), stride, device="meta").values())
-    return network_cost(network, torch.empty(1, CHS, FRAMES, SIZE * stride, SIZE * stride, device="meta"))
+    return budget_of(network, torch.empty(1, CHS, FRAMES, SIZE * stride, SIZE * stride, device="meta"))
 
 
 def draw_form(ax: Axes, theme: Theme, conv: str) -> None:

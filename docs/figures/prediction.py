@@ -11,7 +11,7 @@ import numpy as np
 
 import vov3d
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
-from vov3d.video.picture import save_look
+from vov3d.video.picture import save_result
 
 SHOWN, FRAMES, SIZE, SEED = "Pushing something", 16, 224, 4
 TARGET = Path(__file__).with_suffix(".png")
@@ -23,7 +23,7 @@ def main() -> None:
     classifier = vov3d.VideoClassifier("vov3d_n")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         write_clip(Path("clip.mp4"), make_clip(CLASSES.index(SHOWN), rng, FRAMES, SIZE))
-        save_look(classifier.look("clip.mp4"), TARGET)
+        save_result(classifier.result("clip.mp4"), TARGET)
 
 
 if __name__ == "__main__":

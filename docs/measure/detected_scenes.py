@@ -19,7 +19,7 @@ from pages import DOCS, STORED, fill
 from reference.detection.data import SceneMoments, annotations_of
 from reference.detection.metrics import frame_ap, mean_ap
 from reference.detection.model import Detector, load_detector
-from reference.detection.training import look
+from reference.detection.training import score_boxes
 
 from vov3d.benchmark import machine
 from vov3d.synthetic.moving_scenes import ACTIONS
@@ -49,7 +49,7 @@ def measure(run: Path, number: int) -> dict[str, Any]:
     report["scenes"] = number
     for change in ("", "key", "shuffled"):
         data = scenes_of(detector, number, change)
-        found, truth = look(detector, data, cpu), annotations_of(data.moments)
+        found, truth = score_boxes(detector, data, cpu), annotations_of(data.moments)
         values = frame_ap(truth, found, data.actions)
         report[f"map_{change}" if change else "map"] = round(mean_ap(values), 4)
         if not change:

@@ -25,7 +25,7 @@ from torch import nn
 
 import vov3d
 from vov3d.benchmark import machine, measure
-from vov3d.models.budget import network_cost
+from vov3d.models.budget import budget_of
 from vov3d.synthetic.moving_shapes import CLASSES, make_set
 
 RESULTS, PAGE = STORED / "factorized_x3d.json", DOCS / "guides" / "blocks.md"
@@ -119,7 +119,7 @@ def report(found: dict[str, tuple[nn.Module, int]], test: Clips) -> dict[str, An
     times = measure({n: partial(torch.no_grad()(m), clip) for n, (m, _) in found.items()}, cpu, 21, warmup=3)
     rows = {}
     for name, (model, passes) in found.items():
-        cost = network_cost(model, clip[:1])
+        cost = budget_of(model, clip[:1])
         row = {"top1": accuracy(model, test), "passes": passes, "params": cost.params, "macs": cost.macs}
         rows[name] = row | {"ms": 1e3 * times[name].median}
     return {"machine": machine(cpu), "clips": len(test[1]), "rows": rows}

@@ -98,8 +98,10 @@ def of_videos(folder: Path) -> str:
     files = [str(path) for path in sorted(folder.rglob("*")) if looks_like_video(path)]
     model: Any = vov3d.create_model("vov3d_n", pretrained=True).eval()
     own = model.temperature
-    looks = vov3d.VideoClassifier(model).looks(files, errors="return")
-    logs = np.stack([look.scores.double().clamp_min(1e-30).log().numpy() for look in looks if look.scores is not None])
+    results = vov3d.VideoClassifier(model).results(files, errors="return")
+    logs = np.stack(
+        [result.scores.double().clamp_min(1e-30).log().numpy() for result in results if result.scores is not None]
+    )
     lines = [f"{len(logs)} videos"]
     for t in (1.0, own):
         best = best_scores(logs * own, t)  # a score's logarithm is the logit over the temperature, but for a constant

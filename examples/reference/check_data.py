@@ -101,7 +101,7 @@ def _looked_at(videos: VideoList, full: bool, workers: int) -> Iterator[Checked]
     paths = [str(path) for path in videos.paths]
     labels = [videos.classes[label] for label in videos.labels]
     with (
-        closing(in_processes(partial(look, full=full), paths, min(workers, len(paths)))) as results,
+        closing(in_processes(partial(check, full=full), paths, min(workers, len(paths)))) as results,
         tqdm(zip(paths, labels, results, strict=True), total=len(paths), unit="video", disable=None) as progress,
     ):
         broken = 0
@@ -112,7 +112,7 @@ def _looked_at(videos: VideoList, full: bool, workers: int) -> Iterator[Checked]
             yield row
 
 
-def look(path: str, full: bool) -> Checked:
+def check(path: str, full: bool) -> Checked:
     """Opens a video and decodes its first, middle and last frame, or all."""
     torch.set_num_threads(1)
     try:

@@ -46,7 +46,7 @@ from reference.detection.metrics import frame_ap, mean_ap
 from reference.detection.model import Detector, build_detector, load_detector
 from reference.detection.predicting import Film, save_results
 from reference.detection.proposals import Proposer
-from reference.detection.training import CHECKPOINT, FORMER, Plan, look, train
+from reference.detection.training import CHECKPOINT, FORMER, Plan, score_boxes, train
 from reference.evaluation.models import best_device
 from reference.training.stopping import Stop, Stopped, say_stopped
 from reference.training.workers import WorkerError
@@ -232,7 +232,7 @@ def _measured(
             print(f"{boxes}: boxes of {len(others)} videos that the annotations do not name are left out")
         if not any(len(moment.boxes) for moment in data.moments):
             raise ValueError(f"{boxes}: has no box in any of the {len(data.moments)} key frames of the data")
-    found = look(detector, data, target, workers=workers)
+    found = score_boxes(detector, data, target, workers=workers)
     return _report(truth, found, data.actions, data.excluded), found
 
 
@@ -271,7 +271,7 @@ def _predict(args: argparse.Namespace) -> None:
             film.take_boxes(args.boxes)
         else:
             film.propose(Proposer(args.proposer, args.proposer_weights), args.every or 1)
-        found = look(detector, film, _device(args))
+        found = score_boxes(detector, film, _device(args))
         for path in save_results(film, found, args.output, args.threshold, args.gif):
             print(path)
 

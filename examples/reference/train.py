@@ -377,11 +377,11 @@ class Trainer:
         source, rows, losses = self.val_source, list[Row](), list[float]()
         batch = -(-self.batch // self.parts) if self.accelerator.device.type == "cpu" else None
         classifier = classifier_of(model, source.classes, Plan(self.views, batch_size=batch))
-        looks: Any = classifier.looks((source.content(i) for i in indices), topk=1, errors="return")
-        with noted(), closing(looks), self.accelerator.autocast():
-            for index, look in zip(indices, looks, strict=True):
+        results: Any = classifier.results((source.content(i) for i in indices), topk=1, errors="return")
+        with noted(), closing(results), self.accelerator.autocast():
+            for index, result in zip(indices, results, strict=True):
                 name, label = str(source.file(index)), int(source.labels[index])
-                row, scores = row_of(Row(index, name, label), look)
+                row, scores = row_of(Row(index, name, label), result)
                 if scores is None:
                     self.broken[name] = row.error
                 else:

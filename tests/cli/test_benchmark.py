@@ -13,7 +13,7 @@ import vov3d
 from vov3d.benchmark import Roofline, measure, peak_memory
 from vov3d.cli import _peers, main
 from vov3d.cli.benchmark import _table8_cells, _training_step
-from vov3d.models.budget import Cost, network_cost
+from vov3d.models.budget import Budget, budget_of
 
 CPU = torch.device("cpu")
 TINY = ["vov3d_m", "--frames", "2", "--size", "32", "--repetitions", "2"]
@@ -27,7 +27,7 @@ def _quick(monkeypatch):
 def test_cost_is_the_budget_of_the_zoo():
     model = vov3d.create_model("x3d_m").eval()
     budget = vov3d.measure_budget("x3d_m", 4, 64)
-    assert network_cost(model, torch.randn(1, 3, 4, 64, 64)) == budget[:3]
+    assert budget_of(model, torch.randn(1, 3, 4, 64, 64)) == budget._replace(stages=())
     assert not any(m._forward_hooks for m in model.modules())
 
 
@@ -64,9 +64,9 @@ def test_calls_take_turns():
 
 def test_roofline_is_the_longer_of_computing_and_moving():
     roofline = Roofline(flops=100, bandwidth=10)
-    assert roofline.seconds(Cost(params=0, macs=1000, activations=1), batch=2, itemsize=4) == 40
-    assert roofline.seconds(Cost(params=10, macs=1, activations=100), batch=1, itemsize=4) == 84
-    assert roofline.seconds(Cost(params=10, macs=1, activations=100), batch=1, itemsize=4, train=True) == 252
+    assert roofline.seconds(Budget(params=0, macs=1000, activations=1), batch=2, itemsize=4) == 40
+    assert roofline.seconds(Budget(params=10, macs=1, activations=100), batch=1, itemsize=4) == 84
+    assert roofline.seconds(Budget(params=10, macs=1, activations=100), batch=1, itemsize=4, train=True) == 252
 
 
 def test_json_has_every_combination(capsys):

@@ -16,8 +16,8 @@ from PIL import Image
 import vov3d
 from vov3d.cli import main
 from vov3d.cli.arguments import Progress
-from vov3d.video import Look, Prediction, VideoClassifier, Views
-from vov3d.video.picture import draw_look, find_font, save_look, text_lines
+from vov3d.video import Prediction, Result, VideoClassifier, Views
+from vov3d.video.picture import draw_result, find_font, save_result, text_lines
 
 MODEL = ("--model", "x3d_xs", "--random-weights")
 
@@ -98,12 +98,12 @@ def test_results_are_written_as_they_come(clips: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr("sys.stdout", written)
         seen: list[str] = []
 
-        def looks(self, sources, *_: object, seen=seen, written=written, **__: object):
+        def results(self, sources, *_: object, seen=seen, written=written, **__: object):
             for source in sources:
                 seen.append(written.getvalue())
-                yield Look(source, [Prediction(0, "x", 1.0)], None, None, Views(1, 1), [], 0.0, None)
+                yield Result(source, [Prediction(0, "x", 1.0)], None, None, Views(1, 1), [], 0.0, None)
 
-        monkeypatch.setattr(VideoClassifier, "looks", looks)
+        monkeypatch.setattr(VideoClassifier, "results", results)
         assert main(["predict", "first.mp4", "second.mp4", *MODEL, form]) == 0
         assert "first.mp4" in seen[1]
         assert "second.mp4" not in seen[1]
@@ -114,13 +114,13 @@ def test_results_are_written_as_they_come(clips: Path, monkeypatch: pytest.Monke
 def test_a_list_of_json_is_whole_when_the_command_ends_early(
     clips: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    plain = VideoClassifier.looks
+    plain = VideoClassifier.results
 
     def interrupted(self, sources, *args: object, **kwargs: object):
         yield next(plain(self, sources, *args, **kwargs))
         raise OSError("gone")
 
-    monkeypatch.setattr(VideoClassifier, "looks", interrupted)
+    monkeypatch.setattr(VideoClassifier, "results", interrupted)
     code, text, err = run(capsys, str(clips / "a.mp4"), "b.mp4", *MODEL, "--json")
     assert (code, err) == (1, ["vov3d predict: gone"])
     assert [result["file"] for result in json.loads(text)] == [str(clips / "a.mp4")]
@@ -224,23 +224,23 @@ def test_a_cut_file_is_told_of_in_one_line(capsys, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def look(tmp_path: Path):
+def result(tmp_path: Path):
     torch.manual_seed(0)
     model = StandIn(test_input_size=(3, 64, 64), num_frames=9)
     names = ["a label that is long enough to need a second line and then some more of it " * 2, *"bcdefg"]
-    return VideoClassifier(model, views="10x3", class_names=names).look(
+    return VideoClassifier(model, views="10x3", class_names=names).result(
         write_video(tmp_path / f"{'long name ' * 9}.mp4", num_frames=60), topk=7
     )
 
 
-def test_the_picture_shows_frames_bars_and_the_time_line(look) -> None:
-    picture = np.asarray(draw_look(look)).astype(int)
-    assert look.frames.shape == (9, 3, 64, 64)
-    assert len(look.clips) == 10
-    assert look.duration == pytest.approx(2, abs=0.05)
+def test_the_picture_shows_frames_bars_and_the_time_line(result) -> None:
+    picture = np.asarray(draw_result(result)).astype(int)
+    assert result.frames.shape == (9, 3, 64, 64)
+    assert len(result.clips) == 10
+    assert result.duration == pytest.approx(2, abs=0.05)
     blue = (abs(picture - (0x3D, 0x6F, 0xD9)).sum(2) == 0).sum(1)
     bars = sorted({round(width / 10) for width in blue[blue > 0]}, reverse=True)
-    for prediction in look.predictions:  # the inner width is 1000 pixels
+    for prediction in result.predictions:  # the inner width is 1000 pixels
         assert any(abs(100 * prediction.score - bar) <= 1 for bar in bars)
     assert (abs(picture - (0xD9, 0x66, 0x3D)).sum(2) == 0).any()  # the clip that is shown
     assert (picture[:, :38] == 255).all()  # nothing runs into the margins
@@ -249,16 +249,16 @@ def test_the_picture_shows_frames_bars_and_the_time_line(look) -> None:
 
 def test_one_class_and_no_view_but_one(tmp_path: Path) -> None:
     model = StandIn(num_classes=1)
-    look = VideoClassifier(model, class_names=["only"]).look(np.zeros((1, 30, 30, 3), np.uint8))
-    assert [p.score for p in look.predictions] == [1]
-    save_look(look, tmp_path / "one.png")
+    result = VideoClassifier(model, class_names=["only"]).result(np.zeros((1, 30, 30, 3), np.uint8))
+    assert [p.score for p in result.predictions] == [1]
+    save_result(result, tmp_path / "one.png")
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
 
 
 def test_nothing_is_drawn_of_what_was_not_seen(tmp_path: Path) -> None:
-    (look,) = VideoClassifier(StandIn()).looks([tmp_path / "none.mp4"], errors="return")
+    (result,) = VideoClassifier(StandIn()).results([tmp_path / "none.mp4"], errors="return")
     with pytest.raises(ValueError, match=r"none\.mp4: nothing was seen"):
-        save_look(look, tmp_path / "one.png")
+        save_result(result, tmp_path / "one.png")
     assert list(tmp_path.iterdir()) == []
 
 

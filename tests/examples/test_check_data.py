@@ -66,8 +66,8 @@ def test_what_is_missing_is_broken(data: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_all_frames_on_request(data: Path) -> None:
-    assert check_data.look(str(data / "run/good one.mp4"), full=True).problem == ""
-    few, every = (check_data.look(str(data / "jump/cut.mp4"), full).problem for full in (False, True))
+    assert check_data.check(str(data / "run/good one.mp4"), full=True).problem == ""
+    few, every = (check_data.check(str(data / "jump/cut.mp4"), full).problem for full in (False, True))
     assert few == "2 of 3 frames cannot be decoded"
     assert "of 60 frames cannot be decoded" in every
 

@@ -28,7 +28,7 @@ from reference.detection.data import SceneMoments, annotations_of, batch_of, cli
 from reference.detection.metrics import average_precision, frame_ap, mean_ap, overlaps, precision_recall
 from reference.detection.model import Detector, Settings, build_detector, load_detector
 from reference.detection.predicting import Film
-from reference.detection.training import Plan, look, train
+from reference.detection.training import Plan, score_boxes, train
 from torch import nn
 
 import vov3d
@@ -274,7 +274,7 @@ def test_a_few_scenes_are_learnt(tmp_path):
     train(detector, data, Plan(epochs=30, batch=4, lr=0.02), tmp_path, CPU)
     losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "epochs.csv").open())]
     assert losses[-1] < 0.4 * losses[0]
-    values = frame_ap(annotations_of(data.moments), look(detector, data, CPU), data.actions)
+    values = frame_ap(annotations_of(data.moments), score_boxes(detector, data, CPU), data.actions)
     assert mean_ap(values) > 0.9
 
 
@@ -370,7 +370,7 @@ def test_boxes_by_a_detector_of_torchvision(folder, tmp_path, capsys):
     with Film(Path(video), load_detector(folder / "model").settings) as film:
         film.propose(lambda frame: np.array([[0.1, 0.1, 0.6, 0.7]], np.float32), every=0.3)
         assert [moment.timestamp for moment in film.moments] == [0.15, 0.45, 0.75]
-        assert len(look(load_detector(folder / "model"), film, CPU)) == 3 * len(ACTIONS)
+        assert len(score_boxes(load_detector(folder / "model"), film, CPU)) == 3 * len(ACTIONS)
 
 
 @pytest.mark.parametrize(

@@ -100,26 +100,26 @@ def test_variable_rate_is_sampled_by_time(tmp_path: Path) -> None:
 def test_a_pause_leaves_the_frames_around_it_apart(tmp_path: Path) -> None:
     times = [round(1000 * (i + 1710 * (i >= 90)) / 30) for i in range(180)]  # 3 seconds, a pause of 57, 3 seconds
     model = StandIn(num_frames=16, frame_stride=5)
-    look = VideoClassifier(model, views="10x1").look(write_video(tmp_path / "a.mkv", times_ms=times))
-    assert look.clips[0] == pytest.approx([i / 6 for i in range(16)], abs=2e-3)  # frames 0, 5, 10, ..., 75
-    assert len({tuple(clip) for clip in look.clips}) < 10  # in the pause all are the same
+    result = VideoClassifier(model, views="10x1").result(write_video(tmp_path / "a.mkv", times_ms=times))
+    assert result.clips[0] == pytest.approx([i / 6 for i in range(16)], abs=2e-3)  # frames 0, 5, 10, ..., 75
+    assert len({tuple(clip) for clip in result.clips}) < 10  # in the pause all are the same
 
 
 def test_clips_of_segments_repeat_wherever_the_file_lies(path: Path, tmp_path: Path) -> None:
     model = StandIn(sampling="segment", num_frames=8)
     classifier = VideoClassifier(model, views="3x1")
-    look = classifier.look(path)
-    assert len({tuple(clip) for clip in look.clips}) == 3
+    result = classifier.result(path)
+    assert len({tuple(clip) for clip in result.clips}) == 3
     (tmp_path / "elsewhere").mkdir()
     copy = tmp_path / "elsewhere" / "another name.mp4"
     copy.write_bytes(path.read_bytes())
     for again in (path, copy, path.read_bytes()):
-        assert classifier.look(again).clips == look.clips
+        assert classifier.result(again).clips == result.clips
     other = write_video(tmp_path / "b.mp4", num_frames=50, gop=25)
-    assert classifier.look(other).clips != look.clips
+    assert classifier.result(other).clips != result.clips
     with VideoReader(path) as reader:
         middle = [reader.timestamps[index] for index in segment_indices(50, 8)]
-    assert VideoClassifier(model).look(path).clips == [middle]
+    assert VideoClassifier(model).result(path).clips == [middle]
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -277,7 +277,7 @@ def test_single_frames_are_one_video(path: Path, model: StandIn) -> None:
         assert [p.index for p in found] == [p.index for p in expected]
         assert [p.score for p in found] == pytest.approx([p.score for p in expected], abs=1e-5)
     (_, streamed), _ = classifier.stream([arrays, path])
-    assert streamed == classifier.look(arrays).predictions
+    assert streamed == classifier.result(arrays).predictions
     with VideoReader(arrays, fps=10) as reader:
         assert (reader.path, reader.num_frames, reader.fps) == ("<50 frames>", 50, 10)
 
@@ -295,11 +295,11 @@ def test_predictions_are_a_table(path: Path, model: StandIn) -> None:
 
 def test_a_look_is_a_picture(path: Path, model: StandIn, tmp_path: Path) -> None:
     classifier = VideoClassifier(model)
-    look = classifier.look(path)
-    with Image.open(io.BytesIO(look._repr_png_() or b"")) as picture:
+    result = classifier.result(path)
+    with Image.open(io.BytesIO(result._repr_png_() or b"")) as picture:
         assert (picture.format, picture.width) == ("PNG", 1080)
-    assert len(repr(look)) < 1000
-    (broken,) = classifier.looks([tmp_path / "none.mp4"], errors="return")
+    assert len(repr(result)) < 1000
+    (broken,) = classifier.results([tmp_path / "none.mp4"], errors="return")
     assert broken._repr_png_() is None
     assert "no such file" in repr(broken)
 

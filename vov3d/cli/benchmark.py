@@ -30,7 +30,7 @@ from vov3d.cli.arguments import check_output, device, positive
 from vov3d.deploy import optimize_for_inference
 from vov3d.extras import install
 from vov3d.models import create_model
-from vov3d.models.budget import Cost, network_cost
+from vov3d.models.budget import Budget, budget_of
 from vov3d.models.names import model_name
 
 Builders = dict[str, tuple[Callable[[], nn.Module], list[str]]]
@@ -165,7 +165,8 @@ def _cases(
     """A row and a call for each combination."""
     clip = torch.randn(1, 3, args.frames, args.size, args.size, generator=torch.Generator().manual_seed(0))
     for name, (build, backends) in builders.items():
-        cost = network_cost(build().eval(), clip)
+        counts = budget_of(build().eval(), clip)._asdict()
+        del counts["stages"]
         for backend, dtype in product(backends, args.dtypes):
             model = build().to(target)
             if args.mode == "train":
@@ -173,7 +174,7 @@ def _cases(
             else:
                 call = _inference(model, backend, _DTYPES[dtype], folder / name, clip)
             for batch in args.batch:
-                row = {"model": name, "backend": backend, "dtype": dtype, "batch": batch, **cost._asdict()}
+                row = {"model": name, "backend": backend, "dtype": dtype, "batch": batch, **counts}
                 x = clip.expand(batch, -1, -1, -1, -1).to(target, copy=True)
                 yield row, partial(call, x)
 
@@ -218,7 +219,7 @@ def _training_step(model: nn.Module, backend: str, dtype: torch.dtype) -> Callab
 
 def _fill(row: dict[str, Any], times: Times, roofline: Roofline, train: bool) -> None:
     """Adds what was measured to a row."""
-    cost = Cost(row["params"], row["macs"], row["activations"])
+    cost = Budget(row["params"], row["macs"], row["activations"])
     row |= times._asdict()
     row["clips_per_second"] = row["batch"] / times.median
     least = roofline.seconds(cost, row["batch"], _DTYPES[row["dtype"]].itemsize, train)

@@ -42,13 +42,13 @@ def _demo(args: argparse.Namespace) -> int:
         write_clip(file, make_clip(int(label), rng))
 
     classifier = VideoClassifier(optimize_for_inference(create_model(DEFAULT_MODEL, pretrained=True).eval()))
-    looks = list(classifier.looks([str(file) for file in files], topk=1))
+    results = list(classifier.results([str(file) for file in files], topk=1))
     truths = [CLASSES[label] for label in labels]
-    for file, look, truth in zip(files, looks, truths, strict=True):
-        print(_line(file, look.predictions[0], truth))
-    correct = sum(look.predictions[0].label == truth for look, truth in zip(looks, truths, strict=True))
+    for file, result, truth in zip(files, results, truths, strict=True):
+        print(_line(file, result.predictions[0], truth))
+    correct = sum(result.predictions[0].label == truth for result, truth in zip(results, truths, strict=True))
     picture = args.output / f"{seed}.png"
-    save_board(looks, truths, picture)
+    save_board(results, truths, picture)
     print(f"\n{correct} of {len(files)} correct; seen and said: {picture}; the same again: --seed {seed}")
     return 0
 

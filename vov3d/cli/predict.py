@@ -59,7 +59,7 @@ def add_files(p: argparse.ArgumentParser) -> None:
 
 
 def add_settings(p: argparse.ArgumentParser) -> None:
-    """Adds which model looks, and how: what `classifier_for` takes."""
+    """Adds which model is used, and how: what `classifier_for` takes."""
     p.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -101,17 +101,17 @@ def _predict(args: argparse.Namespace) -> int:
     model = _exported(args) or built_model(args, target)
     say_what_it_knows("predict", model)
     failed = False
-    looks = classifier_for(args, model, len(files)).looks(files, topk=args.topk, fps=args.fps, errors="return")
+    results = classifier_for(args, model, len(files)).results(files, topk=args.topk, fps=args.fps, errors="return")
     progress = Progress("predict", len(files))
     with show_warnings("predict", progress.clear), closing(_printer(args)) as printer:
-        for number, (file, look) in enumerate(zip(files, looks, strict=True), 1):
+        for number, (file, result) in enumerate(zip(files, results, strict=True), 1):
             progress.clear()
-            if look.error is not None:
+            if result.error is not None:
                 failed = True
-                print(f"vov3d predict: {look.error}", file=sys.stderr)
+                print(f"vov3d predict: {result.error}", file=sys.stderr)
             elif args.picture:
-                _draw(args.picture, look, number if len(files) > 1 else None)
-            printer.add(file, look)
+                _draw(args.picture, result, number if len(files) > 1 else None)
+            printer.add(file, result)
             progress.step()
     return int(failed)
 
@@ -154,12 +154,12 @@ def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int)
     )
 
 
-def _draw(picture: str, look: Any, number: int | None) -> None:
+def _draw(picture: str, result: Any, number: int | None) -> None:
     """Writes the picture of one file, with its number in the name where there are several."""
-    from vov3d.video.picture import save_look
+    from vov3d.video.picture import save_result
 
     stem, ending = os.path.splitext(picture)
-    save_look(look, picture if number is None else f"{stem}-{number}{ending}")
+    save_result(result, picture if number is None else f"{stem}-{number}{ending}")
 
 
 # --- printing --------------------------------------------------------------------------------------------------------
@@ -168,10 +168,10 @@ def _draw(picture: str, look: Any, number: int | None) -> None:
 class _Text:
     """Results as people read them, each as it comes."""
 
-    def add(self, file: str, look: Any) -> None:
+    def add(self, file: str, result: Any) -> None:
         """Prints the result of a file; errors are on stderr."""
-        if look.error is None:
-            lines = [file, *(f"  {100 * p.score:5.1f}%  {p.label}" for p in look.predictions)]
+        if result.error is None:
+            lines = [file, *(f"  {100 * p.score:5.1f}%  {p.label}" for p in result.predictions)]
             print("\n".join(lines), flush=True)
 
     def close(self) -> None:
@@ -185,12 +185,12 @@ class _Csv:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
         self._writer.writerow(("file", "rank", "label", "index", "score", "error"))
 
-    def add(self, file: str, look: Any) -> None:
+    def add(self, file: str, result: Any) -> None:
         """Prints the result of a file."""
-        for rank, p in enumerate(look.predictions, 1):
+        for rank, p in enumerate(result.predictions, 1):
             self._writer.writerow((file, rank, p.label, p.index, p.score, ""))
-        if look.error is not None:
-            self._writer.writerow((file, "", "", "", "", look.error))
+        if result.error is not None:
+            self._writer.writerow((file, "", "", "", "", result.error))
         sys.stdout.flush()
 
     def close(self) -> None:
@@ -204,17 +204,17 @@ class _Json:
         self._random_weights = random_weights
         self._begun = False
 
-    def add(self, file: str, look: Any) -> None:
+    def add(self, file: str, result: Any) -> None:
         """Prints the result of a file."""
-        result: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "file": file,
-            "predictions": [{"label": p.label, "index": p.index, "score": p.score} for p in look.predictions],
+            "predictions": [{"label": p.label, "index": p.index, "score": p.score} for p in result.predictions],
         }
-        if look.error is not None:
-            result["error"] = str(look.error)
+        if result.error is not None:
+            entry["error"] = str(result.error)
         if self._random_weights:
-            result["random_weights"] = True
-        print(",\n" if self._begun else "[\n", _json(result), sep="", end="", flush=True)
+            entry["random_weights"] = True
+        print(",\n" if self._begun else "[\n", _json(entry), sep="", end="", flush=True)
         self._begun = True
 
     def close(self) -> None:

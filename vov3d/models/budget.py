@@ -13,34 +13,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from vov3d.models.registry import create_model
 
 
-class Cost(NamedTuple):
-    """What a network does for one clip, by the count of the paper.
+class Budget(NamedTuple):
+    """Cost of a network for one clip, by the count of the paper.
 
     Attributes:
         params: Parameters.
         macs: Multiply-adds of convolutions, linear layers and matrix products.
         activations: Elements that convolutions and linear layers put out.
+        stages: Name and output shape `(C, T, H, W)` of stem and stages, in order; empty where they are not asked for.
     """
 
     params: int
     macs: int
     activations: int
-
-
-class Budget(NamedTuple):
-    """Cost of one clip.
-
-    Attributes:
-        params: Parameters.
-        macs: Multiply-adds of convolutions and linear layers.
-        activations: Elements that convolutions and linear layers put out.
-        stages: Name and output shape `(C, T, H, W)` of stem and stages, in order.
-    """
-
-    params: int
-    macs: int
-    activations: int
-    stages: list[tuple[str, tuple[int, ...]]]
+    stages: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 def measure_budget(model_name: str, num_frames: int = 16, size: int = 224, **kwargs: Any) -> Budget:
@@ -61,11 +47,11 @@ def measure_budget(model_name: str, num_frames: int = 16, size: int = 224, **kwa
     clip = torch.empty(1, model.in_chans, num_frames, size, size, device="meta")
     with torch.no_grad():
         maps = model.forward_intermediates(clip, intermediates_only=True)
-    stages = [(info["module"], tuple(x.shape[1:])) for info, x in zip(model.feature_info, maps, strict=True)]
-    return Budget(*network_cost(model, clip), stages)
+    stages = tuple((info["module"], tuple(x.shape[1:])) for info, x in zip(model.feature_info, maps, strict=True))
+    return budget_of(model, clip)._replace(stages=stages)
 
 
-def network_cost(model: nn.Module, clip: torch.Tensor) -> Cost:
+def budget_of(model: nn.Module, clip: torch.Tensor) -> Budget:
     """Counts any network by running it once on one clip `(1, C, T, H, W)`; on the meta device nothing is computed."""
     sizes: list[int] = []
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)]
@@ -77,4 +63,4 @@ def network_cost(model: nn.Module, clip: torch.Tensor) -> Cost:
         for hook in hooks:
             hook.remove()
     params = sum(p.numel() for p in model.parameters())
-    return Cost(params, counter.get_total_flops() // 2, sum(sizes))
+    return Budget(params, counter.get_total_flops() // 2, sum(sizes))

@@ -11,7 +11,7 @@ import torch
 from vov3d.video._loading import Loaded
 
 
-class Mean:
+class ViewAverage:
     """Collects the views of one video in batches and averages what the network gives for them.
 
     Args:

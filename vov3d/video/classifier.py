@@ -16,7 +16,7 @@ from torch import nn
 
 from vov3d.models import create_model
 from vov3d.models.names import model_name
-from vov3d.video._averaging import Mean, views_at_once
+from vov3d.video._averaging import ViewAverage, views_at_once
 from vov3d.video._loading import Loaded, Loader, Opened, prefetched
 from vov3d.video.decoders.base import stack_pictures
 from vov3d.video.reader import check_backend
@@ -26,7 +26,7 @@ from vov3d.video.sources import Source, is_frames
 from vov3d.video.transforms import eval_transform
 from vov3d.video.window import SlidingWindow
 
-__all__ = ["Look", "Prediction", "Predictions", "Source", "VideoClassifier"]
+__all__ = ["Prediction", "Predictions", "Result", "Source", "VideoClassifier"]
 
 Sources = list[Source] | tuple[Source, ...]
 
@@ -62,8 +62,8 @@ class Predictions(list[Prediction]):
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the network saw of a video and made of it; in a notebook, the picture of `draw_look`.
+class Result:
+    """The predictions for one video, and the frames that they rest on; in a notebook, the picture of `draw_result`.
 
     Attributes:
         source: the video, as it was given.
@@ -88,10 +88,10 @@ class Look:
     def _repr_png_(self) -> bytes | None:
         if self.frames is None:  # after an error, which repr shows
             return None
-        from vov3d.video.picture import draw_look  # needs Pillow
+        from vov3d.video.picture import draw_result  # needs Pillow
 
         content = BytesIO()
-        draw_look(self).save(content, "PNG")
+        draw_result(self).save(content, "PNG")
         return content.getvalue()
 
 
@@ -196,10 +196,10 @@ class VideoClassifier:
             VideoError: for a source that gives no frames.
         """
         if not isinstance(source, (list, tuple)):
-            return self.look(source, topk, fps).predictions
+            return self.result(source, topk, fps).predictions
         if is_frames(source):
-            return self.look(list(source), topk, fps).predictions
-        return [look.predictions for look in self.looks(source, topk, fps)]
+            return self.result(list(source), topk, fps).predictions
+        return [result.predictions for result in self.results(source, topk, fps)]
 
     def scores(self, source: Source, fps: float | None = None) -> torch.Tensor:
         """The softmax of one video, averaged over its views.
@@ -215,12 +215,12 @@ class VideoClassifier:
             ValueError: for frames of another form, or `fps` for a file.
             VideoError: for a source that gives no frames.
         """
-        scores = self.look(source, fps=fps).scores
+        scores = self.result(source, fps=fps).scores
         assert scores is not None  # an error was raised
         return scores
 
-    def look(self, source: Source, topk: int = 5, fps: float | None = None) -> Look:
-        """The best classes of one video, with what the network saw of it.
+    def result(self, source: Source, topk: int = 5, fps: float | None = None) -> Result:
+        """Returns the best classes of one video, with their scores, the frames seen and the times of the clips.
 
         Args:
             source: as for a call, but no list.
@@ -231,7 +231,7 @@ class VideoClassifier:
             ValueError: as a call.
             VideoError: for a source that gives no frames.
         """
-        return next(self.looks([source], topk, fps))
+        return next(self.results([source], topk, fps))
 
     def stream(
         self,
@@ -256,26 +256,26 @@ class VideoClassifier:
             ValueError: for `topk` below 1 or another word for `errors`; and as a call, at a source's turn.
             VideoError: for a source that gives no frames, at its turn.
         """
-        looks = self.looks(sources, topk, fps, errors)
-        return ((look.source, look.error or look.predictions) for look in looks)
+        results = self.results(sources, topk, fps, errors)
+        return ((result.source, result.error or result.predictions) for result in results)
 
-    def looks(
+    def results(
         self,
         sources: Iterable[Source],
         topk: int = 5,
         fps: float | None = None,
         errors: Literal["raise", "return"] = "raise",
-    ) -> Iterator[Look]:
-        """As `stream`, with what the network saw.
+    ) -> Iterator[Result]:
+        """As `stream`, with a `Result` for each video.
 
         Args:
             sources: as for `stream`.
             topk: as for a call.
             fps: as for a call, for all sources.
-            errors: as for `stream`; with `"return"` the error is in the `Look`.
+            errors: as for `stream`; with `"return"` the error is in the `Result`.
 
         Returns:
-            An iterator over what was seen, in the order of the sources.
+            An iterator over results, in the order of the sources.
 
         Raises:
             ValueError: for `topk` below 1 or another word for `errors`; and as a call, at a source's turn.
@@ -284,7 +284,7 @@ class VideoClassifier:
         if topk < 1:
             raise ValueError(f"topk is {topk}: it must be at least 1")
         _check_errors(errors)
-        return self._looks(sources, topk, fps, errors)
+        return self._results(sources, topk, fps, errors)
 
     def embedding(self, source: Source, fps: float | None = None) -> torch.Tensor:
         """What the model's classifier takes for one video, averaged over its views: a vector to compare videos by.
@@ -367,16 +367,16 @@ class VideoClassifier:
         self.model.eval()
         return ((at, self._best(self._run(_probabilities, clip).mean(0), topk)) for at, clip in window.clips(frames))
 
-    def _looks(
+    def _results(
         self, sources: Iterable[Source], topk: int, fps: float | None, errors: Literal["raise", "return"]
-    ) -> Iterator[Look]:
-        """`looks`, once its arguments are checked."""
+    ) -> Iterator[Result]:
+        """`results`, once its arguments are checked."""
         for source, opened, scores, shown in self._averaged(_probabilities, sources, fps, errors):
             if isinstance(scores, Exception):
-                yield Look(source, [], None, scores, self.views, [], 0.0, None)
+                yield Result(source, [], None, scores, self.views, [], 0.0, None)
             else:
                 best = self._best(scores, topk)
-                yield Look(source, best, scores, None, self.views, opened.clips, opened.duration, shown)
+                yield Result(source, best, scores, None, self.views, opened.clips, opened.duration, shown)
 
     def _averaged(
         self, call: Call, sources: Iterable[Source], fps: float | None, errors: Literal["raise", "return"]
@@ -391,7 +391,7 @@ class VideoClassifier:
                 if isinstance(event, Opened):
                     opened = event
                     views = event.distinct * self.views.num_crops
-                    mean = Mean(partial(self._of_crops, call), self.views_at_once(), views, self.progress)
+                    mean = ViewAverage(partial(self._of_crops, call), self.views_at_once(), views, self.progress)
                 elif isinstance(event, Loaded):
                     shown = event.crops[len(event.crops) // 2] if event.shown else shown
                     mean.add(event)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vov3d.extras import install
-from vov3d.video.classifier import Look
+from vov3d.video.classifier import Result
 from vov3d.video.sources import source_name
 
 try:
@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise ImportError(f"a picture needs Pillow: {install('video')}") from error
 
-__all__ = ["draw_look", "save_board", "save_look"]
+__all__ = ["draw_result", "save_board", "save_result"]
 
 _WIDTH, _MARGIN, _GAP = 1080, 40, 4  # pixels; 1080 is the width of a phone's screen
 _TEXT, _SMALL = 36, 28  # sizes of letters
@@ -27,26 +27,26 @@ _CORRECT, _WRONG = "#1d7f46", "#c02f2f"
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc")  # more letters than Pillow's own
 
 
-def save_look(look: Look, path: str | os.PathLike[str]) -> None:
-    """Writes the picture of `draw_look`, in the format that the file's ending names.
+def save_result(result: Result, path: str | os.PathLike[str]) -> None:
+    """Writes the picture of `draw_result`, in the format that the file's ending names.
 
     Args:
-        look: what a `VideoClassifier` saw; without an error.
+        result: of a `VideoClassifier`; without an error.
         path: the file; nothing half-written is ever there.
 
     Raises:
-        ValueError: for an ending that Pillow does not know, a folder that is not there, or a look after an error.
+        ValueError: for an ending that Pillow does not know, a folder that is not there, or a result after an error.
         OSError: if the file cannot be written.
     """
     check_picture_name(path)
-    _save(draw_look(look), os.fspath(path))
+    _save(draw_result(result), os.fspath(path))
 
 
-def save_board(looks: Sequence[Look], truths: Sequence[str], path: str | os.PathLike[str]) -> None:
+def save_board(results: Sequence[Result], truths: Sequence[str], path: str | os.PathLike[str]) -> None:
     """Writes a picture of several videos: the frames that the network saw, what it said, and whether it is correct.
 
     Args:
-        looks: what a `VideoClassifier` saw, none of them after an error.
+        results: of a `VideoClassifier`, none of them after an error.
         truths: the correct label of each.
         path: the file; nothing half-written is ever there.
 
@@ -56,10 +56,10 @@ def save_board(looks: Sequence[Look], truths: Sequence[str], path: str | os.Path
     """
     check_picture_name(path)
     canvas = _Canvas()
-    for look, truth in zip(looks, truths, strict=True):
-        assert look.frames is not None
-        said = look.predictions[0]
-        canvas.strip(look.frames)
+    for result, truth in zip(results, truths, strict=True):
+        assert result.frames is not None
+        said = result.predictions[0]
+        canvas.strip(result.frames)
         canvas.text(f"{said.label} ({said.score:.0%})", _TEXT, _CORRECT if said.label == truth else _WRONG)
         canvas.text("correct" if said.label == truth else f"wrong, it is: {truth}", _SMALL, _FAINT)
         canvas.space(16)
@@ -92,41 +92,41 @@ def check_picture_name(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{os.fspath(path)}: there is no folder {folder}; make it first")
 
 
-def draw_look(look: Look) -> Image.Image:
+def draw_result(result: Result) -> Image.Image:
     """Draws the frames that the network saw as a strip, the labels as bars, and where in the video the views lie.
 
     Args:
-        look: what a `VideoClassifier` saw; without an error.
+        result: of a `VideoClassifier`; without an error.
 
     Returns:
         An RGB picture 1080 pixels wide.
 
     Raises:
-        ValueError: if the look has no frames, as after an error.
+        ValueError: if the result has no frames, as after an error.
     """
-    if look.frames is None:
-        raise ValueError(f"{source_name(look.source)}: nothing was seen of it, so there is nothing to draw")
+    if result.frames is None:
+        raise ValueError(f"{source_name(result.source)}: nothing was seen of it, so there is nothing to draw")
     canvas = _Canvas()
-    canvas.text(os.path.basename(source_name(look.source)) or source_name(look.source), _TEXT)
-    canvas.strip(look.frames)
-    canvas.text(_caption(look), _SMALL, _FAINT)
+    canvas.text(os.path.basename(source_name(result.source)) or source_name(result.source), _TEXT)
+    canvas.strip(result.frames)
+    canvas.text(_caption(result), _SMALL, _FAINT)
     canvas.space(24)
-    for prediction in look.predictions:
+    for prediction in result.predictions:
         canvas.bar(prediction.label, prediction.score)
     canvas.space(16)
-    canvas.time_line(look.clips, look.duration)
+    canvas.time_line(result.clips, result.duration)
     return canvas.finished()
 
 
-def _caption(look: Look) -> str:
+def _caption(result: Result) -> str:
     """What the strip shows."""
-    clips, crops = look.views
-    seen = f"{len(look.clips[0])} frames"
+    clips, crops = result.views
+    seen = f"{len(result.clips[0])} frames"
     if clips * crops == 1:
         return f"The network saw these {seen}"
     views = f"{clips} {'clip' if clips == 1 else 'clips'} x {crops} {'crop' if crops == 1 else 'crops'}"
     crop = "" if crops == 1 else ", centre crop"
-    return f"{views}; shown: clip {len(look.clips) // 2 + 1}{crop}, {seen}"
+    return f"{views}; shown: clip {len(result.clips) // 2 + 1}{crop}, {seen}"
 
 
 class _Canvas:

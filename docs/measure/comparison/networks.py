@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import vov3d
-from vov3d.models.budget import Cost, network_cost
+from vov3d.models.budget import Budget, budget_of
 from vov3d.synthetic.moving_shapes import CLASSES
 
 SIZE = 32  # pixels
@@ -72,8 +72,8 @@ TABLE4 = {
 
 
 @functools.cache
-def cost(name: str, num_frames: int = 8) -> Cost:
+def cost(name: str, num_frames: int = 8) -> Budget:
     """Parameters and multiply-adds of a clip, counted on the meta device."""
     network = NETWORKS[name]
     model = vov3d.create_model(network.model, num_classes=len(CLASSES), device="meta", **network.args)
-    return network_cost(model.eval(), torch.empty(1, 3, num_frames, SIZE, SIZE, device="meta"))
+    return budget_of(model.eval(), torch.empty(1, 3, num_frames, SIZE, SIZE, device="meta"))

@@ -222,8 +222,10 @@ def _log(path: Path, epoch: int, loss: float, seconds: float) -> None:
 
 
 @torch.inference_mode()
-def look(detector: Detector, data: Moments, device: torch.device, batch: int = 16, workers: int = 0) -> list[Detection]:
-    """Scores of every action for every box of every moment, in their order.
+def score_boxes(
+    detector: Detector, data: Moments, device: torch.device, batch: int = 16, workers: int = 0
+) -> list[Detection]:
+    """Returns scores of every action for every box of every moment, in their order.
 
     Args:
         detector: In eval mode.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from reference.evaluation.models import Model
 from reference.evaluation.samples import Samples
 from reference.evaluation.scores import Row, Scores, begin
-from vov3d.video import Look, VideoClassifier, parse_views
+from vov3d.video import Result, VideoClassifier, parse_views
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,13 @@ class Run:
             if len(todo) < count:
                 print(f"{self.folder}: {count - len(todo)} of {count} videos have scores already", file=sys.stderr)
             sources = (samples.sources[index] for index in todo)
-            looks: Any = self._classifier.looks(sources, topk=1, fps=self.plan.fps, errors="return")
-            with noted() as notes, closing(looks):
-                for index, look in zip(_shown(todo, scores, self.model.label), looks, strict=True):
+            results: Any = self._classifier.results(sources, topk=1, fps=self.plan.fps, errors="return")
+            with noted() as notes, closing(results):
+                for index, result in zip(_shown(todo, scores, self.model.label), results, strict=True):
                     row = Row(index, samples.names[index], samples.labels[index], note=" ".join(notes))
                     kept = self._recorder.taken()
-                    views = _by_place(look, kept) if self.plan.per_view and not look.error else None
-                    row, mean = row_of(row, look)
+                    views = _by_place(result, kept) if self.plan.per_view and not result.error else None
+                    row, mean = row_of(row, result)
                     if row.error:
                         tqdm.write(f"broken: {row.error}", file=sys.stderr)
                     scores.add(row, mean, views)
@@ -171,21 +171,21 @@ def classifier_of(network: Any, classes: Sequence[str], plan: Plan) -> VideoClas
     )
 
 
-def row_of(row: Row, look: Look) -> tuple[Row, np.ndarray | None]:
+def row_of(row: Row, result: Result) -> tuple[Row, np.ndarray | None]:
     """A row with what came of its video, and the mean scores of the classes, None for a broken one."""
-    if look.scores is None:
-        return replace(row, error=" ".join(str(look.error).split())), None
-    mean = look.scores.numpy()
+    if result.scores is None:
+        return replace(row, error=" ".join(str(result.error).split())), None
+    mean = result.scores.numpy()
     own = mean[row.label]
     rank = int((mean > own).sum() + (mean[: row.label] == own).sum())  # of equal scores the first counts as better
     return replace(row, prediction=int(mean.argmax()), rank=rank), mean
 
 
-def _by_place(look: Look, kept: torch.Tensor) -> np.ndarray:
+def _by_place(result: Result, kept: torch.Tensor) -> np.ndarray:
     """Scores of views in the order of the plan, `(clips, crops, num_classes)`, from those that were computed."""
-    clips = [tuple(clip) for clip in look.clips]
+    clips = [tuple(clip) for clip in result.clips]
     order = sorted(set(clips), key=lambda clip: (clip[-1], clip))  # as they are computed, equal ones once
-    by_clip = dict(zip(order, kept.reshape(len(order), look.views.num_crops, -1), strict=True))
+    by_clip = dict(zip(order, kept.reshape(len(order), result.views.num_crops, -1), strict=True))
     return torch.stack([by_clip[clip] for clip in clips]).numpy()
 
 
