@@ -1,28 +1,24 @@
 """What the lists and folders of data sets say, as they stand on disk; `video_lists` makes a `VideoList` of it."""
 
 import csv
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from vov3d.labels import read_label_names
+from reference.data.annotations import MOMENTS_NAMES, SPLITS, is_list_folder, numbered_names, split_of
+from reference.data.finding import Entry
+from reference.data.prepared import is_prepared
+from reference.data.text import decoded, read_lines
 from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
 
 LISTS = ("something-something-v2-{}.json", "something-something-v1-{}.csv", "{}.csv", "{}.txt", "{}.json")
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "validate", "valid"),
-    "test": ("test", "testing"),
-}
 _VIDEOS = tuple(VIDEO_ENDINGS)
 _LIST_FOLDERS = ("", "labels", "annotations")  # where in a data set its lists lie
 _ROOTS = ("", "20bn-something-something-v1", "20bn-something-something-v2", "videos", "frames", "clips")
 _LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".list", ".lst")
-_NUMBERED = ("classInd.txt", "categories.txt", "classes.txt", "labels.txt")  # `1 ApplyEyeMakeup` a line
 # What computers, cameras and players leave beside videos.
 _LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found", "icon\r")
 _COMPANIONS = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".idx", ".nfo", ".thm", ".lrv", ".part", ".url", ".ini")
@@ -32,33 +28,11 @@ _PATH_WORDS = (
 _LABEL_WORDS = "label labels labelid labelname class classes classid classname tag tags category target action verb y"
 
 
-class Entry(NamedTuple):
-    """A video as a list names it: `where` is the file and line, `there` whether it was found."""
-
-    path: Path
-    label: str
-    where: str
-    there: bool = True
-
-
-class Row(NamedTuple):
-    """A line of a list that names a video by its id: `where` is the file and line."""
-
-    name: str
-    label: str
-    where: str
-
-
 # --- splits ----------------------------------------------------------------------------------------------------------
 
 
 class SplitError(ValueError):
     """A split was asked for that is not there, or none where there are several."""
-
-
-def split_of(name: str) -> str | None:
-    """`"val"` for a folder, a list or a word such as `validation`; None for what names no split."""
-    return next((split for split, names in SPLITS.items() if name.casefold() in names), None)
 
 
 def chosen_split(source: Path, split: str | None, there: Sequence[str]) -> str:
@@ -118,6 +92,10 @@ def check_no_lists(source: Path, classes: object) -> None:
     Raises:
         ValueError: If there is a list; a file that was given as `classes` is none.
     """
+    if not any(looks_like_video(file) for part in _subfolders(source, []) for file in part.glob("*")):
+        inner = [folder for part in _subfolders(source, []) if split_of(part.name) for folder in _subfolders(part, [])]
+        if not any(looks_like_video(file) for folder in inner for file in folder.glob("*")) and not inner:
+            return
     for folder in (source, *(f for f in _subfolders(source, []) if split_of(f.name))):
         for file in sorted(folder.iterdir()):
             given = isinstance(classes, (str, Path)) and Path(classes).is_file() and file.samefile(classes)
@@ -131,7 +109,13 @@ def check_no_lists(source: Path, classes: object) -> None:
 def _is_list(file: Path) -> bool:
     """Whether most lines of a file name a video, or end in a number as those of a list do."""
     with file.open("rb") as stream:
-        text = stream.read(1 << 16).decode("utf-8-sig", errors="replace")
+        head = stream.read(1 << 16)
+    try:
+        text = decoded(head, file)
+    except ValueError:
+        text = head.decode("utf-8", errors="replace")
+    if file.name == MOMENTS_NAMES or numbered_names(file):
+        return False
     lines = [line.strip().lower() for line in text.splitlines()[:200] if line.strip()]
     if file.suffix.lower() == ".json":
         return any(ending in text.lower() for ending in _VIDEOS) or '"template"' in text
@@ -181,12 +165,19 @@ def list_in(source: Path, split: str | None) -> Path | None:
     if not source.is_dir():
         return source
     found: dict[str, Path] = {}
+    folders = [_files_by_name(source / folder) for folder in _LIST_FOLDERS]
     for name, aliases in SPLITS.items():
         names = [pattern.format(alias) for pattern in LISTS for alias in aliases]
-        files = (source / folder / file for folder in _LIST_FOLDERS for file in names)
-        if file := next((file for file in files if file.is_file()), None):
+        files = (file for folder in folders for pattern in names if (file := folder.get(pattern)))
+        if file := next(files, None):
             found[name] = file
     return found[chosen_split(source, split, list(found))] if found else None
+
+
+def _files_by_name(folder: Path) -> dict[str, Path]:
+    """Files of a folder by name in small letters; one that is spelt so itself goes first."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
+    return {file.name.casefold(): file for file in sorted(files, key=lambda file: file.name == file.name.casefold())}
 
 
 def layout_of(file: Path) -> str:
@@ -194,177 +185,43 @@ def layout_of(file: Path) -> str:
     if file.suffix.lower() == ".json":
         return "ssv2"
     first = next((line for line in read_lines(file) if line.strip()), "")
-    if "youtube_id" in first.split(","):
+    if is_prepared(first):
+        return "sections"
+    if "youtube_id" in re.split(r"[,;\t]", first.replace('"', "").casefold()):
         return "kinetics"
     return "ssv1" if first.partition(";")[0].isdecimal() and ";" in first else "csv"
 
 
-def names_beside(listed: Path, layout: str) -> tuple[str, ...]:
-    """The class names that Something-Something publishes beside its lists; none where there is no such file."""
-    if layout not in ("ssv1", "ssv2"):
-        return ()
-    names = (f"something-something-{layout[2:]}-labels", "labels")
-    files = [listed.with_name(name + ending) for name in names for ending in (".json", ".csv")]
-    return next((tuple(read_label_names(file)) for file in files if file.is_file()), ())
-
-
-def numbers_beside(listed: Path) -> tuple[Path, dict[int, str]] | None:
-    """The file beside a list that says which number is which class, as UCF101's classInd.txt, and what it says."""
-    for name in _NUMBERED:
-        if (file := listed.with_name(name)).is_file() and (found := numbered_names(file)):
-            return file, found
-    return None
-
-
-def numbered_names(file: Path) -> dict[int, str]:
-    """Class names by number, of lines such as `1 ApplyEyeMakeup`; none where the lines are others.
+def roots_of(source: Path, root: str | Path | None) -> list[Path]:
+    """The folders in which the videos of a list, or of a folder with lists, are looked for.
 
     Raises:
-        ValueError: If a number is given twice.
+        FileNotFoundError: If `root` is not there.
     """
-    found: dict[int, str] = {}
-    for line in read_lines(file):
-        number, name, *_ = (*line.split(None, 1), "", "")
-        number = number.rstrip(":,;.")
-        if line.strip() and not (number.isdecimal() and name.strip()):
-            return {}
-        if number and found.setdefault(int(number), name.strip()) != name.strip():
-            raise ValueError(f"{file}: class {number} is {found[int(number)]!r} and {name.strip()!r}")
-    consecutive = found and sorted(found) == list(range(min(found), min(found) + len(found))) and min(found) in (0, 1)
-    return dict(sorted(found.items())) if consecutive else {}
+    if root is not None and not Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; root is where the videos of {source} lie")
+    if root is not None:
+        return [Path(root)]
+    if source.is_dir():
+        return [source]
+    folder = source.parent
+    return [folder, folder.resolve().parent] if is_list_folder(folder.resolve().name) else [folder]
 
 
-def from_file(
-    file: Path, layout: str | None, root: str | Path | None, split: str | None
+def from_paths(
+    file: Path, layout: str | None, root: str | Path | None
 ) -> tuple[list[Entry], list[str]]:
-    """The videos that a list names, found under `root` or beside the list, and what is to be said about it.
+    """The videos that a list of paths names, found under `root` or beside the list, and what is to be said about it.
 
     Args:
         file: The list.
-        layout: What it is; None for a list of paths that is to be asked about where it is doubtful.
+        layout: `"csv"`, `"frames"`, or None for a list of paths that is to be asked about where it is doubtful.
         root: Where its videos lie.
-        split: Of a Kinetics list that holds several.
     """
-    if root is not None and not Path(root).is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; root is where the videos of {file} lie")
+    roots_of(file, root)
     above = [file.parent, file.parent.parent] if file.parent.name in _LIST_FOLDERS else [file.parent]
     roots = [Path(root)] if root is not None else [base / name for base in above for name in _ROOTS]
-    roots = [folder for folder in roots if folder.is_dir()]
-    if layout in (None, "csv", "frames"):
-        return _from_paths(file, layout, roots)
-    if layout == "kinetics":
-        return _found(_kinetics(file, split), roots, depth=2, ending=".mp4"), []
-    rows, ending = (_ssv1(file), "") if layout == "ssv1" else (_ssv2(file), ".webm")
-    return _found(rows, roots, depth=0, ending=ending), []
-
-
-def read_lines(file: Path) -> list[str]:
-    """The lines of a file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        ValueError: If it is not text.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        if "\0" in text:
-            raise UnicodeError
-        return text.split("\n")  # the reading has made one of all line ends
-    except UnicodeError:
-        raise ValueError(f"{file}: is not text; expected a list of videos and labels in UTF-8") from None
-
-
-def _kinetics(file: Path, split: str | None) -> list[Row]:
-    """The lines of a Kinetics list, of one split."""
-    reader = csv.DictReader(read_lines(file))
-    needed, there = ("label", "youtube_id", "time_start", "time_end"), list(reader.fieldnames or ())
-    if lacking := [name for name in needed if name not in there]:
-        hint = "; the list of a test set has no labels" if lacking == ["label"] else ""
-        raise ValueError(f"{file}:1: found columns {','.join(there)}, expected {','.join(needed)}{hint}")
-    rows: dict[str, list[Row]] = {}
-    for line in _readable(file, reader):
-        where = f"{file}:{reader.line_num}"
-        try:
-            times = [int(float(line[name])) for name in needed[2:]]
-        except (OverflowError, TypeError, ValueError):
-            found = f"{line['time_start']!r} and {line['time_end']!r}"
-            raise ValueError(f"{where}: found times {found}, expected seconds") from None
-        row = Row(f"{line['youtube_id']}_{times[0]:06d}_{times[1]:06d}", line["label"], where)
-        rows.setdefault(split_of(line.get("split") or "") or "", []).append(row)
-    if list(rows) in ([], [""]):
-        check_no_split(file, split)
-        return rows.get("", [])
-    return rows[chosen_split(file, split, list(rows))]
-
-
-def _readable(file: Path, reader: csv.DictReader) -> Iterator[dict[str, str]]:
-    """The lines of a reader."""
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise ValueError(f"{file}:{reader.line_num}: cannot be read as CSV ({error})") from error
-
-
-def _ssv1(file: Path) -> list[Row]:
-    """The lines of a list of Something-Something V1."""
-    rows = []
-    for number, line in enumerate(read_lines(file), 1):
-        name, _, label = line.strip().partition(";")
-        if line.strip() and not (name and label):
-            hint = "; the list of a test set has no labels" if name else ""
-            raise ValueError(f"{file}:{number}: found {short(line.strip())!r}, expected id;label{hint}")
-        if name:
-            rows.append(Row(name, label, f"{file}:{number}"))
-    return rows
-
-
-def _ssv2(file: Path) -> list[Row]:
-    """The entries of a list of Something-Something V2."""
-    expected = "expected {'id': ..., 'template': 'Holding [something]', ...}"
-    try:
-        content = json.loads("\n".join(read_lines(file)))
-    except ValueError as error:
-        raise ValueError(f"{file}: is not the JSON of a list ({error}); {expected}") from error
-    if not isinstance(content, list):
-        raise ValueError(f"{file}: found a JSON {type(content).__name__}, expected a list of entries; {expected}")
-    rows = []
-    for number, item in enumerate(content, 1):
-        where, item = f"{file}, entry {number}", item if isinstance(item, dict) else {"entry": item}
-        if not item.get("id") or not isinstance(item.get("template"), str):
-            hint = "; the list of a test set has no labels" if item.keys() == {"id"} else ""
-            raise ValueError(f"{where}: found {str(item)[:80]}, {expected}{hint}")
-        rows.append(Row(str(item["id"]), re.sub(r"[\[\]]", "", item["template"]), where))
-    return rows
-
-
-def _found(rows: list[Row], roots: Sequence[Path], depth: int, ending: str) -> list[Entry]:
-    """The videos of names without folder and ending, under the root that holds the most of them."""
-    best: dict[str, list[Path]] = {}
-    names, place = {row.name for row in rows}, roots[0] if roots else Path()
-    for folder in roots:
-        files = _videos_under(folder, depth, frames=depth == 0)
-        if len(names & files.keys()) > len(names & best.keys()):
-            best, place = files, folder
-    entries = []
-    for name, label, where in rows:
-        # Kinetics may hold one part of a video twice, in the folders of two classes
-        paths = sorted(best.get(name, ()), key=lambda path: class_key(path.parent.name) != class_key(label))
-        expected = place / label.replace(" ", "_") if depth else place
-        entries.append(Entry(paths[0] if paths else expected / f"{name}{ending}", label, where, bool(paths)))
-    return entries
-
-
-def _videos_under(folder: Path, depth: int, frames: bool) -> dict[str, list[Path]]:
-    """Videos by their name without ending, down to a depth; `frames` counts folders as videos."""
-    found: dict[str, list[Path]] = {}
-    for item in folder.iterdir():
-        if item.suffix.lower() in VIDEO_ENDINGS:
-            found.setdefault(item.stem, []).append(item)
-        elif frames:
-            found.setdefault(item.name, []).append(item)
-        elif depth and item.is_dir():
-            for name, paths in _videos_under(item, depth - 1, frames).items():
-                found.setdefault(name, []).extend(paths)
-    return found
+    return _from_paths(file, layout, [folder for folder in roots if folder.is_dir()])
 
 
 def class_key(name: str) -> str:
