@@ -102,8 +102,8 @@ def published_lists(source: Path, layout: str | None, fold: int) -> Annotations 
     if "numbered" in found:
         name = _kind_of_numbered(found["numbered"][0][0])
         found[name] = found.pop("numbered") + found.get(name, [])
-        if source.is_file() and _has_labels(source):
-            del found[name]  # which the reading of any list of paths and labels does
+        if source.is_file() and _has_labels(source) and not numbers_beside(source):
+            del found[name]  # the reading of any list of paths and labels does it, and asks about the numbers
     if source.is_file() and "hmdb51" in found and layout is None:
         raise ValueError(
             f"{source}: is the list of one class, {found['hmdb51'][0][1]['label']}, as HMDB51 is published: there 1 is "

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,13 +71,16 @@ class Finder:
         """
         self.roots = roots
         self._classes = {folder_key(name) for name in classes}
-        self._found: dict[str, list[Path]] = {}
-        frames, seen = {stem_of(name) for name in names}, set[str]()
+        self._found: dict[str, list[str]] = {}
+        wanted, seen = {stem_of(name) for name in names}, set[str]()
         for root in roots:
-            for path in _walk(root, frames, _DEPTH):
-                if (key := os.path.abspath(path)) not in seen:
+            for folder, name in _walk(os.path.join(root, ""), wanted, _DEPTH):
+                path = folder + name
+                if len(roots) > 1 and (key := os.path.abspath(path)) not in seen:
                     seen.add(key)
-                    self._found.setdefault(stem_of(path.name), []).append(path)
+                elif len(roots) > 1:
+                    continue
+                self._found.setdefault(name if name in wanted else stem_of(name), []).append(path)
 
     def find(self, name: str, parents: Sequence[str] = (), strict: bool = False) -> Path | None:
         """The video of a name; None if it is not there.
@@ -86,60 +90,67 @@ class Finder:
             parents: Names of folders that it is best in, beside its own.
             strict: Whether a video in the folder of another class is another video.
         """
-        given = Path(name)
-        if given.is_absolute():
-            return given if given.exists() else None
-        own = given.parts[:-1]
-        for root in self.roots if own else ():
-            if (root / given).exists():
-                return root / given
-        wanted = [folder_key(part) for part in (*reversed(own), *parents)]
-        candidates = self._found.get(stem_of(given.name), [])
+        if os.path.isabs(name):
+            return Path(name) if os.path.exists(name) else None
+        folder, _, base = name.rpartition("/")
+        for root in self.roots if folder else ():
+            if os.path.exists(path := os.path.join(root, name)):
+                return Path(path)
+        candidates = self._found.get(stem_of(base), []) or self._found.get(base, [])
+        if len(candidates) == 1 and not strict:
+            return Path(candidates[0])
+        wanted = [folder_key(part) for part in (*reversed(folder.split("/") if folder else []), *parents)]
         if strict:
             others = self._classes - set(wanted)
-            candidates = [path for path in candidates if folder_key(path.parent.name) not in others]
-        return min(
+            candidates = [path for path in candidates if folder_key(os.path.basename(os.path.dirname(path))) not in others]
+        ending = os.path.splitext(base)[1].lower()
+        best = min(
             candidates,
-            key=lambda path: (_rank(path, wanted), path.suffix.lower() != given.suffix.lower(), path),
+            key=lambda path: (_rank(path, wanted), os.path.splitext(path)[1].lower() != ending, path),
             default=None,
         )
+        return None if best is None else Path(best)
+
+
+# Folders that are no class.
+_PLAIN = frozenset("videos video clips frames rgb rawframes data all trainval".split())
+
+
+def is_plain_folder(name: str) -> bool:
+    """Whether a folder is named as those are that hold videos of all classes."""
+    return folder_key(name) in _PLAIN
 
 
 def stem_of(name: str) -> str:
     """A name without folders and without the ending of a video; other dots belong to the name."""
-    stem, ending = os.path.splitext(os.path.basename(name))
-    return stem if ending.lower() in VIDEO_ENDINGS else os.path.basename(name)
+    base = name.rpartition("/")[2]
+    stem, dot, ending = base.rpartition(".")
+    return stem if stem and f"{dot}{ending.lower()}" in VIDEO_ENDINGS else base
 
 
+@cache
 def folder_key(name: str) -> str:
     """A name of a folder as it is compared: spaces, underscores and plus signs are the same, so are cases."""
     return " ".join(re.sub(r"[_+]", " ", name).split()).casefold()
 
 
-def _folders(path: Path) -> list[str]:
-    return [folder_key(part) for part in path.parts[-4:-1]]
-
-
-def _rank(path: Path, wanted: Sequence[str]) -> int:
+def _rank(path: str, wanted: Sequence[str]) -> int:
     """How well the folders of a video fit: the sum of the places of those that are not there."""
-    there = set(_folders(path))
+    there = {folder_key(part) for part in path.replace(os.sep, "/").split("/")[-4:-1]}
     return sum(1 << (len(wanted) - place) for place, part in enumerate(wanted) if part not in there)
 
 
-def _walk(folder: Path, frames: set[str], depth: int) -> Iterator[Path]:
-    """Videos in a folder and those below; a folder of a name in `frames` is one."""
+def _walk(folder: str, wanted: set[str], depth: int) -> Iterator[tuple[str, str]]:
+    """Folder and name of the videos in a folder and those below, and of whatever has a name that is wanted."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:  # it may not be read: what lies in it counts as missing
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        name = entry.name
+        if name.startswith("."):
             continue
-        ending = os.path.splitext(entry.name)[1].lower()
-        if entry.is_dir():
-            if entry.name in frames:
-                yield Path(entry.path)
-            elif depth and not entry.name.isdecimal():  # numbers are the frames of videos of another list
-                yield from _walk(Path(entry.path), frames, depth - 1)
-        elif ending in VIDEO_ENDINGS:
-            yield Path(entry.path)
+        if name in wanted or os.path.splitext(name)[1].lower() in VIDEO_ENDINGS:
+            yield folder, name
+        elif depth and not name.isdecimal() and entry.is_dir():  # numbers are the frames of videos of another list
+            yield from _walk(f"{entry.path}{os.sep}", wanted, depth - 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reference.data.annotations import MOMENTS_NAMES, SPLITS, is_list_folder, numbered_names, split_of
-from reference.data.finding import Entry
+from reference.data.finding import Entry, is_plain_folder
 from reference.data.prepared import is_prepared
 from reference.data.text import decoded, read_lines
 from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
@@ -92,10 +92,6 @@ def check_no_lists(source: Path, classes: object) -> None:
     Raises:
         ValueError: If there is a list; a file that was given as `classes` is none.
     """
-    if not any(looks_like_video(file) for part in _subfolders(source, []) for file in part.glob("*")):
-        inner = [folder for part in _subfolders(source, []) if split_of(part.name) for folder in _subfolders(part, [])]
-        if not any(looks_like_video(file) for folder in inner for file in folder.glob("*")) and not inner:
-            return
     for folder in (source, *(f for f in _subfolders(source, []) if split_of(f.name))):
         for file in sorted(folder.iterdir()):
             given = isinstance(classes, (str, Path)) and Path(classes).is_file() and file.samefile(classes)
@@ -104,6 +100,12 @@ def check_no_lists(source: Path, classes: object) -> None:
                     f"{source}: holds class folders, and {file.name}, which reads as a list of videos; say which with "
                     f"layout='folder', or give the list itself, {file}"
                 )
+
+
+def holds_class_folders(source: Path) -> bool:
+    """Whether folders in a folder hold videos, and are not named as those that hold all videos or a part."""
+    folders = [item for item in _subfolders(source, []) if not is_plain_folder(item.name)]
+    return any(looks_like_video(file) for folder in folders for file in folder.iterdir())
 
 
 def _is_list(file: Path) -> bool:
@@ -204,8 +206,8 @@ def roots_of(source: Path, root: str | Path | None) -> list[Path]:
         return [Path(root)]
     if source.is_dir():
         return [source]
-    folder = source.parent
-    return [folder, folder.resolve().parent] if is_list_folder(folder.resolve().name) else [folder]
+    folder = Path(os.path.abspath(source)).parent  # where it was named, not where a link leads
+    return [source.parent, folder.parent] if is_list_folder(folder.name) else [source.parent]
 
 
 def from_paths(

@@ -47,6 +47,7 @@ from reference.data.layouts import (
     class_key,
     from_folders,
     from_paths,
+    holds_class_folders,
     layout_of,
     list_in,
     roots_of,
@@ -258,7 +259,8 @@ def _annotated(
     if labels_from is not None and told.layout != "jester":
         raise ValueError(f"{listed}: labels_from={labels_from} has no effect, labels are names; leave it out")
     entries, notes = place(told, chosen, roots_of(listed, root))
-    if source.is_dir() and layout is None and root is None and not any(entry.there for entry in entries):
+    unseen = source.is_dir() and layout is None and root is None and not any(entry.there for entry in entries)
+    if unseen and holds_class_folders(source):
         check_no_lists(source, classes)  # class folders, and a list of other videos
     title = "-".join(filter(None, (source.resolve().name, chosen or split))) if source.is_dir() else source.stem
     origin, notes = f"{listed}, {told.layout}", [*told.notes, *notes]

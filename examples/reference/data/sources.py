@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 import numpy as np
 from huggingface_hub import constants
 
-from reference.data.layouts import SplitError
-from reference.data.lists import described, first_label, read_list, read_names
+from reference.data.annotations import LABELS, PAIR
+from reference.data.layouts import SplitError, chosen_split, split_of
+from reference.data.lists import VideoList, described, first_label, read_list, read_names
+from reference.data.text import decoded
 from reference.training.stopping import ignore_signals
 from vov3d.synthetic import moving_shapes
-from vov3d.video import VIDEO_ENDINGS
+from vov3d.video import VIDEO_ENDINGS, Section
 
 SHAPES = "shapes"
 
@@ -49,37 +52,48 @@ class Source:
 
     Attributes:
         name: What logs call it.
-        labels: int64 `(N,)`.
-        classes: Names in index order.
-        files: What `VideoReader` opens: a file, a folder of frames, or a member of a shard; None for clips.
+        labels: int64 `(N,)`; of many labels, bool `(N, num_classes)`; of a verb and a noun, int64 `(N, 2)`.
+        classes: Names in index order; of verbs and nouns, both lists of names.
+        files: What `VideoReader` opens: a file, a folder of frames, a section of one, or a member of a shard; None for
+            clips.
         clips: uint8 `(N, T, H, W, 3)`, possibly on disk; None for files.
         notes: What is to be said about how it was read.
     """
 
     name: str
     labels: np.ndarray
-    classes: tuple[str, ...]
-    files: Sequence[Path | Member] | None = None
+    classes: Any
+    files: Sequence[Path | Member | Section] | None = None
     clips: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def file(self, index: int) -> Path | Member | str:
+    def file(self, index: int) -> Path | Member | Section | str:
         """What a video is read from; of a clip in memory, its name."""
         return f"{self.name}, clip {index}" if self.files is None else self.files[index]
 
-    def content(self, index: int) -> Path | bytes | np.ndarray:
-        """A video as `VideoClassifier` takes it: a path, the bytes of a member, or frames `(T, H, W, 3)`."""
+    def content(self, index: int) -> Path | Section | bytes | np.ndarray:
+        """A video as `VideoClassifier` takes it: a path, a section, the bytes of a member, or frames `(T, H, W, 3)`."""
         if self.clips is not None:
             return self.clips[index]
-        file = self.file(index)
-        return file.read() if isinstance(file, Member) else Path(file)
+        assert self.files is not None
+        file = self.files[index]
+        return file.read() if isinstance(file, Member) else file
+
+    def label_name(self, index: int) -> str:
+        """The class of a video in words; of several, all of them."""
+        label = self.labels[index]
+        if self.labels.ndim == 1:
+            return str(self.classes[label])
+        if self.labels.dtype == bool:
+            return " + ".join(self.classes[number] for number in np.flatnonzero(label))
+        return " + ".join(names[number] for names, number in zip(self.classes, label, strict=True))
 
     def digest(self) -> str:
         """Tells this data from other data wherever it lies: names of the files, labels and classes."""
-        names = [f"{Path(str(f)).parent.name}/{Path(str(f)).name}" for f in self.files or ()]
+        names = [_short_name(file) for file in self.files or ()]
         shape = () if self.clips is None else self.clips.shape
         text = json.dumps([names, self.labels.tolist(), self.classes, shape])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -89,6 +103,13 @@ class Source:
         files = None if self.files is None else [self.files[i] for i in indices]
         clips = None if self.clips is None else self.clips[indices]
         return replace(self, labels=self.labels[indices], files=files, clips=clips)
+
+
+def _short_name(file: Path | Member | Section) -> str:
+    """The name of a file with its folder, wherever that lies; of a section, with its times."""
+    if isinstance(file, Section):
+        return f"{_short_name(Path(file.video))} {file.start:.10g} {file.end}"
+    return f"{Path(str(file)).parent.name}/{Path(str(file)).name}"
 
 
 def read_source(
@@ -106,18 +127,30 @@ def read_source(
     if path.partition(":")[0] == SHAPES:
         return _shapes(path.partition(":")[2] or part, shapes), path == SHAPES
     labels_from = None if data.labels_from < 0 else data.labels_from
-    if path.endswith((".npz", ".tar")):
+    if path.endswith(".npz") or holds_shards(path):
         names = tuple(read_names(classes)) if isinstance(classes, str) else classes
-        read = _arrays if path.endswith(".npz") else _shards
-        return read(path, names, labels_from), False
+        if path.endswith(".npz"):
+            return _arrays(path, names, labels_from), False
+        tars, several = shards_of(path, part)
+        return read_shards(path, tars, names, labels_from), several
     options: dict[str, Any] = dict(layout=data.layout or None, classes=classes, partial=data.partial)
     options |= dict(root=data.root or None, labels_from=labels_from)
     try:
         found, several = read_list(path, **options), False
     except SplitError:
         found, several = read_list(path, split=part, **options), True
-    labels, classes = np.array(found.labels, np.int64), tuple(found.classes)
-    return Source(found.name, labels, classes, found.paths, notes=described(found)), several
+    return Source(found.name, labels_of(found), found.classes, found.sources, notes=described(found)), several
+
+
+def labels_of(videos: VideoList) -> np.ndarray:
+    """Labels as `Source` has them."""
+    if videos.kind != LABELS:
+        shape = (len(videos), 2) if videos.kind == PAIR else (len(videos),)
+        return np.array(videos.labels, np.int64).reshape(shape)
+    labels = np.zeros((len(videos), len(videos.classes)), bool)
+    for row, numbers in zip(labels, videos.labels, strict=True):
+        row[list(numbers)] = True
+    return labels
 
 
 # --- clips in memory -------------------------------------------------------------------------------------------------
@@ -204,11 +237,64 @@ def _make_some(job: tuple[Path, int, int, int]) -> None:
 # --- shards ----------------------------------------------------------------------------------------------------------
 
 
-def _shards(pattern: str, classes: tuple[str, ...] | None, labels_from: int | None) -> Source:
-    """Videos in tar files as webdataset lays them out: `KEY.mp4` beside `KEY.cls` or `KEY.json` with a `label`."""
+def holds_shards(path: str) -> bool:
+    """Whether a path is that of shards, or of a folder that holds nothing but shards beside other files."""
+    if path.endswith(".tar"):
+        return True
+    folder = Path(path)
+    return folder.is_dir() and any(True for _ in _tars(folder)) and not any(
+        (folder / f"{split}.csv").is_file() for split in ("train", "val", "test")
+    )
+
+
+def _tars(folder: Path) -> Iterator[Path]:
+    """Shards in a folder and in the folders of its splits."""
+    for item in sorted(folder.iterdir()):
+        if item.suffix.lower() == ".tar" and not item.name.startswith("."):
+            yield item
+        elif split_of(item.name) and item.is_dir():
+            yield from (file for file in sorted(item.iterdir()) if file.suffix.lower() == ".tar")
+
+
+def shards_of(path: str, part: str | None) -> tuple[list[Path], bool]:
+    """The shards of a part, and whether there are several parts.
+
+    Args:
+        path: A shard, `x-{000..009}.tar`, or a folder of shards that are named after their parts, `train-000.tar`, or lie
+            in folders of those names.
+        part: `"train"`, `"val"` or `"test"`; None where there is only one.
+
+    Raises:
+        SplitError: If there is no such part, or none was asked for where there are several.
+    """
+    if not Path(path).is_dir():
+        return _expanded(path), False
+    parts: dict[str, list[Path]] = {}
+    for tar in _tars(Path(path)):
+        told = split_of(tar.parent.name) if tar.parent != Path(path) else None
+        parts.setdefault(told or split_of(re.split(r"[-_.\d]", tar.name)[0]) or "", []).append(tar)
+    if list(parts) == [""]:
+        return parts[""], False
+    if "" in parts:
+        raise ValueError(f"{path}: {parts[''][0].name} says no part, such as train-000.tar; others do: rename it")
+    return parts[chosen_split(Path(path), part, list(parts))], len(parts) > 1
+
+
+def read_shards(pattern: str, tars: Sequence[Path], classes: tuple[str, ...] | None, labels_from: int | None) -> Source:
+    """Reads which videos are in tar files as webdataset lays them out: `KEY.mp4` beside `KEY.cls` or `KEY.json`.
+
+    Args:
+        pattern: What logs call them.
+        tars: The files.
+        classes: Class names in index order; None for those of the shards.
+        labels_from: The number of the first class, of labels that are numbers; 0 where there is a 0 if None.
+
+    Raises:
+        ValueError: If a video has no label, a label is no class, or a file is no tar file.
+    """
     files: list[Member] = []
     labels: list[Any] = []
-    for tar in _expanded(pattern):
+    for tar in tars:
         for member, label in _members(tar):
             files.append(member)
             labels.append(label)
@@ -220,7 +306,8 @@ def _shards(pattern: str, classes: tuple[str, ...] | None, labels_from: int | No
         labels = [classes.index(str(label)) for label in labels]
         labels_from = 0
     numbers, classes = _classes(pattern, np.array(labels, np.int64), classes, labels_from)
-    return Source(pattern, numbers, classes, files)
+    told = f"{pattern}, {len(tars)} shards: {len(files)} videos of {len(np.unique(numbers))} of {len(classes)} classes"
+    return Source(pattern, numbers, classes, files, notes=(told,))
 
 
 def _expanded(pattern: str) -> list[Path]:
@@ -250,9 +337,10 @@ def _members(path: Path) -> list[tuple[Member, Any]]:
                 folder, _, base = info.name.rpartition("/")
                 stem, _, ending = base.partition(".")
                 key = f"{folder}/{stem}"
-                if f".{ending.lower()}" in VIDEO_ENDINGS:
+                ending = ending.lower()
+                if info.isfile() and f".{ending}" in VIDEO_ENDINGS:
                     videos[key] = Member(path, info.name, info.offset_data, info.size)
-                elif ending in ("cls", "json"):
+                elif info.isfile() and ending in ("cls", "json"):
                     labels[key] = _label((tar.extractfile(info) or io.BytesIO()).read(), ending, f"{path}:{info.name}")
     except tarfile.TarError as error:
         raise ValueError(f"{path}: is no tar file, or is cut short ({error})") from error
@@ -263,7 +351,7 @@ def _members(path: Path) -> list[tuple[Member, Any]]:
 
 
 def _label(content: bytes, ending: str, name: str) -> int | str:
-    text = content.decode("utf-8").strip()
+    text = decoded(content, name).strip()
     if ending == "json":
         try:
             label = json.loads(text)["label"]

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from reference.data.annotations import LABEL, PAIR
 from reference.data.layouts import class_key
 from reference.data.lists import VideoList, described, read_list
+from reference.data.sources import Member, holds_shards, read_shards, shards_of
+from vov3d.video import Section
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Samples:
     """Videos with their classes.
 
     Attributes:
-        sources: What `VideoClassifier` takes: a path, or uint8 frames `(T, H, W, 3)`, each.
+        sources: A path, a section of a video, a member of a shard, or uint8 frames `(T, H, W, 3)`, each.
         names: What results call each.
         labels: The model's class index of each.
         classes: The model's class names.
@@ -25,7 +28,7 @@ class Samples:
         notes: What is to be said about the reading.
     """
 
-    sources: Sequence[Path | np.ndarray]
+    sources: Sequence[Path | Section | Member | np.ndarray]
     names: tuple[str, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
@@ -83,13 +86,21 @@ def load_samples(
         if given := [key for key, value in settings if value is not None]:
             raise ValueError(f"{data}: {' and '.join(given)} has no effect on clips in memory; leave it out")
         return _in_memory(Path(data), names, num_classes)
+    if holds_shards(str(data)):
+        return _in_shards(str(data), names, num_classes, split, labels_from)
     videos: VideoList = read_list(data, root, layout, names, split, partial, labels_from)
+    if videos.kind != LABEL:
+        raise ValueError(
+            f"{data}: has a {videos.kind} for each video, and accuracy is of one; top-1 does not measure such data"
+            if videos.kind == PAIR
+            else f"{data}: has any number of labels for each video, and accuracy is of one; top-1 does not measure such data"
+        )
     if names is None and videos.classes == tuple(f"class {i}" for i in range(len(videos.classes))):
         names = [f"class {index}" for index in range(num_classes)]  # a list of numbers may lack the last classes
     classes = _agreed(data, names, videos.classes, num_classes)
-    paths = tuple(str(path) for path in videos.paths)
+    paths = tuple(str(source) for source in videos.sources)
     labels, missing = _in_range(data, videos.labels, classes), len(videos.missing)
-    return Samples(videos.paths, paths, labels, classes, videos.name, missing, described(videos))
+    return Samples(videos.sources, paths, labels, classes, videos.name, missing, described(videos))
 
 
 def _agreed(data: object, names: Sequence[str] | None, classes: Sequence[str], num_classes: int) -> tuple[str, ...]:
@@ -109,6 +120,22 @@ def _in_range(data: object, labels: Sequence[int], classes: Sequence[str]) -> tu
             f"{data}: found class number {max(labels)}, expected one of the model's {len(classes)} classes"
         )
     return tuple(labels)
+
+
+def _in_shards(
+    data: str, names: Sequence[str] | None, num_classes: int, split: str | None, labels_from: int | None
+) -> Samples:
+    """The videos of shards."""
+    tars, several = shards_of(data, split)
+    if split is not None and not several:
+        raise ValueError(f"{data}: split={split!r} has no effect, there is only one set; leave it out")
+    source = read_shards(data, tars, None if names is None else tuple(names), labels_from)
+    if names is None and source.classes == tuple(f"class {i}" for i in range(len(source.classes))):
+        names = [f"class {index}" for index in range(num_classes)]
+    classes = _agreed(data, names, source.classes, num_classes)
+    files = source.files or ()
+    labels = _in_range(data, source.labels.tolist(), classes)
+    return Samples(files, tuple(map(str, files)), labels, classes, Path(data).stem, notes=source.notes)
 
 
 def _in_memory(file: Path, names: Sequence[str] | None, num_classes: int) -> Samples:
