@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from reference.data.lists import LAYOUTS, VideoList, described, read_list
+from reference.data.lists import LAYOUTS, VideoList, described, label_name, read_list
 from reference.training.stopping import ignore_signals
 from vov3d.cli.arguments import positive
-from vov3d.video import VideoError, VideoReader
+from vov3d.video import Section, VideoError, VideoReader
 
 _AHEAD = 64  # videos that wait for each process
 _CRASH = "the decoder crashes on it; make the file anew, or leave it out"
@@ -98,10 +98,11 @@ def _checked(args: argparse.Namespace) -> int:
 
 def _looked_at(videos: VideoList, full: bool, workers: int) -> Iterator[Checked]:
     """What was found of each video, in the order of the list."""
-    paths = [str(path) for path in videos.paths]
-    labels = [videos.classes[label] for label in videos.labels]
+    sources = videos.sources
+    paths = [str(source) for source in sources]
+    labels = [label_name(videos, index) for index in range(len(videos))]
     with (
-        closing(in_processes(partial(check, full=full), paths, min(workers, len(paths)))) as results,
+        closing(in_processes(partial(check, full=full), sources, min(workers, len(paths)))) as results,
         tqdm(zip(paths, labels, results, strict=True), total=len(paths), unit="video", disable=None) as progress,
     ):
         broken = 0
@@ -112,11 +113,12 @@ def _looked_at(videos: VideoList, full: bool, workers: int) -> Iterator[Checked]
             yield row
 
 
-def check(path: str, full: bool) -> Checked:
-    """Opens a video and decodes its first, middle and last frame, or all."""
+def check(source: Path | Section | str, full: bool) -> Checked:
+    """Opens a video, or a part of one, and decodes its first, middle and last frame, or all."""
     torch.set_num_threads(1)
+    path = str(source)
     try:
-        with VideoReader(path) as reader:
+        with VideoReader(source) as reader:
             last = reader.num_frames - 1
             wanted = range(last + 1) if full else sorted({0, last // 2, last})
             for _ in reader.stream(wanted):
@@ -127,7 +129,7 @@ def check(path: str, full: bool) -> Checked:
         return Checked(path, "", problem=" ".join(str(error).split()).removeprefix(f"{path}: "))
 
 
-def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int) -> Generator[Any, None, None]:
+def in_processes(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Generator[Any, None, None]:
     """What `work` gives for each item, in order; None where it takes its process down.
 
     Decoders are C code: a file that crashes one must not end the check, and is to be named.
@@ -140,15 +142,19 @@ def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int)
         part = items[start : start + _AHEAD * workers]
         with ProcessPoolExecutor(workers, context, initializer=ignore_signals) as pool:
             futures = [pool.submit(work, item) for item in part]
-            for item, future in zip(part, futures, strict=True):
-                try:
-                    result = future.result()
-                except BrokenProcessPool:  # by this item, or by another that was under way
-                    result = _alone(work, item, context)
-                yield result
+            try:
+                for item, future in zip(part, futures, strict=True):
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:  # by this item, or by another that was under way
+                        result = _alone(work, item, context)
+                    yield result
+            except BaseException:  # who asks has stopped: what waits is not begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
-def _alone(work: Callable[[str], Any], item: str, context: Any) -> Any:
+def _alone(work: Callable[[Any], Any], item: Any, context: Any) -> Any:
     """What `work` gives in a process of its own, or None if that dies."""
     with ProcessPoolExecutor(1, context, initializer=ignore_signals) as pool:
         try:

@@ -174,6 +174,8 @@ class Trainer:
     def _check_settings(self) -> None:
         """Refuses settings that cannot work or would have no effect."""
         train, model = self.recipe.train, self.recipe.model
+        if self.source.labels.ndim > 1:
+            raise ValueError(f"{self.source.name}: has several labels for each video, and one is learned here")
         if train.keep == "best" and self.val_source is None:
             raise ValueError(
                 "train.keep='best' needs videos for validation: a val folder, --data.val, or --data.val_share 0.2"

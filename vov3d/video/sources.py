@@ -32,7 +32,6 @@ PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".
 _KEY_BYTES = 4096
 
 
-
 @dataclass(frozen=True)
 class Section:
     """A part of a longer video, which is read as a video of its own: `VideoReader(Section("day.mp4", 61.5, 71.5))`.

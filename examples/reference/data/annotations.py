@@ -202,7 +202,7 @@ def _has_labels(file: Path) -> bool:
 
 
 def _numbered_lists(files: Files, fold: int) -> Annotations:
-    """Lists of one fold, of lines `Archery/v_Archery_g01_c01.avi 3` or `34870 2`; those of tests may lack the number."""
+    """Lists of one fold, of lines `Archery/v_Archery_g01_c01.avi 3` or `34870 2`, or without the number."""
     files = [(file, match) for file, match in files if int(match["fold"]) == fold or len(files) == 1]
     if not files:
         raise ValueError(f"fold {fold} is not there; the lists end in the number of the fold, as trainlist01.txt")
@@ -233,7 +233,10 @@ def _numbered_rows(file: Path) -> list[Row]:
 def _names_by_folder(rows: Mapping[str, Sequence[Row]]) -> dict[int, str]:
     """Which number is which folder, where every number is one."""
     pairs = {
-        (int(str(row.label)), Path(row.name).parent.name) for part in rows.values() for row in part if row.label is not None
+        (int(str(row.label)), Path(row.name).parent.name)
+        for part in rows.values()
+        for row in part
+        if row.label is not None
     }
     folders = sorted(pairs)
     return dict(folders) if len(dict(folders)) == len({folder for _, folder in folders}) == len(folders) else {}
@@ -272,8 +275,8 @@ def _hmdb51(files: Files, fold: int) -> Annotations:
             name = name.strip().strip('"')
             if member not in _MEMBERSHIP or not name:
                 raise ValueError(
-                    f"{file}:{number}: found {line.strip()[:80]!r}, expected a file and 1 for training, 2 for test or 0 "
-                    "for neither"
+                    f"{file}:{number}: found {line.strip()[:80]!r}, expected a file and 1 for training, 2 for test or "
+                    "0 for neither"
                 )
             split = _MEMBERSHIP[member]
             unused += split is None
@@ -441,9 +444,7 @@ def _epic100(files: Files, fold: int) -> Annotations:
     tables = {str(split_of(match["split"])): list(_actions(file)) for file, match in files}
     cells = [line for table in tables.values() for _, line in table]
     verbs, nouns = (_epic_names(files[0][0], kind, cells, notes) for kind in ("verb", "noun"))
-    rows = {
-        split: [_action(where, line, (verbs, nouns)) for where, line in table] for split, table in tables.items()
-    }
+    rows = {split: [_action(where, line, (verbs, nouns)) for where, line in table] for split, table in tables.items()}
     return Annotations("epic100", rows, (verbs, nouns), kind=PAIR, ending=".MP4", notes=notes)
 
 
@@ -459,7 +460,7 @@ def _epic_names(file: Path, kind: str, cells: Sequence[Mapping[str, str]], notes
     stem = f"EPIC_100_{kind}_classes"
     listed = [path for ending in (".csv", "_v2.csv") if (path := file.with_name(stem + ending)).is_file()]
     if listed:
-        numbered = {}
+        numbered: dict[int, str] = {}
         for where, line in read_table(listed[0], ("id", "key")):
             if not line["id"].isdecimal() or numbered.setdefault(int(line["id"]), line["key"]) != line["key"]:
                 raise ValueError(f"{where}: found id {line['id'][:80]!r}, expected each number from 0 once")
@@ -467,9 +468,9 @@ def _epic_names(file: Path, kind: str, cells: Sequence[Mapping[str, str]], notes
             raise ValueError(f"{listed[0]}: found {len(numbered)} ids up to {max(numbered)}, expected all from 0")
         return tuple(numbered[index] for index in range(len(numbered)))
     said: dict[int, Counter[str]] = defaultdict(Counter)
-    for line in cells:
-        if line.get(f"{kind}_class", "").isdecimal():
-            said[int(line[f"{kind}_class"])][line.get(kind, "")] += 1
+    for cell in cells:
+        if cell.get(f"{kind}_class", "").isdecimal():
+            said[int(cell[f"{kind}_class"])][cell.get(kind, "")] += 1
     published = DATA_SETS["epic100"].classes[0][kind == "noun"]
     names = tuple(
         f"{said[index].most_common(1)[0][0] or kind} ({kind} {index})" if index in said else f"{kind} {index}"
@@ -485,7 +486,9 @@ def _action(where: str, line: Mapping[str, str], classes: tuple[tuple[str, ...],
     if any(numbers):
         for number, names, kind in zip(numbers, classes, ("verb", "noun"), strict=True):
             if not number.isdecimal() or int(number) >= len(names):
-                raise ValueError(f"{where}: found {kind}_class {number[:80]!r}, expected one from 0 to {len(names) - 1}")
+                raise ValueError(
+                    f"{where}: found {kind}_class {number[:80]!r}, expected one from 0 to {len(names) - 1}"
+                )
         label = tuple(numbers)
     start, end = (_seconds(where, line[name]) for name in _EPIC[2:])
     if not start < end:
@@ -529,7 +532,9 @@ def _charades_segments(files: Files, fold: int) -> Annotations:
             for _, start, end in dict.fromkeys(told):
                 middle = (start + end) / 2
                 here = {name for name, first, last in told if first <= middle <= last}
-                part.append(Row(line["id"], tuple(sorted(here, key=order.__getitem__)), where, start, end, whole=line["id"]))
+                part.append(
+                    Row(line["id"], tuple(sorted(here, key=order.__getitem__)), where, start, end, whole=line["id"])
+                )
     return Annotations("charades-segments", rows, tuple(names.values()), kind=LABELS)
 
 
@@ -556,8 +561,8 @@ def _charades_action(where: str, text: str, names: Mapping[str, str]) -> tuple[s
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"{where}: found the action {text.strip()[:80]!r}, expected a class from {min(names)} to {max(names)} and two "
-            "times, as c092 11.90 21.20"
+            f"{where}: found the action {text.strip()[:80]!r}, expected a class from {min(names)} to {max(names)} and "
+            "two times, as c092 11.90 21.20"
         ) from None
     return names[code], first, max(last, first + 0.01)
 
@@ -574,13 +579,17 @@ def _ava(files: Files, fold: int) -> Annotations:
         for file in sorted(folder.glob(pattern))
     ]
     if not maps:
-        raise ValueError(f"{folder}: holds no label map of AVA, such as ava_action_list_v2.2.pbtxt; put it beside the lists")
+        raise ValueError(
+            f"{folder}: holds no label map of AVA, such as ava_action_list_v2.2.pbtxt; put it beside the lists"
+        )
     names = max(maps, key=len)
     rows, outside = {}, 0
     for file, match in files:
         split = str(split_of(match["split"]))
         excluded = {
-            key for other in sorted(folder.glob(f"*{match['split']}_excluded_timestamps*.csv")) for key in read_excluded(other)
+            key
+            for other in sorted(folder.glob(f"*{match['split']}_excluded_timestamps*.csv"))
+            for key in read_excluded(other)
         }
         seen: dict[tuple[str, float], set[int]] = {}
         for row in read_annotations(file):
@@ -675,5 +684,5 @@ _DIALECTS: dict[str, _Dialect] = {
     "ava": _Dialect(_named_as(r"ava_(?P<split>train|val)_v[\d.]+\.csv"), _ava),
     "moments": _Dialect(_named_as(r"(?P<split>train|training|val|validation|test)set\.csv"), _moments),
 }
-PUBLISHED = tuple(name for name in _DIALECTS if name != "numbered") + ("ucf101",)
+PUBLISHED = ("ucf101", *(name for name in _DIALECTS if name != "numbered"))
 """Dialects that are known by the names of their files."""

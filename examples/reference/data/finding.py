@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vov3d.video import VIDEO_ENDINGS, Section
 
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
     """
 
     path: Path
-    label: Labels
+    label: Any
     where: str
     there: bool = True
     section: Section | None = None
@@ -102,7 +102,9 @@ class Finder:
         wanted = [folder_key(part) for part in (*reversed(folder.split("/") if folder else []), *parents)]
         if strict:
             others = self._classes - set(wanted)
-            candidates = [path for path in candidates if folder_key(os.path.basename(os.path.dirname(path))) not in others]
+            candidates = [
+                path for path in candidates if folder_key(os.path.basename(os.path.dirname(path))) not in others
+            ]
         ending = os.path.splitext(base)[1].lower()
         best = min(
             candidates,
@@ -113,7 +115,7 @@ class Finder:
 
 
 # Folders that are no class.
-_PLAIN = frozenset("videos video clips frames rgb rawframes data all trainval".split())
+_PLAIN = frozenset(["videos", "video", "clips", "frames", "rgb", "rawframes", "data", "all", "trainval"])
 
 
 def is_plain_folder(name: str) -> bool:

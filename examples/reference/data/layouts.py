@@ -210,9 +210,7 @@ def roots_of(source: Path, root: str | Path | None) -> list[Path]:
     return [source.parent, folder.parent] if is_list_folder(folder.name) else [source.parent]
 
 
-def from_paths(
-    file: Path, layout: str | None, root: str | Path | None
-) -> tuple[list[Entry], list[str]]:
+def from_paths(file: Path, layout: str | None, root: str | Path | None) -> tuple[list[Entry], list[str]]:
     """The videos that a list of paths names, found under `root` or beside the list, and what is to be said about it.
 
     Args:

@@ -22,12 +22,10 @@ from typing import Any
 
 from reference.data.annotations import (
     LABEL,
-    LABELS,
     PAIR,
     PUBLISHED,
     Annotations,
     Classes,
-    moments_names,
     names_of_something,
     numbered_names,
     numbers_beside,
@@ -40,7 +38,6 @@ from reference.data.finding import Entry, Row
 from reference.data.layouts import (
     LISTS,
     Folders,
-    SplitError,
     check_no_lists,
     check_no_split,
     chosen_split,
@@ -52,7 +49,6 @@ from reference.data.layouts import (
     list_in,
     roots_of,
     short,
-    split_of,
 )
 from reference.data.placing import place
 from reference.data.prepared import read_prepared
@@ -60,7 +56,7 @@ from reference.data.text import read_lines
 from vov3d.labels import LABEL_SETS, load_labels, read_label_names
 from vov3d.video import Section
 
-__all__ = ["LAYOUTS", "VideoList", "described", "first_label", "read_list", "read_names"]
+__all__ = ["LAYOUTS", "VideoList", "described", "first_label", "label_name", "read_list", "read_names"]
 
 LAYOUTS = ("folder", "csv", "frames", "sections", "classpath", *PUBLISHED)
 """Layouts that `read_list` knows."""
@@ -117,6 +113,7 @@ def read_list(
     labels_from: int | None = None,
     labelled: bool = True,
     fold: int = 1,
+    none_there: bool = False,
 ) -> VideoList:
     """Reads which videos a data set holds. No video is opened, but a few of Kinetics that are named by an id alone.
 
@@ -135,6 +132,7 @@ def read_list(
         labels_from: The number of the first class in a list of numbers, 0 or 1. If None, 0 where the list has a 0.
         labelled: Refuses the list of a test set, which has no labels; else its videos are read without.
         fold: Which division into training and test, of UCF101 and HMDB51, which have three.
+        none_there: Takes a partial list for one, too, none of whose videos is there; of lists as published.
 
     Returns:
         The list, in the order of the source; class folders in the order of their names.
@@ -150,8 +148,8 @@ def read_list(
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder; give a list of videos or a folder of classes")
     if (annotations := _annotations(source, layout, split, fold)) is not None:
-        listed, told = annotations
-        return _annotated(listed, told, source, root, layout, classes, split, partial, labels_from, labelled)
+        asked = _Asked(source, root, layout, classes, split, partial, labels_from, labelled, none_there)
+        return _annotated(*annotations, asked)
     listed = None if layout == "folder" else list_in(source, split)
     numbers: dict[int, str] = {}
     if listed is None:
@@ -159,10 +157,10 @@ def read_list(
             check_no_lists(source, classes)
         layout, (known, entries, notes) = "folder", _of_folders(source, root, layout, split)
     else:
-        asked, layout = layout, layout or layout_of(listed)
+        doubtful = layout is None  # told by nothing but its not being another
+        layout = layout or layout_of(listed)
         if listed == source:
             check_no_split(source, split)
-        doubtful = asked is None and layout == "csv"  # told by nothing but its not being another
         known, (entries, read) = (), from_paths(listed, None if doubtful else layout, root)
         numbers, told = _numbers(listed, classes, entries)
         notes = (*read, *told)
@@ -232,45 +230,56 @@ def _is_of_class_paths(file: Path) -> bool:
     return any(keys <= {class_key(name) for name in names} for names in sets)
 
 
-def _annotated(
-    listed: Path,
-    told: Annotations,
-    source: Path,
-    root: str | Path | None,
-    layout: str | None,
-    classes: Any,
-    split: str | None,
-    partial: bool,
-    labels_from: int | None,
-    labelled: bool,
-) -> VideoList:
+@dataclass(frozen=True)
+class _Asked:
+    """What `read_list` was asked for."""
+
+    source: Path
+    root: str | Path | None
+    layout: str | None
+    classes: Any
+    split: str | None
+    partial: bool
+    labels_from: int | None
+    labelled: bool
+    none_there: bool
+
+
+def _annotated(listed: Path, told: Annotations, asked: _Asked) -> VideoList:
     """The videos of one split of lists as published."""
+    source, labels = asked.source, list[Any]()
+    names: Classes
     rows = {name: part for name, part in told.rows.items() if part}
     if not rows:
         raise ValueError(f"{listed}: names no video; expected one or more")
     if list(rows) == [""]:
         if listed == source:
-            check_no_split(source, split)
+            check_no_split(source, asked.split)
         chosen = ""
     else:
-        chosen = chosen_split(source, split, list(rows))
-    if labelled:
+        chosen = chosen_split(source, asked.split, list(rows))
+    if asked.labelled:
         _check_labels(told.layout, rows[chosen])
-    if labels_from is not None and told.layout != "jester":
-        raise ValueError(f"{listed}: labels_from={labels_from} has no effect, labels are names; leave it out")
-    entries, notes = place(told, chosen, roots_of(listed, root))
-    unseen = source.is_dir() and layout is None and root is None and not any(entry.there for entry in entries)
+    if asked.labels_from is not None and (told.classes or told.layout != "jester"):
+        raise ValueError(f"{listed}: labels_from={asked.labels_from} has no effect, labels are names; leave it out")
+    entries, notes = place(told, chosen, roots_of(listed, asked.root))
+    unseen = (
+        source.is_dir() and asked.layout is None and asked.root is None and not any(entry.there for entry in entries)
+    )
     if unseen and holds_class_folders(source):
-        check_no_lists(source, classes)  # class folders, and a list of other videos
-    title = "-".join(filter(None, (source.resolve().name, chosen or split))) if source.is_dir() else source.stem
+        check_no_lists(source, asked.classes)  # class folders, and a list of other videos
+    title = "-".join(filter(None, (source.resolve().name, chosen or asked.split))) if source.is_dir() else source.stem
     origin, notes = f"{listed}, {told.layout}", [*told.notes, *notes]
-    if not labelled and any(entry.label is None for entry in entries):
-        return _present(entries, [], told.classes, title, partial, origin, tuple(notes), told.kind)
-    if told.kind != LABEL:
-        return _many(listed, told, entries, classes, title, partial, origin, notes)
-    entries = _from_zero(listed, entries, {}, labels_from)
-    names = _given_names(classes) if classes is not None else _names_of(source, told, entries)
-    return _present(entries, _labels(source, entries, names), names, title, partial, origin, tuple(notes))
+    if not asked.labelled and any(entry.label is None for entry in entries):
+        names = told.classes
+    elif told.kind != LABEL:
+        names, labels = _many(listed, told, entries, asked.classes)
+    else:
+        if not told.classes:
+            entries = _from_zero(listed, entries, {}, asked.labels_from)
+        names = _given_names(asked.classes) if asked.classes is not None else _names_of(source, told, entries)
+        labels = _labels(source, entries, names)
+    return _present(entries, labels, names, title, asked.partial, origin, tuple(notes), told.kind, asked.none_there)
 
 
 _EXPECTED = {"kinetics": "label,youtube_id,time_start,time_end", "ssv1": "id;label", "sections": "path,start,end,label"}
@@ -284,8 +293,8 @@ def _check_labels(layout: str, rows: Sequence[Row]) -> None:
     """
     if (bare := next((row for row in rows if row.label is None), None)) is not None:
         raise ValueError(
-            f"{bare.where}: found {short(bare.name)!r}, expected {_EXPECTED.get(layout, 'a label')}; the list of a test "
-            "set has no labels, so that nothing can be learned or measured on it. Labels can be predicted: "
+            f"{bare.where}: found {short(bare.name)!r}, expected {_EXPECTED.get(layout, 'a label')}; the list of a "
+            "test set has no labels, so that nothing can be learned or measured on it. Labels can be predicted: "
             "python -m reference.prepare writes its videos to a file for vov3d predict @FILE"
         )
 
@@ -298,39 +307,24 @@ def _names_of(source: Path, told: Annotations, entries: list[Entry]) -> tuple[st
     if not known and told.layout not in ("kinetics", "ssv1", "ssv2"):
         labels = {str(row.label) for part in told.rows.values() for row in part if row.label is not None}
         known = () if any(label.isdecimal() for label in labels) else tuple(sorted(labels))
-    if told.layout in ("sections", "classpath", "diving48", "moments") and known:
-        if told.layout != "classpath":
-            return known
-        fits = [name for name in ("ssv2", "k400") if {class_key(one) for one in known} <= set(map(class_key, load_labels(name)))]
-        return known if fits else known
+    if told.layout not in ("kinetics", "ssv1", "ssv2") and known:
+        return known
     return _own_names(source, told.layout, entries, known)
 
 
-def _many(
-    listed: Path,
-    told: Annotations,
-    entries: list[Entry],
-    classes: Any,
-    title: str,
-    partial: bool,
-    origin: str,
-    notes: list[str],
-) -> VideoList:
-    """Videos of many labels, or of a verb and a noun."""
+def _many(listed: Path, told: Annotations, entries: list[Entry], classes: Any) -> tuple[Classes, list[tuple[int, ...]]]:
+    """Class names, and class numbers of each video, of many labels or of a verb and a noun."""
     known: Any = told.classes
-    labels: list[tuple[int, ...]]
     if told.kind == PAIR:
         if classes is not None and tuple(map(tuple, classes)) != tuple(map(tuple, known)):
             raise ValueError(f"{listed}: has other verbs and nouns than were given; leave the classes out")
-        labels = [tuple(map(int, entry.label or ())) for entry in entries]
-    else:
-        names = _given_names(classes) if classes is not None else known
-        by_key = {class_key(name): index for index, name in enumerate(names)}
-        for entry in entries:
-            if unknown := [name for name in entry.label or () if class_key(name) not in by_key]:
-                raise ValueError(f"{entry.where}: found class {short(unknown[0])!r}, expected one of {len(names)} names")
-        labels, known = [tuple(by_key[class_key(name)] for name in entry.label or ()) for entry in entries], names
-    return _present(entries, labels, known, title, partial, origin, tuple(notes), told.kind)
+        return known, [tuple(map(int, entry.label or ())) for entry in entries]
+    names = _given_names(classes) if classes is not None else known
+    by_key = {class_key(name): index for index, name in enumerate(names)}
+    for entry in entries:
+        if unknown := [name for name in entry.label or () if class_key(name) not in by_key]:
+            raise ValueError(f"{entry.where}: found class {short(str(unknown[0]))!r}, expected one of {len(names)} names")
+    return names, [tuple(by_key[class_key(name)] for name in entry.label or ()) for entry in entries]
 
 
 def described(videos: VideoList) -> tuple[str, ...]:
@@ -364,8 +358,8 @@ def _described_many(videos: VideoList) -> str:
     used = {index for label in videos.labels for index in label}
     each = sum(map(len, videos.labels)) / len(videos)
     return (
-        f"{videos.origin}: {len(videos)} {parts} of {len(used)} of {len(videos.classes)} classes, {each:.1f} of each on "
-        "average"
+        f"{videos.origin}: {len(videos)} {parts} of {len(used)} of {len(videos.classes)} classes, {each:.1f} of each "
+        "on average"
     )
 
 
@@ -511,6 +505,7 @@ def _present(
     origin: str,
     notes: tuple[str, ...],
     kind: str = LABEL,
+    none_there: bool = False,
 ) -> VideoList:
     """The list of the videos that are there, each once."""
     seen: dict[object, Any] = {}
@@ -527,7 +522,7 @@ def _present(
     missing = tuple(entry.path for entry, _ in once if not entry.there)
     if missing:
         lost = f"{len(missing)} of {len(once)} videos are not there, first {', '.join(map(str, missing[:3]))}"
-        if not partial or len(missing) == len(once):
+        if not partial or (len(missing) == len(once) and not none_there):
             raise FileNotFoundError(f"{title}: {lost}; say where they are (root), or leave them out (partial)")
         warnings.warn(f"{title}: {lost}; they are left out", RuntimeWarning, stacklevel=3)
     kept = [(entry, label) for entry, label in once if entry.there]
@@ -544,6 +539,17 @@ def _present(
         kind,
         len(once),
     )
+
+
+def label_name(videos: VideoList, index: int) -> str:
+    """The class of a video in words; of several, all of them; none where none is known."""
+    if not videos.labels:
+        return ""
+    label, names = videos.labels[index], videos.classes
+    if videos.kind == LABEL:
+        return str(names[label])
+    both = names if videos.kind == PAIR else (names,) * len(label)
+    return " + ".join(str(known[number]) for known, number in zip(both, label, strict=True))
 
 
 def _called(names: Any, label: Any, kind: str) -> str:

@@ -5,8 +5,8 @@
     path,start,end,verb,noun        numbers in `verbs.txt` and `nouns.txt`
     path,start,end                  no class is known: a test set
 
-Paths are absolute or go out from the list's folder; `start` and `end` are seconds, both empty for the whole video. Lists
-made by hand may have this form, and need no `classes.txt` where labels are names.
+Paths are absolute or go out from the list's folder; `start` and `end` are seconds, both empty for the whole video.
+Lists made by hand may have this form, and need no `classes.txt` where labels are names.
 """
 
 import csv
@@ -57,7 +57,9 @@ def _names(file: Path, name: str) -> tuple[str, ...]:
     return tuple(read_label_names(listed)) if listed.is_file() else ()
 
 
-def _label(where: str, kind: str | None, cells: Sequence[str], names: Sequence[tuple[str, ...]]) -> str | tuple[str, ...] | None:
+def _label(
+    where: str, kind: str | None, cells: Sequence[str], names: Sequence[tuple[str, ...]]
+) -> str | tuple[str, ...] | None:
     if kind is None:
         return None
     if kind == LABEL:
@@ -81,7 +83,9 @@ def _span(where: str, line: dict[str, str]) -> tuple[float | None, float | None]
         if not 0 <= start < (float("inf") if end is None else end):
             raise ValueError
     except ValueError:
-        raise ValueError(f"{where}: found the times {texts[0]!r} and {texts[1]!r}, expected seconds, the start first") from None
+        raise ValueError(
+            f"{where}: found the times {texts[0]!r} and {texts[1]!r}, expected seconds, the start first"
+        ) from None
     return start, end
 
 
@@ -129,4 +133,3 @@ def _cells(kind: str, classes: Sequence[Sequence[str]], numbers: Sequence[int]) 
     if kind == LABEL:
         return (classes[0][numbers[0]],)
     return (" ".join(map(str, numbers)),) if kind == LABELS else tuple(numbers)
-

@@ -215,14 +215,14 @@ def data_set(name: str) -> DataSet:
     raise ValueError(f"data set {name!r} is not known; use one of {', '.join(DATA_SETS)}")
 
 
-def against_published(data: DataSet, split: str, count: int, classes: tuple[int, ...]) -> tuple[bool, str]:
+def against_published(data: DataSet, split: str, count: int, classes: tuple[int, ...] | None) -> tuple[bool, str]:
     """How a count of a split and its classes compare with the published numbers.
 
     Args:
         data: The data set.
         split: `"train"`, `"val"` or `"test"`.
         count: What its list names.
-        classes: How many classes it has; of verbs and nouns, where it has both.
+        classes: How many classes it has; of verbs and nouns, where it has both; None where it has no labels.
 
     Returns:
         Whether both are as published, and a line that says so.
@@ -233,7 +233,7 @@ def against_published(data: DataSet, split: str, count: int, classes: tuple[int,
     wrong = []
     if count not in known:
         wrong.append(f"published are {_either([f'{number:,}' for number in known])} {data.counted}")
-    if classes not in sizes:
+    if classes is not None and classes not in sizes:
         wrong.append(f"published are {_either([shown(size) for size in sizes])}")
     return not wrong, "as published" if not wrong else "DIFFERS: " + "; ".join(wrong)
 

@@ -242,8 +242,10 @@ def holds_shards(path: str) -> bool:
     if path.endswith(".tar"):
         return True
     folder = Path(path)
-    return folder.is_dir() and any(True for _ in _tars(folder)) and not any(
-        (folder / f"{split}.csv").is_file() for split in ("train", "val", "test")
+    return (
+        folder.is_dir()
+        and any(True for _ in _tars(folder))
+        and not any((folder / f"{split}.csv").is_file() for split in ("train", "val", "test"))
     )
 
 
@@ -260,8 +262,8 @@ def shards_of(path: str, part: str | None) -> tuple[list[Path], bool]:
     """The shards of a part, and whether there are several parts.
 
     Args:
-        path: A shard, `x-{000..009}.tar`, or a folder of shards that are named after their parts, `train-000.tar`, or lie
-            in folders of those names.
+        path: A shard, `x-{000..009}.tar`, or a folder of shards that are named after their parts, `train-000.tar`,
+            or lie in folders of those names.
         part: `"train"`, `"val"` or `"test"`; None where there is only one.
 
     Raises:

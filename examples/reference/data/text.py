@@ -89,7 +89,9 @@ def read_table(file: Path, needed: Sequence[str], hint: str = "") -> Iterator[tu
             while len(cells) > len(names) and not cells[-1].strip():
                 cells.pop()
             if len(cells) > len(names) or len(cells) < len(names) - _left_out(names, needed):
-                raise ValueError(f"{where}: found {len(cells)} columns, expected {len(names)} ({','.join(names)[:200]})")
+                raise ValueError(
+                    f"{where}: found {len(cells)} columns, expected {len(names)} ({','.join(names)[:200]})"
+                )
             cells += [""] * (len(names) - len(cells))
             yield where, {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
     except csv.Error as error:

@@ -87,7 +87,8 @@ class VideoMoments:
 
     Args:
         folder: The folder.
-        split: `train` or `val`: annotations in `SPLIT.csv` or as published, `ava_SPLIT_v2.2.csv`; excluded key frames in a list as AVA publishes it.
+        split: `train` or `val`: annotations in `SPLIT.csv` or as published, `ava_SPLIT_v2.2.csv`; excluded key frames
+            in a list as AVA publishes it.
         label_map: The label map, in place of the folder's.
 
     Raises:

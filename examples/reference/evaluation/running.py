@@ -130,7 +130,7 @@ class Run:
             todo = scores.todo(count)
             if len(todo) < count:
                 print(f"{self.folder}: {count - len(todo)} of {count} videos have scores already", file=sys.stderr)
-            sources = (_content(samples.sources[index]) for index in todo)
+            sources = (content_of(samples.sources[index]) for index in todo)
             results: Any = self._classifier.results(sources, topk=1, fps=self.plan.fps, errors="return")
             with noted() as notes, closing(results):
                 for index, result in zip(_shown(todo, scores, self.model.label), results, strict=True):
@@ -145,7 +145,7 @@ class Run:
             return {index: scores.rows[index] for index in range(count)}
 
 
-def _content(source: Any) -> Any:
+def content_of(source: Any) -> Any:
     """What `VideoClassifier` takes; videos in shards are read when it is their turn."""
     return source.read() if isinstance(source, Member) else source
 

@@ -90,14 +90,11 @@ def load_samples(
         return _in_shards(str(data), names, num_classes, split, labels_from)
     videos: VideoList = read_list(data, root, layout, names, split, partial, labels_from)
     if videos.kind != LABEL:
-        raise ValueError(
-            f"{data}: has a {videos.kind} for each video, and accuracy is of one; top-1 does not measure such data"
-            if videos.kind == PAIR
-            else f"{data}: has any number of labels for each video, and accuracy is of one; top-1 does not measure such data"
-        )
+        several = "a verb and a noun" if videos.kind == PAIR else "any number of labels"
+        raise ValueError(f"{data}: has {several} for each video; the accuracy that is measured here is of one label")
     if names is None and videos.classes == tuple(f"class {i}" for i in range(len(videos.classes))):
         names = [f"class {index}" for index in range(num_classes)]  # a list of numbers may lack the last classes
-    classes = _agreed(data, names, videos.classes, num_classes)
+    classes = _agreed(data, names, tuple(map(str, videos.classes)), num_classes)
     paths = tuple(str(source) for source in videos.sources)
     labels, missing = _in_range(data, videos.labels, classes), len(videos.missing)
     return Samples(videos.sources, paths, labels, classes, videos.name, missing, described(videos))
