@@ -33,7 +33,7 @@ from reference.data.encoding import Job, encode, is_done
 from reference.data.layouts import SplitError
 from reference.data.lists import VideoList, described, label_name, read_list
 from reference.data.prepared import write_prepared
-from reference.data.published import DATA_SETS, DataSet, against_published, data_set
+from reference.data.published import DATA_SETS, DataSet, against_published, data_set, shown
 from reference.data.sources import holds_shards, read_shards, shards_of
 from vov3d.cli.arguments import positive
 from vov3d.files import replacing
@@ -110,6 +110,29 @@ def _check_output(out: Path, videos: Path) -> None:
     """Refuses a place where what is written would be taken for the data set's own videos by the next run."""
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(videos)):
         raise ValueError(f"--output {out}: lies in {videos}, whose files are left as they are; give another place")
+
+
+def table() -> list[str]:
+    """The rows of the table in `docs/guides/datasets.md`."""
+    return [f"| {' | '.join(_row(data))} |" for data in DATA_SETS.values()]
+
+
+def _row(data: DataSet) -> list[str]:
+    home = f"[{data.home.split('//')[1].split('/')[0]}]({data.home})" if "//" in data.home else data.home
+    looks = "<br>".join(f"`{line}`" for line in data.folder)
+    classes = " or ".join(shown(size) for size in data.classes)
+    counts = "<br>".join(
+        f"{split} {' or '.join(f'{count:,}' for count in counts)}" for split, counts in data.counts.items()
+    )
+    counted = f" ({data.counted})" if data.counts and data.counted != "videos" else ""
+    return [
+        data.title,
+        f"{home}<br>{data.terms}",
+        looks,
+        f"`prepare {data.name} FOLDER`",
+        classes or "yours",
+        f"{counts}{counted}",
+    ]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -259,6 +282,8 @@ def _names(parts: dict[str, _Part], base: Path, folder: str) -> dict[Path | Sect
 
 def _write(parts: dict[str, _Part], out: Path) -> None:
     """Writes the lists, the class names and the problems."""
+    if len({part.videos.classes for part in parts.values() if part.videos.labels}) > 1:
+        raise ValueError(f"{out}: the lists of {' and '.join(parts)} have other classes than each other")
     for split, part in parts.items():
         videos = part.videos
         if not part.files:

@@ -1,8 +1,9 @@
-"""Lists of published data sets: every dialect, in whatever dress programs left it, gives the same videos and classes."""
+"""Lists of published data sets: every dialect, in whatever dress, gives the same videos and classes."""
 
 import csv
 import io
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def dressed(made: Made, place: Path, dress: dict) -> Path:
 
 
 @pytest.mark.parametrize("name", [name for name in MADE if name != "kinetics600"])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(dress=DRESS)
 def test_another_dress_changes_nothing(name: str, dress: dict, tmp_path_factory) -> None:
     place = tmp_path_factory.mktemp("dressed")
@@ -155,12 +156,14 @@ def test_cut_lists_give_what_is_there_or_one_clear_error(name: str, tmp_path: Pa
     for share in (0, 0.01, 0.3, 0.55, 0.8, 0.97):
         (tmp_path / path).write_text(whole[: int(len(whole) * share)], encoding="utf-8")
         for split in made.videos:
-            try:
-                videos = read(name, tmp_path, split, partial=True)
-            except (ValueError, OSError) as error:
-                assert str(tmp_path) in str(error) or tmp_path.name in str(error)
-            else:
-                assert len(videos) > 0
+            said = ""
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                try:
+                    assert len(read(name, tmp_path, split, partial=True)) > 0
+                except (ValueError, OSError) as error:
+                    said = str(error)
+            assert not said or tmp_path.name in said
 
 
 # --- what is special about each --------------------------------------------------------------------------------------

@@ -82,7 +82,8 @@ def _epic100() -> Made:
         "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
         "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
     )
-    row = '{0}_{1},{2},{0},00:00:01.2,00:00:0{1}.10,00:01:02.5{1},5,90,"turn, slowly",turn,{3},tap,{4},"[\'tap\', \'x\']","[0, 1]"'
+    times = "00:00:01.2,00:00:0{1}.10,00:01:02.5{1},5,90"
+    row = "{0}_{1},{2},{0}," + times + ""","turn, slowly",turn,{3},tap,{4},"['tap', 'x']","[0, 1]\""""
     train = _lines(head, row.format("P01_11", 0, "P01", 0, 299), row.format("P01_11", 1, "P01", 96, 0))
     val = _lines(head, row.format("P02_101", 0, "P02", 5, 6))
     test = _lines(",".join(head.split(",")[:8]), "P03_1_0,P03,P03_1,00:00:01.2,00:00:01.00,00:00:02.00,60,120")

@@ -323,7 +323,9 @@ def _many(listed: Path, told: Annotations, entries: list[Entry], classes: Any) -
     by_key = {class_key(name): index for index, name in enumerate(names)}
     for entry in entries:
         if unknown := [name for name in entry.label or () if class_key(name) not in by_key]:
-            raise ValueError(f"{entry.where}: found class {short(str(unknown[0]))!r}, expected one of {len(names)} names")
+            raise ValueError(
+                f"{entry.where}: found class {short(str(unknown[0]))!r}, expected one of {len(names)} names"
+            )
     return names, [tuple(by_key[class_key(name)] for name in entry.label or ()) for entry in entries]
 
 

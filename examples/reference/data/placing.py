@@ -36,12 +36,22 @@ def place(annotations: Annotations, split: str, roots: Sequence[Path]) -> tuple[
         if plain:
             what = "whole videos, of which the listed part is taken" if long else "the listed parts, cut out before"
             notes.append(f"{len(plain)} files are named by their id alone: taken for {what}")
-    entries = []
+    entries, base = [], _base(rows, found, roots[0])
     for row, (path, cut) in zip(rows, found, strict=True):
-        expected = path or _expected(roots[0], row, annotations)
+        expected = path or _expected(base, row, annotations)
         part = _section(expected, row) if not cut and long else None
         entries.append(Entry(expected, row.label, row.where, path is not None, part))
     return entries, notes
+
+
+def _base(rows: Sequence[Row], found: Sequence[tuple[Path | None, bool]], root: Path) -> Path:
+    """The folder below which videos lie as the rows name them; the root where none is there."""
+    for row, (path, _) in zip(rows, found, strict=True):
+        if path is not None and "/" in row.name and str(path).endswith(f"/{row.name}"):
+            return Path(str(path).removesuffix(f"/{row.name}"))
+        if path is not None and "/" not in row.name and not isinstance(row.label, str):
+            return path.parent
+    return root
 
 
 def _find(finder: Finder, row: Row, split: str, strict: bool) -> tuple[Path | None, bool]:

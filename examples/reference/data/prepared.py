@@ -108,7 +108,7 @@ def write_prepared(
     classes: Sequence[Sequence[str]],
     rows: Iterable[tuple[str, float | None, float | None, Sequence[int] | None]],
 ) -> None:
-    """Writes such a list, and the files of class names beside it; each is put in place whole.
+    """Writes such a list, and where it has labels the class names beside it; each file is put in place whole.
 
     Args:
         file: The list.
@@ -118,7 +118,7 @@ def write_prepared(
     """
     rows = list(rows)
     labelled = all(row[3] is not None for row in rows)
-    for name, listed in zip(_FILES[kind], classes, strict=True):
+    for name, listed in zip(_FILES[kind], classes, strict=True) if labelled else ():
         with replacing(file.with_name(name)) as draft:
             draft.write_text("".join(f"{one}\n" for one in listed), encoding="utf-8")
     with replacing(file) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
