@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reference.check_data import in_processes
-from reference.data.annotations import LABEL, LABELS, PAIR, SPLITS, moments_names, published_lists
+from reference.data.annotations import LABEL, LABELS, PAIR, SPLITS, published_lists
 from reference.data.encoding import Job, encode, is_done
 from reference.data.layouts import SplitError
 from reference.data.lists import VideoList, described, label_name, read_list
@@ -149,7 +149,7 @@ def _read(data: DataSet, args: argparse.Namespace) -> dict[str, _Part]:
     if args.segments:
         options["layout"] = "charades-segments"
     if data.name == "moments" and published_lists(args.folder, "moments", 1) is None:
-        options |= dict(layout="folder", classes=moments_names(args.folder))
+        options |= dict(layout="folder")
     parts: dict[str, _Part] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is missing is listed

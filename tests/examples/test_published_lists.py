@@ -199,6 +199,22 @@ def test_the_video_of_another_class_does_not_stand_for_a_missing_one(tmp_path: P
         read_list(tmp_path, split="train")
 
 
+def test_moments_in_time_without_its_lists(tmp_path: Path) -> None:
+    make(MADE["moments"], tmp_path)
+    for name in ("trainingSet.csv", "validationSet.csv"):
+        (tmp_path / name).unlink()
+    videos = read_list(tmp_path, split="train")
+    assert videos.classes == ("clapping", "adult+female+singing", "boating")  # the published order
+    assert sorted(videos.labels) == [0, 2]
+
+
+def test_ucf101_spells_a_name_in_two_ways(tmp_path: Path) -> None:
+    make(MADE["ucf101"], tmp_path)
+    file = tmp_path / "UCF-101/Sport001/v_Sport001_g00_c01.avi"
+    file.rename(file.with_name("v_sPORT001_g00_c01.avi"))
+    assert len(read_list(tmp_path, split="train")) == 3
+
+
 @pytest.mark.parametrize("where", ["{}", "val/{}", "val/abseiling/{}", "videos/deep/{}"])
 def test_kinetics_by_the_id_alone(tmp_path: Path, where: str) -> None:
     (tmp_path / "kinetics-400_val.csv").write_text(

@@ -72,6 +72,7 @@ class Finder:
         self.roots = roots
         self._classes = {folder_key(name) for name in classes}
         self._found: dict[str, list[str]] = {}
+        self._folded: dict[str, list[str]] | None = None
         wanted, seen = {stem_of(name) for name in names}, set[str]()
         for root in roots:
             for folder, name in _walk(os.path.join(root, ""), wanted, _DEPTH):
@@ -97,6 +98,8 @@ class Finder:
             if os.path.exists(path := os.path.join(root, name)):
                 return Path(path)
         candidates = self._found.get(stem_of(base), []) or self._found.get(base, [])
+        if not candidates and strict:  # UCF101 spells HandstandPushups in two ways
+            candidates = self._by_small_letters().get(stem_of(base).casefold(), [])
         if len(candidates) == 1 and not strict:
             return Path(candidates[0])
         wanted = [folder_key(part) for part in (*reversed(folder.split("/") if folder else []), *parents)]
@@ -112,6 +115,13 @@ class Finder:
             default=None,
         )
         return None if best is None else Path(best)
+
+    def _by_small_letters(self) -> dict[str, list[str]]:
+        if self._folded is None:
+            self._folded = {}
+            for stem, paths in self._found.items():
+                self._folded.setdefault(stem.casefold(), []).extend(paths)
+        return self._folded
 
 
 # Folders that are no class.

@@ -167,6 +167,8 @@ def read_list(
     if not entries:
         raise ValueError(f"{listed or source}: names no video; expected one or more")
     entries = _from_zero(listed or source, entries, numbers, labels_from)
+    if listed is None and classes is None:
+        classes = moments_names(source)
     names = _given_names(classes) if classes is not None else tuple(numbers.values())
     names = names or _own_names(source, layout, entries, known)
     title = source.stem if listed == source else "-".join(filter(None, (source.resolve().name, split)))
