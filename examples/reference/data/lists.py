@@ -26,6 +26,7 @@ from reference.data.annotations import (
     PUBLISHED,
     Annotations,
     Classes,
+    moments_names,
     names_of_something,
     numbered_names,
     numbers_beside,
@@ -338,13 +339,14 @@ def described(videos: VideoList) -> tuple[str, ...]:
     counts = Counter(videos.labels)
     fewest, most = min(counts.values()), max(counts.values())
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    last = len(videos.classes) - 1
+    names = [short(str(name)) for name in videos.classes]
+    last = len(names) - 1
     lines = [
         f"{videos.origin}: {len(videos)} videos of {len(counts)} classes, {each} of each; "
-        f"0 is {short(videos.classes[0])!r}" + (f", {last} is {short(videos.classes[last])!r}" if last else "")
+        f"0 is {names[0]!r}" + (f", {last} is {names[last]!r}" if last else "")
     ]
-    if empty := [name for index, name in enumerate(videos.classes) if index not in counts]:
-        lines.append(f"{len(empty)} of {len(videos.classes)} classes have no video, as {short(empty[0])!r}")
+    if empty := [name for index, name in enumerate(names) if index not in counts]:
+        lines.append(f"{len(empty)} of {len(names)} classes have no video, as {empty[0]!r}")
     return (*lines, *videos.notes)
 
 
