@@ -286,8 +286,18 @@ def test_lists_of_classes_and_ids(tmp_path: Path) -> None:
     (tmp_path / "otam_list.txt").write_text("train8/0\ntrain50/1\n")
     for i in (0, 1):
         (tmp_path / f"{i}.webm").touch()
+    with pytest.raises(ValueError, match="found 'train8/0', .*layout='classpath' if the folder is the class"):
+        read_list(tmp_path / "otam_list.txt")
     assert read_list(tmp_path / "cmn_trainlist03.txt").classes == tuple(names)
     assert read_list(tmp_path / "otam_list.txt", layout="classpath").classes == ("train50", "train8")
+
+
+def test_numbers_behind_paths_of_known_classes_count(tmp_path: Path) -> None:
+    for path in ("abseiling/a.mp4", "zumba/b.mp4"):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).touch()
+    (tmp_path / "train.list").write_text("abseiling/a.mp4 1\nzumba/b.mp4 0\n")
+    assert read_list(tmp_path / "train.list").labels == (1, 0)
 
 
 def test_two_data_sets_in_one_folder_are_not_guessed(tmp_path: Path) -> None:

@@ -269,6 +269,7 @@ def _from_paths(file: Path, layout: str | None, roots: Sequence[Path]) -> tuple[
         if not any(separate(line) for separate in separators):
             raise ValueError(
                 f"{file}:{number}: found {short(line)!r}, expected {expected}, apart by space, comma or tab"
+                + ("; say layout='classpath' if the folder is the class" if "/" in line else "")
             )
     if layout == "frames" and lines and not any(separate(lines[0][1]) for separate in separators):
         heading, lines = [lines[0]], lines[1:]

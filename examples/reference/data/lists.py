@@ -13,6 +13,7 @@ videos = read_list("kinetics/val.csv", root="kinetics/val")
 videos.paths[0], videos.classes[videos.labels[0]]
 """
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -225,7 +226,8 @@ def _is_of_class_paths(file: Path) -> bool:
         return False
     lines = [line.strip() for line in read_lines(file) if line.strip()]
     folders = {line.rpartition("/")[0].rpartition("/")[2] for line in lines}
-    if "" in folders or not folders or any(line.endswith("/") for line in lines):
+    # what stands behind a space or comma is a label
+    if "" in folders or not folders or any(not re.fullmatch(r"[^\s,;]+", line.rpartition("/")[2]) for line in lines):
         return False
     beside = numbers_beside(file)
     sets = [load_labels(name) for name in LABEL_SETS] + ([tuple(beside[1].values())] if beside else [])
