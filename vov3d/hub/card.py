@@ -163,7 +163,7 @@ As published, not measured again:
 
 
 def _budget(config: Mapping[str, Any]) -> str:
-    cfg, args = config["pretrained_cfg"], config["model_args"]
+    cfg, args = config["pretrained_cfg"], {**config["model_args"], "num_classes": config["num_classes"]}
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
     cost = measure_budget(config["architecture"], cfg["num_frames"], size, **args)
     stages = "\n".join(f"| {name} | {' x '.join(map(str, shape))} |" for name, shape in cost.stages)

@@ -118,9 +118,12 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
 
 
 def _arguments(model: Any, architecture: str) -> dict[str, Any]:
-    """What `create_model` is given to make the network again, surgery included."""
-    args = {k: v for k, v in model.model_args.items() if k != "surgery"}
-    args |= {"in_chans": model.in_chans, "num_classes": model.num_classes}
+    """What `create_model` is given to make the network again, surgery included.
+
+    `num_classes` is not among them: it stands beside them in the file, and transformers' wrapper of timm passes both.
+    """
+    args = {k: v for k, v in model.model_args.items() if k not in ("surgery", "num_classes")}
+    args["in_chans"] = model.in_chans
     if isinstance(model.head, ClassifierHead3d):
         args["global_pool"] = model.head.global_pool.pool_type
     for key, value in args.items():
@@ -130,7 +133,7 @@ def _arguments(model: Any, architecture: str) -> dict[str, Any]:
             raise ValueError(
                 f"cannot save {key}={value!r} in a file; name layers by strings, such as norm_layer='syncbatchnorm'"
             ) from None
-    recipe = recipe_of(model, create_model(architecture, device="meta", **args))
+    recipe = recipe_of(model, create_model(architecture, device="meta", num_classes=model.num_classes, **args))
     return args | ({"surgery": recipe} if recipe else {})
 
 
