@@ -44,6 +44,14 @@ def packaged(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small network of five classes in a folder for both libraries."""
+    folder = tmp_path_factory.mktemp("small")
+    vov3d.save_pretrained(networks("VoV3D"), folder, list("abcde"), transformers=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("video") / "shapes.mp4"
     label = CLASSES.index("Turning something clockwise")
@@ -99,7 +107,10 @@ def test_a_folder_of_ours_opens_there_and_what_is_saved_there_opens_here(name, t
 
 @pytest.mark.parametrize("step", ["factorize", "fold_batchnorm"])
 def test_surgery_goes_both_ways(step, tmp_path):
-    operate = getattr(vov3d, step)
+    def operate(model):
+        changed = getattr(vov3d, step)(model)
+        return model if step == "factorize" else changed  # in place
+
     model = operate(networks("another middle convolution").eval())
     vov3d.save_pretrained(model, tmp_path / "ours", transformers=True)
     theirs = VoV3DForVideoClassification.from_pretrained(tmp_path / "ours")
@@ -125,9 +136,9 @@ def test_what_a_folder_says_of_its_weights_goes_when_they_are_trained(packaged, 
     assert kept["license"] == "apache-2.0"
 
 
-def test_other_classes_get_a_fresh_classifier_and_lose_the_names(packaged, tmp_path, caplog):
+def test_other_classes_get_a_fresh_classifier_and_lose_the_names(small, tmp_path, caplog):
     model = transformers.AutoModelForVideoClassification.from_pretrained(
-        packaged, num_labels=3, ignore_mismatched_sizes=True
+        small, num_labels=3, ignore_mismatched_sizes=True
     )
     assert model.model.head.fc.weight.shape[0] == 3
     assert 0.005 < model.model.head.fc.weight.std() < 0.015
@@ -137,16 +148,16 @@ def test_other_classes_get_a_fresh_classifier_and_lose_the_names(packaged, tmp_p
     assert back.num_classes == 3
     assert vov3d.class_names(back) is None
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        transformers.AutoModelForVideoClassification.from_pretrained(packaged, num_labels=3)
+        transformers.AutoModelForVideoClassification.from_pretrained(small, num_labels=3)
     named = transformers.AutoModelForVideoClassification.from_pretrained(
-        packaged, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}, ignore_mismatched_sizes=True
+        small, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}, ignore_mismatched_sizes=True
     )
     assert named.config.label_names == ["no", "yes"]
 
 
-def test_shards_open_here(packaged, tmp_path):
-    model = VoV3DForVideoClassification.from_pretrained(packaged)
-    model.save_pretrained(tmp_path, max_shard_size="200KB")
+def test_shards_open_here(small, tmp_path):
+    model = VoV3DForVideoClassification.from_pretrained(small)
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     assert not (tmp_path / "model.safetensors").exists()
     back = vov3d.from_pretrained(tmp_path)
@@ -157,8 +168,8 @@ def test_shards_open_here(packaged, tmp_path):
         vov3d.from_pretrained(tmp_path)
 
 
-def test_half_precision_is_loaded_saved_and_loaded(packaged, tmp_path):
-    model = VoV3DForVideoClassification.from_pretrained(packaged, dtype="bfloat16")
+def test_half_precision_is_loaded_saved_and_loaded(small, tmp_path):
+    model = VoV3DForVideoClassification.from_pretrained(small, dtype="bfloat16")
     assert model.dtype == torch.bfloat16
     assert model(clips()).logits.dtype == torch.bfloat16
     model.save_pretrained(tmp_path)
@@ -183,9 +194,9 @@ def test_a_folder_without_the_keys_of_transformers_opens_by_the_class(tmp_path):
     assert VoV3DForVideoClassification.from_pretrained(tmp_path).num_labels == 5
 
 
-def test_the_backbone_gives_what_the_network_gives(packaged, tmp_path):
-    model = vov3d.from_pretrained(packaged).eval()
-    backbone = transformers.AutoModel.from_pretrained(packaged)
+def test_the_backbone_gives_what_the_network_gives(small, tmp_path):
+    model = vov3d.from_pretrained(small).eval()
+    backbone = transformers.AutoModel.from_pretrained(small)
     assert type(backbone) is VoV3DModel
     x = clips().transpose(1, 2)
     with torch.no_grad():
@@ -204,9 +215,9 @@ def test_the_backbone_gives_what_the_network_gives(packaged, tmp_path):
     assert again.model.num_classes == 4
 
 
-def test_a_hostile_configuration_is_held_to_the_bounds_of_ours(packaged, tmp_path):
-    config = json.loads((packaged / "config.json").read_text())
-    (tmp_path / "model.safetensors").write_bytes((packaged / "model.safetensors").read_bytes())
+def test_a_hostile_configuration_is_held_to_the_bounds_of_ours(small, tmp_path):
+    config = json.loads((small / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes((small / "model.safetensors").read_bytes())
     for change, message in (
         ({"mid_chs": [60_000, 60_000]}, "config.json"),
         ({"checkpoint_path": "/etc/passwd"}, "model_args have checkpoint_path, which no"),
@@ -241,7 +252,10 @@ def test_arguments_of_the_network_may_be_given_to_the_configuration():
             ),
             "dense_logits=True averages a softmax",
         ),
-        (lambda: VoV3DModel(VoV3DConfig(architecture="vov3d_n"))(clips().transpose(1, 2)), r"expected pixel_values \(B, T, 3, H, W"),
+        (
+            lambda: VoV3DModel(VoV3DConfig(architecture="vov3d_n"))(clips().transpose(1, 2)),
+            r"expected pixel_values \(B, T, 3, H, W",
+        ),
     ],
 )
 def test_what_cannot_be_is_said(make, message):
@@ -262,7 +276,9 @@ def test_what_cannot_be_is_said(make, message):
     ],
 )
 def test_losses_are_those_of_the_problem(problem, labels, loss):
-    model = VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", num_labels=3, problem_type=problem, **_TWO)).eval()
+    model = VoV3DForVideoClassification(
+        VoV3DConfig(architecture="vov3d_n", num_labels=3, problem_type=problem, **_TWO)
+    ).eval()
     found = model(clips(), labels=labels)
     torch.testing.assert_close(found.loss, loss(found.logits, labels))
     guessed = VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", num_labels=3, **_TWO))
@@ -271,7 +287,9 @@ def test_losses_are_those_of_the_problem(problem, labels, loss):
 
 
 def test_checkpointing_recomputes_and_changes_nothing():
-    model = VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", num_labels=3, drop_rate=0.0, **_TWO)).train()
+    model = VoV3DForVideoClassification(
+        VoV3DConfig(architecture="vov3d_n", num_labels=3, drop_rate=0.0, **_TWO)
+    ).train()
     x, labels = clips(), torch.tensor([0, 2])
     model(x, labels=labels).loss.backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -301,7 +319,9 @@ def test_the_processor_does_to_frames_what_the_classifier_does(packaged, video):
         found = processor(given, return_tensors="pt").pixel_values
         assert found.dtype == torch.float32
         assert torch.equal(found, wanted[None])
-    assert torch.equal(processor([str(video), str(video)], return_tensors="pt").pixel_values, wanted.expand(2, -1, -1, -1, -1))
+    assert torch.equal(
+        processor([str(video), str(video)], return_tensors="pt").pixel_values, wanted.expand(2, -1, -1, -1, -1)
+    )
     assert torch.equal(processor(torch.stack([frames, frames]), return_tensors="pt").pixel_values[1], wanted)
 
 
@@ -363,3 +383,98 @@ def test_a_folder_opens_without_importing_this_package(packaged, video, tmp_path
     assert saved.read_text() == given.read_text()
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["auto_map"] == json.loads((packaged / "config.json").read_text())["auto_map"]
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+class Rows(torch.utils.data.Dataset):
+    """Clips whose class is their brightness."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return {"pixel_values": torch.full((4, 3, 32, 32), float(index % 2)), "labels": index % 2}
+
+
+def test_trainer_trains_saves_and_goes_on(tmp_path):
+    config = VoV3DConfig(architecture="x3d_xs", id2label={0: "dark", 1: "bright"}, num_frames=4, **_TWO)
+    model = VoV3DForVideoClassification(config)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "runs"),
+        num_train_epochs=2,
+        per_device_train_batch_size=3,
+        learning_rate=0.01,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        load_best_model_at_end=True,
+        gradient_checkpointing=True,
+        disable_tqdm=True,
+    )
+    processor = VoV3DVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size=32)
+    trainer = transformers.Trainer(
+        model, arguments, train_dataset=Rows(), eval_dataset=Rows(), processing_class=processor
+    )
+    trainer.train()
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+    trainer.save_model(str(tmp_path / "model"))
+    x = torch.stack([row["pixel_values"] for row in (Rows()[0], Rows()[1])])
+    back = vov3d.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(outputs(back, x), outputs(trainer.model, x), rtol=1e-5, atol=1e-5)
+    assert vov3d.class_names(back) == ["dark", "bright"]
+    assert back.pretrained_cfg["num_frames"] == 4
+    assert transformers.AutoVideoProcessor.from_pretrained(tmp_path / "model").num_frames == 4
+    arguments.num_train_epochs = 3
+    again = transformers.Trainer(model, arguments, train_dataset=Rows(), eval_dataset=Rows())
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 6
+
+
+@pytest.mark.parametrize("target", ["conv_pw", "hidden", "fc"])
+def test_lora_acts_in_training_and_in_evaluation(target, tmp_path):
+    peft = pytest.importorskip("peft")
+    base = VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", num_labels=3, drop_rate=0.0, **_TWO))
+    for module in base.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    vov3d.freeze_batchnorm(base)
+    base.save_pretrained(tmp_path / "base")
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=[target], init_lora_weights=False))
+    for mode in (True, False):
+        model.train(mode)
+        with torch.no_grad():
+            adapted = model(pixel_values=clips(size=32)).logits
+            with model.disable_adapter():
+                plain = model(pixel_values=clips(size=32)).logits
+        assert (adapted - plain).abs().max() > 1e-3
+    # What the adapter adds to the kernels, done by hand, gives the same.
+    by_hand = VoV3DForVideoClassification.from_pretrained(tmp_path / "base")
+    for name, layer in model.base_model.model.named_modules():
+        if hasattr(layer, "lora_A") and name.endswith(target):
+            down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            change = up.flatten(1) @ down.flatten(1) * layer.scaling["default"]
+            kernel = by_hand.get_submodule(name).weight
+            kernel.data += change.reshape(kernel.shape)
+    torch.testing.assert_close(outputs(by_hand, clips(size=32)), adapted, rtol=1e-4, atol=1e-5)
+    model.train()(pixel_values=clips(size=32), labels=torch.tensor([0, 1])).loss.backward()
+    grads = [p.grad for name, p in model.named_parameters() if "lora" in name]
+    assert all(grad is not None and grad.abs().max() > 0 for grad in grads)
+    model.save_pretrained(tmp_path / "lora")
+    fresh = VoV3DForVideoClassification.from_pretrained(tmp_path / "base")
+    loaded = peft.PeftModel.from_pretrained(fresh, tmp_path / "lora").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixel_values=clips(size=32)).logits, adapted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_wrapper_of_timm_runs_clips_and_says_what_it_wants_of_images(tmp_path):
+    model = networks("VoV3D")
+    vov3d.save_pretrained(model, tmp_path, list("abcde"))
+    wrapped = transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert type(wrapped).__name__ == "TimmWrapperForImageClassification"
+    clip = clips().transpose(1, 2)
+    torch.testing.assert_close(wrapped(clip).logits, outputs(model, clips()), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"expected a clip \(B, C, T, H, W\), got 4 dimensions"):
+        wrapped(clip[:, :, 0])

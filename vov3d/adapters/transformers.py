@@ -19,8 +19,14 @@ from torch import nn
 from vov3d.extras import install
 
 try:
-    from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForVideoClassification,
+        AutoVideoProcessor,
+        PreTrainedConfig,
+        PreTrainedModel,
+    )
     from transformers.image_processing_utils import BatchFeature
     from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention, ImageClassifierOutput
     from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES

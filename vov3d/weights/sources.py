@@ -20,7 +20,15 @@ from timm.models import get_arch_pretrained_cfgs
 
 from vov3d.weights.config import VideoPretrainedCfg
 from vov3d.weights.download import DownloadError, download, open_new, refuse_link
-from vov3d.weights.hub_client import HUB_ERRORS, PICKLED_WEIGHTS, SAFE_INDEX, SAFE_WEIGHTS, download_weights, hub_cause, hub_error
+from vov3d.weights.hub_client import (
+    HUB_ERRORS,
+    PICKLED_WEIGHTS,
+    SAFE_INDEX,
+    SAFE_WEIGHTS,
+    download_weights,
+    hub_cause,
+    hub_error,
+)
 from vov3d.weights.state_dict import StateDict, WeightsError, open_weights, read_state_dict
 
 _logger = logging.getLogger(__name__)

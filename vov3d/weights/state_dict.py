@@ -283,7 +283,9 @@ def shards(index: Path) -> list[Path]:
         raise FileError(f"is no index of safetensors files ({e!r:.100})") from e
     plain = re.compile(r"\w[\w.-]{0,200}\.safetensors")
     if not 0 < len(names) <= _MOST_SHARDS or not all(plain.fullmatch(name) for name in names):
-        raise FileError(f"is no index of 1 to {_MOST_SHARDS} safetensors files beside it; it names {some(names)!r:.200}")
+        raise FileError(
+            f"is no index of 1 to {_MOST_SHARDS} safetensors files beside it; it names {some(names)!r:.200}"
+        )
     return [index.with_name(name) for name in names]
 
 
