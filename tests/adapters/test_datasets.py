@@ -112,7 +112,7 @@ def test_classes_may_be_texts(folder, tmp_path):
 
 
 def test_what_cannot_be_used_is_said(folder, table, tmp_path):
-    with pytest.raises(ValueError, match=r"which column holds the label cannot be told; give label=... of clip \(Video"):
+    with pytest.raises(ValueError, match=r"which column holds the label cannot be told; give label=... of clip"):
         open_videos(str(table), label="labels")
     features = datasets.Features({"video": datasets.Video(decode=False), "label": datasets.ClassLabel(names=NAMES)})
     path = str(next(folder.rglob("*.mp4")))

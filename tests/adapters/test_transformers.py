@@ -301,6 +301,13 @@ def test_checkpointing_recomputes_and_changes_nothing():
         torch.testing.assert_close(p.grad, wanted[name], rtol=1e-3, atol=1e-4)
     model.activation_checkpointing_disable()
     assert not model.is_gradient_checkpointing
+    for settings in (
+        {"offload": True},
+        {"every_n_layers": 2},
+        {"activation_checkpointing_kwargs": {"use_reentrant": True}},
+    ):
+        with pytest.raises(ValueError, match="recomputes every block, with use_reentrant=False"):
+            model.activation_checkpointing_enable(**settings)
 
 
 # --- the processor and the pipeline ----------------------------------------------------------------------------------
@@ -342,6 +349,8 @@ def test_the_settings_of_the_processor_have_an_effect_or_raise(packaged, tmp_pat
     numbered = torch.arange(40, dtype=torch.uint8).reshape(40, 1, 1, 1).expand(40, 3, 32, 32)
     same = {"do_normalize": False, "do_rescale": False, "return_tensors": "pt"}
     assert dense(numbered, **same).pixel_values[0, :, 0, 0, 0].tolist() == [16, 18, 20, 23]
+    (known,) = dense(numbered, return_metadata=True, **same).video_metadata
+    assert (known.frames_indices, known.total_num_frames, known.fps) == ([16, 18, 20, 23], 40, 30)
     assert dense(numbered, fps=30, **same).pixel_values[0, :, 0, 0, 0].tolist() == [18, 19, 20, 21]
     half = dense(numbered, video_metadata={"fps": 15}, **same).pixel_values[0, :, 0, 0, 0].tolist()
     assert half == [18, 19, 20, 21]

@@ -138,7 +138,8 @@ def _streams(
     parts: list[tuple[str, Keep]] = [("train", _every), (held_out or "train", _every)]
     if held_out is None:
         parts = [("train", partial(_is_drawn, wanted=False)), ("train", partial(_is_drawn, wanted=True))]
-    totals, labels = [], set()
+    totals: list[int] = []
+    labels: set[Any] = set()
     for (split, keep), purpose in zip(parts, ("train on", "measure by"), strict=True):
         total = _known(splits[split]) if names and keep is _every else None
         if total is None:

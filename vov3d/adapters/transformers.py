@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from vov3d.extras import install
 
@@ -71,16 +72,17 @@ _REPEATED = ("num_features", "source")
 class VoV3DConfig(PreTrainedConfig):
     """Configuration of a VoV3D or an X3D, for transformers.
 
-    Args:
+    Beside its own fields it takes, by name, the arguments of the model, which go into `model_args`, and those of
+    transformers' `PreTrainedConfig`: `num_labels` is the number of classes.
+
+    Attributes:
         architecture: A model of `vov3d.list_models`.
-        model_args: Arguments of `vov3d.create_model` that make it another one: `conv`, `depths`, `causal`, ...; they
-            may be given to the configuration itself as well. `num_labels` is the number of classes.
+        model_args: Arguments of `vov3d.create_model` that make it another one: `conv`, `depths`, `causal`, ...
         pretrained_cfg: What clips the weights want, the `pretrained_cfg` of a model; what the architecture was
             published with if None.
         num_frames: Frames of a clip; those of `pretrained_cfg` if None.
         dense_logits: In evaluation, logits are the logarithm of what `forward_dense` gives, so that their softmax is
             the score that `vov3d.VideoClassifier` shows; for one label a clip.
-        **kwargs: Arguments of the model, or of transformers' `PreTrainedConfig`.
 
     Raises:
         ValueError: If there is no such architecture, or it takes no such arguments.
@@ -124,7 +126,8 @@ class VoV3DConfig(PreTrainedConfig):
     @property
     def label_names(self) -> list[str] | None:
         """Class names in index order; None where they are transformers' own `LABEL_0` and on."""
-        names = [self.id2label[i] for i in range(len(self.id2label))]
+        by_index: Any = self.id2label
+        names = [by_index[i] for i in range(len(by_index))]
         return None if names == default_names(len(names)) else names
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,10 +182,10 @@ class VoV3DPreTrainedModel(PreTrainedModel):
     config_class = VoV3DConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
-    input_modalities = ("video",)
+    input_modalities: Any = ("video",)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
-    _no_split_modules = ("Stem3d", "Stage", "ClassifierHead3d")
+    _no_split_modules: Any = ("Stem3d", "Stage", "ClassifierHead3d")
 
     model: Any
     config: VoV3DConfig
@@ -226,9 +229,10 @@ class VoV3DPreTrainedModel(PreTrainedModel):
             The model in eval mode; with `output_loading_info` a pair of it and what was found.
         """
         wanted = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
+        found: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
+        model, info = found
         network, cfg = model.model, model.config.pretrained_cfg
         if not info["missing_keys"] and not any(p.is_meta for p in network.parameters()):
             # The weights are those that the configuration describes, until they are trained.
@@ -262,7 +266,16 @@ class VoV3DPreTrainedModel(PreTrainedModel):
         cfg = {k: v for k, v in found["pretrained_cfg"].items() if k != "num_classes"}
         self.config.pretrained_cfg = cfg | {"num_frames": self.config.num_frames}
 
-    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = None, every_n_layers: int = 1
+    ) -> None:
+        settings = getattr(gradient_checkpointing_func, "keywords", None) or {}
+        offloads = getattr(gradient_checkpointing_func, "func", checkpoint) is not checkpoint
+        if enable and (every_n_layers != 1 or offloads or settings.get("use_reentrant") or len(settings) > 1):
+            raise ValueError(
+                "activation checkpointing recomputes every block, with use_reentrant=False, and offloads nothing; leave"
+                f" out other settings (given: {settings}, every_n_layers={every_n_layers}, offload={offloads})"
+            )
         self.model.set_grad_checkpointing(enable)
 
     @property
@@ -270,7 +283,7 @@ class VoV3DPreTrainedModel(PreTrainedModel):
         """Whether stages recompute their blocks in the backward pass."""
         return any(getattr(module, "grad_checkpointing", False) for module in self.modules())
 
-    def get_input_embeddings(self) -> None:
+    def get_input_embeddings(self) -> Any:
         """None: there are no token embeddings."""
 
     @classmethod
@@ -306,7 +319,7 @@ class VoV3DModel(VoV3DPreTrainedModel):
         config: The configuration.
     """
 
-    _keys_to_ignore_on_load_unexpected = (r"(^|\.)head\.fc\.",)
+    _keys_to_ignore_on_load_unexpected: Any = (r"(^|\.)head\.fc\.",)
 
     def __init__(self, config: VoV3DConfig) -> None:
         super().__init__(config)
@@ -419,8 +432,8 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
         **kwargs: Settings: those of transformers' video processors, `sampling` and `frame_stride`.
     """
 
-    valid_kwargs = VoV3DVideosKwargs
-    model_input_names = ("pixel_values",)
+    valid_kwargs: Any = VoV3DVideosKwargs
+    model_input_names: Any = ("pixel_values",)
     resample = 2
     size = {"shortest_edge": 256}  # noqa: RUF012 (transformers copies them)
     crop_size = {"height": 256, "width": 256}  # noqa: RUF012
@@ -450,7 +463,8 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
                 `do_sample_frames=False` takes all frames.
 
         Returns:
-            `pixel_values`: float32 `(B, T, C, S, S)`, or a list of `(T, C, S, S)` without `return_tensors`.
+            `pixel_values`: float32 `(B, T, C, S, S)`, or a list of `(T, C, S, S)` without `return_tensors`; with
+            `return_metadata` `video_metadata`, which names the frames that were taken.
 
         Raises:
             ValueError: For settings without effect, or frames of another form.
@@ -459,8 +473,9 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
         sources = _sources(videos)
         rates = _rates(kwargs.pop("video_metadata", None), len(sources))
         plan = self._plan(kwargs) if _taken(self, kwargs, "do_sample_frames") else None
-        frames = [_read(source, plan, rate) for source, rate in zip(sources, rates, strict=True)]
-        batch = super().preprocess(frames, do_sample_frames=False, **kwargs)
+        read = [_read(source, plan, rate) for source, rate in zip(sources, rates, strict=True)]
+        frames, metadata = [one for one, _ in read], [one for _, one in read]
+        batch = super().preprocess(frames, do_sample_frames=False, video_metadata=metadata, **kwargs)
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
 
@@ -477,7 +492,7 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
             cfg["frame_stride"] = 30 / fps
         return cfg
 
-    def _preprocess(self, videos: list[torch.Tensor], **kwargs: Any) -> BatchFeature:
+    def _preprocess(self, videos: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         """As `vov3d.video.eval_transform` for the settings that it has; as transformers for others."""
         cfg = _transform_cfg(kwargs)
         if cfg is None:
@@ -539,21 +554,23 @@ def _rates(metadata: Any, count: int) -> list[float | None]:
     return [m.get("fps") if isinstance(m, Mapping) else m.fps for m in each]
 
 
-def _read(source: Any, plan: Mapping[str, Any] | None, fps: float | None) -> torch.Tensor:
-    """The frames of a clip, or all of a video without a plan: uint8 `(T, C, H, W)`."""
+def _read(source: Any, plan: Mapping[str, Any] | None, fps: float | None) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The frames of a clip, or all of a video without a plan: uint8 `(T, C, H, W)`; and what is known of the video."""
     with VideoReader(source, fps=None if is_file(source) else fps) as reader:
-        return reader.read(range(reader.num_frames) if plan is None else plan_clips(plan, reader)[0])
+        wanted = range(reader.num_frames) if plan is None else plan_clips(plan, reader)[0]
+        known = {name: getattr(reader, name) for name in ("fps", "duration", "height", "width")}
+        return reader.read(wanted), known | {"total_num_frames": reader.num_frames, "frames_indices": list(wanted)}
 
 
 def _transform_cfg(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The fields of a `pretrained_cfg` that say what the settings say; None if no such fields do."""
-    size, crop, resample = (settings.get(key) for key in ("size", "crop_size", "resample"))
+    size, crop, resample = (cast(Any, settings.get(key)) for key in ("size", "crop_size", "resample"))
     steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
     if not all(settings.get(step) for step in steps) or settings.get("rescale_factor") != 1 / 255:
         return None
     interpolation = interpolation_of(getattr(resample, "value", resample))
-    short = cast(Any, size).shortest_edge
-    if interpolation is None or not short or {cast(Any, crop).height, cast(Any, crop).width} != {short}:
+    short = size.shortest_edge
+    if interpolation is None or not short or {crop.height, crop.width} != {short}:
         return None
     mean, std = (_each(settings[key]) for key in ("image_mean", "image_std"))
     return {"input_size": (len(mean), short, short), "interpolation": interpolation, "mean": mean, "std": std}
