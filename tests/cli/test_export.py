@@ -49,6 +49,7 @@ def test_an_exported_file_gives_the_labels_of_its_source(capsys, saved, video, t
         assert run(capsys, "predict", video, "--model", file, "--views", views)[:2] == own[:2]
 
 
+@pytest.mark.slow  # nncf takes its time
 def test_int8_takes_its_ranges_from_a_folder_of_videos(capsys, saved, video, tmp_path):
     file = tmp_path / "mine.xml"
     code, out, _ = run(capsys, "export", saved, "-o", str(file), "--int8", str(tmp_path / "videos"))
@@ -61,7 +62,7 @@ def test_int8_takes_its_ranges_from_a_folder_of_videos(capsys, saved, video, tmp
 
 def test_without_a_video_it_says_so(capsys, tmp_path):
     arguments = ["--random-weights", "--frames", "2", "--size", "33"]
-    code, out, err = run(capsys, "export", "x3d_xs", "-o", str(tmp_path / "a.pt2"), *arguments)
+    code, out, err = run(capsys, "export", "vov3d_n", "-o", str(tmp_path / "a.pt2"), *arguments)
     assert code == 0
     assert "no real video among them" in out
     assert "RANDOM WEIGHTS" in err

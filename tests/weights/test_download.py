@@ -239,7 +239,7 @@ def test_a_complete_part_needs_no_host(host, tmp_path):
     assert len(host.requests) == asked
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(cuts=st.lists(st.integers(1, 120_000), max_size=6), ranges=st.booleans(), validators=st.booleans())
 def test_any_series_of_cuts_ends_in_the_file_or_in_an_error(tmp_path_factory, cuts, ranges, validators):
     host, path = FileHost(CONTENT), tmp_path_factory.mktemp("d") / "w"
