@@ -90,7 +90,7 @@ def test_models_without_a_vector() -> None:
     with pytest.raises(ValueError, match="StandIn has no forward_features and forward_head"):
         VideoClassifier(StandIn()).embedding(clip)
     mapped = VideoClassifier(vov3d.create_model("vov3d_n", global_pool=""))
-    with pytest.raises(ValueError, match="not one vector a view: build it with a pooling"):
+    with pytest.raises(ValueError, match="not one vector a view: build it with pooling"):
         mapped.embedding(clip)
 
 

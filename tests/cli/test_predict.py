@@ -257,7 +257,7 @@ def test_one_class_and_no_view_but_one(tmp_path: Path) -> None:
 
 def test_nothing_is_drawn_of_what_was_not_seen(tmp_path: Path) -> None:
     (result,) = VideoClassifier(StandIn()).results([tmp_path / "none.mp4"], errors="return")
-    with pytest.raises(ValueError, match=r"none\.mp4: nothing was seen"):
+    with pytest.raises(ValueError, match=r"none\.mp4: the result holds no frames"):
         save_result(result, tmp_path / "one.png")
     assert list(tmp_path.iterdir()) == []
 
