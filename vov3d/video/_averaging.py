@@ -38,7 +38,7 @@ class ViewAverage:
                 self._run()
 
     def finished(self) -> torch.Tensor:
-        """The mean over all views, float32 `(N,)`."""
+        """Returns the mean over all views, float32 `(N,)`."""
         if self._waiting:
             self._run()
         if self._bar is not None:
@@ -55,7 +55,7 @@ class ViewAverage:
 
 
 def _bar(views: int) -> Any:
-    """A progress bar on stderr, shown only on a terminal and after a second."""
+    """Returns a progress bar on stderr, shown only on a terminal and after a second."""
     from tqdm import tqdm
 
     return tqdm(total=views, desc="views", unit="view", delay=1, leave=False, file=sys.stderr, disable=None)

@@ -404,7 +404,7 @@ class VideoClassifier:
                     opened, mean, shown = None, None, None
 
     def _best(self, scores: torch.Tensor, topk: int) -> Predictions:
-        """The `topk` best classes."""
+        """Returns the `topk` best classes."""
         best = scores.topk(min(topk, len(self.class_names)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return Predictions(Prediction(index, self.class_names[index], score) for index, score in pairs)

@@ -57,7 +57,7 @@ def is_address(source: object) -> bool:
 
 
 def is_folder(source: object) -> bool:
-    """Whether a source is a folder on disk."""
+    """Returns whether a source is a folder on disk."""
     try:
         return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
     except ValueError:  # a NUL byte in the name
@@ -65,7 +65,7 @@ def is_folder(source: object) -> bool:
 
 
 def is_file(source: object) -> bool:
-    """Whether a source is a video file: on disk, in memory or at an address."""
+    """Returns whether a source is a video file: on disk, in memory or at an address."""
     return isinstance(source, (str, os.PathLike, bytes)) and (is_address(source) or not is_folder(source))
 
 
@@ -95,12 +95,12 @@ def looks_like_picture(path: str | os.PathLike[str]) -> bool:
 
 
 def is_webp(head: bytes) -> bool:
-    """Whether the first 12 bytes of a file are those of a WebP file."""
+    """Returns whether the first 12 bytes of a file are those of a WebP file."""
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
 
 def is_animated_webp(head: bytes) -> bool:
-    """Whether the first 21 bytes of a file are those of an animated WebP file."""
+    """Returns whether the first 21 bytes of a file are those of an animated WebP file."""
     return is_webp(head) and head[12:16] == b"VP8X" and bool(head[20:21]) and bool(head[20] & 2)
 
 
@@ -134,7 +134,7 @@ def head_of(media: Media) -> bytes:
 
 
 def is_frames(source: object) -> bool:
-    """Whether a source is a list of single frames: pictures of Pillow, or arrays of three dimensions."""
+    """Returns whether a source is a list of single frames: Pillow pictures, or arrays of three dimensions."""
     return isinstance(source, (list, tuple)) and bool(source) and all(map(_is_frame, source))
 
 
