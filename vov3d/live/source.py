@@ -79,7 +79,7 @@ class LiveSource:
         if fps is not None and not 0 < fps < float("inf"):
             raise ValueError(f"fps {fps} must be positive and finite")
         if (source == "-") != (size is not None):
-            raise ValueError("raw frames from a pipe, '-', need size=, and other sources do not take it")
+            raise ValueError("raw frames from a pipe, '-', need their size; other sources do not take one")
         self.source, self.fps, self.size = source, fps, size
         self.camera = source.isdecimal()
         self.address = re.match(r"[a-z][a-z0-9+]+://", source, re.IGNORECASE) is not None
@@ -150,7 +150,7 @@ class LiveSource:
                 return
             failures = 0 if count else failures + 1
             if failures > self.retries:
-                raise VideoError(f"{self.source}: {failures} consecutive attempts gave no frame; the last: {why}")
+                raise VideoError(f"{self.source}: {failures} attempts in a row gave no frame; the last: {why}")
             with self._changed:
                 pause = min(self.pause * 2 ** max(failures - 1, 0), _LONGEST_PAUSE)
                 self._changed.wait_for(lambda: self._closed, pause)
