@@ -258,7 +258,7 @@ REFUSED = [
         "calibration is for int8, which torch.export files do not support; use .xml",
     ),
     (tiny, "a.onnx", {"dtype": "fp16"}, "ONNX files support fp32, not 'fp16'"),
-    (tiny, "a.xml", {"dtype": "fp8"}, "made in fp32, fp16, bf16, int8, not 'fp8'"),
+    (tiny, "a.xml", {"dtype": "fp8"}, "support fp32, fp16, bf16, int8, not 'fp8'"),
     (tiny, "a.xml", {"dtype": "int8"}, "int8 needs calibration clips"),
     (tiny, "a.xml", {"dtype": "bf16", "calibration": [1]}, "exclude each other"),
     (tiny, "a.xml", {"calibration": iter([1])}, "an iterator can be read only once"),
