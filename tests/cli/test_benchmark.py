@@ -50,7 +50,7 @@ def test_peak_memory_prints_nothing():
 def test_a_bar_tells_how_far_it_is(capsys):
     assert main(["benchmark", *TINY]) == 0
     err = capsys.readouterr().err
-    assert "what the machine can do in fp32" in err
+    assert "measuring the roofline in fp32" in err
     assert "0/7" in err  # the machine, preparing, 2 to warm up, 2 that count, memory
     assert "measuring memory" in err
 
@@ -119,7 +119,7 @@ def test_combinations_that_cannot_run(capsys, options, error):
 def test_unknown_words_are_named(capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "vov3d_m", "--backends", "eager,tensorrt"])
-    assert "'tensorrt' is none of eager, optimized, compile, openvino, onnx" in capsys.readouterr().err
+    assert "'tensorrt' is not one of eager, optimized, compile, openvino, onnx" in capsys.readouterr().err
     assert main(["benchmark", "vov3d_z"]) == 1
 
 

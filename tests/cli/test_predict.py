@@ -59,7 +59,7 @@ def test_folders_are_walked(capsys, clips: Path) -> None:
     code, text, err = run(capsys, str(clips), *MODEL, "--topk", "1")
     assert code == 1
     assert [line for line in text.splitlines() if line[0] != " "] == [str(clips / "a.mp4"), str(clips / "frames")]
-    assert err[0] == f"vov3d predict: {clips}: left out 1 whose names end like no video's (notes.txt)"
+    assert err[0] == f"vov3d predict: {clips}: left out 1 without a video's extension (notes.txt)"
     assert err[1].startswith(f"vov3d predict: {clips / 'b.avi'}: cannot be read as a video")
     assert len(err) == 2
 
@@ -84,8 +84,8 @@ def test_lists_of_videos(capsys, clips: Path, tmp_path: Path, monkeypatch: pytes
     assert err == []
     for wrong, message in (
         (["@none.txt"], "none.txt: no such list of videos"),
-        (["-", "-"], "- is given twice, but the standard input can be read once"),
-        (["-"], "the standard input: names no videos; a list holds one a line"),
+        (["-", "-"], "- is given twice, but the standard input can be read only once"),
+        (["-"], "the standard input: names no videos; a list has one per line"),
     ):
         code, text, (line,) = run(capsys, *wrong, *MODEL)
         assert (code, text) == (1, "")
@@ -257,7 +257,7 @@ def test_one_class_and_no_view_but_one(tmp_path: Path) -> None:
 
 def test_nothing_is_drawn_of_what_was_not_seen(tmp_path: Path) -> None:
     (result,) = VideoClassifier(StandIn()).results([tmp_path / "none.mp4"], errors="return")
-    with pytest.raises(ValueError, match=r"none\.mp4: nothing was seen"):
+    with pytest.raises(ValueError, match=r"none\.mp4: the result holds no frames"):
         save_result(result, tmp_path / "one.png")
     assert list(tmp_path.iterdir()) == []
 

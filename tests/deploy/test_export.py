@@ -255,17 +255,17 @@ REFUSED = [
         tiny,
         "a.pt2",
         {"calibration": [1]},
-        "calibration is for int8, which torch.export files are not made in; use .xml",
+        "calibration is for int8, which torch.export files do not support; use .xml",
     ),
-    (tiny, "a.onnx", {"dtype": "fp16"}, "ONNX files are made in fp32, not 'fp16'"),
-    (tiny, "a.xml", {"dtype": "fp8"}, "made in fp32, fp16, bf16, int8, not 'fp8'"),
+    (tiny, "a.onnx", {"dtype": "fp16"}, "ONNX files support fp32, not 'fp16'"),
+    (tiny, "a.xml", {"dtype": "fp8"}, "support fp32, fp16, bf16, int8, not 'fp8'"),
     (tiny, "a.xml", {"dtype": "int8"}, "int8 needs calibration clips"),
     (tiny, "a.xml", {"dtype": "bf16", "calibration": [1]}, "exclude each other"),
-    (tiny, "a.xml", {"calibration": iter([1])}, "an iterator is walked only once"),
+    (tiny, "a.xml", {"calibration": iter([1])}, "an iterator can be read only once"),
     (tiny, "a.onnx", {"frames": 0}, "needs frames=1 and size=4 or more, got 0 and 40"),
     (tiny, "a.pt2", {"size": 3}, "needs frames=1 and size=4 or more, got 3 and 3"),
     (hooked, "a.onnx", {}, r"stem\.conv_s has hooks, which a file cannot hold"),
-    (lambda: tiny().half(), "a.onnx", {}, r"float16, but float32 models are exported; call model\.float"),
+    (lambda: tiny().half(), "a.onnx", {}, r"float16, but only float32 models can be exported; call model\.float"),
     (lambda: vov3d.create_model("x3d_xs", device="meta"), "a.onnx", {}, "meta device"),
     (lambda: nn.Conv3d(3, 4, 1), "a.onnx", {}, "cannot export a Conv3d: give a model made by vov3d.create_model"),
     (lambda: vov3d.VoV3D(), "a.onnx", {}, "cannot export a VoV3D"),
@@ -538,7 +538,7 @@ def test_what_a_file_says_of_itself_is_checked(exported):
         ("clip", "[1]"),
         ("license", "7"),
     ):
-        with pytest.raises(ValueError, match="what it says of itself"):
+        with pytest.raises(ValueError, match="its metadata"):
             Metadata.from_strings(strings | {name: value})
 
 

@@ -193,7 +193,7 @@ def test_a_state_of_other_streams_is_refused():
     for state in (stream.initial_state(1, 16, 16), stream.initial_state(2, 32, 16)):
         with pytest.raises(ValueError, match="the state is not of 2 streams of 16x16"):
             stream(frame, state)
-    with pytest.raises(ValueError, match="no state of this network"):
+    with pytest.raises(ValueError, match="not a state of this network"):
         stream(frame, {})
     with pytest.raises(ValueError, match="at least 8x8"):
         stream(frame[..., :4], None)
@@ -317,7 +317,7 @@ def test_what_cannot_be_a_stream_says_why():
         (nn.Conv3d(3, 4, 1), "a Conv3d cannot be made a stream"),
         (vov3d.optimize_for_inference(model), "optimize the stream, not the model"),
         (small(global_pool="max"), "'max'"),
-        (vov3d.create_model("vov3d_m", norm_layer="instancenorm3d", **SMALL), "streams take batch norms"),
+        (vov3d.create_model("vov3d_m", norm_layer="instancenorm3d", **SMALL), "streams need batch norms"),
     ):
         with pytest.raises(ValueError, match=match):
             vov3d.streaming(wrong)
@@ -351,7 +351,7 @@ def test_the_temperature_of_the_weights_goes_with_them(tmp_path):
 def test_another_head_is_refused():
     model = small()
     model.head = nn.Identity()
-    with pytest.raises(ValueError, match="Identity was put in its place"):
+    with pytest.raises(ValueError, match="it was replaced by Identity"):
         vov3d.streaming(model)
 
 

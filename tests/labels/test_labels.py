@@ -29,8 +29,8 @@ def test_every_encoding_that_says_what_it_is(content, tmp_path):
     [
         ("naïve".encode("latin-1"), "is not text in UTF-8"),
         (b"a\n" + b" " * 200_000 + b"\nb", "holds empty names"),
-        (b"a\n" + b"b" * 20_000, "line 2, .* is no name"),
-        (b"a\nb\x1b[2J", "line 2, .* is no name"),
+        (b"a\n" + b"b" * 20_000, "line 2, .* is not a name"),
+        (b"a\nb\x1b[2J", "line 2, .* is not a name"),
         (b"a\nb\na", "names 'a' twice"),
         (b"[" * 100_000, "expected JSON"),
         (b'[["a"], "b"]', "holds empty names"),

@@ -146,7 +146,7 @@ def test_closing_does_not_wait_for_a_silent_stream():
         ("nothing.mp4", {}, "nothing.mp4: no such file"),
         ("-", {}, "need their size"),
         ("0", {"realtime": True}, "is live already"),
-        ("0", {"size": (4, 4)}, "nothing else takes one"),
+        ("0", {"size": (4, 4)}, "other sources do not take one"),
         ("0", {"fps": 0}, "fps 0"),
     ],
 )

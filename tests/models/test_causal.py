@@ -76,7 +76,7 @@ def test_optimized_and_exported_it_gives_the_same(name, tmp_path):
         torch.testing.assert_close(fast(clip), model(clip), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(fast.forward_frames(clip), model.forward_frames(clip), rtol=1e-4, atol=1e-5)
     vov3d.export(model, tmp_path / "causal.pt2", frames=4, size=32)  # compares
-    with pytest.raises(ValueError, match="no causal models yet"):
+    with pytest.raises(ValueError, match="do not support causal models"):
         frame_graph_of(model)
 
 

@@ -211,3 +211,28 @@ def test_everything_public_is_there_and_documented():
     for name in vov3d.__all__:
         assert name == "__version__" or getattr(vov3d, name).__doc__
     assert set(vov3d.__all__) <= set(dir(vov3d))
+
+
+# Modules that put files in place themselves, with the reason; all others use `vov3d.files.replacing`.
+PUTS_IN_PLACE = {
+    "vov3d.files": "is what the others use",
+    "vov3d.weights.download": "its .part stays after an interruption, so that the download can be resumed",
+}
+MOVES = {"os.replace", "os.rename", "os.renames", "os.link", "shutil.move"}
+
+
+def moves(tree: ast.AST) -> list[str]:
+    """Lists the calls that rename files, and imports of such functions by name."""
+    called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [name for name in (*called, *imports(tree)) if name in MOVES]
+
+
+def test_files_are_put_in_place_by_one_function():
+    found = {name for name, tree in modules().items() if moves(tree)}
+    assert found == PUTS_IN_PLACE.keys()
+
+
+@pytest.mark.parametrize("line", ["os.replace(draft, path)", "from os import replace", "shutil.move(a, b)"])
+def test_a_file_moved_elsewhere_would_be_found(line):
+    assert moves(ast.parse(line))
+    assert not moves(ast.parse("text.replace('a', 'b')"))

@@ -157,7 +157,7 @@ def test_norms_without_statistics_yet():
     [
         (
             [torch.randn(2, 2, 3, 3, 3), torch.tensor([0, 1])],
-            r"got a list of \(2, 2, 3, 3, 3\), \(2,\); where a loader",
+            r"got a list of \(2, 2, 3, 3, 3\), \(2,\); if a loader",
         ),
         ((torch.randn(2, 2, 3, 3, 3), ["a", "b"]), r"got a tuple of \(2, 2, 3, 3, 3\), list"),
         ({"video": torch.randn(2, 2, 3, 3, 3), "label": 1}, "got a dictionary of video, label"),

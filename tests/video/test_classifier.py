@@ -316,7 +316,7 @@ def test_a_name_is_a_model_with_its_weights() -> None:
     clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
     model = vov3d.create_model("vov3d_n", pretrained=True)
     assert VideoClassifier("vov3d_n")(clip) == VideoClassifier(model)(clip)
-    with pytest.raises(ValueError, match=r"m\.onnx: is an exported file; give what vov3d\.load_exported makes of it"):
+    with pytest.raises(ValueError, match=r"m\.onnx is an exported file: load it with vov3d\.load_exported"):
         VideoClassifier("m.onnx")
     with pytest.raises(ValueError, match="vov3d has no model 'vov3d_q'"):
         VideoClassifier("vov3d_q")

@@ -94,7 +94,7 @@ def test_what_stands_among_the_frames_but_is_none(tmp_path: Path) -> None:
     (folder / "4.png").mkdir()
     (folder / "5.png").symlink_to("nowhere.png")
     with VideoReader(folder) as reader:
-        for index, cause in enumerate(("no file", "cannot identify", "no file", "no file"), 1):
+        for index, cause in enumerate(("regular file", "cannot identify", "regular file", "regular file"), 1):
             with pytest.raises(
                 VideoError, match=rf"{index + 1}\.png: this frame of the folder cannot be read.*{cause}"
             ):

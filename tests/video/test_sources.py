@@ -44,7 +44,9 @@ def test_broken_frames_of_a_folder_are_named(tmp_path: Path) -> None:
     with VideoReader(folder) as reader:
         with pytest.raises(VideoError, match=r"00002\.jpg: this frame of the folder cannot be read \(.*truncated"):
             reader.read([1])
-        with pytest.raises(VideoError, match=r"00003\.jpg: has 8x8 pixels, but the first frame of the folder 96x64"):
+        with pytest.raises(
+            VideoError, match=r"00003\.jpg: has 8x8 pixels, but the first frame of the folder has 96x64"
+        ):
             reader.read([2])
     (tmp_path / "nothing").mkdir()
     with pytest.raises(VideoError, match="is a folder without pictures"):

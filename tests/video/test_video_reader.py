@@ -331,7 +331,7 @@ def _socket(tmp_path: Path) -> Path:
         (_text, "cannot be read as a video"),
         (_sound, "no video stream, only audio"),
         (_no_index, "cut short"),
-        (_no_frame, "not one frame can be decoded"),
+        (_no_frame, "no frame can be decoded"),
         (_pipe, "is a pipe"),
         (_socket, "is a pipe, socket"),
     ],

@@ -195,7 +195,7 @@ def trickle(handler, n):
 
 def test_a_host_that_sends_next_to_nothing_is_given_up(host, tmp_path, monkeypatch):
     monkeypatch.setattr("vov3d.weights.download._SLOWEST", (1000, 0.3))
-    assert "bytes came in 0.3 s" in fails(host, tmp_path / "w", trickle)
+    assert "bytes arrived in 0.3 s" in fails(host, tmp_path / "w", trickle)
 
 
 @pytest.mark.parametrize("answer", [lambda handler, n: handler.send_file(), without_length])

@@ -67,7 +67,7 @@ def test_predict_and_embed_say_what_the_model_knows(offline, capsys, tmp_path):
     for command in (["predict", clip], ["predict", clip, "--json"], ["embed", clip, "-o", str(tmp_path / "v.npz")]):
         assert main(command) == 0
         (line,) = capsys.readouterr().err.splitlines()
-        assert "knows 20 motions of generated shapes" in line
+        assert "knows only 20 motions of generated shapes" in line
         assert "vov3d_m" in line
     assert main(["predict", clip, "--model", "x3d_xs", "--random-weights"]) == 0
     assert "knows" not in capsys.readouterr().err

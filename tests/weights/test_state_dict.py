@@ -307,7 +307,7 @@ def test_a_safetensors_header_that_begins_like_json(tmp_path):
         (torch.ones(2, dtype=torch.int8), r"floating-point tensors, got b\.weight \(int8\)"),
         (torch.ones(2, dtype=torch.complex64), r"got b\.weight \(complex64\)"),
         (torch.ones(2).to_sparse(), r"expected dense"),
-        ([1.0, 2.0], r"no tensors: b\.weight"),
+        ([1.0, 2.0], r"not tensors: b\.weight"),
     ],
 )
 def test_wrong_values_are_refused_by_name(value, message, tmp_path):
@@ -415,7 +415,7 @@ REFUSED = {
         lambda sd: (
             {k: v for k, v in under("backbone.", sd).items() if "head" not in k} | {"cls_head.fc": torch.ones(1)}
         ),
-        r"under 'backbone\.' \(beside it: cls_head\): \d+ tensors missing: head\.conv\.weight",
+        r"under 'backbone\.' \(others: cls_head\): \d+ tensors missing: head\.conv\.weight",
     ),
     "recognizer of theirs": (
         lambda sd: {"backbone.conv1_s.conv.weight": torch.ones(1), "cls_head.fc_cls.bias": torch.ones(1)},
