@@ -12,7 +12,6 @@ pass; memory holds one window of frames and the scores.
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from reference.evaluation.pictures import require_matplotlib
 
 import vov3d
 from vov3d.cli.arguments import device
+from vov3d.files import replacing
 from vov3d.live import StreamClassifier
 from vov3d.models.names import model_name
 from vov3d.video import VideoClassifier, VideoReader
@@ -286,20 +286,11 @@ def draw(path: Path, timeline: Timeline, segments: Sequence[Segment], names: Seq
             below.barh(chosen.index(s.index), s.end - s.start, left=s.start, height=0.8, fill=False, ec="#c2571a", lw=2)
     below.set_yticks(range(len(chosen)), [names[index] for index in chosen])
     below.set(xlabel="seconds", xlim=(0, timeline.duration))
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
     try:
-        figure.savefig(draft, dpi=90)
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            figure.savefig(draft, dpi=90)
     finally:
-        draft.unlink(missing_ok=True)
         plt.close(figure)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file; nothing half-written is ever there."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -358,9 +349,11 @@ def _localize(args: argparse.Namespace) -> None:
     content = {"video": str(args.video), "model": args.model, "duration": round(timeline.duration, 3)}
     content |= {"threshold": args.threshold, "min_length": args.min_length}
     content |= {"segments": [asdict(segment) for segment in segments], "windows": windows_of(timeline, names)}
-    _write(args.output, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    with replacing(args.output) as draft:
+        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.srt:
-        _write(args.srt, as_srt(segments))
+        with replacing(args.srt) as draft:
+            draft.write_text(as_srt(segments), encoding="utf-8")
     if args.picture:
         draw(args.picture, timeline, segments, names)
     for s in segments:

@@ -13,7 +13,6 @@ docs/results/packaged_model.md.
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from reference.evaluation.metrics import wilson
 from safetensors.torch import load_file, save
 
 import vov3d
+from vov3d.files import replacing
 from vov3d.synthetic.moving_shapes import CLASSES, make_set
 from vov3d.video import looks_like_video
 
@@ -172,9 +172,8 @@ def main() -> None:
         print(of_videos(args.videos))
         return
     if args.model:
-        draft = WEIGHTS.with_suffix(".draft")
-        draft.write_bytes(save(load_file(args.model / "model.safetensors"), metadata={"format": "pt"}))
-        os.replace(draft, WEIGHTS)
+        with replacing(WEIGHTS) as draft:
+            draft.write_bytes(save(load_file(args.model / "model.safetensors"), metadata={"format": "pt"}))
     report = measure(*make_set(args.clips, SEED))
     WEIGHTS.with_suffix(".json").write_text(json.dumps(report) + "\n")
     fill(PAGE, measured=page(report))

@@ -13,7 +13,6 @@ pytorchvideo is installed. A part replaces what the file holds of it.
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from torch import nn
 
 import vov3d
 from vov3d.benchmark import machine, measure, peak_memory
+from vov3d.files import replacing
 
 CPU = torch.device("cpu")
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # as instructions of the processor
@@ -159,9 +159,8 @@ def main() -> None:
     report = json.loads(args.output.read_text()) if args.output.exists() else {}
     command = f"python docs/measure speed {args.part} -o {args.output}"
     report[args.part] = {"title": title, "command": command, "machine": machine(CPU), "rows": run()}
-    part = args.output.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(part, args.output)
+    with replacing(args.output) as draft:
+        draft.write_text(json.dumps(report, indent=2) + "\n")
     for name, row in report[args.part]["rows"].items():
         print(
             f"{name:36}", f"{1e3 * row['median']:8.1f} ms" if "median" in row else f"{row['peak_bytes'] / 1e6:6.0f} MB"

@@ -9,7 +9,6 @@ Training begins at the packaged weights of clips. The loss is taken on every fra
 import argparse
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from safetensors.torch import save
 from timm.optim import create_optimizer_v2
 
 import vov3d
+from vov3d.files import replacing
 from vov3d.synthetic.moving_shapes import CLASSES, make_set
 
 WEIGHTS = ROOT / "vov3d" / "weights" / "packaged" / "vov3d_n.shapes_stream.safetensors"
@@ -36,8 +36,8 @@ def train(folder: Path, num_clips: int, epochs: int, lr: float) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     kept, data = folder / "state.pt", folder / "clips.npy"
     if not data.exists():
-        np.save(folder / "draft.npy", make_set(num_clips, 0)[0])
-        os.replace(folder / "draft.npy", data)
+        with replacing(data) as draft:
+            np.save(draft, make_set(num_clips, 0)[0])
     clips: Any = np.load(data, mmap_mode="r")
     labels = torch.arange(num_clips) % len(CLASSES)
     torch.manual_seed(0)
@@ -71,8 +71,8 @@ def train(folder: Path, num_clips: int, epochs: int, lr: float) -> Any:
             right = (logits.argmax(2) == target).float().mean(0)
             print(f"step {step + 1} of {steps}: loss {loss.item():.3f}, right {right.numpy().round(2)}", flush=True)
             parts = dict(model=model, optimizer=optimizer, schedule=schedule)
-            torch.save({"step": step + 1} | {k: v.state_dict() for k, v in parts.items()}, folder / "draft.pt")
-            os.replace(folder / "draft.pt", kept)
+            with replacing(kept) as draft:
+                torch.save({"step": step + 1} | {k: v.state_dict() for k, v in parts.items()}, draft)
     return model
 
 
@@ -144,9 +144,8 @@ def main() -> None:
     if args.train:
         trained = train(args.train, args.train_clips, args.epochs, args.lr).eval()
         tensors = {name: value.contiguous() for name, value in trained.state_dict().items()}
-        draft = WEIGHTS.with_suffix(".draft")
-        draft.write_bytes(save(tensors, metadata={"format": "pt"}))
-        os.replace(draft, WEIGHTS)
+        with replacing(WEIGHTS) as draft:
+            draft.write_bytes(save(tensors, metadata={"format": "pt"}))
     model: Any = vov3d.create_model("vov3d_n.shapes_stream", pretrained=True).eval()
     report = measure(model, *make_set(args.clips, SEED))
     WEIGHTS.with_suffix(".json").write_text(json.dumps(report) + "\n")

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from reference.data.lists import LAYOUTS, VideoList, described, read_list
 from reference.training.stopping import ignore_signals
 from vov3d.cli.arguments import positive
+from vov3d.files import replacing
 from vov3d.video import VideoError, VideoReader
 
 _AHEAD = 64  # videos that wait for each process
@@ -158,13 +159,8 @@ def _alone(work: Callable[[str], Any], item: str, context: Any) -> Any:
 
 
 def _write(path: Path, rows: list[Checked]) -> None:
-    """Writes the CSV; nothing half-written is ever there."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Checked._fields)
-        writer.writerows(rows)
-    os.replace(draft, path)
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([Checked._fields, *rows])
 
 
 if __name__ == "__main__":

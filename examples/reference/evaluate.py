@@ -15,7 +15,6 @@ were held out are measured.
 import argparse
 import csv
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -43,6 +42,7 @@ from reference.training.seen import TRAIN, parts_of
 from reference.training.stopping import Stop, Stopped, say_stopped
 from vov3d.cli.arguments import device, positive
 from vov3d.extras import install
+from vov3d.files import replacing
 from vov3d.video import parse_views
 
 _PAIRS = 8  # pairs of classes in a comparison
@@ -226,7 +226,8 @@ def _report(args: argparse.Namespace, run: Run, rows: Rows) -> None:
     published = dict(zip(("top1", "top5", "views"), model.published, strict=True)) if model.published else None
     content = {"model": model.name, "data": samples.name, "views": run.plan.views, "broken_count_as": args.broken}
     content |= {"missing": samples.missing, "accuracy": asdict(summary), "published": published}
-    _write(run.folder / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    with replacing(run.folder / "summary.json") as draft:
+        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.confusion:
         _confusion(run.folder, samples, rows, f"{model.label} on {samples.name}")
     if args.parquet:
@@ -356,18 +357,9 @@ def _example(pair: Pair, rows_a: Rows, rows_b: Rows, used: set[str]) -> int:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _write(path: Path, text: str) -> None:
-    """Writes a file; nothing half-written is ever there."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
-
-
 def _write_csv(path: Path, table: Sequence[Sequence[Any]]) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(table)
-    os.replace(draft, path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """One run: a network trained by the trainer at a rate from a seed, measured in all ways, kept as one JSON file."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from reference.training.recipe import load_recipe
 
 from comparison.kernels import aggregated_shares, odd_in_time
 from comparison.networks import NETWORKS, SIZE, cost
+from vov3d.files import replacing
 from vov3d.synthetic.moving_shapes import CLASSES
 
 RATES = (8e-3, 1.6e-2, 4e-3)
@@ -170,9 +170,8 @@ def execute(run: Run, sizes: Sizes, results: Path, work: Path) -> dict[str, Any]
         "torch": torch.__version__,
     }
     results.mkdir(parents=True, exist_ok=True)
-    part = results / f".{run.name}.{os.getpid()}.part"
-    part.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(part, results / f"{run.name}.json")
+    with replacing(results / f"{run.name}.json") as draft:
+        draft.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 

@@ -18,6 +18,7 @@ from huggingface_hub import constants
 from reference.data.layouts import SplitError
 from reference.data.lists import described, first_label, read_list, read_names
 from reference.training.stopping import ignore_signals
+from vov3d.files import replacing
 from vov3d.synthetic import moving_shapes
 from vov3d.video import VIDEO_ENDINGS
 
@@ -177,24 +178,20 @@ def make_shapes(path: Path, number: int, seed: int, num_frames: int, size: int) 
     """Writes the clips of `moving_shapes.make_set` into a `.npy` file, in parallel."""
     print(f"making {number} clips of {num_frames} x {size} x {size} in {path} (once)", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        np.lib.format.open_memmap(part, "w+", np.uint8, (number, num_frames, size, size, 3)).flush()
-        jobs = [(part, seed, start, min(start + 100, number)) for start in range(0, number, 100)]
+    with replacing(path) as draft:
+        np.lib.format.open_memmap(draft, "w+", np.uint8, (number, num_frames, size, size, 3)).flush()
+        jobs = [(draft, seed, start, min(start + 100, number)) for start in range(0, number, 100)]
         with ProcessPoolExecutor(initializer=ignore_signals) as pool:
             try:
                 list(pool.map(_make_some, jobs))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _make_some(job: tuple[Path, int, int, int]) -> None:
-    part, seed, start, stop = job
-    clips = np.load(part, mmap_mode="r+")
+    path, seed, start, stop = job
+    clips = np.load(path, mmap_mode="r+")
     for i in range(start, stop):
         label, rng = i % len(moving_shapes.CLASSES), np.random.default_rng((seed, i))
         clips[i] = moving_shapes.make_clip(label, rng, clips.shape[1], clips.shape[2])

@@ -8,13 +8,14 @@ of the first two columns alone is a key frame with nobody in it.
 """
 
 import csv
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+
+from vov3d.files import replacing
 
 Box = tuple[float, float, float, float]
 
@@ -121,7 +122,7 @@ def read_boxes(path: Path) -> dict[tuple[str, float], np.ndarray]:
 
 
 def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
-    """Writes either kind; the file is there whole or not at all."""
+    """Writes rows of either kind, the file whole or not at all."""
     lines = []
     for row in rows:
         line = [row.video, f"{row.timestamp:.10g}"]
@@ -131,10 +132,8 @@ def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
             last = f"{row.score:.6g}" if isinstance(row, Detection) else row.person
             line += [] if last is None else [str(last)]
         lines.append(line)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
-    os.replace(part, path)
 
 
 def read_excluded(path: Path) -> set[tuple[str, float]]:
@@ -180,7 +179,8 @@ def read_label_map(path: Path) -> dict[int, str]:
 def write_label_map(path: Path, actions: Mapping[int, str]) -> None:
     """Writes a `.pbtxt`."""
     text = "".join(f'item {{\n  name: "{name}"\n  id: {number}\n}}\n' for number, name in actions.items())
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _pbtxt(path: Path, text: str) -> Iterator[tuple[int, int, str]]:

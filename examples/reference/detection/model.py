@@ -5,7 +5,6 @@ stage keeps its resolution by dilation, RoIAlign on the map that was averaged ov
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 from torchvision.ops import roi_align
 
 import vov3d
+from vov3d.files import replacing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -88,7 +88,7 @@ class Detector(nn.Module):
         return self.fc(self.hidden(regions.amax((2, 3))).relu())
 
     def save(self, folder: Path) -> Path:
-        """Writes weights and settings; nothing half-written is ever in their place."""
+        """Writes weights and settings, each file whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         text = json.dumps(asdict(self.settings), indent=2, ensure_ascii=False) + "\n"
@@ -96,9 +96,8 @@ class Detector(nn.Module):
             (WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"})),
             (CONFIG, text.encode()),
         ):
-            part = folder / f".{name}.part"
-            part.write_bytes(content)
-            os.replace(part, folder / name)
+            with replacing(folder / name) as draft:
+                draft.write_bytes(content)
         return folder
 
 

@@ -1,6 +1,5 @@
 """Pictures: accuracy against the temporal stride, confusions, and examples where two models differ."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 
 from reference.evaluation.metrics import Figure
 from vov3d.extras import install
+from vov3d.files import replacing
 from vov3d.video import VideoReader, eval_transform, plan_clips
 
 _SHOWN = 8  # frames of an example
@@ -135,8 +135,6 @@ def _short(text: str, length: int) -> str:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Writes a picture; nothing half-written is ever there."""
-    draft = path.with_name(f".{path.name}.draft")
-    figure.savefig(draft, dpi=110, facecolor="white", format="png")
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=110, facecolor="white", format="png")
     require_matplotlib().close(figure)
-    os.replace(draft, path)

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from vov3d.files import replacing
+
 _FIELDS = ("index", "path", "label", "prediction", "rank", "error", "note")
 
 
@@ -103,10 +105,9 @@ def to_parquet(folder: Path) -> list[Path]:
 
     written = []
     for source in (file for file in (folder / "videos.csv", folder / "views.csv") if file.is_file()):
-        target, draft = source.with_suffix(".parquet"), source.with_name(f".{source.stem}.draft")
-        pyarrow.parquet.write_table(pyarrow.csv.read_csv(source), draft)
-        os.replace(draft, target)
-        written.append(target)
+        written.append(source.with_suffix(".parquet"))
+        with replacing(written[-1]) as draft:
+            pyarrow.parquet.write_table(pyarrow.csv.read_csv(source), draft)
     return written
 
 
@@ -129,9 +130,8 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
             told = "; ".join(f"{key} was {str(found.get(key))[:40]}, is {str(settings.get(key))[:40]}" for key in other)
             raise ValueError(f"{file.parent}: holds scores of another run ({told}); give another folder, or remove it")
         return
-    draft = file.with_name(f".{file.name}.draft")
-    draft.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
-    os.replace(draft, file)
+    with replacing(file) as draft:
+        draft.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _whole_lines(file: Path, header: Sequence[str]) -> list[bytes]:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from vov3d.files import replacing
+
 
 def save_atomically(content: Any, path: Path, former: Path | None = None) -> None:
     """Writes a file beside the one of that name and puts it in its place when it is on the disk.
@@ -22,22 +24,19 @@ def save_atomically(content: Any, path: Path, former: Path | None = None) -> Non
     Raises:
         OSError: If it cannot be written, as on a full disk; the former file is still there.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if former is not None and path.exists():
-            os.replace(path, former)
-        os.replace(part, path)
+        with replacing(path) as draft:
+            with draft.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if former is not None and path.exists():  # not before the new one is on the disk
+                os.replace(path, former)
     except (OSError, RuntimeError) as error:  # torch turns what writing raises into a RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__ or error
         there = [str(file) for file in (path, former) if file is not None and file.exists()]
         kept = f"the former one is still there ({there[0]})" if there else "there is none"
         raise OSError(f"{path}: the checkpoint cannot be written ({cause}); {kept}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

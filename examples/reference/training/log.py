@@ -1,9 +1,10 @@
 """What a run tells: two CSV files, TensorBoard where it is installed, and a picture of the curves."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
+
+from vov3d.files import replacing
 
 UPDATES, EPOCHS = "updates.csv", "epochs.csv"
 _COLUMNS = {
@@ -79,7 +80,8 @@ def draw_curves(folder: Path) -> Path:
         middle.legend()
     right.plot(updates["lr@"], updates["lr"])
     right.set(title="learning rate", xlabel="update")
-    figure.savefig(folder / "curves.png", dpi=100)
+    with replacing(folder / "curves.png") as draft:
+        figure.savefig(draft, dpi=100)
     pyplot.close(figure)
     return folder / "curves.png"
 
@@ -90,10 +92,8 @@ def _opened(path: Path, columns: tuple[str, ...], update: int) -> Any:
     if update and path.exists():
         with path.open(newline="") as file:
             kept = [row for row in list(csv.reader(file))[1:] if len(row) == len(columns) and int(row[0]) <= update]
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="") as file:
+    with replacing(path) as draft, draft.open("w", newline="") as file:
         csv.writer(file).writerows([columns, *kept])
-    os.replace(part, path)
     return path.open("a", newline="")
 
 

@@ -9,7 +9,6 @@ content.
 """
 
 import csv
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from reference.data.sources import SHAPES, Member, Source
+from vov3d.files import replacing
 
 VIDEOS = "videos.csv"
 TRAIN, HELD_OUT = "train", "held out"
@@ -36,8 +36,7 @@ def write_seen(path: Path, train: Source, val: Source | None) -> None:
     if train.name.startswith(f"{SHAPES}:"):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for name, source in ((HELD_OUT, val), (TRAIN, train)):
@@ -46,7 +45,6 @@ def write_seen(path: Path, train: Source, val: Source | None) -> None:
                 item = source.clips[index] if source.clips is not None else source.file(index)
                 folder, base, size = _identity(item)
                 writer.writerow((name, source.classes[source.labels[index]], size, folder, base))
-    os.replace(part, path)
 
 
 def parts_of(model: Path, items: Sequence[Path | np.ndarray]) -> list[str | None]:
