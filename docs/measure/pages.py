@@ -1,4 +1,4 @@
-"""Pages with measured parts: what stands between `<!-- NAME -->` and `<!-- /NAME -->` is written by a script here."""
+"""Pages with measured parts, which stand between `<!-- NAME -->` and `<!-- /NAME -->` and are written by scripts."""
 
 from pathlib import Path
 

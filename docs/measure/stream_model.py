@@ -32,7 +32,7 @@ _BY_ADAMW = ["*.conv_s.weight", "*.conv_t.weight", "head.fc.weight"]  # Muon tak
 
 
 def train(folder: Path, num_clips: int, epochs: int, lr: float) -> Any:
-    """Fine-tunes; what is done so far lies in the folder."""
+    """Fine-tunes, and keeps the state in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     kept, data = folder / "state.pt", folder / "clips.npy"
     if not data.exists():
@@ -77,7 +77,7 @@ def train(folder: Path, num_clips: int, epochs: int, lr: float) -> Any:
 
 
 def batch(clips: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-    """Every second frame, from the first or the second on, each clip moved by a few pixels."""
+    """Returns every second frame, from the first or the second on, each clip moved by a few pixels."""
     views = []
     for clip in clips:
         across, down, first = *rng.integers(0, 2 * SHIFT + 1, 2), rng.integers(0, clips.shape[1] // FRAMES)
@@ -87,15 +87,15 @@ def batch(clips: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
 
 
 def normalised(clips: np.ndarray) -> torch.Tensor:
-    """uint8 `(N, T, S, S, 3)` as the model wants it."""
+    """Returns uint8 clips `(N, T, S, S, 3)` as the model wants them."""
     return (torch.from_numpy(clips).permute(0, 4, 1, 2, 3) / 255 - 0.45) / 0.225
 
 
 @torch.inference_mode()
 def measure(model: Any, clips: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracy in percent after each frame, and of the stream with a window of as many."""
-    apart = clips.shape[1] // FRAMES
-    every = clips[:, apart // 2 :: apart]
+    """Returns the accuracy in percent after each frame, and of the stream with a window of as many."""
+    step = clips.shape[1] // FRAMES
+    every = clips[:, step // 2 :: step]
     stream = vov3d.streaming(model)
     right, streamed, top5 = np.zeros(FRAMES), 0, 0
     for at in range(0, len(every), 50):
@@ -117,7 +117,7 @@ def measure(model: Any, clips: np.ndarray, labels: np.ndarray) -> dict[str, Any]
 
 
 def page(report: dict[str, Any]) -> str:
-    """The part of the page that is measured."""
+    """Returns the measured part of the page."""
     low, high = (100 * value for value in wilson(round(report["top1"] * report["clips"] / 100), report["clips"])[1:])
     frames = range(1, FRAMES + 1)
     return "\n".join(

@@ -1,7 +1,7 @@
 """Files of AVA: boxes with actions, boxes with scores, and label maps.
 
-    video_id,timestamp,x1,y1,x2,y2,action_id,person_id     what is true
-    video_id,timestamp,x1,y1,x2,y2,action_id,score         what was found; proposals leave action_id empty
+    video_id,timestamp,x1,y1,x2,y2,action_id,person_id     ground truth
+    video_id,timestamp,x1,y1,x2,y2,action_id,score         detections; proposals leave action_id empty
 
 Timestamps are seconds from the video's start; boxes go from 0 to 1. A person who does two things has two lines. A line
 of the first two columns alone is a key frame with nobody in it.
@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 class Annotation(NamedTuple):
-    """A box and what its person does.
+    """A box and an action of its person.
 
     Attributes:
         video: Name of the video.
@@ -39,7 +39,7 @@ class Annotation(NamedTuple):
 
 
 class Detection(NamedTuple):
-    """A box that was found.
+    """A detected box with an action.
 
     Attributes:
         video: Name of the video.
@@ -57,7 +57,7 @@ class Detection(NamedTuple):
 
 
 def read_annotations(path: Path, actions: Mapping[int, str] | None = None) -> list[Annotation]:
-    """Reads what is true.
+    """Reads ground truth.
 
     Args:
         path: The file.
@@ -82,7 +82,7 @@ def read_annotations(path: Path, actions: Mapping[int, str] | None = None) -> li
 
 
 def read_detections(path: Path, actions: Mapping[int, str] | None = None) -> list[Detection]:
-    """Reads what was found, or proposals, which have no action.
+    """Reads detections, or proposals, which have no action.
 
     Args:
         path: The file.
@@ -104,7 +104,7 @@ def read_detections(path: Path, actions: Mapping[int, str] | None = None) -> lis
 
 
 def read_boxes(path: Path) -> dict[tuple[str, float], np.ndarray]:
-    """The boxes of each key frame in either kind of file, each once: `{(video, timestamp): (N, 4)}`.
+    """Reads the boxes of each key frame in either kind of file, each once: `{(video, timestamp): (N, 4)}`.
 
     Raises:
         FileNotFoundError: If there is no file.
@@ -112,7 +112,7 @@ def read_boxes(path: Path) -> dict[tuple[str, float], np.ndarray]:
     """
 
     def row(fields: list[str]) -> tuple[str, float, Box]:
-        _check_length(fields, (6, 7, 8), "video_id,timestamp,x1,y1,x2,y2 and what AVA's files have behind them")
+        _check_length(fields, (6, 7, 8), "video_id,timestamp,x1,y1,x2,y2 and the columns that follow in AVA's files")
         return _place(fields)
 
     found: dict[tuple[str, float], dict[Box, None]] = {}
@@ -137,7 +137,7 @@ def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
 
 
 def read_excluded(path: Path) -> set[tuple[str, float]]:
-    """Key frames that AVA leaves out of its evaluation: lines of `video_id,timestamp`.
+    """Reads the key frames that AVA leaves out of its evaluation: lines of `video_id,timestamp`.
 
     Raises:
         FileNotFoundError: If there is no file.
@@ -152,7 +152,7 @@ def read_excluded(path: Path) -> set[tuple[str, float]]:
 
 
 def read_label_map(path: Path) -> dict[int, str]:
-    """Numbers and names of actions, from AVA's `.pbtxt`, or from lines of `number,name`, `number: name`.
+    """Reads numbers and names of actions, from AVA's `.pbtxt`, or lines of `number,name` or `number: name`.
 
     The content tells which, not the name of the file.
 
@@ -222,7 +222,7 @@ def _rows(path: Path, row: Callable[[list[str]], _T]) -> Iterator[_T]:
 
 
 def _numbered_rows(path: Path, row: Callable[[list[str]], _T]) -> Iterator[tuple[int, _T]]:
-    """Every line with its number, as `row` reads it; what it raises is told with file and line."""
+    """Yields every line with its number, as `row` reads it; errors name file and line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     with path.open(newline="", encoding="utf-8-sig") as file:

@@ -1,4 +1,4 @@
-"""Pictures and videos of what was found."""
+"""Pictures and videos of detections."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ _LETTERS = 14
 
 
 def captions(found: Iterable[Detection], names: dict[int, str], threshold: float) -> list[tuple[Box, list[str]]]:
-    """Each box with its actions of at least that score, best first; where none has it, without."""
+    """Returns each box with its actions of at least that score, best first; boxes without one are kept."""
     boxes: dict[Box, list[Detection]] = {}
     for row in found:
         boxes.setdefault(row.box, []).append(row)
@@ -27,7 +27,7 @@ def captions(found: Iterable[Detection], names: dict[int, str], threshold: float
 
 
 def draw(frame: np.ndarray, boxes: Sequence[tuple[Box, list[str]]]) -> Image.Image:
-    """A uint8 frame `(H, W, 3)`, enlarged where it is small, with boxes and what stands for them."""
+    """Draws boxes and their captions on a uint8 frame `(H, W, 3)`, enlarged where it is small."""
     picture = Image.fromarray(frame)
     scale = max(1, -(-_SIDE // min(picture.size)))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
@@ -52,7 +52,7 @@ def draw(frame: np.ndarray, boxes: Sequence[tuple[Box, list[str]]]) -> Image.Ima
 
 
 def side_by_side(pictures: Sequence[Image.Image], columns: int = 4, gap: int = 6) -> Image.Image:
-    """Pictures of one size in rows."""
+    """Arranges pictures of one size in rows."""
     width, height = pictures[0].size
     rows, columns = -(-len(pictures) // columns), min(columns, len(pictures))
     sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")

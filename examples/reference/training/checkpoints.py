@@ -1,4 +1,4 @@
-"""Checkpoints that are there whole or not at all, and the state of all random numbers."""
+"""Checkpoints, written whole or not at all, and the state of all random numbers."""
 
 import os
 import random
@@ -14,12 +14,12 @@ from vov3d.files import replacing
 
 
 def save_atomically(content: Any, path: Path, former: Path | None = None) -> None:
-    """Writes a file beside the one of that name and puts it in its place when it is on the disk.
+    """Writes a file and puts it in place once it is on the disk.
 
     Args:
-        content: What `torch.save` takes.
-        path: Where to.
-        former: Where the file that is there goes; nowhere if None.
+        content: Any content of `torch.save`.
+        path: The file.
+        former: New name of the file that is there; it is replaced if None.
 
     Raises:
         OSError: If it cannot be written, as on a full disk; the former file is still there.
@@ -58,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def not_finite(model: nn.Module) -> str | None:
-    """The first tensor of a network that holds NaN or infinity; None where all are finite."""
+    """Returns the name of the first tensor of a network that holds NaN or infinity; None where all are finite."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             return name
@@ -66,7 +66,7 @@ def not_finite(model: nn.Module) -> str | None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of the random numbers of torch, numpy and Python, in plain types."""
+    """Returns the state of the random numbers of torch, numpy and Python, in plain types."""
     legacy: Any = np.random.get_state()
     kind, keys, *rest = legacy
     state = {
@@ -80,7 +80,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts random numbers back to where `random_state` was called."""
+    """Restores the random numbers to a state that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -1,4 +1,4 @@
-"""What a run tells: two CSV files, TensorBoard where it is installed, and a picture of the curves."""
+"""Logs of a run: two CSV files, TensorBoard where it is installed, and a picture of the curves."""
 
 import csv
 from pathlib import Path
@@ -14,10 +14,10 @@ _COLUMNS = {
 
 
 class Log:
-    """Writes the logs of a run; on going on from a checkpoint, rows behind it are dropped first.
+    """Writer of a run's logs; on resuming, rows after the checkpoint are dropped first.
 
     Args:
-        folder: Where to.
+        folder: The folder of the run.
         update: Updates that are done.
     """
 
@@ -26,7 +26,7 @@ class Log:
         self._board = _tensorboard(folder, update)
 
     def write(self, file: str, **row: Any) -> None:
-        """Adds a row to `UPDATES` or `EPOCHS`; floats are written so that they can be read again to the bit."""
+        """Adds a row to `UPDATES` or `EPOCHS`; floats are written with all their digits."""
         try:
             csv.writer(self._files[file]).writerow([row[column] for column in _COLUMNS[file]])
             self._files[file].flush()
@@ -46,7 +46,7 @@ class Log:
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
-    """The columns of a log by name, and under `name@` the updates at which they were measured."""
+    """Reads the columns of a log by name, and under `name@` the updates at which they were measured."""
     columns: dict[str, list[float]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -87,7 +87,7 @@ def draw_curves(folder: Path) -> Path:
 
 
 def _opened(path: Path, columns: tuple[str, ...], update: int) -> Any:
-    """A CSV file to add rows to, with those up to an update kept."""
+    """Opens a CSV file to add rows to, and keeps those up to an update."""
     kept: list[list[str]] = []
     if update and path.exists():
         with path.open(newline="") as file:
