@@ -86,11 +86,10 @@ def read_detections(path: Path, actions: Mapping[int, str] | None = None) -> lis
 
     Args:
         path: The file.
-        actions: The label map; actions that are not in it are refused.
+        actions: The label map, as for `read_annotations`.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If a line cannot be understood; names file, line and what was expected.
+        FileNotFoundError, ValueError: As `read_annotations`.
     """
 
     def row(fields: list[str]) -> Detection:
@@ -107,8 +106,7 @@ def read_boxes(path: Path) -> dict[tuple[str, float], np.ndarray]:
     """Reads the boxes of each key frame in either kind of file, each once: `{(video, timestamp): (N, 4)}`.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If a line cannot be understood; names file, line and what was expected.
+        FileNotFoundError, ValueError: As `read_annotations`.
     """
 
     def row(fields: list[str]) -> tuple[str, float, Box]:
@@ -140,8 +138,7 @@ def read_excluded(path: Path) -> set[tuple[str, float]]:
     """Reads the key frames that AVA leaves out of its evaluation: lines of `video_id,timestamp`.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If a line cannot be understood; names file, line and what was expected.
+        FileNotFoundError, ValueError: As `read_annotations`.
     """
 
     def row(fields: list[str]) -> tuple[str, float]:
