@@ -1,6 +1,6 @@
 """Fine-tunes vov3d_n for streams, measures it after each frame, and writes its weights and its page.
 
-    python docs/measure stream_model --train runs/stream   # goes on where it was interrupted
+    python docs/measure stream_model --train runs/stream   # continues an interrupted run
     python docs/measure stream_model                       # measures the weights of the package
 
 Training begins at the packaged weights of clips. The loss is taken on every frame from the third on.

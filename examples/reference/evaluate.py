@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
-        return say_stopped("evaluate", stopped, "the same command goes on from here")
+        return say_stopped("evaluate", stopped, "the same command continues from here")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,13 +165,12 @@ def _unseen(args: argparse.Namespace, models: list[Model], sets: list[Samples]) 
         return sets
     if args.all or trained.all():
         print(
-            "WARNING: they are measured with the others: the figures do not tell how good it is on videos that it has "
-            "not seen",
+            "WARNING: they are measured with the others: the accuracy does not hold for videos that it has not seen",
             file=sys.stderr,
         )
         return sets
     rest = np.flatnonzero(~trained).tolist()
-    print(f"measured are the {len(rest)} that were held out (--all: all of them)", file=sys.stderr)
+    print(f"measuring the {len(rest)} that were held out (--all: all of them)", file=sys.stderr)
     return [samples.subset(rest) for samples in sets]
 
 

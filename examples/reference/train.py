@@ -481,8 +481,8 @@ class Trainer:
             problems.append(f"the number of processes (was {len(content['random'])}, is {self.world})")
         if problems:
             raise ValueError(
-                f"{self.checkpoint} is of a run with other settings: {'; '.join(problems)}. Give those it began with, "
-                "or another --output"
+                f"{self.checkpoint} is of a run with other settings: {'; '.join(problems)}. Give its own settings, or "
+                "another --output"
             )
         self.network.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])

@@ -378,7 +378,7 @@ def test_boxes_by_a_detector_of_torchvision(folder, tmp_path, capsys):
     [
         (["train", "--data", "{data}", "--output", "{home}/r", "--from-scratch"], "say how far apart frames are"),
         (["train", "--data", "{home}", "--output", "{home}/r"], "actions.pbtxt"),
-        (["train", "--data", "scenes", "--output", "{home}/run"], "holds a run: go on with --resume"),
+        (["train", "--data", "scenes", "--output", "{home}/run"], "holds a run: continue it with --resume"),
         (["train", "--data", "scenes", "--output", "{home}/r", "--backbone", "vov3d_x"], "no model 'vov3d_x'"),
         (
             ["train", "--data", "scenes", "--output", "{home}/r", "--from-scratch", "--checkpoint", "x"],
@@ -455,7 +455,7 @@ def test_lists_with_a_byte_order_mark_and_excluded_key_frames(tmp_path, capsys):
     words = ["evaluate", "--data", str(data), "--found", str(tmp_path / "found.csv")]
     assert detect.main(words) == 0
     text = capsys.readouterr().out
-    assert "what is found in 1 frames without annotation counts as wrong" in text
+    assert "detections in 1 frames without annotation count as wrong" in text
     counted = float(text.partition("0.5 IoU: ")[2].split()[0])
     (data / "val_excluded_timestamps.csv").write_text("elsewhere,5\n")
     assert detect.main(words) == 0
@@ -500,7 +500,7 @@ def test_a_broken_video_is_replaced_counted_and_listed(tmp_path, capsys):
     words = ["train", "--data", str(data), "--from-scratch", *TINY_RUN]
     assert detect.main([*words, "--output", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
-    assert "1 videos are broken, others stood for them:" in text
+    assert "1 videos are broken, others replaced them:" in text
     assert "scene_0_00002.mp4" in text
     assert detect.main([*words, "--output", str(tmp_path / "other"), "--max-broken", "0.1"]) == 1
     error = capsys.readouterr().err

@@ -150,7 +150,7 @@ def test_evaluation_takes_the_held_out_videos(tmp_path, monkeypatch, capsys, kin
     assert evaluate.main(words) == 0
     text = capsys.readouterr()
     assert f"run/model was trained on {out_of - number} of these {out_of} videos" in text.err
-    assert f"measured are the {number} that were held out" in text.err
+    assert f"measuring the {number} that were held out" in text.err
     assert f": {number} videos of 2 classes" in text.out
     assert evaluate.main([*words, "--all"]) == 0
     text = capsys.readouterr()

@@ -85,7 +85,7 @@ def test_a_run_stopped_by_a_signal_resumes_bit_identically(tmp_path, monkeypatch
     error = capsys.readouterr().err
     (said,) = [line for line in error.splitlines() if line.startswith("train.py: ")]
     assert f"stopped by {number.name}; {tmp_path / 'run/checkpoint.pt'} holds update " in said
-    assert "the same command with --resume auto goes on there" in said
+    assert "the same command with --resume auto resumes there" in said
     assert signal.getsignal(number) not in (signal.SIG_IGN, None)
     assert train.main(command(data, tmp_path / "run", "shapes_adamw", "--resume", "auto", **keys)) == 0
     assert column(tmp_path / "run", "loss") == column(tmp_path / "whole", "loss")
@@ -193,7 +193,7 @@ def test_a_gradient_of_nan_reaches_neither_weights_nor_checkpoint(tmp_path, monk
     error = capsys.readouterr().err
     assert "the gradient is nan, of a loss of 0." in error
     assert "at update 5: lower optimizer.lr, or set train.clip_grad" in error
-    assert "holds update 4: the same command with --resume auto goes on there" in error
+    assert "holds update 4: the same command with --resume auto resumes there" in error
     content = checkpoints.load_checkpoint(out / "checkpoint.pt")
     assert all(v.isfinite().all() for v in content["model"].values())
     assert train.main(command(data, out, "shapes_adamw", "--resume", "auto", train_checkpoint_every=2)) == 0
@@ -206,7 +206,7 @@ def test_a_network_that_is_not_finite_is_not_saved(tmp_path):
     run.save()
     former = run.checkpoint.read_bytes()
     next(b for n, b in run.network.named_buffers() if n.endswith("running_var"))[0] = math.inf
-    with pytest.raises(ValueError, match=r"running_var is not finite behind update 0, and is not saved.*--resume auto"):
+    with pytest.raises(ValueError, match=r"running_var is not finite after update 0, and is not saved.*--resume auto"):
         run.save()
     assert run.checkpoint.read_bytes() == former
 
@@ -245,8 +245,8 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path, capsys, damage):
     capsys.readouterr()
     assert train.main(command(data, out, "shapes_adamw", "--resume", "auto", **keys)) == 0
     text = capsys.readouterr().out
-    assert "going on from epoch 2" in text
-    assert ("checkpoint.pt: " in text and "the checkpoint before it is taken" in text) == (damage != "gone")
+    assert "resuming from epoch 2" in text
+    assert ("checkpoint.pt: " in text and "using the checkpoint before it" in text) == (damage != "gone")
     assert (weights(out), column(out, "loss")) == (whole, losses)
     for name in ("checkpoint.pt", "checkpoint-before.pt"):
         (out / name).write_bytes(b"damaged")

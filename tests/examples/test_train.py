@@ -205,7 +205,7 @@ def test_a_killed_process_resumes_bit_identically(tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     done = subprocess.run([*line, "--resume", "auto"], env=environment(), capture_output=True, text=True, check=True)
-    assert "going on from epoch" in done.stdout
+    assert "resuming from epoch" in done.stdout
     assert column(tmp_path / "run", "loss") == column(tmp_path / "whole", "loss")
     weights = "model/model.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
@@ -255,7 +255,7 @@ def test_resuming_with_other_settings_names_them(tmp_path, capsys):
     assert "optimizer.lr (was 0.004, is 0.5)" in error
     assert "checkpoint_every" not in error
     assert train.main(command(clips_file(tmp_path, 22), out, "shapes_adamw", "--resume", "auto")) == 1
-    assert "the training data is another" in capsys.readouterr().err
+    assert "the training data is different" in capsys.readouterr().err
     assert train.main(command(data, out)) == 1
     assert "--resume auto" in capsys.readouterr().err
 

@@ -110,7 +110,7 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
         detector: Trained in place; ends in eval mode.
         data: Key frames; those without boxes are left out.
         plan: Settings of the training.
-        output: Folder of `checkpoint.pt`, from which it goes on where there is one, and `epochs.csv`.
+        output: Folder of `epochs.csv` and `checkpoint.pt`, from which a run is resumed.
         device: Device of the computation.
 
     Returns:
@@ -167,7 +167,7 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
 
 
 def _check_broken(broken: dict[str, str], data: Moments, share: float) -> None:
-    """Refuses to go on where too many videos are broken."""
+    """Raises ValueError if too many videos are broken."""
     number = len({moment.video for moment in data.moments})
     if len(broken) > share * number:
         raise ValueError(

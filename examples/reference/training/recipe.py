@@ -143,7 +143,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--data", metavar="DATA", help="in place of --data.path")
     p.add_argument("--model", metavar="NAME", help="in place of --model.name")
     p.add_argument(
-        "--resume", choices=("never", "auto"), default="never", help="auto: go on from the last checkpoint, if any"
+        "--resume", choices=("never", "auto"), default="never", help="auto: continue from the last checkpoint, if any"
     )
     return p
 
