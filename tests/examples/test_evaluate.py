@@ -451,4 +451,4 @@ def test_models_of_other_classes_are_not_compared(home: Path, capsys) -> None:
         vov3d.save_pretrained(model, home / name, label_names=names)
     np.savez("set.npz", clips=np.zeros((2, 4, 32, 32, 3), np.uint8), labels=np.arange(2), classes=np.array(NAMES[:2]))
     assert evaluate.main(["--data", "set.npz", "--compare", "x", "y"]) == 1
-    assert "x and y have other classes, or number them otherwise" in capsys.readouterr().err
+    assert "x and y have different classes, or number them differently" in capsys.readouterr().err
