@@ -61,19 +61,19 @@ def main() -> None:
 
 
 def page(speed: dict[str, Any]) -> str:
-    """docs/results/benchmarks.md."""
+    """Returns docs/results/benchmarks.md."""
     return "\n".join([HEAD, *map(section, speed.values()), PICTURE if "zoo" in speed else "", AGREEMENT, RULES])
 
 
 def section(part: dict[str, Any]) -> str:
-    """A title, what it was measured on and with, and a table."""
+    """Returns a title, the machine and command of a measurement, and its table."""
     title = part["title"][0].upper() + part["title"][1:]
     facts = ", ".join(f"{k} {v}" for k, v in part["machine"].items())
     return f"## {title}\n\n`{part['command']}`; {facts}.\n\n{table(part['rows'])}\n"
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Rows with the ratio to the first form of the same network."""
+    """Returns rows with the ratio to the first form of the same network."""
     if not any("," in name for name in rows):  # models, not forms of one
         cells = [(n, *(f"{1e3 * row[k]:.0f}" for k in ("median", "q1", "q3"))) for n, row in rows.items()]
         lines = ["| model.tag | ms (quartiles) |", "| --- | --- |"]
@@ -96,7 +96,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def readme_table(speed: dict[str, Any]) -> str:
-    """The published form against what a user gets."""
+    """Returns the table of README: the published form against the forms that a user gets."""
     lines = ["| | published form | as it is | optimized | in bf16 |", "| --- | --- | --- | --- | --- |"]
     for key in ("infer", "batch", "train"):
         rows = speed.get(key, {}).get("rows", {})

@@ -1,4 +1,4 @@
-"""Times of one frame of a stream beside a clip computed anew for it; writes the table of docs/guides/streaming.md.
+"""Times one frame of a stream against a clip computed anew; writes the table of docs/guides/streaming.md.
 
     python docs/measure stream_speed --threads 2
     python docs/measure stream_speed --threads 2 --exported   # files of ONNX Runtime and OpenVINO too: takes minutes
@@ -25,7 +25,7 @@ PAGE = DOCS / "guides" / "streaming.md"
 
 
 def ways(name: str, size: int, exported: bool) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """For each runtime what computes a clip, and what computes a frame."""
+    """Returns for each runtime a call that computes a clip, and one that computes a frame."""
     model: Any = vov3d.create_model(name).eval()
     stream = vov3d.streaming(model)
     clip = torch.randn(1, 3, model.pretrained_cfg["num_frames"], size, size)
@@ -55,7 +55,7 @@ def ways(name: str, size: int, exported: bool) -> dict[str, tuple[Callable[[], A
 
 
 def median(times: list[float]) -> float:
-    """In milliseconds."""
+    """Returns a median in milliseconds."""
     return 1000 * statistics.median(times)
 
 

@@ -113,13 +113,13 @@ class ShapeSpec:
 
 
 class Backbone(nn.Module):
-    """As in `detectron2.modeling`: what is abstract there raises here."""
+    """The parts of `detectron2.modeling.Backbone` that an adapter inherits or must override."""
 
     size_divisibility = property(lambda self: 0)
     padding_constraints = property(lambda self: {})
 
     def output_shape(self):
-        raise NotImplementedError
+        raise AssertionError("the adapter did not override output_shape, which is abstract in detectron2")
 
 
 @pytest.fixture

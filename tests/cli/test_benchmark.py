@@ -31,7 +31,7 @@ def test_cost_is_the_budget_of_the_zoo():
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_peak_memory_counts_what_lives_at_once():
+def test_peak_memory_counts_tensors_that_live_at_once():
     def two_then_one():
         a = torch.ones(1000, 1000)
         b = a + 1
@@ -47,7 +47,7 @@ def test_peak_memory_prints_nothing():
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_a_bar_tells_how_far_it_is(capsys):
+def test_a_bar_shows_the_progress(capsys):
     assert main(["benchmark", *TINY]) == 0
     err = capsys.readouterr().err
     assert "measuring the roofline in fp32" in err
@@ -111,7 +111,7 @@ def test_a_training_step_trains():
         (["--backends", "onnx", "--dtypes", "bf16"], "--backends onnx is measured in fp32"),
     ],
 )
-def test_combinations_that_cannot_run(capsys, options, error):
+def test_combinations_that_cannot_run_are_refused(capsys, options, error):
     assert main(["benchmark", *TINY, *options]) == 1
     assert error in capsys.readouterr().err
 

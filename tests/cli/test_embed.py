@@ -30,7 +30,7 @@ def classifier() -> VideoClassifier:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """A folder of two videos and a folder of frames."""
+    """Writes a folder of two videos and a folder of frames."""
     folder = tmp_path / "clips"
     (folder / "deep").mkdir(parents=True)
     write_video(folder / "b.mp4", num_frames=12)
@@ -43,7 +43,7 @@ def clips(tmp_path: Path) -> Path:
 # --- from Python -----------------------------------------------------------------------------------------------------
 
 
-def test_an_embedding_is_what_the_classifier_takes(classifier: VideoClassifier) -> None:
+def test_an_embedding_is_the_input_of_the_classifier(classifier: VideoClassifier) -> None:
     clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
     vector = classifier.embedding(clip)
     assert (vector.shape, vector.dtype) == ((256,), torch.float32)
@@ -174,7 +174,7 @@ def test_an_unfinished_call_goes_on_and_notices_what_changed(capsys, clips: Path
     assert (code, err) == (1, [f"vov3d embed: {part}: is damaged ('state'); delete it"])
 
 
-def test_what_is_left_out_of_folders_is_told(capsys, tmp_path: Path) -> None:
+def test_files_left_out_of_folders_are_reported(capsys, tmp_path: Path) -> None:
     folder = tmp_path / "all"
     for name in ("__MACOSX", ".hidden", "deep"):
         (folder / name).mkdir(parents=True)
@@ -195,7 +195,7 @@ def test_what_is_left_out_of_folders_is_told(capsys, tmp_path: Path) -> None:
     assert np.load(tmp_path / "v.npz")["paths"].tolist() == paths
 
 
-def test_settings_are_told(capsys, clips: Path, tmp_path: Path) -> None:
+def test_settings_are_printed(capsys, clips: Path, tmp_path: Path) -> None:
     settings = ("--model", "x3d_xs", "--random-weights", "--frames", "2", "--stride", "3")
     code, _, err = run(capsys, str(clips / "b.mp4"), "-o", str(tmp_path / "v.npz"), *settings)
     assert code == 0

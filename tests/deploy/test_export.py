@@ -1,4 +1,4 @@
-"""Exported files: what comes back is what went in, and what cannot work is refused before any work."""
+"""Exported files: they equal their source, and settings that cannot work are refused before any work."""
 
 import contextlib
 import io
@@ -51,7 +51,7 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """One file of each open-sized format, made once for all workers, of a model in train mode."""
+    """Exports one file of each open-sized format, once for all workers, of a model in train mode."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # alone, the parent outlives the run
         folder = folder.parent
@@ -79,7 +79,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("end", OPEN)
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(4, 61), st.integers(4, 61))
-def test_clips_of_every_shape_give_what_the_source_gives(end, model, exported, batch, frames, height, width):
+def test_files_equal_their_source_for_clips_of_every_shape(end, model, exported, batch, frames, height, width):
     clip = torch.randn(batch, 3, frames, height, width)
     with torch.inference_mode():
         close(exported[end](clip), model(clip))
@@ -279,14 +279,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("make", "name", "args", "message"), REFUSED, ids=[case[3][:30] for case in REFUSED])
-def test_what_cannot_work_is_refused_before_any_work(make, name, args, message, tmp_path, monkeypatch):
+def test_settings_that_cannot_work_are_refused_before_any_work(make, name, args, message, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.export, "export", None)
     with pytest.raises(ValueError, match=message):
         vov3d.export(make(), tmp_path / name, **args)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_are_looked_at_first(tmp_path, monkeypatch):
+def test_missing_folders_are_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.export, "export", None)
     with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder to write a\.onnx into"):
         vov3d.export(tiny(), tmp_path / "nowhere/a.onnx")
@@ -316,7 +316,7 @@ def test_importing_the_package_imports_no_runtime():
     assert not {"onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "executorch", "vov3d.video"} & set(loaded)
 
 
-def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
+def test_a_file_with_wrong_outputs_is_not_kept(tmp_path, monkeypatch):
     def other_graph(model):
         model = tiny()
         with torch.no_grad():
@@ -331,7 +331,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     assert (tmp_path / "a.pt2").read_text() == "what was there"
 
 
-def test_a_file_that_gives_no_numbers_differs(model, exported):
+def test_outputs_of_nan_count_as_wrong(model, exported):
     clip = torch.zeros(1, 3, 3, 40, 40)
     same = compare("zeros", model, exported[".pt2"], [clip])
     assert same.relative < 1e-4
@@ -369,7 +369,7 @@ def test_files_of_others_are_refused(make, tmp_path):
 
 
 class Code:
-    """What runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -385,7 +385,7 @@ def saved(content: object) -> bytes:
 
 
 def changed(source: Path, target: Path, edit, **added: bytes) -> Path:
-    """A copy of an archive with `edit(name, data)` in the place of every member, and more members."""
+    """Copies an archive with `edit(name, data)` in the place of every member, and more members."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             new.writestr(name, edit(name.partition("/")[2], old.read(name)))
@@ -395,7 +395,7 @@ def changed(source: Path, target: Path, edit, **added: bytes) -> Path:
 
 
 def graph_edit(edit):
-    """An edit of the graph alone, as parsed JSON."""
+    """Returns an edit of the graph alone, as parsed JSON."""
 
     def change(name: str, data: bytes) -> bytes:
         if name != "models/model.json":
@@ -526,7 +526,7 @@ def test_onnx_files_read_no_other_files(files, tmp_path):
         vov3d.load_exported(tmp_path / "a.onnx")
 
 
-def test_what_a_file_says_of_itself_is_checked(exported):
+def test_metadata_of_a_file_is_checked(exported):
     strings = exported[".pt2"].metadata.to_strings()
     for name, value in (
         ("num_classes", "[]"),

@@ -33,7 +33,7 @@ def test_the_published_formats_are_converted_without_naming_the_model(reference,
     assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_what_no_tag_describes_claims_nothing(tmp_path):
+def test_weights_without_a_tag_state_no_published_accuracy(tmp_path):
     found, model = convert(published_file("vov3d_l_ssv1", tmp_path), tmp_path / "out")
     assert (found.num_classes, model.pretrained_cfg["sampling"]) == (174, "segment")
     cfg = json.loads((tmp_path / "out/config.json").read_text())["pretrained_cfg"]

@@ -251,7 +251,7 @@ for name in sys.argv[1:]:
 
 
 def run(names, **env) -> list[str]:
-    """What a new process, with the client's environment variables set, makes of the names."""
+    """Resolves the names in a new process, with the client's environment variables set."""
     command = [sys.executable, "-c", SCRIPT, *names]
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout.splitlines()

@@ -57,7 +57,7 @@ RECORDED = {
 
 
 @pytest.mark.parametrize("kind", RECORDED)
-def test_what_the_configuration_can_hold_comes_back(kind, tmp_path):
+def test_arguments_survive_saving_and_loading(kind, tmp_path):
     model = RECORDED[kind]().eval()
     for folder in ("once", "twice"):
         again = from_pretrained(save_pretrained(model, tmp_path / folder))
@@ -107,7 +107,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.filterwarnings("ignore")
-def test_what_it_cannot_hold_is_refused_with_the_reason(kind, tmp_path, hub):
+def test_arguments_that_the_configuration_cannot_hold_are_refused(kind, tmp_path, hub):
     change, reason = REFUSED[kind]
     model = changed(change)
     for save in (lambda: save_pretrained(model, tmp_path / "m"), lambda: vov3d.push_to_hub(model, "me/mine")):

@@ -74,7 +74,7 @@ def test_the_former_classifier_in_another_place_keeps_its_names():
     assert vov3d.class_names(vov3d.optimize_for_inference(model.eval())) == names
 
 
-def test_a_classifier_that_does_not_tell_is_asked_for():
+def test_a_classifier_of_unknown_size_needs_the_number_of_classes():
     model = packaged()
     model.head.fc = Wrapped(nn.Linear(256, 9), None)
     assert vov3d.class_names(model) is None

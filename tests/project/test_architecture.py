@@ -34,7 +34,7 @@ Trees = dict[str, ast.Module]
 
 
 def modules() -> Trees:
-    """Dotted name of every module of the package, with its syntax tree."""
+    """Returns the dotted name of every module of the package, with its syntax tree."""
     paths = {
         path: ".".join(("vov3d", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in PACKAGE.rglob("*.py")
     }
@@ -53,7 +53,7 @@ def imports(tree: ast.AST) -> list[str]:
 
 
 def at_import_time(tree: ast.Module) -> list[str]:
-    """Imports outside functions and outside `if TYPE_CHECKING`."""
+    """Returns imports outside functions and outside `if TYPE_CHECKING`."""
     found, waiting = [], list(tree.body)
     while waiting:
         node = waiting.pop()
@@ -113,13 +113,13 @@ def test_an_upward_import_would_be_found():
 
 
 def sources(*folders: str) -> Trees:
-    """Every Python file in these folders of the project, by its path, with its syntax tree."""
+    """Returns every Python file in these folders of the project, by its path, with its syntax tree."""
     paths = [path for folder in folders for path in sorted((PROJECT / folder).rglob("*.py"))]
     return {str(path.relative_to(PROJECT)): ast.parse(path.read_text()) for path in paths}
 
 
 def private_parts(name: str) -> list[str]:
-    """The folders that the private modules and names of a dotted name are kept to."""
+    """Returns the folders to which the private modules and names of a dotted name are limited."""
     parts = name.split(".")
     owners = [parts[:i] for i, part in enumerate(parts) if part.startswith("_") and not part.startswith("__")]
     return [".".join(owner[:-1] if _is_module(owner) else owner) for owner in owners]
@@ -131,7 +131,7 @@ def _is_module(parts: list[str]) -> bool:
 
 
 def reached_into(trees: Trees) -> list[str]:
-    """Imports of private modules or names from outside of their folder; tests may reach into the room they mirror."""
+    """Returns imports of private names from outside of their folder; tests may reach into the room they mirror."""
     wrong = []
     for path, tree in trees.items():
         folder = path.rpartition("/")[0].replace("/", ".")

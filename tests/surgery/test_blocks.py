@@ -59,7 +59,7 @@ def test_what_does_not_fit_leaves_the_model_as_it_was(model, blocks, message):
 
 
 class TwoPathways(nn.Module):
-    """As SlowFast: a list of clips in, a list of maps between blocks."""
+    """A network like SlowFast: a list of clips in, a list of maps between blocks."""
 
     def __init__(self):
         super().__init__()

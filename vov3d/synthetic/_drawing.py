@@ -141,3 +141,10 @@ def blurred(frames: Array, weight: float) -> Array:
     padded = np.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
     return (1 - weight) * frames + weight / 4 * around
+
+
+def filmed(frames: Array, rng: Random) -> Array:
+    """Returns drawn frames as a camera gives them: a little blurred, with noise, uint8."""
+    frames = blurred(frames, rng.uniform(0, 0.5))
+    frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
+    return frames.clip(0, 255).astype(np.uint8)

@@ -12,8 +12,8 @@ import numpy as np
 
 from vov3d.synthetic._drawing import (
     Track,
-    blurred,
     draw_track,
+    filmed,
     make_background,
     make_progress,
     make_shaking,
@@ -82,10 +82,9 @@ def make_scene(rng: Random, num_frames: int = 8, size: int = 64) -> Scene:
     frames = make_background(rng, num_frames, size)
     for track in tracks:
         draw_track(frames, track, shake, np.ones(num_frames, bool))
-    frames = blurred(frames, rng.uniform(0, 0.5))
-    frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
+    frames = filmed(frames, rng)
     boxes = np.stack([_boxes(track, shake, size) for track in tracks], 1)
-    return Scene(frames.clip(0, 255).astype(np.uint8), boxes, actions, key)
+    return Scene(frames, boxes, actions, key)
 
 
 def make_scenes(num_scenes: int, seed: int, num_frames: int = 8, size: int = 64) -> list[Scene]:

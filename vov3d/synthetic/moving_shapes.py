@@ -17,8 +17,8 @@ import numpy as np
 
 from vov3d.synthetic._drawing import (
     Track,
-    blurred,
     draw_track,
+    filmed,
     make_background,
     make_hand,
     make_progress,
@@ -208,9 +208,7 @@ def make_clip(label: int, rng: Random, num_frames: int = 16, size: int = 64) -> 
             which = (track.depth > 0) == front
             if which.any():
                 draw_track(frames, track, shake, which)
-    frames = blurred(frames, rng.uniform(0, 0.5))
-    frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
-    return frames.clip(0, 255).astype(np.uint8)
+    return filmed(frames, rng)
 
 
 def make_set(num_clips: int, seed: int, num_frames: int = 16, size: int = 64) -> tuple[Array, Array]:
