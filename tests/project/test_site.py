@@ -151,6 +151,16 @@ def test_a_model_in_one_file(tmp_path):
     assert done.stdout.strip() == "['plain3d_l', 'plain3d_s']"
 
 
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+def test_search_needs_no_other_host():
+    # the plugin `offline` adds a script of unpkg.com, unless one of this name is there
+    scripts = re.findall(r"^ +- (\S*iframe-worker\S*)", (DOCS.parent / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert len(scripts) == 1
+    assert "file:" in (DOCS / scripts[0]).read_text()
+
+
 # --- the hook --------------------------------------------------------------------------------------------------------
 
 
