@@ -13,10 +13,10 @@ from pages import DOCS, ROOT, STORED, fill
 HEAD = """# Benchmarks
 
 Written by `python docs/measure speed_tables` from the measurements in `docs/results/benchmarks/`. Times are medians of
-interleaved repetitions in one process, with quartiles. The published form is the same network from plain
-`nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. All is float32 where bf16 is
-not named; of training, that is autocast. Machines are named, because they were not always the same one. No GPU was at
-hand, so there is no table of one. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
+interleaved repetitions in one process, with quartiles. The [published form](../how_it_works.md#terms) is the same network from plain
+`nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. Precision is float32 unless bf16 is
+named; in training, bf16 is autocast. The tables come from different machines, which are named. No GPU was available, so
+there are no GPU results. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
 """
 
 PICTURE = """![Published top-1 against the measured time of a view](../figures/accuracy_latency.png)
@@ -34,7 +34,7 @@ Top-1 of `optimize_for_inference(model, dtype=torch.bfloat16)` against the model
 | `vov3d_n`, its weights, clips of moving shapes | 248 of 256 | 63 of 64 |
 | `vov3d_m`, random weights, two clips of people | 256 of 256 | 61 of 64 |
 
-Published weights were not at hand. Measured by
+Published weights were not available. Measured by
 
 ```bash
 python -m vov3d.synthetic.moving_shapes --to shapes --clips 4 --seed 5
@@ -44,11 +44,11 @@ python docs/measure bf16_agreement --model vov3d_m a.mp4 b.mp4
 ```
 """
 
-RULES = """## Rules that rest on these measurements
+RULES = """## Design decisions based on these measurements
 
 - `vov3d/layers/conv.py`: on a CPU clips are stored channels-last. For the backward pass 1 x k x k and t x 1 x 1 kernels
   run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d`; elsewhere `conv3d` is used.
-- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`speed.py batch` compares); the
+- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`python docs/measure speed batch` compares); the
   bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over 16 MiB.
 """
 

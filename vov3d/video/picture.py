@@ -115,7 +115,7 @@ def _caption(result: Result) -> str:
     clips, crops = result.views
     seen = f"{len(result.clips[0])} frames"
     if clips * crops == 1:
-        return f"The network saw these {seen}"
+        return f"Input of the network: {seen}"
     views = f"{clips} {'clip' if clips == 1 else 'clips'} x {crops} {'crop' if crops == 1 else 'crops'}"
     crop = "" if crops == 1 else ", centre crop"
     return f"{views}; shown: clip {len(result.clips) // 2 + 1}{crop}, {seen}"
