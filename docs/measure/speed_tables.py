@@ -13,9 +13,9 @@ from pages import DOCS, ROOT, STORED, fill
 HEAD = """# Benchmarks
 
 Written by `python docs/measure speed_tables` from the measurements in `docs/results/benchmarks/`. Times are medians of
-interleaved repetitions in one process, with quartiles. The [published form](../how_it_works.md#terms) is the same network from plain
-`nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. Precision is float32 unless bf16 is
-named; in training, bf16 is autocast. The tables come from different machines, which are named. No GPU was available, so
+interleaved repetitions in one process, with quartiles. The [published form](../how_it_works.md#terms) is the same
+network from plain `nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. Precision
+is float32 unless bf16 is named; in training, bf16 is autocast. The tables come from different machines, which are named. No GPU was available, so
 there are no GPU results. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
 """
 
@@ -48,8 +48,9 @@ RULES = """## Design decisions based on these measurements
 
 - `vov3d/layers/conv.py`: on a CPU clips are stored channels-last. For the backward pass 1 x k x k and t x 1 x 1 kernels
   run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d`; elsewhere `conv3d` is used.
-- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`python docs/measure speed batch` compares); the
-  bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over 16 MiB.
+- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`python docs/measure speed batch`
+  compares); the bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over
+  16 MiB.
 """
 
 

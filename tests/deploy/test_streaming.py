@@ -12,7 +12,9 @@ from torch import nn
 import vov3d
 import vov3d.deploy
 from vov3d.deploy._metadata import Metadata
+from vov3d.deploy._streaming import FrameConv
 from vov3d.layers import MIDDLE_CONVS, SqueezeExcite3d
+from vov3d.models.budget import budget_of
 
 SMALL = dict(depths=(1, 2), mid_chs=(12, 16), out_chs=(6, 8), num_classes=7, head_chs=16, hidden_chs=24, stem_chs=6)
 SMALL |= dict(output_stride=8)
@@ -144,6 +146,16 @@ def test_no_output_sees_more_than_its_receptive_field():
     before, after = run(stream, clip, 1), run(stream, changed, 1)
     assert torch.equal(before[:, -1], after[:, -1])
     assert not torch.equal(before[:, -2], after[:, -2])
+
+
+def test_a_frame_costs_a_sixteenth_of_a_clip_of_sixteen():
+    model = vov3d.create_model("vov3d_n", num_classes=3)
+    stream, counts = vov3d.streaming(model.eval()), []
+    for layer in stream.modules():
+        if isinstance(layer, FrameConv | nn.Linear):
+            layer.register_forward_hook(lambda m, _, y: counts.append(y.numel() // y.shape[-1] * m.weight.numel()))
+    stream(torch.randn(1, 3, 64, 64))
+    assert budget_of(model, torch.randn(1, 3, 16, 64, 64)).macs / sum(counts) == pytest.approx(16, rel=0.05)
 
 
 # --- the state -------------------------------------------------------------------------------------------------------
