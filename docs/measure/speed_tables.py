@@ -12,11 +12,12 @@ from pages import DOCS, ROOT, STORED, fill
 
 HEAD = """# Benchmarks
 
-Written by `python docs/measure speed_tables` from the measurements in `docs/results/benchmarks/`. Times are medians of
-interleaved repetitions in one process, with quartiles. The [published form](../how_it_works.md#terms) is the same
-network from plain `nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. Precision
-is float32 unless bf16 is named; in training, bf16 is autocast. The tables come from different machines, which are named. No GPU was available, so
-there are no GPU results. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
+Written by `python docs/measure speed_tables` from the measurements in `docs/results/benchmarks/`. Times are medians
+of interleaved repetitions in one process, with quartiles. The [published form](../how_it_works.md#terms) is the same
+network from plain `nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. Precision is
+float32 unless bf16 is named; in training, bf16 is autocast. The tables come from different machines, which are named.
+No GPU was available, so there are no GPU results. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends
+eager,optimized`.
 """
 
 PICTURE = """![Published top-1 against the measured time of a view](../figures/accuracy_latency.png)
