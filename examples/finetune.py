@@ -53,7 +53,7 @@ class Clips(Dataset):
 
 
 def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
-    """Returns the class names, the videos to train on and those held out, drawn anew but equally on every call."""
+    """Returns class names, videos to train on and held-out videos: a random split, the same on every call."""
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
     if len(classes) < 2:
         raise SystemExit(f"{folder}: holds {len(classes)} folders; give one sub-folder of videos for each class")
@@ -63,7 +63,7 @@ def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
         files = [(path, label) for path in sorted((folder / name).rglob("*")) if looks_like_video(path)]
         if len(files) < 2:
             raise SystemExit(
-                f"{folder / name}: holds {len(files)} videos; a class needs two, one of them to measure by"
+                f"{folder / name}: holds {len(files)} videos; a class needs two, one of them to be held out"
             )
         random.Random(0).shuffle(files)
         share = max(1, len(files) // 5)
@@ -88,9 +88,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for the fine-tuned model")
     parser.add_argument("--model", default="vov3d_n", help="model or model.tag to start from (default: vov3d_n)")
     parser.add_argument("--epochs", type=int, default=15, help="passes over the videos (default: 15)")
-    parser.add_argument("--batch", type=int, default=8, help="clips of an update (default: 8)")
-    parser.add_argument("--lr", type=float, default=2e-3, help="of the classifier; a fifth elsewhere (default: 2e-3)")
-    parser.add_argument("--flip", action="store_true", help="mirror half of the clips; wrong where left is not right")
+    parser.add_argument("--batch", type=int, default=8, help="clips in an update (default: 8)")
+    parser.add_argument(
+        "--lr", type=float, default=2e-3, help="of the classifier; a fifth of it for the rest (default: 2e-3)"
+    )
+    parser.add_argument(
+        "--flip", action="store_true", help="mirror half of the clips; not where left and right are classes"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
     return parser.parse_args()
 

@@ -1,18 +1,17 @@
-"""What happens when in a long video: a window slides over it, its labels are merged to segments.
+"""Finds out what happens when in a long video: slides a window over it and merges the labels to segments.
 
     python examples/localize.py match.mp4 --model vov3d_m.k400_f16 -o match.json --srt match.srt --picture match.png
     python examples/localize.py shapes.mp4 --seconds 1.6 -o shapes.json      # vov3d_n takes whole clips: say how long
     python examples/localize.py shapes.mp4 --streaming -o shapes.json        # every frame once, in a causal network
 
-Every --every seconds a window is labelled. The scores of a moment are the mean over the windows that hold it. Of all
-ways to cut the video into segments of --min-length or more, each with one label, the one whose labels have the highest
-scores in sum is taken; where no label reaches --threshold, "nothing" is a label too. The video is read once, in one
-pass; memory holds one window of frames and the scores.
+A window is labelled every --every seconds. The scores of a moment are the mean over the windows that hold it. The video
+is cut into segments of --min-length or more, each with one label, so that the sum of their scores is the highest;
+"nothing" is a label whose score is --threshold. The video is read once, in one pass; memory holds one window of frames
+and the scores.
 """
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from reference.evaluation.pictures import require_matplotlib
 
 import vov3d
 from vov3d.cli.arguments import device
+from vov3d.files import replacing
 from vov3d.live import StreamClassifier
 from vov3d.models.names import model_name
 from vov3d.video import VideoClassifier, VideoReader
@@ -59,7 +59,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a sliding window saw.
+    """Scores of a video over time.
 
     Attributes:
         step: Seconds between two windows.
@@ -87,8 +87,8 @@ def look_over(
     """Slides a window over a video.
 
     Args:
-        classifier: What labels it.
-        video: The file, or what else `VideoReader` takes.
+        classifier: The model that labels it.
+        video: The file, or any other source of `VideoReader`.
         every: Seconds between two windows, rounded to whole frames.
         seconds: Length of the window, for models that take their frames from equal segments.
         pictures: Keeps some frames for a picture.
@@ -115,11 +115,11 @@ def look_over(
 
 
 def stream_over(classifier: StreamClassifier, video: str | Path, pictures: bool = False) -> Timeline:
-    """Takes a video frame by frame, at the rate of the model's clips; a step's scores are of the last `window` frames.
+    """Feeds a video to a stream at the rate of the model's clips; each score is of the last `window` frames.
 
     Args:
-        classifier: What labels it.
-        video: The file, or what else `VideoReader` takes.
+        classifier: The model that labels it.
+        video: The file, or any other source of `VideoReader`.
         pictures: Keeps some frames for a picture.
 
     Raises:
@@ -144,19 +144,19 @@ def stream_over(classifier: StreamClassifier, video: str | Path, pictures: bool 
 
 
 def _steady(reader: VideoReader) -> tuple[float, int]:
-    """Frames per second and their number, at equal distances in time: 30 of a file of variable rate."""
+    """Returns frames per second and their number, at a constant rate: 30 for a file of variable rate."""
     if not reader.variable:
         return reader.fps, reader.num_frames
     return 30.0, round(30 * float(reader.timestamps[-1])) + 1
 
 
 def _frames(reader: VideoReader, shown: list[tuple[float, np.ndarray]] | None) -> Iterator[torch.Tensor]:
-    """All frames at equal distances in time, also of a file of variable rate."""
+    """Yields all frames at a constant rate, also of a file of variable rate."""
     fps, count = _steady(reader)
     times = Counter(reader.at_times(i / fps for i in range(count)) if reader.variable else range(count))
-    apart, at = count / _SHOWN, 0
+    gap, at = count / _SHOWN, 0
     for index, frame in reader.stream(times):
-        if shown is not None and at >= (len(shown) + 0.5) * apart:
+        if shown is not None and at >= (len(shown) + 0.5) * gap:
             less = -(-max(frame.shape[1:]) // 160)
             shown.append((at / fps, frame[:, ::less, ::less].permute(1, 2, 0).numpy().copy()))
         yield from repeat(frame, times[index])
@@ -164,25 +164,25 @@ def _frames(reader: VideoReader, shown: list[tuple[float, np.ndarray]] | None) -
 
 
 def _moments(windows: np.ndarray, length: float, count: int) -> np.ndarray:
-    """The mean over the windows that hold each moment; lengths in moments, of which window `i` begins at number `i`."""
+    """Averages over the windows that hold each moment; lengths are in moments, window `i` begins at moment `i`."""
     total = np.zeros((count, windows.shape[1]), np.float32)
     holding = np.zeros((count, 1), np.float32)
     for offset in range(int(np.ceil(length))):
         held = slice(offset, min(offset + len(windows), count))
         total[held] += windows[: held.stop - offset]
         holding[held] += 1
-    last = int(np.flatnonzero(holding)[-1])  # a rest that is shorter than a step is in no window
+    last = int(np.flatnonzero(holding)[-1])  # the end, where shorter than a step, is in no window
     total[last + 1 :], holding[last + 1 :] = total[last], holding[last]
     return total / holding
 
 
 def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int, int]]:
-    """The best cut into stretches of one label each.
+    """Returns the best cut into stretches of one label each.
 
     Args:
         scores: `(N, classes)` of each moment.
-        least: Moments that a stretch has at least; where there are fewer, they are one stretch.
-        threshold: What "nothing" scores at every moment.
+        least: Fewest moments of a stretch; a shorter video is one stretch.
+        threshold: Score of "nothing" at every moment.
 
     Returns:
         First moment, moment after the last, and label of each stretch, in order; `classes` stands for nothing.
@@ -191,7 +191,7 @@ def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int
     least = min(max(least, 1), count)
     scores = np.concatenate([scores, np.full((count, 1), threshold, scores.dtype)], 1).astype(np.float64)
     sums = np.concatenate([np.zeros((1, scores.shape[1])), scores.cumsum(0)])
-    best = np.full((count + 1, scores.shape[1]), -np.inf)  # up to a moment, the last stretch being of a label
+    best = np.full((count + 1, scores.shape[1]), -np.inf)  # sums up to a moment, by the label of the last stretch
     begins = np.zeros(best.shape, int)
     for end in range(least, count + 1):
         start = end - least
@@ -214,13 +214,13 @@ def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int
 def segments_of(
     timeline: Timeline, names: Sequence[str], threshold: float, min_length: float | None = None
 ) -> list[Segment]:
-    """The stretches of a video with a label, in order.
+    """Returns the stretches of a video with a label, in order.
 
     Args:
         timeline: Of `look_over`.
         names: Of the classes.
         threshold: A score that a label must reach, from 0 to 1.
-        min_length: Seconds that a stretch lasts at least, rounded to steps; as long as the window if None.
+        min_length: Shortest stretch in seconds, rounded to steps; as long as the window if None.
     """
     found = []
     least = timeline.length if min_length is None else min_length
@@ -236,7 +236,7 @@ def segments_of(
 
 
 def as_srt(segments: Sequence[Segment]) -> str:
-    """Segments as subtitles."""
+    """Returns segments as subtitles."""
 
     def clock(seconds: float) -> str:
         whole = round(1000 * seconds)
@@ -286,20 +286,11 @@ def draw(path: Path, timeline: Timeline, segments: Sequence[Segment], names: Seq
             below.barh(chosen.index(s.index), s.end - s.start, left=s.start, height=0.8, fill=False, ec="#c2571a", lw=2)
     below.set_yticks(range(len(chosen)), [names[index] for index in chosen])
     below.set(xlabel="seconds", xlim=(0, timeline.duration))
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
     try:
-        figure.savefig(draft, dpi=90)
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            figure.savefig(draft, dpi=90)
     finally:
-        draft.unlink(missing_ok=True)
         plt.close(figure)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file; nothing half-written is ever there."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -326,12 +317,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--streaming", action="store_true", help="take every frame once; best with a causal model")
     parser.add_argument("--every", type=float, default=0.2, metavar="S", help="seconds between windows (default: 0.2)")
     parser.add_argument("--threshold", type=float, default=0.3, help="score that a label must reach (default: 0.3)")
-    parser.add_argument("--min-length", type=float, metavar="S", help="of a segment (default: the window's)")
+    parser.add_argument("--min-length", type=float, metavar="S", help="of the shortest segment (default: the window's)")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="segments and windows, as JSON"
     )
     parser.add_argument("--srt", type=Path, metavar="FILE", help="segments as subtitles")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="frames and the time line")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="frames and the timeline")
     return parser
 
 
@@ -358,9 +349,11 @@ def _localize(args: argparse.Namespace) -> None:
     content = {"video": str(args.video), "model": args.model, "duration": round(timeline.duration, 3)}
     content |= {"threshold": args.threshold, "min_length": args.min_length}
     content |= {"segments": [asdict(segment) for segment in segments], "windows": windows_of(timeline, names)}
-    _write(args.output, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    with replacing(args.output) as draft:
+        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.srt:
-        _write(args.srt, as_srt(segments))
+        with replacing(args.srt) as draft:
+            draft.write_text(as_srt(segments), encoding="utf-8")
     if args.picture:
         draw(args.picture, timeline, segments, names)
     for s in segments:
@@ -373,7 +366,7 @@ def _stream_of(args: argparse.Namespace, target: torch.device) -> StreamClassifi
 
 
 def check_settings(every: float, threshold: float, min_length: float | None) -> None:
-    """Raises ValueError for settings without sense."""
+    """Raises ValueError for settings that make no sense."""
     if not 0 < every < float("inf"):
         raise ValueError(f"--every is {every}: give the seconds between two windows, above 0")
     if not 0 <= threshold <= 1:
@@ -383,7 +376,7 @@ def check_settings(every: float, threshold: float, min_length: float | None) -> 
 
 
 def windows_of(timeline: Timeline, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The best label of each window."""
+    """Returns the best label of each window."""
     return [
         {
             "start": round(number * timeline.step, 3),

@@ -29,7 +29,7 @@ def test_the_script_is_short_and_stands_alone():
     assert imported - set(sys.stdlib_module_names) == {"vov3d", "torch", "tqdm"}
 
 
-def test_two_motions_are_told_apart_after_two_epochs(tmp_path):
+def test_two_motions_are_classified_after_two_epochs(tmp_path):
     write_folder(tmp_path / "videos", 10)
     (tmp_path / "videos" / NAMES[0] / "notes.txt").write_text("no video")
     command = [sys.executable, finetune.__file__, str(tmp_path / "videos"), "--output", str(tmp_path / "model")]

@@ -30,7 +30,7 @@ def posts(hub) -> list[str]:
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """A published tag's weights, found on this machine."""
+    """Puts the weights of a published tag on this machine."""
     folder = tmp_path / "weights"
     folder.mkdir()
     torch.save({"model_state": published_state_dict("vov3d_m_k400")}, folder / f"{TAG}.pth")
@@ -53,7 +53,7 @@ def test_models_that_are_in_no_registry_come_back_from_their_configuration(hub, 
     assert len(from_pretrained("me/mine", features_only=True)(torch.randn(1, model.in_chans, 2, 32, 32))) == 5
 
 
-def test_what_is_there_is_not_sent_again(hub):
+def test_uploaded_files_are_not_uploaded_again(hub):
     model = create_model("vov3d_m", num_classes=3, **NANO)
     push_to_hub(model, "me/mine")
     hub.requests.clear()
@@ -137,7 +137,7 @@ def test_commands_that_make_no_sense(args, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_only_untouched_weights_claim_what_was_published(weights, tmp_path):
+def test_only_unchanged_weights_state_the_published_accuracy(weights, tmp_path):
     def config(model):
         return json.loads((vov3d.save_pretrained(model, tmp_path / "m") / "config.json").read_text())["pretrained_cfg"]
 

@@ -1,6 +1,6 @@
-"""Backbones in the forms that other frameworks take: torchvision, MMAction2, Detectron2.
+"""Backbones for other frameworks: torchvision, MMAction2, Detectron2.
 
-A framework is imported when it is first needed, with an error that says what installs it.
+A framework is imported when it is first needed; if it is missing, the error says how to install it.
 """
 
 from vov3d.adapters.detectron import detectron2_backbone

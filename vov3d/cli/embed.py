@@ -1,7 +1,6 @@
-"""`vov3d embed`: videos as vectors to compare them by."""
+"""`vov3d embed`: turns videos into vectors for comparison."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from vov3d.cli.arguments import Progress, check_output, device, say_what_it_know
 from vov3d.cli.predict import add_files, add_settings, built_model, classifier_for
 from vov3d.deploy.formats import FORMATS
 from vov3d.extras import install
+from vov3d.files import replacing
 from vov3d.weights.state_dict import digest
 
 _VECTOR = "forward_head(pre_logits=True)"
@@ -25,9 +25,9 @@ def add_commands(commands: Any) -> None:
     """Adds `embed` to the parser's commands."""
     p = commands.add_parser(
         "embed",
-        description="Writes, for each video, what the model's classifier takes: features pooled over the clip, after"
-        " the hidden layer, averaged over the views, not normalised. Beside them the file names the videos, the model"
-        " and how it looked.",
+        description="Writes, for each video, the input of the model's classifier: features pooled over the clip, after"
+        " the hidden layer, averaged over the views, not normalised. The file also has the names of the videos, the"
+        " model and its settings.",
     )
     add_files(p)
     p.add_argument(
@@ -36,13 +36,13 @@ def add_commands(commands: Any) -> None:
         required=True,
         type=Path,
         metavar="OUT",
-        help=f"the file to write: {' or '.join(_WRITERS)}; what is there is replaced",
+        help=f"the file to write: {' or '.join(_WRITERS)}; an existing one is replaced",
     )
     p.add_argument(
         "--broken",
         choices=("stop", "leave-out"),
         default="stop",
-        help="a video that cannot be read ends the command, whose vectors so far are kept for the next call, or is "
+        help="an unreadable video ends the command, which keeps its vectors so far for the next call, or is "
         "left out and named at the end (default: stop)",
     )
     add_settings(p)
@@ -60,7 +60,7 @@ def _embed(args: argparse.Namespace) -> int:
     if ending == ".parquet":
         _pyarrow()
     if Path(args.model).suffix in FORMATS:
-        raise ValueError(f"{args.model}: an exported file gives labels, no vectors; name the model it was made from")
+        raise ValueError(f"{args.model}: an exported file gives labels, not vectors; name the model it was made from")
     files = named_videos(args.files, "embed")
     target = device(args.device)
     if args.random_weights:
@@ -86,7 +86,7 @@ def _embed(args: argparse.Namespace) -> int:
 
 
 def _compute(args: argparse.Namespace, model: torch.nn.Module, files: list[str], kept: Kept) -> list[Exception]:
-    """Adds the vectors that are not there yet; what is wrong with the videos that cannot be read."""
+    """Adds the missing vectors; returns the errors of videos that cannot be read."""
     todo = [file for file in dict.fromkeys(files) if file not in kept.vectors]
     if len(todo) < len(set(files)):
         print(f"vov3d embed: {len(set(files)) - len(todo)} of {len(set(files))} videos are done", file=sys.stderr)
@@ -106,7 +106,7 @@ def _compute(args: argparse.Namespace, model: torch.nn.Module, files: list[str],
 
 
 def _about(args: argparse.Namespace, model: Any) -> dict[str, str | int]:
-    """What is to be known of the vectors: those of two files compare only where all of it agrees."""
+    """Returns the settings of the vectors: two files can be compared only if all settings agree."""
     cfg = model.pretrained_cfg
     own = args.frames or cfg["num_frames"], args.stride or cfg.get("frame_stride")
     if cfg["sampling"] == "segment":
@@ -128,29 +128,25 @@ def _about(args: argparse.Namespace, model: Any) -> dict[str, str | int]:
 
 
 def _write(path: Path, names: Sequence[str], vectors: torch.Tensor, about: dict[str, str | int]) -> None:
-    """Writes the vectors; nothing half-written is ever there."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        _WRITERS[path.suffix.lower()](unfinished, names, vectors, about)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Writes the vectors; the file is put in place whole or not at all."""
+    with replacing(path) as draft:
+        _WRITERS[path.suffix.lower()](draft, names, vectors, about)
 
 
 def _write_npz(path: Path, names: Sequence[str], vectors: torch.Tensor, about: dict[str, str | int]) -> None:
-    """Arrays `paths` and `vectors`, and one of a single text for each thing to be known."""
+    """Writes arrays `paths` and `vectors`, and an array of a single text for each setting."""
     import numpy as np
 
     arrays: dict[str, Any] = {"paths": names, "vectors": vectors.numpy(), **about}
-    with path.open("wb") as file:  # a name would be given another ending
+    with path.open("wb") as file:  # np.savez may append an extension to a name
         np.savez(file, **arrays)
 
 
 def _write_parquet(path: Path, names: Sequence[str], vectors: torch.Tensor, about: dict[str, str | int]) -> None:
-    """Columns `path` and `vector`, and what is to be known as the metadata of the schema."""
+    """Writes columns `path` and `vector`, and the settings as metadata of the schema."""
     pa, pq = _pyarrow()
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.numpy().ravel()), vectors.shape[1])
-    texts = [name.encode("utf-8", "backslashreplace").decode() for name in names]  # of names that are no UTF-8
+    texts = [name.encode("utf-8", "backslashreplace").decode() for name in names]  # for names that are not UTF-8
     table = pa.table({"path": pa.array(texts), "vector": column})
     pq.write_table(table.replace_schema_metadata({key: str(value) for key, value in about.items()}), path)
 

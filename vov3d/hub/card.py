@@ -1,4 +1,4 @@
-"""Model cards: what a network is, how to use it, what it is known to reach, what it costs, what it may be used for."""
+"""Model cards: description of a network, use, published accuracy, cost, origin and licence."""
 
 import json
 import re
@@ -45,24 +45,24 @@ def model_card(
     source: Mapping[str, str] | None = None,
     transformers: bool = False,
 ) -> str:
-    """The README of a saved model, with the Hub's metadata in front.
+    """Returns the README of a saved model, with the Hub's metadata in front.
 
     Args:
         model: A model made by `create_model`.
         place: The repository or folder that it will be loaded from.
-        label_names: Class names in index order; those that the model knows itself if None.
-        source: What the weights were made from: `file`, `sha256`, `format`.
-        transformers: Says how transformers opens it, for folders that hold what that needs.
+        label_names: Class names in index order; those of the model if None.
+        source: Origin of the weights: `file`, `sha256`, `format`.
+        transformers: Adds how to load the model in transformers, for folders saved with `transformers=True`.
 
     Raises:
-        ValueError: If the model cannot be saved, as `save_pretrained` tells.
+        ValueError: If the model cannot be saved, as in `save_pretrained`.
     """
     config = describe(model, label_names)
     cfg = {**config["pretrained_cfg"], "architecture": config["architecture"]}
     sections = [
         _metadata(cfg, place, transformers),
         f"# {_plain(place.rsplit('/', 1)[-1])}",
-        _what(cfg, config),
+        _description(cfg, config),
         _use(cfg, place),
         _use_in_transformers(config, place) if transformers else "",
         _accuracy(cfg),
@@ -105,7 +105,7 @@ def _metadata(cfg: Mapping[str, Any], place: str, transformers: bool) -> str:
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _what(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _description(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     classes = f"{config['num_classes']} classes" + (f" of {_dataset(cfg)}" if _dataset(cfg) else "")
     stride = cfg.get("frame_stride")
     clip = f"{cfg['num_frames']} frames, " + (f"one in {stride} at 30 fps" if stride else "one from each equal segment")
@@ -123,17 +123,17 @@ def _what(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def _surgery(config: Mapping[str, Any]) -> str:
     steps = [next(iter(step)) for step in config["model_args"].get("surgery", ())]
     done = {"factorize": "3D kernels were split in space and time", "fold_batchnorm": "batch norms were folded"}
-    said = " and ".join(dict.fromkeys(done[step] for step in steps))
-    return f" Its {said}; it loads as any other." if said else ""
+    changes = " and ".join(dict.fromkeys(done[step] for step in steps))
+    return f" Its {changes}; it loads like any other model." if changes else ""
 
 
 def _plain(name: str) -> str:
-    """A file's name without what Markdown or HTML would make of it."""
+    """Replaces the characters of a file's name that Markdown or HTML would interpret."""
     return re.sub(r"[^\w.,+=@() -]", "_", name)
 
 
 def _quoted(place: str) -> str:
-    """A name as Python source in double quotes."""
+    """Returns a name as Python source in double quotes."""
     return json.dumps(place, ensure_ascii=False)
 
 
@@ -141,7 +141,7 @@ def _use(cfg: Mapping[str, Any], place: str) -> str:
     views = "{}x{}".format(*(cfg.get("views") or (1, 1)))
     return f"""## Use
 
-`pip install "vov3d[video]"`, then a label for a video, with the frames, crops and class names that belong to the
+Run `pip install "vov3d[video]"`, then classify a video with the frames, crops and class names that belong to the
 weights:
 
 ```python
