@@ -1,6 +1,6 @@
-"""Video data sets of the Hugging Face Hub, streamed: rows of `datasets` as what `vov3d.video.VideoReader` takes.
+"""Streams video data sets of the Hugging Face Hub and decodes them with `vov3d.video.VideoReader`.
 
-`datasets` decodes videos with torchcodec alone. Here its rows stay files or bytes, and `VideoReader` decodes them.
+`datasets` itself decodes videos with torchcodec only; here it returns files or bytes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from vov3d.extras import install
 __all__ = ["VideoStream", "open_videos", "video_source"]
 
 Keep = Callable[[Any], bool]
-"""Tells by a row's video whether it is meant."""
+"""Returns True if a row with this video belongs to a stream."""
 
-_HELD_OUT = ("validation", "valid", "val", "test")  # splits to measure by, the first that is there
-_SHARE = 5  # one in so many is held out where there is no such split
-_BUFFER = 1 << 28  # bytes of undecoded videos that wait to be drawn from
-_HEAD = 1 << 16  # bytes by which videos are told apart
-_ROW = 1 << 10  # bytes that a row takes beside its video
+_HELD_OUT = ("validation", "valid", "val", "test")  # validation splits; the first one that exists is used
+_SHARE = 5  # one in so many videos is held out if there is no such split
+_BUFFER = 1 << 28  # bytes of undecoded videos in the buffer
+_HEAD = 1 << 16  # bytes of a video that are hashed
+_ROW = 1 << 10  # bytes of a row without its video
 
 
 class VideoStream(IterableDataset):
-    """Videos and their classes, read from a data set row by row; any number of times, by any number of workers."""
+    """Videos with their classes, read from a data set row by row, also by several workers of a `DataLoader`."""
 
     def __init__(
         self,
@@ -43,25 +43,25 @@ class VideoStream(IterableDataset):
         index: Mapping[Any, int],
         keep: Keep,
     ) -> None:
-        """Wraps rows.
+        """Makes a stream of rows.
 
         Args:
             rows: a `datasets.IterableDataset` whose videos are not decoded.
             columns: names of the columns of videos and of classes.
             count: how many videos there are.
-            index: number of each class by what stands in the rows.
-            keep: tells by a row's video whether it belongs to the stream.
+            index: index of each class by its value in the rows.
+            keep: returns True if a row with this video belongs to the stream.
         """
         self._rows, self._columns, self._count, self._index, self._keep = rows, columns, count, index, keep
         self._load: Callable[[Any, int], Any] = lambda source, label: (source, label)
         self._shuffled = False
 
     def map(self, load: Callable[[Any, int], Any], shuffle: bool = False) -> VideoStream:
-        """The same videos, each as what a function makes of it.
+        """Returns the stream with a function applied to every video.
 
         Args:
-            load: takes a file's path or bytes, and the class; gives what `DataLoader` puts into batches.
-            shuffle: draws from as many rows at once as fit in 256 MB, and from files in another order each time.
+            load: called with a path or the bytes of a file, and the index of the class.
+            shuffle: shuffles the files of the data set, and rows within a buffer of 256 MB, anew in each pass.
         """
         stream = copy.copy(self)
         stream._load, stream._shuffled = load, shuffle
@@ -73,7 +73,7 @@ class VideoStream(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         rows: Any = self._rows
         if self._shuffled:
-            info = get_worker_info()  # all workers of a pass need one order of files
+            info = get_worker_info()  # all workers need the same order of files
             seed = info.seed - info.id if info else int(torch.randint(1 << 62, ()))
             files = rows.shuffle(seed=seed % (1 << 32), buffer_size=1, max_buffer_input_shards=1)
             rows = _drawn(files, self._columns[0], random.Random(seed))
@@ -82,22 +82,20 @@ class VideoStream(IterableDataset):
             if not self._keep(video):
                 continue
             if label not in self._index:
-                raise ValueError(
-                    f"a video has the class {label!r}, which stands for none; is the split without labels?"
-                )
+                raise ValueError(f"a video has the class {label!r}, which has no name; is the split without labels?")
             yield self._load(video_source(video), self._index[label])
 
 
 def open_videos(
     name: str, *, subset: str | None = None, video: str | None = None, label: str | None = None
 ) -> tuple[list[str], VideoStream, VideoStream]:
-    """Opens a data set of the Hub, or one in a folder, for training and for measuring.
+    """Opens a data set of the Hub or of a folder for training and validation.
 
-    The split `validation`, `valid`, `val` or `test` is the one to measure by. Where there is none, a fifth of `train`
-    is, drawn by name or content: the same on every call, never part of both.
+    The validation videos are the split `validation`, `valid`, `val` or `test`. Without such a split they are a fifth of
+    `train`, chosen by a hash of name and content, so that they are the same on every call.
 
-    Where the number of videos is not known, or a fifth is held out, or classes are texts, all rows are passed over once
-    to count them; nothing is decoded, but rows that hold whole videos are downloaded for it.
+    All rows are read once to count them if their number is not known, a fifth is held out, or classes are strings.
+    Nothing is decoded, but rows that contain whole videos are downloaded.
 
     Args:
         name: `"org/name"`, `"org/name:subset"`, or a folder; with or without `"hf:"` in front.
@@ -106,7 +104,7 @@ def open_videos(
         label: column of the classes; the only one of type `ClassLabel`, else `"label"`, if None.
 
     Returns:
-        Names of the classes in index order, the videos to train on, and those to measure by.
+        Class names in index order, training videos and validation videos.
 
     Raises:
         ImportError: if `datasets` is not installed.
@@ -133,24 +131,24 @@ def open_videos(
 def _streams(
     name: str, splits: Mapping[str, Any], held_out: str | None, columns: tuple[str, str]
 ) -> tuple[list[str], VideoStream, VideoStream]:
-    """The class names and the two streams, counted."""
+    """Returns class names and both streams with their lengths."""
     names = getattr(splits["train"].features[columns[1]], "names", None)
     parts: list[tuple[str, Keep]] = [("train", _every), (held_out or "train", _every)]
     if held_out is None:
         parts = [("train", partial(_is_drawn, wanted=False)), ("train", partial(_is_drawn, wanted=True))]
     totals: list[int] = []
     labels: set[Any] = set()
-    for (split, keep), purpose in zip(parts, ("train on", "measure by"), strict=True):
+    for (split, keep), purpose in zip(parts, ("train on", "validate on"), strict=True):
         total = _known(splits[split]) if names and keep is _every else None
         if total is None:
             counts = Counter(row[columns[1]] for row in splits[split] if keep(row[columns[0]]))
             total, labels = counts.total(), labels | counts.keys()
         if not total:
-            raise ValueError(f"{name}: its split {split!r} leaves no video to {purpose}; give it more")
+            raise ValueError(f"{name}: its split {split!r} has no video to {purpose}; add videos")
         totals.append(total)
     known = range(len(names)) if names else sorted(labels - {None})
     if unknown := labels - {*known}:
-        raise ValueError(f"{name}: videos have the class {min(unknown, key=str)!r}, which stands for none")
+        raise ValueError(f"{name}: videos have the class {min(unknown, key=str)!r}, which has no name")
     index = {label: number for number, label in enumerate(known)}
     train, measured = (
         VideoStream(splits[split], columns, total, index, keep)
@@ -164,20 +162,20 @@ def _every(video: Any) -> bool:
 
 
 def _is_drawn(video: Any, wanted: bool) -> bool:
-    """Whether a video is held out, told by its name or, where it has none, its content."""
+    """Returns True if a hash of name and content puts a video on the wanted side of the split."""
     path, content = (video.get("path"), video.get("bytes")) if isinstance(video, Mapping) else (video, None)
-    named = "/".join(Path(path or "").parts[-2:])  # the same wherever the data set lies
+    named = "/".join(Path(path or "").parts[-2:])  # the same wherever the data set is stored
     return (zlib.crc32(named.encode() + (content or b"")[:_HEAD]) % _SHARE == 0) is wanted
 
 
 def _known(rows: Any) -> int | None:
-    """How many rows a data set says that a split has."""
+    """Returns the number of rows that the data set states for a split."""
     splits = rows.info.splits or {}
     return getattr(splits.get(str(rows.split)), "num_examples", None)
 
 
 def _columns(name: str, features: Any, video: str | None, label: str | None) -> tuple[str, str]:
-    """The columns of videos and of classes."""
+    """Returns the columns of videos and of classes."""
     if features is None:
         raise ValueError(f"{name}: does not tell the types of its columns; its card must list them")
     types = {column: type(feature).__name__ for column, feature in features.items()}
@@ -196,7 +194,7 @@ def _columns(name: str, features: Any, video: str | None, label: str | None) -> 
 
 
 def _drawn(rows: Iterable[Any], column: str, rng: random.Random) -> Iterator[Any]:
-    """Rows in random order, as far as a buffer of them reaches."""
+    """Yields rows in random order from a buffer."""
     buffer: list[Any] = []
     size = 0
     for row in rows:
@@ -217,14 +215,13 @@ def _bytes_of(video: Any) -> int:
 
 
 def video_source(value: Any) -> Any:
-    """A video of a row as `VideoReader` takes it.
+    """Returns the video of a row as a source for `VideoReader`.
 
     Args:
-        value: what the column of a row holds: `{"path": ..., "bytes": ...}` of a `Video` feature that is not decoded,
-            or what `VideoReader` takes itself.
+        value: `{"path": ..., "bytes": ...}` of a `Video` feature that is not decoded, or a source of `VideoReader`.
 
     Returns:
-        A file on this machine, or the bytes of one.
+        A file on this machine, or the bytes of a file.
 
     Raises:
         ValueError: if there is neither.

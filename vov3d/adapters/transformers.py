@@ -1,7 +1,7 @@
-"""The models of this package in Hugging Face transformers: configuration, models, video processor.
+"""Hugging Face transformers: configuration, models and video processor for VoV3D and X3D.
 
 Importing this module registers them with the Auto classes. `vov3d.save_pretrained(model, folder, transformers=True)`
-writes a folder that both libraries open, with the same tensors and equal outputs.
+writes a folder that both libraries load, from the same file of weights and with equal outputs.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ from vov3d.weights.state_dict import digest, some
 
 __all__ = ["VoV3DConfig", "VoV3DForVideoClassification", "VoV3DModel", "VoV3DVideoProcessor"]
 
-# What a configuration says of clips; the rest describes weights, which a new network does not have.
+# Clip settings; the other fields describe weights, which a new network does not have.
 _CLIP_FIELDS = (
     *("input_size", "test_input_size", "interpolation", "crop_pct", "mean", "std", "pool_size"),
     *("num_frames", "frame_stride", "sampling", "first_conv", "classifier"),
 )
-# What timm's `config.json` says a second time, or of the file and not of the network.
+# Keys of timm's `config.json` that repeat others or describe the file.
 _REPEATED = ("num_features", "source")
 
 
@@ -118,27 +118,27 @@ class VoV3DConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(names))
             self.label2id = label_maps(names)["label2id"]
         elif self.id2label is not None and wanted not in (None, len(self.id2label)):
-            self.id2label = self.label2id = None  # names of a classifier that will not be there
+            self.id2label = self.label2id = None  # names of another classifier
         if self.id2label is None and classes:
             kwargs.setdefault("num_labels", classes)
         super().__post_init__(**{k: v for k, v in kwargs.items() if k not in (*_REPEATED, "auto_map")})
 
     @property
     def label_names(self) -> list[str] | None:
-        """Class names in index order; None where they are transformers' own `LABEL_0` and on."""
+        """Class names in index order; None if they are the `LABEL_0`, `LABEL_1`, ... of transformers."""
         by_index: Any = self.id2label
         names = [by_index[i] for i in range(len(by_index))]
         return None if names == default_names(len(names)) else names
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON holds it, for timm and for `vov3d.create_model` as well."""
+        """Returns the content of `config.json`, with the keys of timm and `vov3d.create_model`."""
         headless = self.architectures == [VoV3DModel.__name__]
         names = None if headless else self.label_names
         shared = {"num_classes": 0 if headless else self.num_labels, "auto_map": dict(AUTO_MAP)}
         return super().to_dict() | shared | ({"label_names": names} if names else {})
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Saves `config.json`, and the file by which transformers finds these classes.
+        """Saves `config.json` and the loader for `trust_remote_code=True`.
 
         Args:
             save_directory: The folder; made if it is not there.
@@ -150,7 +150,7 @@ class VoV3DConfig(PreTrainedConfig):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
-        """Does nothing: saved folders name this package as the place of the class, and hold no copy of its source."""
+        """Does nothing: the loader in saved folders imports the class from this package."""
 
 
 def _write_loader(folder: str | os.PathLike[str]) -> None:
@@ -167,13 +167,13 @@ def _family(architecture: str) -> Family:
 
 
 def _clips_of(architecture: str) -> dict[str, Any]:
-    """What clips an architecture was published with."""
+    """Returns the clip settings that an architecture was published with."""
     fields = asdict(resolve_cfg(architecture, None, None))
     return {key: fields[key] for key in _CLIP_FIELDS}
 
 
 class VoV3DPreTrainedModel(PreTrainedModel):
-    """What both models share: building, saving, checkpointing.
+    """Base of both models: builds, loads, saves and checkpoints the network.
 
     Attributes:
         model: The network of this package; it takes clips `(B, C, T, H, W)`.
@@ -196,17 +196,17 @@ class VoV3DPreTrainedModel(PreTrainedModel):
         cfg = {**(config.pretrained_cfg or {}), "num_frames": config.num_frames, "num_classes": num_classes}
         if config.label_names and num_classes:
             cfg["label_names"] = config.label_names
-        # As of a folder: what its file says is held to bounds before anything is built.
+        # Named as a folder, so that the builder checks the bounds of all values.
         place = {"source": "local-dir", "file": config.name_or_path or "VoV3DConfig"}
         self.model = create_model(config.architecture, pretrained_cfg=cfg | place, **args)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
-            if not tensor.is_meta:  # started by the network itself; without weights, transformers would do it anew
+            if not tensor.is_meta:  # initialized by the network; transformers would do it again
                 tensor._is_hf_initialized = True
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Starts what no file has, as the network does."""
+        """Initializes tensors that are missing in the file, as the network initializes its own."""
         if isinstance(module, nn.Conv3d):
             init_weights(module)
         elif isinstance(module, nn.Linear):
@@ -217,7 +217,7 @@ class VoV3DPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """Loads a saved model: one of transformers, or of this package.
+        """Loads a model that transformers or this package saved.
 
         Args:
             pretrained_model_name_or_path: A folder, or a repository of the Hub.
@@ -235,7 +235,7 @@ class VoV3DPreTrainedModel(PreTrainedModel):
         model, info = found
         network, cfg = model.model, model.config.pretrained_cfg
         if not info["missing_keys"] and not any(p.is_meta for p in network.parameters()):
-            # The weights are those that the configuration describes, until they are trained.
+            # The configuration describes these weights until they are trained.
             network.weights_digest = digest(network)
             if cfg.get("temperature"):
                 network.pretrained_cfg["temperature"] = cfg["temperature"]
@@ -258,7 +258,7 @@ class VoV3DPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def _describe(self) -> None:
-        """Brings the configuration in line with the network: surgery, and what still holds of its weights."""
+        """Updates the configuration from the network: surgery, and facts of the weights that still hold."""
         network = copy.deepcopy(self.model).float()
         found = describe(network, self.config.label_names if network.num_classes else None)
         kept = {k: v for k, v in (self.config.model_args or {}).items() if k != "surgery"}
@@ -280,18 +280,18 @@ class VoV3DPreTrainedModel(PreTrainedModel):
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether stages recompute their blocks in the backward pass."""
+        """True if stages recompute their blocks in the backward pass."""
         return any(getattr(module, "grad_checkpointing", False) for module in self.modules())
 
     def get_input_embeddings(self) -> Any:
-        """None: there are no token embeddings."""
+        """Returns None: the models have no token embeddings."""
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
-        """Does nothing: saved folders name this package as the place of the class, and hold no copy of its source."""
+        """Does nothing: the loader in saved folders imports the class from this package."""
 
     def _clip(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`(B, T, C, H, W)` as `(B, C, T, H, W)`, in the precision of the network."""
+        """Returns `(B, T, C, H, W)` as `(B, C, T, H, W)` in the network's precision."""
         chans = self.model.in_chans
         if pixel_values.ndim != 5 or pixel_values.shape[2] != chans or not pixel_values.is_floating_point():
             raise ValueError(
@@ -302,7 +302,7 @@ class VoV3DPreTrainedModel(PreTrainedModel):
         return pixel_values.to(self.dtype).transpose(1, 2)
 
     def _maps(self, clip: torch.Tensor, wanted: bool | None) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
-        """The last feature map and, where they are wanted, all maps."""
+        """Returns the last feature map and all maps, or None for the latter if they are not wanted."""
         if not (self.config.output_hidden_states if wanted is None else wanted):
             return self.model.forward_features(clip), None
         last, maps = self.model.forward_intermediates(clip)
@@ -313,7 +313,7 @@ class VoV3DPreTrainedModel(PreTrainedModel):
 
 
 class VoV3DModel(VoV3DPreTrainedModel):
-    """A network without classifier, with its feature maps.
+    """A backbone: the network without its classifier.
 
     Args:
         config: The configuration.
@@ -331,7 +331,7 @@ class VoV3DModel(VoV3DPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Gives the feature maps of clips.
+        """Returns feature maps and the pooled features of clips.
 
         Args:
             pixel_values: `(B, T, C, H, W)`, as the video processor gives them.
@@ -354,7 +354,7 @@ class VoV3DModel(VoV3DPreTrainedModel):
 
 
 class VoV3DForVideoClassification(VoV3DPreTrainedModel):
-    """A network with its classifier.
+    """A network with its classifier, for one label, many labels or regression.
 
     Args:
         config: The configuration; `num_labels` is the number of classes.
@@ -404,14 +404,14 @@ class VoV3DForVideoClassification(VoV3DPreTrainedModel):
         return self._given(ImageClassifierOutput(loss=loss, logits=logits, hidden_states=maps), return_dict)
 
     def _dense_logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits whose softmax is that of `forward_dense`."""
+        """Returns logits whose softmax equals the result of `forward_dense`."""
         window = self.model.pretrained_cfg.get("pool_size") or features.shape[3:]
         scores = self.model.head.forward_dense(features, tuple(window), self.model.temperature)
         return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
 
 
 class VoV3DVideosKwargs(VideosKwargs, total=False):
-    """Settings of the video processor beyond those that all have.
+    """Settings of this video processor beyond those of transformers.
 
     Attributes:
         sampling: `"dense"` (frames at equal distances) or `"segment"` (one of each equal part of the video).
@@ -423,7 +423,7 @@ class VoV3DVideosKwargs(VideosKwargs, total=False):
 
 
 class VoV3DVideoProcessor(BaseVideoProcessor):
-    """Turns videos into what the networks take, as `vov3d.VideoClassifier` does with `views="1x1"`.
+    """Prepares videos for the models, as `vov3d.VideoClassifier` does with `views="1x1"`.
 
     Files are decoded by `vov3d.video.VideoReader`, and the frames of one clip are taken by the model's own plan. Frames
     in an array or a list are one clip as they are where there are `num_frames` of them; others are sampled as a video.
@@ -480,7 +480,7 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
         return batch
 
     def _plan(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """How frames are taken: fields of a `pretrained_cfg`; takes the settings out of `kwargs`."""
+        """Returns the sampling as fields of a `pretrained_cfg`; removes its settings from `kwargs`."""
         cfg = {key: _taken(self, kwargs, key) for key in ("num_frames", "sampling", "frame_stride")}
         fps = _taken(self, kwargs, "fps")
         if fps is not None:
@@ -493,7 +493,7 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
         return cfg
 
     def _preprocess(self, videos: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
-        """As `vov3d.video.eval_transform` for the settings that it has; as transformers for others."""
+        """Transforms frames by `vov3d.video.eval_transform`, or by transformers for settings that it lacks."""
         cfg = _transform_cfg(kwargs)
         if cfg is None:
             return super()._preprocess(videos, **kwargs)
@@ -502,13 +502,13 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
         return BatchFeature({"pixel_values_videos": clips}, tensor_type=kwargs.get("return_tensors"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them."""
+        """Returns the content of `video_preprocessor_config.json`."""
         return super().to_dict() | {"auto_map": dict(PROCESSOR_AUTO_MAP)}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> list[str]:
-        """Saves the settings, and the file by which transformers finds this class.
+        """Saves the settings and the loader for `trust_remote_code=True`.
 
         Args:
             save_directory: The folder; made if it is not there.
@@ -523,17 +523,17 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoVideoProcessor") -> None:
-        """Does nothing: saved folders name this package as the place of the class, and hold no copy of its source."""
+        """Does nothing: the loader in saved folders imports the class from this package."""
 
 
 def _taken(processor: Any, kwargs: dict[str, Any], name: str) -> Any:
-    """A setting of this call, else the processor's own."""
+    """Removes a setting of this call from `kwargs` and returns it; without one, that of the processor."""
     given = kwargs.pop(name, None)
     return getattr(processor, name, None) if given is None else given
 
 
 def _sources(videos: Any) -> list[Any]:
-    """Videos one by one, as `VideoReader` takes them."""
+    """Returns a list of videos that `VideoReader` can open."""
     if isinstance(videos, Mapping):
         return [video_source(videos)]
     if isinstance(videos, (list, tuple)) and not is_frames(videos):
@@ -544,7 +544,7 @@ def _sources(videos: Any) -> list[Any]:
 
 
 def _rates(metadata: Any, count: int) -> list[float | None]:
-    """Frames per second of each video, where they are told."""
+    """Returns the frames per second of each video, None if not known."""
     if metadata is None:
         return [None] * count
     one = isinstance(metadata, Mapping) or hasattr(metadata, "fps")
@@ -555,7 +555,7 @@ def _rates(metadata: Any, count: int) -> list[float | None]:
 
 
 def _read(source: Any, plan: Mapping[str, Any] | None, fps: float | None) -> tuple[torch.Tensor, dict[str, Any]]:
-    """The frames of a clip, or all of a video without a plan: uint8 `(T, C, H, W)`; and what is known of the video."""
+    """Reads the frames of a clip, or all without a plan, as uint8 `(T, C, H, W)`; and the video's metadata."""
     with VideoReader(source, fps=None if is_file(source) else fps) as reader:
         wanted = range(reader.num_frames) if plan is None else plan_clips(plan, reader)[0]
         known = {name: getattr(reader, name) for name in ("fps", "duration", "height", "width")}
@@ -563,7 +563,7 @@ def _read(source: Any, plan: Mapping[str, Any] | None, fps: float | None) -> tup
 
 
 def _transform_cfg(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The fields of a `pretrained_cfg` that say what the settings say; None if no such fields do."""
+    """Returns the settings as fields of a `pretrained_cfg`; None if they cannot be expressed so."""
     size, crop, resample = (cast(Any, settings.get(key)) for key in ("size", "crop_size", "resample"))
     steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
     if not all(settings.get(step) for step in steps) or settings.get("rescale_factor") != 1 / 255:
@@ -585,7 +585,7 @@ def _register() -> None:
     AutoModel.register(VoV3DConfig, VoV3DModel, exist_ok=True)
     AutoModelForVideoClassification.register(VoV3DConfig, VoV3DForVideoClassification, exist_ok=True)
     AutoVideoProcessor.register(VoV3DConfig, VoV3DVideoProcessor, exist_ok=True)
-    # Where pipeline("video-classification") looks up whether it knows a model.
+    # pipeline("video-classification") checks class names against this mapping.
     MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES.setdefault(MODEL_TYPE, VoV3DForVideoClassification.__name__)
 
 

@@ -1,6 +1,6 @@
-"""What Hugging Face transformers needs beside our own files to open a saved model; transformers itself is not needed.
+"""Files and keys by which Hugging Face transformers loads a saved model; written without transformers.
 
-The classes that the files name are those of `vov3d.adapters.transformers`.
+The classes that they name are in `vov3d.adapters.transformers`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ PROCESSOR = "video_preprocessor_config.json"
 LOADER = "modeling_vov3d.py"
 
 LOADER_SOURCE = '''\
-"""Lets transformers open this folder with trust_remote_code=True. The classes are those of the package vov3d."""
+"""Imports the classes of the package vov3d, for transformers with trust_remote_code=True."""
 
 from vov3d.adapters.transformers import (  # noqa: F401
     VoV3DConfig,
@@ -33,7 +33,7 @@ _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
 def model_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `config.json` says to transformers beside what it says to timm and to us.
+    """Returns the keys of transformers for `config.json`.
 
     Args:
         config: The configuration of a saved model.
@@ -51,24 +51,24 @@ def model_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label_maps(names: Sequence[str]) -> dict[str, Any]:
-    """`id2label` and `label2id` of class names in index order; of equal names the first keeps its index."""
+    """Returns `id2label` and `label2id` of class names; of equal names, `label2id` has the first."""
     indices = {name: index for index, name in reversed(list(enumerate(names)))}
     return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": indices}
 
 
 def default_names(num_classes: int) -> list[str]:
-    """The names that transformers gives to classes without any."""
+    """Returns the names that transformers gives to classes without names."""
     return [f"LABEL_{index}" for index in range(num_classes)]
 
 
 def processor_fields(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The file of the video processor: the evaluation pipeline of a model's weights.
+    """Returns the content of the video processor's file.
 
     Args:
         cfg: A model's `pretrained_cfg`.
 
     Raises:
-        ValueError: If frames are resized in a way that the pipeline does not know.
+        ValueError: If the interpolation is neither bilinear nor bicubic.
     """
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
     interpolation = cfg["interpolation"]
@@ -91,6 +91,6 @@ def processor_fields(cfg: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def interpolation_of(resample: int) -> str | None:
-    """The name of Pillow's number for a way of resizing, where it is one of ours."""
-    return next((name for name, number in _RESAMPLE.items() if number == int(resample)), None)
+def interpolation_of(resample: int | str | None) -> str | None:
+    """Returns the name of an interpolation by its name or its number in Pillow; None if it is not supported."""
+    return next((name for name, number in _RESAMPLE.items() if resample in (name, number)), None)

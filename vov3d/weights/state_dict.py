@@ -271,10 +271,10 @@ def _opened_safetensors(path: Path) -> Iterator[Any]:
 
 
 def shards(index: Path) -> list[Path]:
-    """The files among which an index of transformers says that tensors are divided, beside it.
+    """Returns the files that an index of sharded weights names.
 
     Raises:
-        FileError: If it is no such index, or names files elsewhere.
+        FileError: If it is no such index, or names files in other folders.
     """
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
@@ -294,7 +294,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _read_shards(index: Path) -> tuple[dict[str, Described], Opener]:
-    """All tensors of the files of an index."""
+    """Reads the tensors of all files of an index."""
     tensors: dict[str, Described] = {}
     places: dict[str, Path] = {}
     for path in shards(index):
