@@ -259,7 +259,7 @@ def test_frozen_stages_and_norms(stages, norm_eval):
         ),
         (dict(pretrained="w.pth", init_cfg={"type": "Pretrained", "checkpoint": "w.pth"}), "all name weights"),
         (dict(init_cfg={"type": "Kaiming", "layer": "Conv3d"}), "is not supported; give dict"),
-        (dict(init_cfg={"type": "Pretrained", "checkpoint": "w.pth", "prefix": "backbone."}), "is not understood"),
+        (dict(init_cfg={"type": "Pretrained", "checkpoint": "w.pth", "prefix": "backbone."}), "is not supported"),
         (dict(frozen_stages=4), "frozen_stages is 4, but vov3d_n has 3 stages up to the last map"),
         (dict(frozen_stages=2, out_indices=(1,)), "has 1 stages"),
     ],

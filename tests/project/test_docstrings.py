@@ -72,7 +72,7 @@ def parameters(function):
 
 def raised(function):
     """Returns the exceptions that a function raises itself, by name."""
-    if function.__code__.co_filename == "<string>":
+    if inspect.unwrap(function).__code__.co_filename == "<string>":
         return set()  # the constructor of a data class
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     raises = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]

@@ -1,5 +1,6 @@
 """Backbones for other frameworks: torchvision, MMAction2, Detectron2.
 
+The modules `vov3d.adapters.transformers` and `vov3d.adapters.datasets` are imported by their names.
 A framework is imported when it is first needed; if it is missing, the error says how to install it.
 """
 

@@ -39,7 +39,11 @@ _CITATIONS = {
 
 
 def model_card(
-    model: Any, place: str, label_names: Sequence[str] | None = None, source: Mapping[str, str] | None = None
+    model: Any,
+    place: str,
+    label_names: Sequence[str] | None = None,
+    source: Mapping[str, str] | None = None,
+    transformers: bool = False,
 ) -> str:
     """Returns the README of a saved model, with the Hub's metadata in front.
 
@@ -48,6 +52,7 @@ def model_card(
         place: The repository or folder that it will be loaded from.
         label_names: Class names in index order; those of the model if None.
         source: Origin of the weights: `file`, `sha256`, `format`.
+        transformers: Adds how to load the model in transformers, for folders saved with `transformers=True`.
 
     Raises:
         ValueError: If the model cannot be saved, as in `save_pretrained`.
@@ -55,10 +60,11 @@ def model_card(
     config = describe(model, label_names)
     cfg = {**config["pretrained_cfg"], "architecture": config["architecture"]}
     sections = [
-        _metadata(cfg, place),
+        _metadata(cfg, place, transformers),
         f"# {_plain(place.rsplit('/', 1)[-1])}",
         _description(cfg, config),
         _use(cfg, place),
+        _use_in_transformers(config, place) if transformers else "",
         _accuracy(cfg),
         _budget(config),
         _origin(cfg, source or {}),
@@ -75,7 +81,7 @@ def _dataset(cfg: Mapping[str, Any]) -> str | None:
     return DATASETS.get(cfg.get("label_set") or "")
 
 
-def _metadata(cfg: Mapping[str, Any], place: str) -> str:
+def _metadata(cfg: Mapping[str, Any], place: str, transformers: bool) -> str:
     results = [
         EvalResult(
             task_type="video-classification",
@@ -92,7 +98,7 @@ def _metadata(cfg: Mapping[str, Any], place: str) -> str:
         license=cfg.get("license"),
         library_name="vov3d",
         pipeline_tag="video-classification",
-        tags=["video-classification", "action-recognition", "3d-cnn", "timm"],
+        tags=["video-classification", "action-recognition", "3d-cnn", "timm", *["transformers"] * transformers],
         model_name=place.rsplit("/", 1)[-1] if results else None,
         eval_results=results or None,
     )
@@ -148,6 +154,24 @@ print(vov3d.VideoClassifier(model, views="{views}")("clip.mp4", topk=3))
 `vov3d.from_pretrained({_quoted(place)}, features_only=True)` gives a backbone, `num_classes=...` a fresh classifier."""
 
 
+def _use_in_transformers(config: Mapping[str, Any], place: str) -> str:
+    kind = "AutoModelForVideoClassification" if config["num_classes"] else "AutoModel"
+    pipe = f"""
+print(pipeline("video-classification", model={_quoted(place)})("clip.mp4"))""" * bool(config["num_classes"])
+    return f"""## Use in transformers
+
+`pip install "vov3d[transformers]"`; the same files, with the same outputs:
+
+```python
+import vov3d.adapters.transformers  # or trust_remote_code=True in each of the calls
+from transformers import {kind}, AutoVideoProcessor, pipeline
+
+model = {kind}.from_pretrained({_quoted(place)})
+processor = AutoVideoProcessor.from_pretrained({_quoted(place)})
+outputs = model(**processor("clip.mp4", return_tensors="pt")){pipe}
+```"""
+
+
 def _accuracy(cfg: Mapping[str, Any]) -> str:
     if cfg.get("top1") is None:
         return ""
@@ -163,7 +187,7 @@ As published, not measured again:
 
 
 def _budget(config: Mapping[str, Any]) -> str:
-    cfg, args = config["pretrained_cfg"], config["model_args"]
+    cfg, args = config["pretrained_cfg"], {**config["model_args"], "num_classes": config["num_classes"]}
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
     cost = measure_budget(config["architecture"], cfg["num_frames"], size, **args)
     stages = "\n".join(f"| {name} | {' x '.join(map(str, shape))} |" for name, shape in cost.stages)

@@ -95,6 +95,7 @@ def push_to_hub(
     private: bool = False,
     *,
     token: str | bool | None = None,
+    transformers: bool = False,
 ) -> list[str]:
     """Uploads a model with its configuration and a card; files that are there already are not sent again.
 
@@ -104,6 +105,7 @@ def push_to_hub(
         label_names: Class names in index order; those of the model if None.
         private: Makes a new repository private.
         token: A token with write access; that of `hf auth login` if None.
+        transformers: Adds the files that transformers needs, as `save_pretrained` does.
 
     Returns:
         The files that were sent.
@@ -113,7 +115,8 @@ def push_to_hub(
         RuntimeError: If the Hub refuses; one error names the repository, the cause and the remedy.
     """
     with TemporaryDirectory() as tmp:
-        folder = write_folder(model, Path(tmp) / "model", label_names, card=model_card(model, repo_id, label_names))
+        card = model_card(model, repo_id, label_names, transformers=transformers)
+        folder = write_folder(model, Path(tmp) / "model", label_names, card=card, transformers=transformers)
         return _upload(folder, repo_id, private, token)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from vov3d.files import alone_in, replacing
 from vov3d.hub._structure import recipe_of
+from vov3d.hub.transformers_files import LOADER, LOADER_SOURCE, PROCESSOR, model_fields, processor_fields
 from vov3d.labels import check_names, class_names, load_labels
 from vov3d.layers import ClassifierHead3d
 from vov3d.models import create_model
@@ -29,7 +30,13 @@ _CLAIMS = ("tag", "top1", "top5", "views", "gmacs_per_view", "temperature")
 _TERMS = ("license", "origin_url")
 
 
-def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[str] | None = None) -> Path:
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    label_names: Sequence[str] | None = None,
+    *,
+    transformers: bool = False,
+) -> Path:
     """Saves weights, configuration and class names of a model made by `create_model`.
 
     Files are first written under other names and then renamed, the configuration, which holds the digest of the
@@ -42,6 +49,9 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[
         model: The model; it is not changed.
         folder: The folder to write; made if it does not exist. Other files in it stay.
         label_names: Class names in index order; those of the model if None.
+        transformers: Adds what Hugging Face transformers needs to open the same folder: keys in `config.json`, the
+            settings of the video processor, and a loader for programs that do not import
+            `vov3d.adapters.transformers`.
 
     Returns:
         The folder.
@@ -50,14 +60,23 @@ def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[
         ValueError: If the model was not made by `create_model`, returns features only, was changed in ways that the
             configuration cannot hold, has arguments that JSON cannot hold, or another number of classes than names.
     """
-    return write_folder(model, Path(folder), label_names)
+    return write_folder(model, Path(folder), label_names, transformers=transformers)
 
 
 def write_folder(
-    model: Any, folder: Path, label_names: Sequence[str] | None, source: Mapping[str, str] | None = None, card: str = ""
+    model: Any,
+    folder: Path,
+    label_names: Sequence[str] | None,
+    source: Mapping[str, str] | None = None,
+    card: str = "",
+    transformers: bool = False,
 ) -> Path:
     """Saves a model as `save_pretrained` does, with the origin of its weights and a model card if given."""
     config = describe(model, label_names) | ({"source": dict(source)} if source else {})
+    texts = {CARD: card} if card else {}
+    if transformers:
+        config |= model_fields(config)
+        texts |= {PROCESSOR: _json(processor_fields(config["pretrained_cfg"])), LOADER: LOADER_SOURCE}
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     # save_file would create a file that only its owner can read
     weights = safetensors.torch.save(tensors, metadata={"format": "pt", **(source or {})})
@@ -66,18 +85,22 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with alone_in(folder), replacing(folder / CONFIG) as draft:
-            draft.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+            draft.write_text(_json(config), encoding="utf-8")
             with replacing(folder / WEIGHTS) as draft:
                 draft.write_bytes(weights)
-            if card:
-                with replacing(folder / CARD) as draft:
-                    draft.write_text(card, encoding="utf-8")
+            for name, text in texts.items():
+                with replacing(folder / name) as draft:
+                    draft.write_text(text, encoding="utf-8")
     except BaseException:
         if new:
             with suppress(OSError):  # it may hold files that were put in place
                 folder.rmdir()
         raise
     return folder
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False)
 
 
 def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -117,9 +140,12 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
 
 
 def _arguments(model: Any, architecture: str) -> dict[str, Any]:
-    """Returns the arguments of `create_model` that build the network again, surgery included."""
-    args = {k: v for k, v in model.model_args.items() if k != "surgery"}
-    args |= {"in_chans": model.in_chans, "num_classes": model.num_classes}
+    """Returns the arguments of `create_model` that build the network again, surgery included.
+
+    `num_classes` is not among them: it has its own key in the file, and transformers' wrapper of timm passes both.
+    """
+    args = {k: v for k, v in model.model_args.items() if k not in ("surgery", "num_classes")}
+    args["in_chans"] = model.in_chans
     if isinstance(model.head, ClassifierHead3d):
         args["global_pool"] = model.head.global_pool.pool_type
     for key, value in args.items():
@@ -129,7 +155,7 @@ def _arguments(model: Any, architecture: str) -> dict[str, Any]:
             raise ValueError(
                 f"cannot save {key}={value!r} in a file; name layers by strings, such as norm_layer='syncbatchnorm'"
             ) from None
-    recipe = recipe_of(model, create_model(architecture, device="meta", **args))
+    recipe = recipe_of(model, create_model(architecture, device="meta", num_classes=model.num_classes, **args))
     return args | ({"surgery": recipe} if recipe else {})
 
 

@@ -85,7 +85,8 @@ def read_saved(source: str, name: str, cache_dir: str | Path | None, token: str 
         config = _parsed(path)
     except (KeyError, TypeError, ValueError, RecursionError) as e:
         raise ValueError(f"{where}: its config.json does not describe a model ({e!r:.300})") from e
-    _warn_of(where, [key for key in config if key not in _TOP])
+    if "model_type" not in config:  # whose other keys are those of transformers
+        _warn_of(where, [key for key in config if key not in _TOP])
     cfg = dict(config["pretrained_cfg"])
     cfg |= {key: config[key] for key in ("num_classes", "label_names", "label_descriptions") if key in config}
     return Saved(config["architecture"], without_places(where, cfg) | place, dict(config.get("model_args") or {}))

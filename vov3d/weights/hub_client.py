@@ -5,10 +5,12 @@ from pathlib import Path
 from huggingface_hub import constants, errors, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 
-from vov3d.weights.state_dict import WeightsError, brief
+from vov3d.weights.state_dict import WeightsError, brief, shards
+from vov3d.weights.tensors import FileError
 
 CONFIG = "config.json"
 SAFE_WEIGHTS = "model.safetensors"
+SAFE_INDEX = "model.safetensors.index.json"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 
 _FIRST_ANSWER = 3.0  # seconds
@@ -31,22 +33,33 @@ def download_weights(
 
     Args:
         repo_id: `org/name`, or `org/name@revision`.
-        filename: Their file; if None, safetensors first, then PyTorch's.
+        filename: Their file; if None, safetensors first, in one file or several, then PyTorch's.
         cache_dir: Folder for downloads; the Hub client's cache if None.
         token: For repositories that are not public; that of the Hub client's log-in if None.
 
     Raises:
         Exception: One of `HUB_ERRORS`.
     """
-    names = [filename] if filename else [SAFE_WEIGHTS, PICKLED_WEIGHTS]
+    names = [filename] if filename else [SAFE_WEIGHTS, SAFE_INDEX, PICKLED_WEIGHTS]
     for name in names[:-1]:
         try:
-            return download_file(repo_id, name, cache_dir, token)
+            path = download_file(repo_id, name, cache_dir, token)
+            return _with_shards(path, repo_id, cache_dir, token) if name == SAFE_INDEX else path
         except errors.LocalEntryNotFoundError:
             raise
         except errors.EntryNotFoundError:
             continue
     return download_file(repo_id, names[-1], cache_dir, token)
+
+
+def _with_shards(index: Path, repo_id: str, cache_dir: str | Path | None, token: str | bool | None) -> Path:
+    """Downloads the files that an index names, and returns the index."""
+    try:
+        for path in shards(index):
+            download_file(repo_id, path.name, cache_dir, token)
+    except FileError as e:
+        raise WeightsError(f"{index}: {e}") from e
+    return index
 
 
 def download_file(repo_id: str, filename: str, cache_dir: str | Path | None, token: str | bool | None) -> Path:

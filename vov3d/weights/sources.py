@@ -21,7 +21,15 @@ from timm.models import get_arch_pretrained_cfgs
 from vov3d.files import replacing
 from vov3d.weights.config import VideoPretrainedCfg
 from vov3d.weights.download import DownloadError, download, refuse_link
-from vov3d.weights.hub_client import HUB_ERRORS, PICKLED_WEIGHTS, SAFE_WEIGHTS, download_weights, hub_cause, hub_error
+from vov3d.weights.hub_client import (
+    HUB_ERRORS,
+    PICKLED_WEIGHTS,
+    SAFE_INDEX,
+    SAFE_WEIGHTS,
+    download_weights,
+    hub_cause,
+    hub_error,
+)
 from vov3d.weights.state_dict import StateDict, WeightsError, open_weights, read_state_dict
 
 _logger = logging.getLogger(__name__)
@@ -108,7 +116,7 @@ def source_sha256(path: Path) -> str | None:
 
 
 def _file_in(folder: Path) -> Path:
-    for name in (SAFE_WEIGHTS, PICKLED_WEIGHTS):
+    for name in (SAFE_WEIGHTS, SAFE_INDEX, PICKLED_WEIGHTS):
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(f"{folder}: holds neither {SAFE_WEIGHTS} nor {PICKLED_WEIGHTS}")

@@ -1,10 +1,11 @@
 """Reads weights from files without running code, checks them by name, and loads all of them or none."""
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from math import prod
@@ -66,6 +67,8 @@ _SAFE_TYPES = {
 _MOST_TENSORS = 10_000  # X3D-L has 1,500
 _LONGEST_NAME = 500
 _MOST_DIMENSIONS = 8
+_MOST_SHARDS = 1000
+INDEX_SUFFIX = ".safetensors.index.json"
 _MOST_SHARED = 4  # largest ratio of the tensors' memory to their file's size
 
 
@@ -187,7 +190,7 @@ def open_weights(path: str | Path) -> FileTensors:
         content, opener = _read_content(path, head)
         wrapped, notes = _unwrap(content)
         tensors, prefix = _network_of(_plain_names(wrapped))
-        _check(tensors, path.stat().st_size)
+        _check(tensors, sum(part.stat().st_size for part in _parts(path)))
     notes += [prefix] if prefix else []
     if notes:
         _logger.info("%s: reading %s", path, ", ".join(notes))
@@ -208,6 +211,8 @@ def _errors_of(path: Path) -> Iterator[None]:
 
 
 def _read_content(path: Path, head: bytes) -> tuple[Any, Opener]:
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_shards(path)
     if _is_safetensors(head):
         return _read_safetensors(path)
     if problem := _not_weights(head):
@@ -251,7 +256,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Described], Opener]:
     @contextmanager
     def opener() -> Iterator[ReadStorage]:
         with _opened_safetensors(path) as file:
-            yield lambda name: file.get_tensor(name).flatten().view(torch.uint8).numpy().tobytes()
+            yield lambda name: _bytes_of(file, name)
 
     return tensors, opener
 
@@ -263,6 +268,55 @@ def _opened_safetensors(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as e:
         raise FileError(f"is truncated or damaged ({brief(e)}); download it again") from e
+
+
+def shards(index: Path) -> list[Path]:
+    """Returns the files that an index of sharded weights names.
+
+    Raises:
+        FileError: If it is no such index, or names files in other folders.
+    """
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted(set(content["weight_map"].values()))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
+        raise FileError(f"is no index of safetensors files ({e!r:.100})") from e
+    plain = re.compile(r"\w[\w.-]{0,200}\.safetensors")
+    if not 0 < len(names) <= _MOST_SHARDS or not all(plain.fullmatch(name) for name in names):
+        raise FileError(
+            f"is no index of 1 to {_MOST_SHARDS} safetensors files beside it; it names {some(names)!r:.200}"
+        )
+    return [index.with_name(name) for name in names]
+
+
+def _parts(path: Path) -> list[Path]:
+    return shards(path) if path.name.endswith(INDEX_SUFFIX) else [path]
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Described], Opener]:
+    """Reads the tensors of all files of an index."""
+    tensors: dict[str, Described] = {}
+    places: dict[str, Path] = {}
+    for path in shards(index):
+        if not path.is_file():
+            raise FileError(f"names {path.name}, which is not there")
+        part, _ = _read_safetensors(path)
+        if twice := sorted(part.keys() & tensors.keys()):
+            raise FileError(f"names two files that both hold {some(twice)}")
+        tensors |= part
+        places |= dict.fromkeys(part, path)
+
+    @contextmanager
+    def opener() -> Iterator[ReadStorage]:
+        with ExitStack() as stack:
+            files = {path: stack.enter_context(_opened_safetensors(path)) for path in set(places.values())}
+            yield lambda name: _bytes_of(files[places[name]], name)
+
+    return tensors, opener
+
+
+def _bytes_of(file: Any, name: str) -> bytes:
+    return file.get_tensor(name).flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
