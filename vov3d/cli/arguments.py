@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 import warnings
@@ -18,6 +19,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
     return int(text)
+
+
+def span(text: str) -> float:
+    """A time in seconds, above 0: `0.5`, `0.5s` or `500ms`."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s)?", text.strip())
+    value = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a time above 0 such as 0.5s, 0.5 or 500ms, got {text!r}")
+    return value
 
 
 def device(name: str) -> torch.device:
