@@ -253,11 +253,9 @@ def _write_npz_rows(path: Path, names: Sequence[str], kept: KeptRows, about: dic
 def _write_parquet_rows(path: Path, names: Sequence[str], kept: KeptRows, about: dict[str, str | int]) -> None:
     """Columns `path`, `time`, `shot_start`, `shot_end` and `vector`, and the metadata of `_write_parquet`."""
     pa, pq = _pyarrow()
-    schema = pa.schema(
-        [("path", pa.string()), *((name, pa.float64()) for name in ("time", "shot_start", "shot_end"))]
-        + [("vector", pa.list_(pa.float32(), kept.dimension))],
-        {key: str(value) for key, value in about.items()},
-    )
+    fields = {"path": pa.string(), "time": pa.float64(), "shot_start": pa.float64(), "shot_end": pa.float64()}
+    fields["vector"] = pa.list_(pa.float32(), kept.dimension)
+    schema = pa.schema(fields, {key: str(value) for key, value in about.items()})
     with pq.ParquetWriter(path, schema) as writer:
         for name in names:
             rows, at = kept.rows[name], 0

@@ -37,6 +37,11 @@ class Track:
         tracks = {name: getattr(self, name)[::-1] for name in ("x", "y", "size", "angle", "alpha", "depth")}
         return replace(self, **tracks)
 
+    def standing(self, before: int, after: int) -> "Track":
+        """The same with so many frames before it and behind it in which nothing changes."""
+        names = ("x", "y", "size", "angle", "alpha", "depth")
+        return replace(self, **{name: np.pad(getattr(self, name), (before, after), "edge") for name in names})
+
 
 # --- looks -----------------------------------------------------------------------------------------------------------
 

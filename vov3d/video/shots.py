@@ -21,7 +21,7 @@ _TIMES = 3.0  # the usual change, at least
 
 @dataclass(frozen=True)
 class _Look:
-    """What is compared of a frame: a small picture `(3, 16, 16)` and a histogram of each colour `(3, 8)`, from 0 to 1."""
+    """What is compared of a frame: a small picture `(3, 16, 16)`, and histograms of the colours in a row, from 0 to 1."""
 
     picture: torch.Tensor
     colours: torch.Tensor
