@@ -21,7 +21,7 @@ _TIMES = 3.0  # the usual change, at least
 
 @dataclass(frozen=True)
 class _Look:
-    """What is compared of a frame: a small picture `(3, 16, 16)`, and histograms of the colours in a row, from 0 to 1."""
+    """What is compared of a frame: a small picture `(3, 16, 16)`, and histograms of the colours, from 0 to 1."""
 
     picture: torch.Tensor
     colours: torch.Tensor
@@ -41,32 +41,41 @@ def split_shots(frames: Iterable[torch.Tensor]) -> Iterator[tuple[bool, torch.Te
         Whether the frame begins a shot, and the frame; two frames are waited for. The first frame begins one.
     """
     waiting: deque[tuple[torch.Tensor, _Look]] = deque()
-    changes: deque[float] = deque(maxlen=_BEFORE)
-    last: _Look | None = None
+    cuts = _Cuts()
     for frame in frames:
         waiting.append((frame, _look(frame)))
         if len(waiting) > _AHEAD:
-            begins, last = _begins(last, [look for _, look in waiting], changes), waiting[0][1]
-            yield begins, waiting.popleft()[0]
+            yield cuts.begins([look for _, look in waiting]), waiting.popleft()[0]
     while waiting:
-        begins, last = _begins(last, [look for _, look in waiting], changes), waiting[0][1]
-        yield begins, waiting.popleft()[0]
+        yield cuts.begins([look for _, look in waiting]), waiting.popleft()[0]
 
 
-def _begins(last: _Look | None, coming: list[_Look], changes: deque[float]) -> bool:
-    """Whether a shot begins with the first of the frames that come; notes the change if not."""
-    if last is None:
-        return True
-    change = _change(last, coming[0])
-    usual = median(changes) if changes else 0.0
-    least = max(_LEAST, _TIMES * usual)
-    stays = all(_change(last, look) >= least for look in coming[1:])
-    behind = max((_change(a, b) for a, b in pairwise(coming)), default=0.0)
-    if change >= least and stays and change > 2 * behind:
-        changes.clear()
-        return True
-    changes.append(change)
-    return False
+class _Cuts:
+    """What was seen of the shot so far."""
+
+    def __init__(self) -> None:
+        self._last: _Look | None = None
+        self._changes: deque[float] = deque(maxlen=_BEFORE)
+        self._flashes = 0  # frames in a row
+
+    def begins(self, coming: list[_Look]) -> bool:
+        """Whether a shot begins with the first of the frames that come."""
+        if self._last is None:
+            self._last = coming[0]
+            return True
+        changes = [_change(self._last, look) for look in coming]
+        least = max(_LEAST, _TIMES * median(self._changes) if self._changes else 0.0)
+        stays = min(changes) >= least
+        if changes[0] >= least and not stays and self._flashes < _AHEAD:
+            self._flashes += 1  # the next frame is compared with the one before the flash
+            return False
+        self._last, self._flashes = coming[0], 0
+        behind = max((_change(a, b) for a, b in pairwise(coming)), default=0.0)
+        if stays and changes[0] > 2 * behind:
+            self._changes.clear()
+            return True
+        self._changes.append(changes[0])
+        return False
 
 
 def _look(frame: torch.Tensor) -> _Look:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def read_features(path: str | Path) -> Features:
     paths = arrays["paths"]
     edges = [0, *(np.flatnonzero(paths[1:] != paths[:-1]) + 1).tolist(), len(paths)]
     videos = []
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         shots = np.stack([arrays["shot_starts"][start:end], arrays["shot_ends"][start:end]], 1)
         videos.append(Video(str(paths[start]), arrays["times"][start:end], shots, arrays["vectors"][start:end]))
     return Features(videos, about)
