@@ -34,6 +34,16 @@ MODELS = {"vov3d_n": "vov3d_n", "vov3d_n.shapes_stream": "vov3d_n.shapes_stream 
 Way = Callable[[Path, bool], Timeline]
 
 
+def by_clips(classifier: VideoClassifier) -> Way:
+    """Returns how a video is looked over."""
+    return lambda video, across: look_over(classifier, video, EVERY, SECONDS, across_cuts=across)
+
+
+def by_stream(classifier: StreamClassifier) -> Way:
+    """Returns how a video is taken frame by frame."""
+    return lambda video, across: stream_over(classifier, video, across_cuts=across)
+
+
 def ways() -> dict[str, tuple[Way, Way]]:
     """Returns the two ways of each model, by clips and as a stream, as functions of a video and `across_cuts`."""
     found: dict[str, tuple[Way, Way]] = {}
@@ -41,10 +51,7 @@ def ways() -> dict[str, tuple[Way, Way]]:
         model = load_model(name, None, torch.device("cpu"))
         clips = VideoClassifier(model.network, class_names=model.names)
         stream = StreamClassifier(vov3d.create_model(name, pretrained=True))
-        found[name] = (
-            lambda video, across, clips=clips: look_over(clips, video, EVERY, SECONDS, across_cuts=across),
-            lambda video, across, stream=stream: stream_over(stream, video, across_cuts=across),
-        )
+        found[name] = by_clips(clips), by_stream(stream)
     return found
 
 

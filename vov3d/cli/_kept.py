@@ -188,7 +188,7 @@ class KeptRows(Kept):
             shots.append(window.shot)
             duration = window.duration
         self._rows_file.flush()
-        entry = {"video": video, "state": _state(video), "first": first, "dimension": self.dimension}
+        entry: dict[str, Any] = {"video": video, "state": _state(video), "first": first, "dimension": self.dimension}
         entry |= {"times": times, "shots": shots, "duration": duration}
         self._take(entry)
         self._put(entry)

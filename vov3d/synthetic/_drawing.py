@@ -1,6 +1,7 @@
 """What moving shapes and scenes of them are made of: looks, places over time, drawing; numpy only."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class Track:
     def standing(self, before: int, after: int) -> "Track":
         """The same with so many frames before it and behind it in which nothing changes."""
         names = ("x", "y", "size", "angle", "alpha", "depth")
-        return replace(self, **{name: np.pad(getattr(self, name), (before, after), "edge") for name in names})
+        tracks: dict[str, Any] = {name: np.pad(getattr(self, name), (before, after), "edge") for name in names}
+        return replace(self, **tracks)
 
 
 # --- looks -----------------------------------------------------------------------------------------------------------

@@ -208,11 +208,12 @@ def read_results(path: Path) -> list[Found]:
         raise FileNotFoundError(f"{path}: there is no such file of results")
     try:
         results = json.loads(path.read_text(encoding="utf-8-sig"))["results"]
-        return [
-            Found(video, *map(float, one["segment"]), str(one["label"]), float(one["score"]))
-            for video, entries in results.items()
-            for one in entries
-        ]
+        found = list[Found]()
+        for video, entries in results.items():
+            for one in entries:
+                start, end = map(float, one["segment"])
+                found.append(Found(video, start, end, str(one["label"]), float(one["score"])))
+        return found
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f'{path}: expected {{"results": {{video: [{{"label", "score", "segment": [start, end]}}]}}}} ({error})'

@@ -46,10 +46,11 @@ def make_video(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
     """Makes the frames `(T, S, S, 3)` of a video, and what happens in it, in ActivityNet's form."""
     parts, found, end = list[np.ndarray](), list[dict[str, Any]](), 0
     for label in rng.permutation(len(CLASSES))[: rng.integers(*_SHOTS)].tolist():
-        before, motion, after = rng.integers(_STILL), rng.integers(*_MOTION), rng.integers(_STILL)
-        before, after = (0 if rng.random() < 0.25 else int(still) for still in (before, after))
-        parts.append(make_clip(label, rng, int(motion), before=before, after=after))
+        drawn = int(rng.integers(_STILL)), int(rng.integers(*_MOTION)), int(rng.integers(_STILL))
+        motion = drawn[1]
+        before, after = (0 if rng.random() < 0.25 else still for still in (drawn[0], drawn[2]))
+        parts.append(make_clip(label, rng, motion, before=before, after=after))
         start = end + before
-        found.append({"label": CLASSES[label], "segment": [start / FPS, (start + int(motion)) / FPS]})
+        found.append({"label": CLASSES[label], "segment": [start / FPS, (start + motion) / FPS]})
         end += len(parts[-1])
     return np.concatenate(parts), found
