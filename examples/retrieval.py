@@ -18,7 +18,6 @@ import numpy as np
 
 from vov3d.cli.arguments import positive
 
-
 _ARRAYS = ("paths", "times", "shot_starts", "shot_ends", "vectors")
 
 
