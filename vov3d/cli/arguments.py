@@ -85,12 +85,26 @@ class Progress:
     def __init__(self, command: str, total: int) -> None:
         self._command, self._total, self._done = command, total, 0
         self._begin = self._told = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        self._terminal, self._within = sys.stderr.isatty(), False
 
     def clear(self) -> None:
         """Makes room for what is printed next."""
-        if self._terminal and self._total > 1:
+        if self._terminal and (self._total > 1 or self._within):
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def within(self, name: str, done: float, total: float) -> None:
+        """So much of one long file is done, in seconds of the file; told twice a minute, on a terminal every second."""
+        now = time.monotonic()
+        if now - self._told < (1.0 if self._terminal else self._EVERY):
+            return
+        self._told, self._within = now, True
+        text = f"vov3d {self._command}: {name}, {_duration(done)} of {_duration(total)}"
+        print(
+            f"\r\x1b[K{text}" if self._terminal else text,
+            end="" if self._terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def step(self) -> None:
         """One more is done."""

@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def _compute_over(
             try:
                 fps = None if is_file(file) else args.fps
                 windows = classifier.embeddings_over(file, args.every, args.seconds, args.across_cuts, fps)
-                kept.add_windows(file, windows)
+                kept.add_windows(file, _told(progress, file, windows))
             except VideoError as error:
                 progress.clear()
                 if args.broken == "stop":
@@ -155,6 +155,14 @@ def _compute_over(
                 broken.append(error)
             progress.step()
     return broken
+
+
+def _told(progress: Progress, file: str, windows: Iterator[Any]) -> Iterator[Any]:
+    """The windows of a video, telling now and then how much of it is done."""
+    for window in windows:
+        progress.within(file, window.end, window.duration)
+        yield window
+    progress.clear()
 
 
 def _left(files: list[str], kept: Kept) -> list[str]:
