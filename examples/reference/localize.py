@@ -205,6 +205,9 @@ def _found(head: Head, videos: dict[str, Video]) -> list[Found]:
 def _report(annotations: Annotations, found: Sequence[Found]) -> Report:
     """Measures and prints."""
     report = measure(annotations.segments, found)
+    others = sum(one.label not in report.precision for one in found)
+    if others:
+        print(f"{others} segments found are of classes that the annotations do not hold, and do not count")
     print(f"{len(annotations.segments)} segments of {len(report.precision)} classes, {len(found)} found")
     print("tIoU  " + "  ".join(f"{tiou:5.1f}" for tiou in report.tious) + "   mean")
     print("mAP   " + "  ".join(f"{100 * value:5.1f}" for value in [*report.by_tiou, report.mean]))

@@ -97,6 +97,15 @@ def test_it_finds_what_is_plain_to_see(data, capsys, tmp_path):
     assert all(0 <= one.start < one.end <= 60 for one in found)
     assert localize.main(["evaluate", "--found", str(out), "--annotations", str(data / "truth.json")]) == 0
     assert table(capsys.readouterr().out) == measured
+    results = json.loads(out.read_text())
+    results["results"]["6"][0]["label"] = results["results"]["7"][0]["label"] = "Jump"
+    results["results"]["elsewhere"] = results["results"].pop("9")
+    out.write_text(json.dumps(results))
+    assert localize.main(["evaluate", "--found", str(out), "--annotations", str(data / "truth.json")]) == 0
+    text = capsys.readouterr().out
+    assert "2 segments found are of classes that the annotations do not hold, and do not count" in text
+    assert "what is found in 1 videos that are not of the subset is left out" in text
+    assert table(text)[-1] < measured[-1]
     assert localize.main(["evaluate", *arguments(data, "--subset", "training")]) == 0
     assert "30 segments of 2 classes" in capsys.readouterr().out
 

@@ -22,7 +22,7 @@ def positive(text: str) -> int:
 
 
 def span(text: str) -> float:
-    """A time in seconds, above 0: `0.5`, `0.5s` or `500ms`."""
+    """Reads a time in seconds, above 0: `0.5`, `0.5s` or `500ms`."""
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s)?", text.strip())
     value = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0.0
     if not 0 < value < float("inf"):
@@ -93,7 +93,7 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def within(self, name: str, done: float, total: float) -> None:
-        """So much of one long file is done, in seconds of the file; told twice a minute, on a terminal every second."""
+        """Tells how many seconds of one long file are done: twice a minute, on a terminal every second."""
         now = time.monotonic()
         if now - self._told < (1.0 if self._terminal else self._EVERY):
             return

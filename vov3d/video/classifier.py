@@ -402,7 +402,7 @@ class VideoClassifier:
         across_cuts: bool = False,
         fps: float | None = None,
     ) -> Iterator[Window]:
-        """Scores of all classes at regular times of a long video, in one pass of decoding.
+        """Yields the scores of all classes at regular times of a long video, in one pass of decoding.
 
         Windows that overlap share their frames; memory holds the frames of one window, however long the video is. Each
         shot is treated as a video of its own (`vov3d.video.shots.split_shots`): its first window begins with it, and
@@ -433,7 +433,7 @@ class VideoClassifier:
         across_cuts: bool = False,
         fps: float | None = None,
     ) -> Iterator[Window]:
-        """The vectors of `embedding` at regular times of a long video, in one pass of decoding.
+        """Yields the vectors of `embedding` at regular times of a long video, in one pass of decoding.
 
         Args:
             source: as for a call, but no list.
