@@ -1,6 +1,8 @@
 """Vectors of videos: from Python, and from `vov3d embed` into files."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -383,3 +385,20 @@ def test_times_that_cannot_be_read(capsys, text) -> None:
     with pytest.raises(SystemExit):
         run(capsys, "x.mp4", "-o", "v.npz", f"--every={text}")
     assert f"must be a time above 0 such as 0.5s, 0.5 or 500ms, got {text!r}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_hours_take_the_memory_of_a_minute(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from vov3d.cli import main; assert main(sys.argv[1:]) == 0;"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for name, frames in (("short", 60), ("long", 7200)):
+        video = write_video(tmp_path / f"{name}.mp4", num_frames=frames, fps=1, options={"preset": "ultrafast"})
+        options = ["-o", str(tmp_path / f"{name}.npz"), "--every", "5s", "--seconds", "8s"]
+        command = [sys.executable, "-c", code, "embed", str(video), *options]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peaks.append(int(told.splitlines()[-1]))
+        assert len(rows(tmp_path / f"{name}.npz")["times"]) > frames / 8
+    assert peaks[1] < 1.1 * peaks[0]

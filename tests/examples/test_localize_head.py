@@ -5,11 +5,13 @@ import json
 import re
 from pathlib import Path
 
+import localized_segments
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import part_of
 from reference import localize
 from reference.localization import shapes
 from reference.localization.annotations import read_annotations
@@ -259,3 +261,8 @@ def test_shapes_from_one_command_and_predictions_of_a_film(tmp_path, capsys, mon
     expected = find(load_head(run), video, "validation_0000")
     assert [(one.label, one.video) for one in found[:20]] == [(one.label, one.video) for one in expected[:20]]
     np.testing.assert_allclose([one.start for one in found], [one.start for one in expected], atol=0.02)
+
+
+def test_the_page_shows_what_heads_reach():
+    report = json.loads(localized_segments.RESULTS.read_text())
+    assert part_of(localized_segments.PAGE.read_text(), "segments") == localized_segments.table(report)

@@ -158,7 +158,7 @@ class ShotWindows:
 
 
 def steady_rate(reader: VideoReader) -> tuple[float, int]:
-    """Returns frames per second and their number, at equal distances in time: 30 a second where the rate is variable."""
+    """Returns frames per second and their number, at equal distances in time: 30 a second of a variable rate."""
     if not reader.variable:
         return reader.fps, reader.num_frames
     return 30.0, round(30 * float(reader.timestamps[-1])) + 1
