@@ -1,4 +1,4 @@
-"""What happens when in a long video: a window slides over it, its labels are merged to segments.
+"""Finds out what happens when in a long video: slides a window over it and merges the labels to segments.
 
     python examples/localize.py match.mp4 --model vov3d_m.k400_f16 -o match.json --srt match.srt --picture match.png
     python examples/localize.py shapes.mp4 --seconds 1.6 -o shapes.json      # vov3d_n takes whole clips: say how long
@@ -129,8 +129,8 @@ def stream_over(
     the stream begins anew.
 
     Args:
-        classifier: What labels it.
-        video: The file, or what else `VideoReader` takes.
+        classifier: The model that labels it.
+        video: The file, or any other source of `VideoReader`.
         pictures: Keeps some frames for a picture.
         across_cuts: Lets the stream go on across cuts.
 
@@ -231,12 +231,12 @@ def _middles(step: float, duration: float) -> np.ndarray:
 
 
 def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int, int]]:
-    """The best cut into stretches of one label each.
+    """Returns the best cut into stretches of one label each.
 
     Args:
         scores: `(N, classes)` of each moment.
-        least: Moments that a stretch has at least; where there are fewer, they are one stretch.
-        threshold: What "nothing" scores at every moment.
+        least: Fewest moments of a stretch; a shorter video is one stretch.
+        threshold: Score of "nothing" at every moment.
 
     Returns:
         First moment, moment after the last, and label of each stretch, in order; `classes` stands for nothing.
@@ -245,7 +245,7 @@ def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int
     least = min(max(least, 1), count)
     scores = np.concatenate([scores, np.full((count, 1), threshold, scores.dtype)], 1).astype(np.float64)
     sums = np.concatenate([np.zeros((1, scores.shape[1])), scores.cumsum(0)])
-    best = np.full((count + 1, scores.shape[1]), -np.inf)  # up to a moment, the last stretch being of a label
+    best = np.full((count + 1, scores.shape[1]), -np.inf)  # sums up to a moment, by the label of the last stretch
     begins = np.zeros(best.shape, int)
     for end in range(least, count + 1):
         start = end - least
@@ -268,13 +268,13 @@ def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int
 def segments_of(
     timeline: Timeline, names: Sequence[str], threshold: float, min_length: float | None = None
 ) -> list[Segment]:
-    """The stretches of a video with a label, in order.
+    """Returns the stretches of a video with a label, in order.
 
     Args:
         timeline: Of `look_over`.
         names: Of the classes.
         threshold: A score that a label must reach, from 0 to 1.
-        min_length: Seconds that a stretch lasts at least, rounded to steps; as long as the window if None.
+        min_length: Shortest stretch in seconds, rounded to steps; as long as the window if None.
     """
     found = []
     least = round((timeline.length if min_length is None else min_length) / timeline.step)
@@ -296,7 +296,7 @@ def segments_of(
 
 
 def as_srt(segments: Sequence[Segment]) -> str:
-    """Segments as subtitles."""
+    """Returns segments as subtitles."""
 
     def clock(seconds: float) -> str:
         whole = round(1000 * seconds)
@@ -386,12 +386,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=span, metavar="S", help="between windows, as 0.5, 0.5s, 500ms (default: 0.2)")
     parser.add_argument("--across-cuts", action="store_true", help="windows and segments may lie across cuts")
     parser.add_argument("--threshold", type=float, default=0.3, help="score that a label must reach (default: 0.3)")
-    parser.add_argument("--min-length", type=float, metavar="S", help="of a segment (default: the window's)")
+    parser.add_argument("--min-length", type=float, metavar="S", help="of the shortest segment (default: the window's)")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="segments and windows, as JSON"
     )
     parser.add_argument("--srt", type=Path, metavar="FILE", help="segments as subtitles")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="frames and the time line")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="frames and the timeline")
     return parser
 
 
@@ -424,9 +424,11 @@ def _localize(args: argparse.Namespace) -> None:
     content |= {"threshold": args.threshold, "min_length": args.min_length}
     content |= {"shots": [round(start, 3) for start in timeline.shots]}
     content |= {"segments": [asdict(segment) for segment in segments], "windows": windows_of(timeline, names)}
-    _write(args.output, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    with replacing(args.output) as draft:
+        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.srt:
-        _write(args.srt, as_srt(segments))
+        with replacing(args.srt) as draft:
+            draft.write_text(as_srt(segments), encoding="utf-8")
     if args.picture:
         draw(args.picture, timeline, segments, names)
     for s in segments:
@@ -447,7 +449,7 @@ def check_settings(threshold: float, min_length: float | None) -> None:
 
 
 def windows_of(timeline: Timeline, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The best label of each window."""
+    """Returns the best label of each window."""
     return [
         {
             "start": round(float(start), 3),

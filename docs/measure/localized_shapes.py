@@ -1,4 +1,4 @@
-"""Share of the frames of a long video of moving shapes that `localize.py` gives the right label.
+"""Measures the share of frames of a long video of moving shapes that `localize.py` labels correctly.
 
     python docs/measure localized_shapes     # measures vov3d_n, and writes the table of docs/guides/localization.md
 
@@ -30,7 +30,7 @@ SEED = 4242
 
 
 def write_motions(path: Path, count: int, seed: int, scenes: bool = False) -> list[Segment]:
-    """Writes a video of one motion after the other; returns where each lies.
+    """Writes a video of one motion after the other; returns the place of each.
 
     Args:
         path: The file.
@@ -52,7 +52,7 @@ def write_motions(path: Path, count: int, seed: int, scenes: bool = False) -> li
 
 
 def frame_labels(segments: Sequence[Segment], frames: int) -> np.ndarray:
-    """The class of every frame, by its middle; -1 where there is none."""
+    """Returns the class of every frame, by its middle; -1 where there is none."""
     found = np.full(frames, -1)
     middles = (np.arange(frames) + 0.5) / FPS
     for segment in segments:
@@ -61,7 +61,7 @@ def frame_labels(segments: Sequence[Segment], frames: int) -> np.ndarray:
 
 
 def measure(classifier: VideoClassifier, count: int, scenes: bool, seed: int = SEED) -> dict[str, Any]:
-    """Shares of the frames with the right label."""
+    """Returns shares of the frames with the right label."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "motions.mp4"
         truth = write_motions(video, count, seed, scenes)
@@ -96,7 +96,7 @@ def measure(classifier: VideoClassifier, count: int, scenes: bool, seed: int = S
 
 
 def _labelled(classifier: VideoClassifier, video: Path, truth: Sequence[Segment]) -> list[Segment]:
-    """What the model says of each motion, cut out where it is known to lie."""
+    """Returns the model's label of each motion, cut out at its known place."""
     with VideoReader(video) as reader:
         frames = reader.read(range(reader.num_frames))
     said = [classifier(frames[round(s.start * FPS) : round(s.end * FPS)], topk=1)[0] for s in truth]
@@ -104,12 +104,12 @@ def _labelled(classifier: VideoClassifier, video: Path, truth: Sequence[Segment]
 
 
 def share(right: np.ndarray) -> float:
-    """In percent, with two digits."""
+    """Returns a percentage with two digits."""
     return round(100 * float(np.mean(right)), 2)
 
 
 def table(reports: dict[str, dict[str, Any]]) -> str:
-    """As Markdown."""
+    """Returns a table in Markdown."""
     said: list[str] = []
     lines = [f"| right, % of frames | {' | '.join(reports)} |", f"| --- |{' --- |' * len(reports)}"]
     for name in next(iter(reports.values()))["shares"]:

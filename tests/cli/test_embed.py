@@ -22,7 +22,7 @@ from vov3d.video import VideoClassifier, VideoError
 def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
     code = main(["embed", *argv])
     out, err = capsys.readouterr()
-    known = "vov3d embed: this model knows 20 motions"  # said of the packaged model by every call
+    known = "vov3d embed: this model knows only 20 motions"  # said of the packaged model by every call
     return code, out, [line for line in err.splitlines() if not line.startswith(known)]
 
 
@@ -33,7 +33,7 @@ def classifier() -> VideoClassifier:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """A folder of two videos and a folder of frames."""
+    """Writes a folder of two videos and a folder of frames."""
     folder = tmp_path / "clips"
     (folder / "deep").mkdir(parents=True)
     write_video(folder / "b.mp4", num_frames=12)
@@ -46,7 +46,7 @@ def clips(tmp_path: Path) -> Path:
 # --- from Python -----------------------------------------------------------------------------------------------------
 
 
-def test_an_embedding_is_what_the_classifier_takes(classifier: VideoClassifier) -> None:
+def test_an_embedding_is_the_input_of_the_classifier(classifier: VideoClassifier) -> None:
     clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
     vector = classifier.embedding(clip)
     assert (vector.shape, vector.dtype) == ((256,), torch.float32)
@@ -93,7 +93,7 @@ def test_models_without_a_vector() -> None:
     with pytest.raises(ValueError, match="StandIn has no forward_features and forward_head"):
         VideoClassifier(StandIn()).embedding(clip)
     mapped = VideoClassifier(vov3d.create_model("vov3d_n", global_pool=""))
-    with pytest.raises(ValueError, match="not one vector a view: build it with a pooling"):
+    with pytest.raises(ValueError, match="not one vector a view: build it with pooling"):
         mapped.embedding(clip)
 
 
@@ -107,7 +107,7 @@ def test_folders_into_both_formats(capsys, classifier: VideoClassifier, clips: P
     assert run(capsys, str(clips), single, "-o", str(out)) == (
         0,
         f"written   {out}: 4 vectors of 256 by vov3d_n.shapes_f8\n",
-        [f"vov3d embed: {clips}: left out 1 whose names end like no video's (notes.txt)"],
+        [f"vov3d embed: {clips}: left out 1 without a video's extension (notes.txt)"],
     )
     found = np.load(out)
     assert found["paths"].tolist() == [single, str(clips / "deep/a.MKV"), str(clips / "frames"), single]
@@ -133,7 +133,9 @@ def test_broken_files_stop_or_are_left_out(capsys, clips: Path, tmp_path: Path) 
     code, text, err = run(capsys, str(clips), "-o", str(out))
     assert (code, text, len(err)) == (1, "", 1)
     assert err[0].startswith(f"vov3d embed: {clips / 'c.mp4'}: cannot be read as a video")
-    assert err[0].endswith(f"; 1 vector is kept in {part}: mend or leave out the video, and the same command goes on")
+    assert err[0].endswith(
+        f"; 1 vector is kept in {part}: repair or leave out the video, and the same command continues"
+    )
     assert not out.exists()
     code, text, err = run(capsys, str(clips), "-o", str(out), "--broken", "leave-out")
     assert (code, len(err)) == (0, 2)
@@ -175,7 +177,7 @@ def test_an_unfinished_call_goes_on_and_notices_what_changed(capsys, clips: Path
     assert (code, err) == (1, [f"vov3d embed: {part}: is damaged ('state'); delete it"])
 
 
-def test_what_is_left_out_of_folders_is_told(capsys, tmp_path: Path) -> None:
+def test_files_left_out_of_folders_are_reported(capsys, tmp_path: Path) -> None:
     folder = tmp_path / "all"
     for name in ("__MACOSX", ".hidden", "deep"):
         (folder / name).mkdir(parents=True)
@@ -190,13 +192,13 @@ def test_what_is_left_out_of_folders_is_told(capsys, tmp_path: Path) -> None:
     assert code == 0
     assert err == [
         f"vov3d embed: {folder}: left out 3 hidden (.hidden, __MACOSX, .DS_Store); 1 links to folders (linked); "
-        "1 pictures (poster.jpg); 4 whose names end like no video's (a.srt, b.srt, c.srt, ...)"
+        "1 pictures (poster.jpg); 4 without a video's extension (a.srt, b.srt, c.srt, ...)"
     ]
     paths = [str(folder / "a.mp4"), str(folder / "deep" / "a.ts")]
     assert np.load(tmp_path / "v.npz")["paths"].tolist() == paths
 
 
-def test_settings_are_told(capsys, clips: Path, tmp_path: Path) -> None:
+def test_settings_are_printed(capsys, clips: Path, tmp_path: Path) -> None:
     settings = ("--model", "x3d_xs", "--random-weights", "--frames", "2", "--stride", "3")
     code, _, err = run(capsys, str(clips / "b.mp4"), "-o", str(tmp_path / "v.npz"), *settings)
     assert code == 0
@@ -211,8 +213,8 @@ def test_settings_are_told(capsys, clips: Path, tmp_path: Path) -> None:
     [
         (["x.mp4", "-o", "v.csv"], "v.csv: a file of vectors must end in .npz or .parquet"),
         (["x.mp4", "-o", "nowhere/v.npz"], "nowhere/v.npz: there is no folder"),
-        (["x.mp4", "-o", "v.npz", "--model", "m.onnx"], "m.onnx: an exported file gives labels, no vectors"),
-        (["empty", "-o", "v.npz"], "empty: holds no file whose name ends like a video's"),
+        (["x.mp4", "-o", "v.npz", "--model", "m.onnx"], "m.onnx: an exported file gives labels, not vectors"),
+        (["empty", "-o", "v.npz"], "empty: has no file with a video's extension"),
         (["@none.txt", "-o", "v.npz"], "none.txt: no such list of videos"),
         (["@v.txt", "-o", "v.npz"], "v.txt: names no videos"),
         (["x.mp4", "-o", "empty.npz/"], "empty.npz: is a folder; name a file"),
@@ -315,7 +317,9 @@ def test_windows_go_on_after_an_error(capsys, clips: Path, tmp_path: Path) -> No
     (clips / "z.mp4").write_text("no video")
     code, _, err = run(capsys, str(clips), "-o", str(out), *EVERY)
     assert code == 1
-    assert err[0].endswith(f"; 3 videos are kept in {part}: mend or leave out the video, and the same command goes on")
+    assert err[0].endswith(
+        f"; 3 videos are kept in {part}: repair or leave out the video, and the same command continues"
+    )
     kept, written = part.read_bytes(), vectors.read_bytes()
     assert len(written) == rows(whole)["vectors"].nbytes
 

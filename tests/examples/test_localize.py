@@ -1,4 +1,4 @@
-"""Labels over time: the best cut is the best, files are what they are to be, the page shows what was measured."""
+"""Labels over time: the cut is the best one, files hold the segments, the page shows the stored measurement."""
 
 import itertools
 import json
@@ -108,7 +108,7 @@ def test_windows_are_those_of_the_classifier(tmp_path: Path, times):
         assert len(found.windows) == 1 + (40 - 8) // 3
 
 
-def test_files_of_a_video_of_known_shots(tmp_path: Path, capsys):
+def test_files_written_for_a_video_of_known_shots(tmp_path: Path, capsys):
     video, out = tmp_path / "shots.mp4", tmp_path / "out.json"
     truth = localized_shapes.write_motions(video, 4, seed=7)
     options = ["--seconds", "1.6", "--every", "0.4", "--srt", str(tmp_path / "out.srt"), "--threshold", "0"]
@@ -141,7 +141,7 @@ def test_files_of_a_video_of_known_shots(tmp_path: Path, capsys):
         (["--streaming", "--seconds", "1"], "--seconds 1 would have no effect"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys, monkeypatch, options, message):
+def test_errors_are_one_line(tmp_path: Path, capsys, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "a.mp4", num_frames=20)
     assert localize.main(["a.mp4", "-o", "out.json", *options]) == 1

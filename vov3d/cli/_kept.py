@@ -1,4 +1,4 @@
-"""Vectors that were computed already, kept beside the file to be written until it is there."""
+"""Stores vectors of videos beside the output file until it is complete."""
 
 import base64
 import json
@@ -12,10 +12,10 @@ import torch
 
 
 class Kept:
-    """Vectors of an unfinished file, each written down when it is there, so that the next call goes on.
+    """Vectors of an unfinished file, each stored as soon as it is computed, so that the next call can continue.
 
-    A line of `.OUT.part` is a video with its size and time of change, and its vector; the first line says how the
-    vectors were made.
+    A line of `.OUT.part` is a video with its size and modification time, and its vector; the first line has the
+    settings of the vectors.
 
     Attributes:
         vectors: float32 `(D,)` of each video that is done and has not changed since.
@@ -24,10 +24,10 @@ class Kept:
     _what = "1 vector"
 
     def __init__(self, output: Path, about: Mapping[str, Any]) -> None:
-        """Reads what an earlier call kept.
+        """Reads the vectors that an earlier call stored.
 
         Raises:
-            ValueError: If that was made in another way.
+            ValueError: If they were made with other settings.
         """
         self.vectors: dict[str, torch.Tensor] = {}
         self._path = output.with_name(f".{output.name}.part")
@@ -35,7 +35,7 @@ class Kept:
         whole = self._read() if self._path.exists() else 0
         self._file = self._path.open("r+b" if whole else "wb")
         if whole:
-            self._file.truncate(whole)  # a line that a kill left half-written
+            self._file.truncate(whole)  # an incomplete line of a killed process
             self._file.seek(whole)
         else:
             self._put(self._about)
@@ -60,16 +60,16 @@ class Kept:
         if not len(self):
             return ""
         done = f"{self._what} is" if len(self) == 1 else f"{len(self)} {self._what.split()[-1]}s are"
-        return f"; {done} kept in {self._path}: mend or leave out the video, and the same command goes on"
+        return f"; {done} kept in {self._path}: repair or leave out the video, and the same command continues"
 
     def add(self, video: str, vector: torch.Tensor) -> None:
-        """Writes the vector of a video down."""
+        """Stores the vector of a video."""
         self.vectors[video] = vector
         content = base64.b64encode(vector.float().contiguous().numpy().tobytes()).decode()
         self._put({"video": video, "state": _state(video), "vector": content})
 
     def forget(self) -> None:
-        """Deletes what was kept."""
+        """Deletes the stored vectors."""
         self._path.unlink(missing_ok=True)
 
     def _put(self, line: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Kept:
         self._file.flush()
 
     def _read(self) -> int:
-        """Takes the vectors that are there; bytes up to the end of the last whole line."""
+        """Reads the stored vectors; returns the length of the file up to the last complete line."""
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
         lines = content[:whole].splitlines()
@@ -215,7 +215,7 @@ class KeptRows(Kept):
 
 
 def _state(video: str) -> list[int] | None:
-    """Size and time of change of a file, by which a replaced one is known; None for an address."""
+    """Returns size and modification time of a file, to detect changes; None for an address."""
     try:
         status = os.stat(video)
     except (OSError, ValueError):

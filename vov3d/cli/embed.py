@@ -1,4 +1,4 @@
-"""`vov3d embed`: videos as vectors to compare them by."""
+"""`vov3d embed`: turns videos into vectors for comparison."""
 
 import argparse
 import math
@@ -39,13 +39,13 @@ def add_commands(commands: Any) -> None:
         required=True,
         type=Path,
         metavar="OUT",
-        help=f"the file to write: {' or '.join(_WRITERS)}; what is there is replaced",
+        help=f"the file to write: {' or '.join(_WRITERS)}; an existing one is replaced",
     )
     p.add_argument(
         "--broken",
         choices=("stop", "leave-out"),
         default="stop",
-        help="a video that cannot be read ends the command, whose vectors so far are kept for the next call, or is "
+        help="an unreadable video ends the command, which keeps its vectors so far for the next call, or is "
         "left out and named at the end (default: stop)",
     )
     add_settings(p)
@@ -79,7 +79,7 @@ def _embed(args: argparse.Namespace) -> int:
     if ending == ".parquet":
         _pyarrow()
     if Path(args.model).suffix in FORMATS:
-        raise ValueError(f"{args.model}: an exported file gives labels, no vectors; name the model it was made from")
+        raise ValueError(f"{args.model}: an exported file gives labels, not vectors; name the model it was made from")
     files = named_videos(args.files, "embed")
     target = device(args.device)
     if args.random_weights:
@@ -174,7 +174,7 @@ def _left(files: list[str], kept: Kept) -> list[str]:
 
 
 def _about(args: argparse.Namespace, model: Any) -> dict[str, str | int]:
-    """What is to be known of the vectors: those of two files compare only where all of it agrees."""
+    """Returns the settings of the vectors: two files can be compared only if all settings agree."""
     cfg = model.pretrained_cfg
     own = args.frames or cfg["num_frames"], args.stride or cfg.get("frame_stride")
     every: dict[str, str | int] = {}
@@ -218,16 +218,16 @@ def _write_rows(path: Path, names: Sequence[str], kept: KeptRows, about: dict[st
 
 
 def _write_npz(path: Path, names: Sequence[str], vectors: torch.Tensor, about: dict[str, str | int]) -> None:
-    """Arrays `paths` and `vectors`, and one of a single text for each thing to be known."""
+    """Writes arrays `paths` and `vectors`, and an array of a single text for each setting."""
     import numpy as np
 
     arrays: dict[str, Any] = {"paths": names, "vectors": vectors.numpy(), **about}
-    with path.open("wb") as file:  # a name would be given another ending
+    with path.open("wb") as file:  # np.savez may append an extension to a name
         np.savez(file, **arrays)
 
 
 def _write_parquet(path: Path, names: Sequence[str], vectors: torch.Tensor, about: dict[str, str | int]) -> None:
-    """Columns `path` and `vector`, and what is to be known as the metadata of the schema."""
+    """Writes columns `path` and `vector`, and the settings as metadata of the schema."""
     pa, pq = _pyarrow()
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.numpy().ravel()), vectors.shape[1])
     texts = [_utf8(name) for name in names]

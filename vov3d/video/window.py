@@ -16,7 +16,7 @@ from vov3d.video.transforms import EvalTransform
 
 
 class SlidingWindow:
-    """Where the clips over a stream lie, and the frames that they share, each transformed once.
+    """The clips over a stream of frames; a frame that several clips share is transformed once.
 
     Attributes:
         length: frames of a window.
@@ -36,11 +36,11 @@ class SlidingWindow:
             raise ValueError(f"fps {fps} must be positive and finite")
         self._transform, self._hop = transform, hop
         self.length, self._offsets = _plan(cfg, fps, seconds)
-        # frame i is the one at offset o of the window that starts at a multiple of the hop if i - o is one
-        self._looked_at = {offset % hop for offset in self._offsets}
+        # frame i has offset o in a window if i - o, where that window starts, is a multiple of the hop
+        self._used = {offset % hop for offset in self._offsets}
 
     def clips(self, frames: Iterable[np.ndarray | torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
-        """The number of the newest frame with the clip `(num_crops, C, T, S, S)` that ends there, at every hop."""
+        """Yields at every hop the number of the newest frame and the clip `(num_crops, C, T, S, S)` that ends there."""
         kept: dict[int, torch.Tensor] = {}
         shape: tuple[int, ...] | None = None
         newest = -1
@@ -51,7 +51,7 @@ class SlidingWindow:
                     f"frame {newest} is {tuple(picture.shape)}, those before it {shape}: all must have one size"
                 )
             shape = tuple(picture.shape)
-            if newest % self._hop in self._looked_at:
+            if newest % self._hop in self._used:
                 kept[newest] = self._transform(picture[None])
             start = newest + 1 - self.length
             if start >= 0 and start % self._hop == 0:
@@ -176,7 +176,7 @@ def steady_frames(reader: VideoReader) -> Iterator[torch.Tensor]:
 
 
 def _plan(cfg: Mapping[str, Any], fps: float, seconds: float | None) -> tuple[int, list[int]]:
-    """Frames of a window, and which of them make the clip."""
+    """Returns the length of a window in frames, and the indices of those that make the clip."""
     clip_len = cfg["num_frames"]
     if cfg["sampling"] == "segment":
         if seconds is None or not 0 < seconds < math.inf:
@@ -197,7 +197,7 @@ def _plan(cfg: Mapping[str, Any], fps: float, seconds: float | None) -> tuple[in
 
 
 def as_picture(frame: Any, number: int) -> torch.Tensor:
-    """A frame given as an array, as uint8 `(3, H, W)`."""
+    """Returns a frame given as an array as uint8 `(3, H, W)`."""
     shape = tuple(getattr(frame, "shape", ()))
     kind = str(getattr(frame, "dtype", type(frame).__name__)).removeprefix("torch.")
     if kind != "uint8" or len(shape) != 3 or 3 not in (shape[0], shape[2]):
