@@ -18,13 +18,15 @@ import numpy as np
 
 from vov3d.cli.arguments import positive
 
+_ARRAYS = ("paths", "times", "shot_starts", "shot_ends", "vectors")
+
 
 @dataclass(frozen=True)
 class Vectors:
     """Content of a file of `vov3d embed`.
 
     Attributes:
-        paths: The videos.
+        paths: The videos; of a file with many windows a video, each as "a.mp4 at 3.50 s".
         vectors: float32 `(N, D)`.
         about: The model and its settings; only vectors with equal ones can be compared.
     """
@@ -50,12 +52,18 @@ def read_vectors(path: Path) -> Vectors:
             table = pyarrow.parquet.read_table(path)
             vectors = np.stack(table["vector"].to_numpy())
             about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-            return Vectors(table["path"].to_pylist(), vectors, about)
+            times = table["time"].to_pylist() if "time" in table.column_names else None
+            return Vectors(_named(table["path"].to_pylist(), times), vectors, about)
         with np.load(path) as found:
-            about = {key: str(found[key]) for key in found if key not in ("paths", "vectors")}
-            return Vectors(found["paths"].tolist(), found["vectors"], about)
+            about = {key: str(found[key]) for key in found if key not in _ARRAYS}
+            times = found["times"].tolist() if "times" in found else None
+            return Vectors(_named(found["paths"].tolist(), times), found["vectors"], about)
     except (KeyError, OSError, ValueError) as error:
         raise ValueError(f"{path}: is no file of vov3d embed ({error})") from error
+
+
+def _named(paths: list[str], times: list[float] | None) -> list[str]:
+    return paths if times is None else [f"{p} at {time:.2f} s" for p, time in zip(paths, times, strict=True)]
 
 
 class Index:

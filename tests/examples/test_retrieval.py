@@ -46,6 +46,16 @@ def test_npz_and_parquet_hold_the_same_vectors() -> None:
     np.testing.assert_array_equal(npz.vectors, parquet.vectors)
 
 
+def test_windows_of_long_videos_are_named_with_their_times() -> None:
+    options = ["--every", "0.5s", "--seconds", "0.4", "--across-cuts"]
+    for ending in ("npz", "parquet"):
+        assert vov3d_command(["embed", "clips", "-o", f"windows.{ending}", *options]) == 0
+    npz, parquet = read_vectors(Path("windows.npz")), read_vectors(Path("windows.parquet"))
+    assert (npz.paths, npz.about) == (parquet.paths, parquet.about)
+    assert npz.paths[-2:] == ["clips/c.mp4 at 0.20 s", "clips/c.mp4 at 0.70 s"]
+    assert npz.about["every"] == "0.5"
+
+
 def test_neighbours_are_those_of_the_greatest_cosine() -> None:
     rng = np.random.default_rng(0)
     vectors, queries = rng.normal(size=(50, 8)), rng.normal(size=(4, 8)).astype(np.float32)

@@ -37,6 +37,19 @@ def test_clips_of_any_length_and_size(label, num_frames, size, seed):
     assert np.array_equal(clip, make_clip(label, rng(seed), num_frames, size))
 
 
+def test_shapes_stand_still_around_their_motion():
+    for label in range(0, 20, 3):
+        for track in _tracks(label, rng(label), 8):
+            longer = track.standing(3, 2)
+            for name in ("x", "y", "size", "angle", "alpha", "depth"):
+                own, values = getattr(track, name), getattr(longer, name)
+                assert values.tolist() == [own[0]] * 3 + own.tolist() + [own[-1]] * 2
+    assert make_clip(0, rng(0), 8, before=3, after=2).shape == (13, 64, 64, 3)
+    assert np.array_equal(make_clip(0, rng(0), 8, before=0, after=0), make_clip(0, rng(0), 8))
+    with pytest.raises(ValueError, match="cannot have -1 frames before"):
+        make_clip(0, rng(0), 8, before=-1)
+
+
 @pytest.mark.parametrize("pair", [i for i in range(len(PAIRS)) if i != _BOUNCING], ids=lambda i: PAIRS[i][0])
 def test_pairs_are_time_reverses(pair):
     """The moving shape is reversed; bystanders, drawn afterwards, are as likely either way."""

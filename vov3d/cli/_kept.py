@@ -3,7 +3,8 @@
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ class Kept:
     Attributes:
         vectors: float32 `(D,)` of each video that is done and has not changed since.
     """
+
+    _what = "1 vector"
 
     def __init__(self, output: Path, about: Mapping[str, Any]) -> None:
         """Reads the vectors that an earlier call stored.
@@ -42,14 +45,21 @@ class Kept:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        if not self.vectors:
+        if not len(self):
             self.forget()
 
+    def __len__(self) -> int:
+        """Videos that are done."""
+        return len(self.vectors)
+
+    def __contains__(self, video: str) -> bool:
+        return video in self.vectors
+
     def __str__(self) -> str:
-        """Returns the note about stored vectors for an error that ends the command."""
-        if not self.vectors:
+        """What is said of it when a video ends the command."""
+        if not len(self):
             return ""
-        done = "1 vector is" if len(self.vectors) == 1 else f"{len(self.vectors)} vectors are"
+        done = f"{self._what} is" if len(self) == 1 else f"{len(self)} {self._what.split()[-1]}s are"
         return f"; {done} kept in {self._path}: repair or leave out the video, and the same command continues"
 
     def add(self, video: str, vector: torch.Tensor) -> None:
@@ -81,11 +91,15 @@ class Kept:
         try:
             for entry in entries:
                 if entry["state"] == _state(entry["video"]):
-                    vector = bytearray(base64.b64decode(entry["vector"]))
-                    self.vectors[entry["video"]] = torch.frombuffer(vector, dtype=torch.float32)
+                    self._take(entry)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{self._path}: is damaged ({error}); delete it") from error
         return whole
+
+    def _take(self, entry: Mapping[str, Any]) -> None:
+        """Takes what a line holds."""
+        vector = bytearray(base64.b64decode(entry["vector"]))
+        self.vectors[entry["video"]] = torch.frombuffer(vector, dtype=torch.float32)
 
     def _check(self, head: Mapping[str, Any]) -> None:
         other = [key for key, value in self._about.items() if head.get(key) != value]
@@ -95,6 +109,109 @@ class Kept:
                 f"{self._path}: holds vectors of an unfinished call with other {names}; delete it, or write to another "
                 "file"
             )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The windows of a video; their vectors are on disk.
+
+    Attributes:
+        first: the row of the first one in the file of vectors.
+        times: the middle of each, in seconds.
+        shots: where the shot of each begins, in seconds.
+        duration: of the video, in seconds.
+    """
+
+    first: int
+    times: list[float]
+    shots: list[float]
+    duration: float
+
+    def shot_ends(self) -> list[float]:
+        """Where the shot of each window ends: where the next one begins, or at the end of the video."""
+        ends, end = [], self.duration
+        for at in range(len(self.shots) - 1, -1, -1):
+            if at + 1 < len(self.shots) and self.shots[at + 1] != self.shots[at]:
+                end = self.shots[at + 1]
+            ends.append(end)
+        return ends[::-1]
+
+
+class KeptRows(Kept):
+    """As `Kept`, with many vectors a video, which lie in `.OUT.part.rows`, float32 row after row, and never in memory.
+
+    Attributes:
+        rows: the windows of each video that is done.
+        dimension: of a vector, 0 where there is none yet.
+    """
+
+    _what = "1 video"
+
+    def __init__(self, output: Path, about: Mapping[str, Any]) -> None:
+        """Reads what an earlier call kept.
+
+        Raises:
+            ValueError: If that was made in another way.
+        """
+        self.rows: dict[str, Rows] = {}
+        self.dimension = self._next = 0
+        self._vectors = output.with_name(f".{output.name}.part.rows")
+        super().__init__(output, about)
+        found = self._vectors.stat().st_size if self._vectors.exists() else 0
+        whole = 4 * self.dimension * self._next
+        if found < whole:
+            self._file.close()
+            raise ValueError(f"{self._vectors}: is shorter than {self._path} says; delete both")
+        self._rows_file = self._vectors.open("r+b" if whole else "wb")
+        self._rows_file.truncate(whole)
+        self._rows_file.seek(whole)
+
+    def __exit__(self, *_: object) -> None:
+        self._rows_file.close()
+        super().__exit__()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, video: str) -> bool:
+        return video in self.rows
+
+    def add_windows(self, video: str, windows: Iterable[Any]) -> None:
+        """Writes the vectors of a video down as they come; it is done when all are there."""
+        first, times, shots, duration = self._next, list[float](), list[float](), 0.0
+        self._rows_file.truncate(4 * self.dimension * first)  # rows of a video that failed midway
+        self._rows_file.seek(4 * self.dimension * first)
+        for window in windows:
+            self.dimension = self.dimension or len(window.values)
+            self._rows_file.write(window.values.contiguous().numpy().tobytes())
+            times.append(window.time)
+            shots.append(window.shot)
+            duration = window.duration
+        self._rows_file.flush()
+        entry: dict[str, Any] = {"video": video, "state": _state(video), "first": first, "dimension": self.dimension}
+        entry |= {"times": times, "shots": shots, "duration": duration}
+        self._take(entry)
+        self._put(entry)
+
+    def vectors_of(self, video: str, at_once: int = 1024) -> Iterator[bytes]:
+        """Yields the vectors of a video, float32, some rows at a time."""
+        rows = self.rows[video]
+        with self._vectors.open("rb") as file:
+            file.seek(4 * self.dimension * rows.first)
+            left = len(rows.times)
+            while left:
+                yield file.read(4 * self.dimension * min(left, at_once))
+                left -= min(left, at_once)
+
+    def forget(self) -> None:
+        """Deletes what was kept."""
+        super().forget()
+        self._vectors.unlink(missing_ok=True)
+
+    def _take(self, entry: Mapping[str, Any]) -> None:
+        self.rows[entry["video"]] = Rows(entry["first"], entry["times"], entry["shots"], entry["duration"])
+        self.dimension = entry["dimension"]
+        self._next = max(self._next, entry["first"] + len(entry["times"]))
 
 
 def _state(video: str) -> list[int] | None:

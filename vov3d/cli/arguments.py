@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 import warnings
@@ -18,6 +19,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
     return int(text)
+
+
+def span(text: str) -> float:
+    """Reads a time in seconds, above 0: `0.5`, `0.5s` or `500ms`."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s)?", text.strip())
+    value = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a time above 0 such as 0.5s, 0.5 or 500ms, got {text!r}")
+    return value
 
 
 def device(name: str) -> torch.device:
@@ -75,12 +85,26 @@ class Progress:
     def __init__(self, command: str, total: int) -> None:
         self._command, self._total, self._done = command, total, 0
         self._begin = self._told = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        self._terminal, self._within = sys.stderr.isatty(), False
 
     def clear(self) -> None:
-        """Clears the line before other output."""
-        if self._terminal and self._total > 1:
+        """Makes room for what is printed next."""
+        if self._terminal and (self._total > 1 or self._within):
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def within(self, name: str, done: float, total: float) -> None:
+        """Tells how many seconds of one long file are done: twice a minute, on a terminal every second."""
+        now = time.monotonic()
+        if now - self._told < (1.0 if self._terminal else self._EVERY):
+            return
+        self._told, self._within = now, True
+        text = f"vov3d {self._command}: {name}, {_duration(done)} of {_duration(total)}"
+        print(
+            f"\r\x1b[K{text}" if self._terminal else text,
+            end="" if self._terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def step(self) -> None:
         """Counts a file as done and shows the progress."""

@@ -1,6 +1,7 @@
 """Draws the shapes, tracks and backgrounds of moving shapes and scenes; numpy only."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,12 @@ class Track:
     def reversed(self) -> "Track":
         """Returns the track played backwards."""
         tracks = {name: getattr(self, name)[::-1] for name in ("x", "y", "size", "angle", "alpha", "depth")}
+        return replace(self, **tracks)
+
+    def standing(self, before: int, after: int) -> "Track":
+        """The same with so many frames before it and behind it in which nothing changes."""
+        names = ("x", "y", "size", "angle", "alpha", "depth")
+        tracks: dict[str, Any] = {name: np.pad(getattr(self, name), (before, after), "edge") for name in names}
         return replace(self, **tracks)
 
 

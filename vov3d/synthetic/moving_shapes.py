@@ -182,17 +182,21 @@ def _bystander(rng: Random, num_frames: int) -> Track:
 # --- clips ------------------------------------------------------------------------------------------------------------
 
 
-def make_clip(label: int, rng: Random, num_frames: int = 16, size: int = 64) -> Array:
+def make_clip(
+    label: int, rng: Random, num_frames: int = 16, size: int = 64, *, before: int = 0, after: int = 0
+) -> Array:
     """Makes one clip.
 
     Args:
         label: Index of its class in `CLASSES`.
-        rng: The random generator; the same state gives the same clip.
-        num_frames: Frames.
+        rng: Where all that is drawn comes from; the same state gives the same clip.
+        num_frames: Frames of the motion.
         size: Rows and columns, in pixels.
+        before: Frames before it, in which shapes stand where it begins; backgrounds drift and the camera shakes.
+        after: Frames behind it, in which shapes stand where it ends.
 
     Returns:
-        uint8 RGB `(num_frames, size, size, 3)`.
+        uint8 RGB `(before + num_frames + after, size, size, 3)`.
 
     Raises:
         ValueError: If there is no such class, or fewer than 2 frames or 16 pixels.
@@ -201,8 +205,13 @@ def make_clip(label: int, rng: Random, num_frames: int = 16, size: int = 64) -> 
         raise ValueError(f"label {label} is not in 0..{len(CLASSES) - 1}")
     if num_frames < 2 or size < 16:
         raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
-    tracks, shake = _tracks(label, rng, num_frames), make_shaking(rng, num_frames)
-    frames = make_background(rng, num_frames, size)
+    if before < 0 or after < 0:
+        raise ValueError(f"a clip cannot have {before} frames before its motion and {after} behind it")
+    length = before + num_frames + after
+    tracks, shake = _tracks(label, rng, num_frames), make_shaking(rng, length)
+    if length > num_frames:
+        tracks = [track.standing(before, after) for track in tracks]
+    frames = make_background(rng, length, size)
     for front in (False, True):
         for track in tracks:
             which = (track.depth > 0) == front

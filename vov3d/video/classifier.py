@@ -1,5 +1,6 @@
 """Classifies videos: from a file or frames to the labels of the actions in it."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from io import BytesIO
+from itertools import islice
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -19,14 +21,15 @@ from vov3d.models.names import model_name
 from vov3d.video._averaging import ViewAverage, views_at_once
 from vov3d.video._loading import Loaded, Loader, Opened, prefetched
 from vov3d.video.decoders.base import stack_pictures
-from vov3d.video.reader import check_backend
+from vov3d.video.reader import VideoReader, check_backend, missing_text
 from vov3d.video.sampling import Views, parse_views
 from vov3d.video.settings import checked_cfg, checked_names
-from vov3d.video.sources import Source, is_frames
+from vov3d.video.shots import split_shots
+from vov3d.video.sources import Source, is_file, is_frames
 from vov3d.video.transforms import eval_transform
-from vov3d.video.window import SlidingWindow
+from vov3d.video.window import ShotWindows, SlidingWindow, steady_frames, steady_rate
 
-__all__ = ["Prediction", "Predictions", "Result", "Source", "VideoClassifier"]
+__all__ = ["Prediction", "Predictions", "Result", "Source", "VideoClassifier", "Window"]
 
 Sources = list[Source] | tuple[Source, ...]
 
@@ -93,6 +96,30 @@ class Result:
         content = BytesIO()
         draw_result(self).save(content, "PNG")
         return content.getvalue()
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a long video, and what a model says of it.
+
+    Attributes:
+        start: its first moment, in seconds.
+        end: its last moment, in seconds.
+        shot: where its shot begins, in seconds; 0 where cuts are not looked for.
+        duration: of the video, in seconds.
+        values: float32 `(N,)`, on the CPU: the scores of all classes, or a vector.
+    """
+
+    start: float
+    end: float
+    shot: float
+    duration: float
+    values: torch.Tensor = field(repr=False)
+
+    @property
+    def time(self) -> float:
+        """The middle, in seconds."""
+        return (self.start + self.end) / 2
 
 
 class VideoClassifier:
@@ -366,6 +393,97 @@ class VideoClassifier:
         window = SlidingWindow(self._cfg, self._transform, hop, fps, seconds)
         self.model.eval()
         return ((at, self._best(self._run(_probabilities, clip).mean(0), topk)) for at, clip in window.clips(frames))
+
+    def scores_over(
+        self,
+        source: Source,
+        every: float,
+        seconds: float | None = None,
+        across_cuts: bool = False,
+        fps: float | None = None,
+    ) -> Iterator[Window]:
+        """Yields the scores of all classes at regular times of a long video, in one pass of decoding.
+
+        Windows that overlap share their frames; memory holds the frames of one window, however long the video is. Each
+        shot is treated as a video of its own (`vov3d.video.shots.split_shots`): its first window begins with it, and
+        the next follow as long as they fit. A shot that is shorter than a window is one window.
+
+        Args:
+            source: as for a call, but no list.
+            every: seconds between two windows.
+            seconds: length of a window, for models that take their frames from equal segments; in others it follows
+                from the stride.
+            across_cuts: does not look for cuts, so that windows lie across them.
+            fps: as for a call.
+
+        Returns:
+            An iterator over windows, in the order of time.
+
+        Raises:
+            ValueError: for settings that do not fit or would have no effect, such as several clips in `views`.
+            VideoError: for a source that gives no frames.
+        """
+        return self._over(_probabilities, source, every, seconds, across_cuts, fps)
+
+    def embeddings_over(
+        self,
+        source: Source,
+        every: float,
+        seconds: float | None = None,
+        across_cuts: bool = False,
+        fps: float | None = None,
+    ) -> Iterator[Window]:
+        """Yields the vectors of `embedding` at regular times of a long video, in one pass of decoding.
+
+        Args:
+            source: as for a call, but no list.
+            every: seconds between two windows.
+            seconds: as for `scores_over`.
+            across_cuts: as for `scores_over`.
+            fps: as for a call.
+
+        Returns:
+            An iterator over windows, in the order of time.
+
+        Raises:
+            ValueError: as `scores_over`, and for a model that gives no vector before its classifier.
+            VideoError: for a source that gives no frames.
+        """
+        _check_has_features(self.model)
+        return self._over(_features, source, every, seconds, across_cuts, fps)
+
+    def _over(
+        self, call: Call, source: Source, every: float, seconds: float | None, across_cuts: bool, fps: float | None
+    ) -> Iterator[Window]:
+        """What `call` gives for windows at regular times; settings are checked at once."""
+        if not 0 < every < math.inf:
+            raise ValueError(f"every is {every}: give the seconds between two windows, above 0")
+        if self.views.num_clips != 1:
+            raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
+        reader = VideoReader(source, self._loader.backend if is_file(source) else None, fps)
+        try:
+            rate, count = steady_rate(reader)
+            plan = ShotWindows(self._cfg, self._transform, every, rate, seconds)
+        except BaseException:
+            reader.close()
+            raise
+        self.model.eval()
+        return self._windows(call, reader, plan, rate, count, across_cuts)
+
+    def _windows(
+        self, call: Call, reader: VideoReader, plan: ShotWindows, rate: float, count: int, across_cuts: bool
+    ) -> Iterator[Window]:
+        frames = steady_frames(reader)
+        clips = plan.clips(((False, frame) for frame in frames) if across_cuts else split_shots(frames))
+        at_once = max(self.views_at_once() // self.views.num_crops, 1)
+        with reader, closing(prefetched(clips, at_once + _AHEAD)) as coming:
+            while some := list(islice(coming, at_once)):
+                crops = [crop for clip in some for crop in clip.crops]
+                rows = self._of_crops(call, crops).unflatten(0, (len(some), -1)).mean(1).float()
+                for clip, row in zip(some, rows, strict=True):
+                    yield Window(clip.start / rate, clip.end / rate, clip.shot / rate, count / rate, row)
+            if reader.missing:
+                warnings.warn(missing_text(reader.path, reader.missing, count), RuntimeWarning, stacklevel=3)
 
     def _results(
         self, sources: Iterable[Source], topk: int, fps: float | None, errors: Literal["raise", "return"]
