@@ -1,4 +1,4 @@
-"""`vov3d predict`: labels for video files."""
+"""`vov3d predict`: labels video files."""
 
 import argparse
 import csv
@@ -37,40 +37,40 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels per file (default: 5)")
     form = p.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
-    form.add_argument("--csv", action="store_true", help="print a line a label: file, rank, label, index, score, error")
+    form.add_argument("--csv", action="store_true", help="print lines of file, rank, label, index, score, error")
     p.add_argument(
         "--picture",
         metavar="FILE",
-        help="draw the frames seen, the labels and the time line; of several videos into FILE-1, FILE-2, ...",
+        help="draw the input frames, the labels and a time line; for several videos FILE-1, FILE-2, ...",
     )
     p.set_defaults(run=_predict)
 
 
 def add_files(p: argparse.ArgumentParser) -> None:
-    """Adds which videos are looked at: what `named_videos` takes."""
+    """Adds the argument for videos, for `named_videos`."""
     p.add_argument(
         "files",
         nargs="+",
         metavar="FILE",
         help="video files, folders of videos or of frames (00001.jpg ...), http(s) addresses; @LIST for a file that "
-        "names them, one a line, - for the standard input",
+        "names them, one per line, - for the standard input",
     )
-    p.epilog = "Exit codes: 0 done, 1 something failed, which stderr names, 2 the command was not understood."
+    p.epilog = "Exit codes: 0 success, 1 an error, named on stderr, 2 wrong arguments."
 
 
 def add_settings(p: argparse.ArgumentParser) -> None:
-    """Adds which model is used, and how: what `classifier_for` takes."""
+    """Adds the arguments for the model and its settings, for `classifier_for`."""
     p.add_argument(
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME",
         help="model or model.tag of 'vov3d list', the folder of a saved model, or a file of 'vov3d export' (default: "
-        "vov3d_n, which comes with the package and knows the motions of 'vov3d demo')",
+        "vov3d_n, which comes with the package and knows only the motions of 'vov3d demo')",
     )
     weights = p.add_mutually_exclusive_group()
-    weights.add_argument("--checkpoint", metavar="FILE", help="weights; without it the tag's are fetched from the Hub")
-    weights.add_argument("--random-weights", action="store_true", help="no weights: to try the speed, labels are noise")
-    p.add_argument("--views", default="1x1", metavar="CLIPSxCROPS", help="as 10x3 or 2x3 (default: 1x1)")
+    weights.add_argument("--checkpoint", metavar="FILE", help="weights (default: the tag's, from the Hub)")
+    weights.add_argument("--random-weights", action="store_true", help="no trained weights: labels are noise")
+    p.add_argument("--views", default="1x1", metavar="CLIPSxCROPS", help="such as 10x3 or 2x3 (default: 1x1)")
     p.add_argument("--frames", type=positive, metavar="T", help="frames of a clip (default: the model's)")
     p.add_argument(
         "--stride",
@@ -79,8 +79,8 @@ def add_settings(p: argparse.ArgumentParser) -> None:
         help="distance of a clip's frames, at 30 fps (default: the model's)",
     )
     p.add_argument("--fps", type=float, help="frames per second of folders (default: 12); files have their own")
-    p.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: by the free memory)")
-    p.add_argument("--backend", choices=("pyav", "torchcodec"), help="what decodes files (default: pyav)")
+    p.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: as many as fit in memory)")
+    p.add_argument("--backend", choices=("pyav", "torchcodec"), help="decoder for files (default: pyav)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
 
 
@@ -117,7 +117,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
-    """The model in an exported file, or None where `--model` names none."""
+    """Returns the model in an exported file, or None if `--model` is not one."""
     if Path(args.model).suffix not in FORMATS:
         return None
     without_effect = {
@@ -127,12 +127,12 @@ def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
     }
     for option, given in without_effect.items():
         if given:
-            raise ValueError(f"{option} has no effect on {args.model}: it has its weights inside and runs on the CPU")
+            raise ValueError(f"{option} has no effect on {args.model}, which contains its weights and runs on the CPU")
     return load_exported(args.model)
 
 
 def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
-    """The model that was asked for, rewritten for speed where that is measured to gain: on CPUs."""
+    """Returns the requested model, optimized on CPUs, where this was measured to be faster."""
     model = create_model(
         model_name(args.model), pretrained=not args.random_weights, checkpoint_path=args.checkpoint
     ).eval()
@@ -140,14 +140,14 @@ def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Modu
 
 
 def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int) -> Any:
-    """The `VideoClassifier` of a model, with the settings of the command line, for a number of files."""
+    """Returns the `VideoClassifier` of a model, with the settings of the command line, for a number of files."""
     from vov3d.video import VideoClassifier
 
     return VideoClassifier(
         model,
         views=args.views,
         batch_size=args.batch_size,
-        progress=files == 1,  # of several the files are counted
+        progress=files == 1,  # for several, `Progress` counts the files
         stride=args.stride,
         num_frames=args.frames,
         backend=args.backend,
@@ -155,7 +155,7 @@ def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int)
 
 
 def _draw(picture: str, result: Any, number: int | None) -> None:
-    """Writes the picture of one file, with its number in the name where there are several."""
+    """Writes the picture of one file, with its number in the name if there are several."""
     from vov3d.video.picture import save_result
 
     stem, ending = os.path.splitext(picture)
@@ -166,20 +166,20 @@ def _draw(picture: str, result: Any, number: int | None) -> None:
 
 
 class _Text:
-    """Results as people read them, each as it comes."""
+    """Prints results as readable text, one by one."""
 
     def add(self, file: str, result: Any) -> None:
-        """Prints the result of a file; errors are on stderr."""
+        """Prints the result of a file; errors go to stderr."""
         if result.error is None:
             lines = [file, *(f"  {100 * p.score:5.1f}%  {p.label}" for p in result.predictions)]
             print("\n".join(lines), flush=True)
 
     def close(self) -> None:
-        """Ends."""
+        """Does nothing: each result is complete."""
 
 
 class _Csv:
-    """A line for each label, and one for each file without any."""
+    """Prints a line for each label, and one for each file without labels."""
 
     def __init__(self) -> None:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -194,11 +194,11 @@ class _Csv:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Ends."""
+        """Does nothing: each result is complete."""
 
 
 class _Json:
-    """One list, an entry for each file as it comes; whole also when the command is ended early."""
+    """Prints one list with an entry for each file; it is valid even if the command ends early."""
 
     def __init__(self, random_weights: bool) -> None:
         self._random_weights = random_weights
@@ -223,7 +223,7 @@ class _Json:
 
 
 def _json(value: Any) -> str:
-    """JSON, indented; letters that the output cannot take are written as JSON's own escapes."""
+    """Returns indented JSON; characters outside the output's encoding become JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

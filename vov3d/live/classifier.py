@@ -1,4 +1,4 @@
-"""Frames in, predictions out, with the state of the stream inside."""
+"""Classifies a stream frame by frame, and keeps its state."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,15 +15,15 @@ from vov3d.video.window import as_picture
 
 __all__ = ["StreamClassifier"]
 
-_SECONDS = {"shapes": 1.6}  # that a clip lasts, in data sets whose models take frames from all of it
-_USUAL = 4.0  # in Something-Something
+_SECONDS = {"shapes": 1.6}  # length of a clip, in data sets whose models sample the whole clip
+_USUAL = 4.0  # as in Something-Something
 
 
 class StreamClassifier:
-    """Names what happens in frames that keep coming; each is computed once.
+    """Classifies a stream of frames; each frame is computed once.
 
-    Frames should come at `fps`; they are resized, cut and normalised as the model wants them and may change their
-    size. Called with one frame it gives the predictions for the moment `delay` frames ago.
+    Frames should come at `fps`; they are resized, cropped and normalised for the model, and their size may change. A
+    call with one frame returns the predictions for the moment `delay` frames ago.
 
     Attributes:
         stream: the streaming network.
@@ -41,18 +41,18 @@ class StreamClassifier:
     def __init__(
         self, model: nn.Module, window: int | None = None, class_names: Sequence[str] | None = None, topk: int = 5
     ) -> None:
-        """Makes a stream of a model, or takes one.
+        """Turns a model into a stream, or takes one.
 
         Args:
-            model: a model of `create_model`, which is made a stream, and on a CPU a fast one; or a stream of
+            model: a model of `create_model`, which is turned into a stream and optimized on a CPU; or a stream of
                 `vov3d.streaming`, optimized or not, or of a file.
-            window: frames that are pooled, those of the model's clips if None.
+            window: frames that are pooled; those of the model's clips if None.
             class_names: names in index order. By default those of the model's label set, else `"class 0"` and on.
-            topk: classes to name, best first.
+            topk: number of classes to return.
 
         Raises:
-            ValueError: for a model that cannot be a stream or has no classes, names or a `topk` that do not fit, or a
-                window for a model that is a stream already.
+            ValueError: for a model that cannot be a stream or has no classes, `class_names` or a `topk` that do not
+                fit, or a window for a model that is a stream already.
         """
         if topk < 1:
             raise ValueError(f"topk is {topk}: it must be at least 1")
@@ -75,12 +75,12 @@ class StreamClassifier:
         self.reset()
 
     def reset(self) -> None:
-        """Begins anew: what was seen is forgotten."""
+        """Resets the stream to its beginning."""
         self._state: Any = None
         self.frames = 0
 
     def __call__(self, frame: np.ndarray | torch.Tensor) -> list[Prediction]:
-        """The best classes after one more frame; none while the model waits for its first moment.
+        """Returns the best classes after one more frame; none during the model's delay at the beginning.
 
         Args:
             frame: uint8 RGB `(H, W, 3)` or `(3, H, W)`.
@@ -95,13 +95,13 @@ class StreamClassifier:
         return [Prediction(i, self.class_names[i], s) for i, s in zip(indices.tolist(), best.tolist(), strict=True)]
 
     def scores(self, frame: np.ndarray | torch.Tensor) -> torch.Tensor | None:
-        """The softmax after one more frame.
+        """Returns the softmax after one more frame.
 
         Args:
             frame: as for a call.
 
         Returns:
-            float32 `(num_classes,)` on the CPU; None while the model waits for its first moment.
+            float32 `(num_classes,)` on the CPU; None during the model's delay at the beginning.
 
         Raises:
             ValueError: for a frame of another form.
@@ -110,13 +110,13 @@ class StreamClassifier:
         return rows[0] if len(rows) else None
 
     def scores_of(self, frames: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
-        """The softmax after each of several frames, faster than one by one where they are there already.
+        """Returns the softmax after each of several frames, which is faster than one by one.
 
         Args:
             frames: as for a call, one or more, all of one size.
 
         Returns:
-            float32 `(n, num_classes)` on the CPU; without those for which the model waits for its first moment.
+            float32 `(n, num_classes)` on the CPU, without frames during the model's delay at the beginning.
 
         Raises:
             ValueError: for a frame of another form.
@@ -125,7 +125,7 @@ class StreamClassifier:
         return self._rows(self._transform(torch.stack(pictures)))
 
     def _rows(self, views: torch.Tensor) -> torch.Tensor:
-        """Takes one normalised frame `(1, C, S, S)`, or several `(1, C, n, S, S)`."""
+        """Computes the softmax for one normalised frame `(1, C, S, S)`, or several `(1, C, n, S, S)`."""
         device, dtype = self._kind
         logits, self._state = self.stream(views.to(device, dtype), self._state)
         rows = (logits[0].float() / self.stream.temperature).softmax(-1).cpu().view(-1, logits.shape[-1])
@@ -135,7 +135,7 @@ class StreamClassifier:
 
 
 def rate_of(cfg: Mapping[str, Any]) -> float:
-    """Frames per second of a model's clips."""
+    """Returns the frames per second of a model's clips."""
     if cfg["sampling"] == "segment":
         return cfg["num_frames"] / _SECONDS.get(cfg.get("label_set") or "", _USUAL)
     return 30 / cfg["frame_stride"]

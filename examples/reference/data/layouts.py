@@ -1,4 +1,4 @@
-"""What the lists and folders of data sets say, as they stand on disk; `video_lists` makes a `VideoList` of it."""
+"""Parsers for the lists and folders of data sets; `lists.py` makes a `VideoList` of their results."""
 
 import csv
 import os
@@ -16,10 +16,10 @@ from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
 
 LISTS = ("something-something-v2-{}.json", "something-something-v1-{}.csv", "{}.csv", "{}.txt", "{}.json")
 _VIDEOS = tuple(VIDEO_ENDINGS)
-_LIST_FOLDERS = ("", "labels", "annotations")  # where in a data set its lists lie
+_LIST_FOLDERS = ("", "labels", "annotations")  # places of the lists in a data set
 _ROOTS = ("", "20bn-something-something-v1", "20bn-something-something-v2", "videos", "frames", "clips")
 _LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".list", ".lst")
-# What computers, cameras and players leave beside videos.
+# Files that operating systems, cameras and players leave beside videos.
 _LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found", "icon\r")
 _COMPANIONS = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".idx", ".nfo", ".thm", ".lrv", ".part", ".url", ".ini")
 _PATH_WORDS = (
@@ -36,7 +36,7 @@ class SplitError(ValueError):
 
 
 def chosen_split(source: Path, split: str | None, there: Sequence[str]) -> str:
-    """The split that was asked for, or the only one.
+    """Returns the split that was asked for, or the only one.
 
     Raises:
         SplitError: If there is no such split, or none was asked for where there are several.
@@ -60,7 +60,7 @@ def check_no_split(source: Path, split: str | None) -> None:
 
 
 class Folders(NamedTuple):
-    """Class folders: class names in index order, videos, and what is to be said about them."""
+    """Class folders: class names in index order, videos, and notes about them."""
 
     classes: tuple[str, ...]
     entries: list[Entry]
@@ -68,7 +68,7 @@ class Folders(NamedTuple):
 
 
 def from_folders(source: Path, split: str | None) -> Folders:
-    """Class names and videos of class folders; the classes are those of all splits together."""
+    """Returns class names and videos of class folders; the classes are those of all splits together."""
     left_out: list[str] = []
     parts = {split_of(folder.name): folder for folder in _subfolders(source, left_out)}
     if parts and None not in parts:
@@ -87,7 +87,7 @@ def from_folders(source: Path, split: str | None) -> Folders:
 
 
 def check_no_lists(source: Path, classes: object) -> None:
-    """Refuses class folders with a list of videos beside them, of which one would be left out.
+    """Refuses class folders with a list of videos beside them.
 
     Raises:
         ValueError: If there is a list; a file that was given as `classes` is none.
@@ -109,7 +109,7 @@ def holds_class_folders(source: Path) -> bool:
 
 
 def _is_list(file: Path) -> bool:
-    """Whether most lines of a file name a video, or end in a number as those of a list do."""
+    """Returns True if most lines of a file name a video, or end in a number as those of a list do."""
     with file.open("rb") as stream:
         head = stream.read(1 << 16)
     try:
@@ -149,7 +149,7 @@ def _videos_of_class(folder: Path, left_out: list[str]) -> list[Entry]:
 
 
 def _subfolders(folder: Path, left_out: list[str]) -> list[Path]:
-    """Folders in a folder; what computers leave behind is told."""
+    """Returns the folders in a folder; notes hidden and system folders, which it leaves out."""
     found = []
     for item in sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")):
         if item.name.casefold() in _LEFTOVERS:
@@ -163,7 +163,7 @@ def _subfolders(folder: Path, left_out: list[str]) -> list[Path]:
 
 
 def list_in(source: Path, split: str | None) -> Path | None:
-    """The list that a file is, or that the folder of a data set holds; None in folders without lists."""
+    """Returns the list that a file is, or that the folder of a data set holds; None in folders without lists."""
     if not source.is_dir():
         return source
     found: dict[str, Path] = {}
@@ -183,7 +183,7 @@ def _files_by_name(folder: Path) -> dict[str, Path]:
 
 
 def layout_of(file: Path) -> str:
-    """The layout of a list, told by its ending and its first line."""
+    """Returns the layout of a list, by its ending and its first line."""
     if file.suffix.lower() == ".json":
         return "ssv2"
     first = next((line for line in read_lines(file) if line.strip()), "")
@@ -195,7 +195,7 @@ def layout_of(file: Path) -> str:
 
 
 def roots_of(source: Path, root: str | Path | None) -> list[Path]:
-    """The folders in which the videos of a list, or of a folder with lists, are looked for.
+    """Returns the folders in which the videos of a list, or of a folder with lists, are looked for.
 
     Raises:
         FileNotFoundError: If `root` is not there.
@@ -211,11 +211,11 @@ def roots_of(source: Path, root: str | Path | None) -> list[Path]:
 
 
 def from_paths(file: Path, layout: str | None, root: str | Path | None) -> tuple[list[Entry], list[str]]:
-    """The videos that a list of paths names, found under `root` or beside the list, and what is to be said about it.
+    """Returns the videos that a list of paths names, found under `root` or beside the list, and notes about them.
 
     Args:
         file: The list.
-        layout: `"csv"`, `"frames"`, or None for a list of paths that is to be asked about where it is doubtful.
+        layout: `"csv"`, `"frames"`, or None for a list that is refused if ambiguous.
         root: Where its videos lie.
     """
     roots_of(file, root)
@@ -225,7 +225,7 @@ def from_paths(file: Path, layout: str | None, root: str | Path | None) -> tuple
 
 
 def class_key(name: str) -> str:
-    """A class name as it is compared: folders have underscores for spaces, templates brackets, cases differ."""
+    """Returns a class name for comparing: without underscores, brackets of templates, and upper case."""
     return " ".join(re.sub(r'[\[\]"]', "", name).replace("_", " ").split()).casefold()
 
 
@@ -233,7 +233,7 @@ def class_key(name: str) -> str:
 
 
 def short(text: str) -> str:
-    """A text as it is shown in an error."""
+    """Shortens a text for an error."""
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -245,11 +245,11 @@ class _Reading(NamedTuple):
     there: list[bool]
 
     def rank(self) -> tuple[int, bool]:
-        """What is there tells how to read a list: paths may hold spaces and commas."""
+        """Returns a sort key that prefers readings whose paths exist: paths may hold spaces and commas."""
         return sum(self.there), all(label.isdecimal() for label in self.labels)
 
     def begins_with_heading(self) -> bool:
-        """Whether the first line names columns."""
+        """Returns True if the first line names columns."""
         first, others = self.paths[0], [path.name.lower() for path in self.paths[1:]]
         if self.there[0] or not others or first.name.lower().endswith(_VIDEOS):
             return False
@@ -261,14 +261,14 @@ class _Reading(NamedTuple):
 
 
 def _from_paths(file: Path, layout: str | None, roots: Sequence[Path]) -> tuple[list[Entry], list[str]]:
-    """The videos of a list of paths and labels, and what is to be said about it."""
+    """Returns the videos of a list of paths and labels, and notes about them."""
     lines = [(number, line.strip()) for number, line in enumerate(read_lines(file), 1) if line.strip()]
     separators = _OF_FRAMES if layout == "frames" else _SEPARATORS
     expected = "a path, a number of frames and a label" if layout == "frames" else "a path and a label"
     for number, line in lines[layout == "frames" :]:  # the first may be a heading
         if not any(separate(line) for separate in separators):
             raise ValueError(
-                f"{file}:{number}: found {short(line)!r}, expected {expected}, apart by space, comma or tab"
+                f"{file}:{number}: found {short(line)!r}, expected {expected}, separated by space, comma or tab"
                 + ("; say layout='classpath' if the folder is the class" if "/" in line else "")
             )
     if layout == "frames" and lines and not any(separate(lines[0][1]) for separate in separators):
@@ -305,7 +305,7 @@ def _best_reading(
             there = [path.name in listing(path.parent) for path in paths]
             readings.append(_Reading(paths, [label for _, label in pairs], there))
     if not readings:
-        raise ValueError(f"{file}: its lines are not all apart by the same of space, comma and tab")
+        raise ValueError(f"{file}: its lines use different separators; use one of space, comma and tab throughout")
     return max(readings, key=_Reading.rank)
 
 
@@ -359,7 +359,7 @@ def _by_comma(line: str) -> tuple[str, str] | None:
 
 
 def split_by_space(line: str) -> tuple[str, str] | None:
-    """Behind the ending of a video file, which names with spaces may follow, else at the last space."""
+    """Splits a line behind the ending of a video file, as names may hold spaces, or else at the last space."""
     small, place = line.lower(), None
     if len(small) == len(line):
         for gap in re.finditer(r"\s+", line):
@@ -372,7 +372,7 @@ def split_by_space(line: str) -> tuple[str, str] | None:
 
 
 def _three(line: str, separator: str | None) -> tuple[str, str] | None:
-    """Path and label of `path frames label`."""
+    """Returns path and label of `path frames label`."""
     path, *others = (cell.strip() for cell in line.rsplit(separator, 2))
     return (path, others[1]) if len(others) == 2 and others[0].isdecimal() and path else None
 

@@ -1,4 +1,4 @@
-"""What there is to train on, before anything is decoded: lists of videos, shards, clips in memory."""
+"""Training data before decoding: lists of videos, shards, clips in memory."""
 
 import hashlib
 import io
@@ -21,6 +21,7 @@ from reference.data.layouts import SplitError, chosen_split, split_of
 from reference.data.lists import VideoList, described, first_label, read_list, read_names
 from reference.data.text import decoded
 from reference.training.stopping import ignore_signals
+from vov3d.files import replacing
 from vov3d.synthetic import moving_shapes
 from vov3d.video import VIDEO_ENDINGS, Section
 
@@ -40,7 +41,7 @@ class Member:
         return f"{self.tar}:{self.name}"
 
     def read(self) -> bytes:
-        """The video file's content."""
+        """Returns the content of the video file."""
         with self.tar.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -51,13 +52,13 @@ class Source:
     """Labelled videos, or clips in memory.
 
     Attributes:
-        name: What logs call it.
+        name: Its name in logs.
         labels: int64 `(N,)`; of many labels, bool `(N, num_classes)`; of a verb and a noun, int64 `(N, 2)`.
         classes: Names in index order; of verbs and nouns, both lists of names.
         files: What `VideoReader` opens: a file, a folder of frames, a section of one, or a member of a shard; None for
             clips.
         clips: uint8 `(N, T, H, W, 3)`, possibly on disk; None for files.
-        notes: What is to be said about how it was read.
+        notes: Notes about the reading.
     """
 
     name: str
@@ -71,11 +72,11 @@ class Source:
         return len(self.labels)
 
     def file(self, index: int) -> Path | Member | Section | str:
-        """What a video is read from; of a clip in memory, its name."""
+        """Returns the file or section of a video; for a clip in memory, its name."""
         return f"{self.name}, clip {index}" if self.files is None else self.files[index]
 
     def content(self, index: int) -> Path | Section | bytes | np.ndarray:
-        """A video as `VideoClassifier` takes it: a path, a section, the bytes of a member, or frames `(T, H, W, 3)`."""
+        """Returns a video as `VideoClassifier` takes it: a path, a section, bytes, or frames `(T, H, W, 3)`."""
         if self.clips is not None:
             return self.clips[index]
         assert self.files is not None
@@ -92,14 +93,14 @@ class Source:
         return " + ".join(names[number] for names, number in zip(self.classes, label, strict=True))
 
     def digest(self) -> str:
-        """Tells this data from other data wherever it lies: names of the files, labels and classes."""
+        """Returns a digest of names of files, labels and classes; it does not depend on the place of the data."""
         names = [_short_name(file) for file in self.files or ()]
         shape = () if self.clips is None else self.clips.shape
         text = json.dumps([names, self.labels.tolist(), self.classes, shape])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def subset(self, indices: np.ndarray) -> "Source":
-        """Some of the videos or clips."""
+        """Returns some of the videos or clips."""
         files = None if self.files is None else [self.files[i] for i in indices]
         clips = None if self.clips is None else self.clips[indices]
         return replace(self, labels=self.labels[indices], files=files, clips=clips)
@@ -115,10 +116,10 @@ def _short_name(file: Path | Member | Section) -> str:
 def read_source(
     path: str, part: str, data: SimpleNamespace, shapes: SimpleNamespace, classes: str | tuple[str, ...] | None
 ) -> tuple[Source, bool]:
-    """Labelled videos or clips of one part of the data, and whether it has several parts.
+    """Returns labelled videos or clips of one part of the data, and True if it has several parts.
 
     Args:
-        path: `"shapes"`, `"shapes:train"`, `"shapes:val"`, an `.npz` file, shards, or what `video_lists.py` reads.
+        path: `"shapes"`, `"shapes:train"`, `"shapes:val"`, an `.npz` file, shards, or a source of `lists.py`.
         part: `"train"` or `"val"`, where there are several and the path does not say which.
         data: The section of the recipe.
         shapes: The section of the recipe.
@@ -177,7 +178,7 @@ def _arrays(name: str, classes: tuple[str, ...] | None, labels_from: int | None)
 def _classes(
     path: object, labels: np.ndarray, classes: tuple[str, ...] | None, labels_from: int | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels from 0, and names for them."""
+    """Returns labels from 0, and names for them."""
     if not len(labels):
         raise ValueError(f"{path}: holds nothing to train on")
     if classes is None:
@@ -191,7 +192,7 @@ def _classes(
 
 
 def _shapes(split: str, shapes: SimpleNamespace) -> Source:
-    """Moving shapes, made by all cores the first time and read from the disk afterwards."""
+    """Returns moving shapes; all cores draw them the first time, later calls read them from the disk."""
     if split not in ("train", "val"):
         raise ValueError(f"data 'shapes:{split}': there are 'shapes:train' and 'shapes:val'")
     number, seed = (shapes.clips, shapes.seed) if split == "train" else (shapes.val_clips, shapes.seed + 1)
@@ -210,24 +211,20 @@ def make_shapes(path: Path, number: int, seed: int, num_frames: int, size: int) 
     """Writes the clips of `moving_shapes.make_set` into a `.npy` file, in parallel."""
     print(f"making {number} clips of {num_frames} x {size} x {size} in {path} (once)", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        np.lib.format.open_memmap(part, "w+", np.uint8, (number, num_frames, size, size, 3)).flush()
-        jobs = [(part, seed, start, min(start + 100, number)) for start in range(0, number, 100)]
+    with replacing(path) as draft:
+        np.lib.format.open_memmap(draft, "w+", np.uint8, (number, num_frames, size, size, 3)).flush()
+        jobs = [(draft, seed, start, min(start + 100, number)) for start in range(0, number, 100)]
         with ProcessPoolExecutor(initializer=ignore_signals) as pool:
             try:
                 list(pool.map(_make_some, jobs))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _make_some(job: tuple[Path, int, int, int]) -> None:
-    part, seed, start, stop = job
-    clips = np.load(part, mmap_mode="r+")
+    path, seed, start, stop = job
+    clips = np.load(path, mmap_mode="r+")
     for i in range(start, stop):
         label, rng = i % len(moving_shapes.CLASSES), np.random.default_rng((seed, i))
         clips[i] = moving_shapes.make_clip(label, rng, clips.shape[1], clips.shape[2])
@@ -238,7 +235,7 @@ def _make_some(job: tuple[Path, int, int, int]) -> None:
 
 
 def holds_shards(path: str) -> bool:
-    """Whether a path is that of shards, or of a folder that holds nothing but shards beside other files."""
+    """Returns True for the path of shards, and for a folder of shards without lists."""
     if path.endswith(".tar"):
         return True
     folder = Path(path)
@@ -250,7 +247,7 @@ def holds_shards(path: str) -> bool:
 
 
 def _tars(folder: Path) -> Iterator[Path]:
-    """Shards in a folder and in the folders of its splits."""
+    """Yields the shards in a folder and in the folders of its splits."""
     for item in sorted(folder.iterdir()):
         if item.suffix.lower() == ".tar" and not item.name.startswith("."):
             yield item
@@ -259,7 +256,7 @@ def _tars(folder: Path) -> Iterator[Path]:
 
 
 def shards_of(path: str, part: str | None) -> tuple[list[Path], bool]:
-    """The shards of a part, and whether there are several parts.
+    """Returns the shards of a part, and True if there are several parts.
 
     Args:
         path: A shard, `x-{000..009}.tar`, or a folder of shards that are named after their parts, `train-000.tar`,
@@ -286,7 +283,7 @@ def read_shards(pattern: str, tars: Sequence[Path], classes: tuple[str, ...] | N
     """Reads which videos are in tar files as webdataset lays them out: `KEY.mp4` beside `KEY.cls` or `KEY.json`.
 
     Args:
-        pattern: What logs call them.
+        pattern: Their name in logs.
         tars: The files.
         classes: Class names in index order; None for those of the shards.
         labels_from: The number of the first class, of labels that are numbers; 0 where there is a 0 if None.
@@ -313,7 +310,7 @@ def read_shards(pattern: str, tars: Sequence[Path], classes: tuple[str, ...] | N
 
 
 def _expanded(pattern: str) -> list[Path]:
-    """`x-{000..009}.tar` as its files."""
+    """Returns the files of `x-{000..009}.tar`."""
     head, brace, tail = pattern.partition("{")
     if not brace:
         paths = [Path(pattern)]
@@ -330,7 +327,7 @@ def _expanded(pattern: str) -> list[Path]:
 
 
 def _members(path: Path) -> list[tuple[Member, Any]]:
-    """Videos of a tar file with their labels, in the order of the file."""
+    """Returns the videos of a tar file with their labels, in the order of the file."""
     videos: dict[str, Member] = {}
     labels: dict[str, Any] = {}
     try:
@@ -346,9 +343,11 @@ def _members(path: Path) -> list[tuple[Member, Any]]:
                     labels[key] = _label((tar.extractfile(info) or io.BytesIO()).read(), ending, f"{path}:{info.name}")
     except tarfile.TarError as error:
         raise ValueError(f"{path}: is no tar file, or is cut short ({error})") from error
-    bare = [str(videos[key]) for key in videos if key not in labels]
-    if bare:
-        raise ValueError(f"{bare[0]}: has no .cls and no .json beside it ({len(bare)} of {len(videos)} videos)")
+    unlabelled = [str(videos[key]) for key in videos if key not in labels]
+    if unlabelled:
+        raise ValueError(
+            f"{unlabelled[0]}: has no .cls and no .json beside it ({len(unlabelled)} of {len(videos)} videos)"
+        )
     return [(video, labels[key]) for key, video in videos.items()]
 
 

@@ -1,4 +1,4 @@
-"""What is evaluated on: the videos of a list, or clips in memory."""
+"""Videos to evaluate on: those of a list, or clips in memory."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ class Samples:
     """Videos with their classes.
 
     Attributes:
-        sources: A path, a section of a video, a member of a shard, or uint8 frames `(T, H, W, 3)`, each.
-        names: What results call each.
+        sources: A path, a section of a video, a member of a shard, or uint8 frames `(T, H, W, 3)`, of each.
+        names: Name of each in results.
         labels: The model's class index of each.
         classes: The model's class names.
-        name: What results call the set.
+        name: Name of the set in results.
         missing: Videos that the list names and that are not there.
-        notes: What is to be said about the reading.
+        notes: Notes about the reading.
     """
 
     sources: Sequence[Path | Section | Member | np.ndarray]
@@ -37,7 +37,7 @@ class Samples:
     notes: tuple[str, ...] = ()
 
     def subset(self, indices: Sequence[int]) -> "Samples":
-        """Some of the videos."""
+        """Returns some of the videos."""
         return replace(
             self,
             sources=[self.sources[i] for i in indices],
@@ -49,7 +49,7 @@ class Samples:
         return len(self.names)
 
     def digest(self) -> str:
-        """SHA-256 of names and labels, which tells whether scores are of this set."""
+        """Returns the SHA-256 of names and labels, which shows whether scores are of this set."""
         rows = "\n".join(f"{name}\t{label}" for name, label in zip(self.names, self.labels, strict=True))
         return hashlib.sha256(rows.encode()).hexdigest()
 
@@ -69,7 +69,7 @@ def load_samples(
     Args:
         data: What `read_list` takes, or an `.npz` file with uint8 `clips` `(N, T, H, W, 3)`, `labels` `(N,)` and
             `classes`.
-        names: The model's class names; None where it has none, its classes then are those of the data in their order.
+        names: The model's class names; if None, its classes are those of the data in their order.
         num_classes: The model's number of classes.
         root: As for `read_list`.
         layout: As for `read_list`.
@@ -136,7 +136,7 @@ def _in_shards(
 
 
 def _in_memory(file: Path, names: Sequence[str] | None, num_classes: int) -> Samples:
-    """The clips of an `.npz` file."""
+    """Reads the clips of an `.npz` file."""
     with np.load(file) as content:
         if lacking := [key for key in ("clips", "labels", "classes") if key not in content]:
             raise ValueError(f"{file}: lacks {', '.join(lacking)}; expected clips, labels and classes")

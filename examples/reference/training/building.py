@@ -1,4 +1,4 @@
-"""The network, its optimizer and its schedule, as a recipe says."""
+"""Builds the network, the optimizer and the schedule of a recipe."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def build_model(recipe: Any, num_classes: int, world: int) -> Any:
-    """The network, with the frames, the crop and the sampling of the recipe in its `pretrained_cfg`."""
+    """Builds the network, with the frames, the crop and the sampling of the recipe in its `pretrained_cfg`."""
     settings = recipe.model
     saved = Path(settings.name, "config.json").is_file()
     try:
@@ -45,7 +45,7 @@ def build_model(recipe: Any, num_classes: int, world: int) -> Any:
 
 
 def clip_settings(clip: Any, model: Any) -> dict[str, Any]:
-    """What a recipe says of clips, as fields of a `pretrained_cfg`; what it leaves open stays the model's own."""
+    """Returns a recipe's settings of clips as fields of a `pretrained_cfg`; others stay the model's own."""
     cfg, fields = model.pretrained_cfg, dict[str, Any]()
     if clip.size:
         reduction = model.feature_info[-1]["reduction"]
@@ -63,7 +63,7 @@ def clip_settings(clip: Any, model: Any) -> dict[str, Any]:
 
 
 def build_optimizer(model: nn.Module, settings: Any, factor: float) -> torch.optim.Optimizer:
-    """The optimizer of that name in timm; the learning rate is scaled.
+    """Builds the optimizer of that name in timm; the learning rate is scaled.
 
     Raises:
         ValueError: If timm has no such optimizer, or it does not take an argument or its value.
@@ -101,7 +101,7 @@ def _decay_biases(optimizer: torch.optim.Optimizer, model: nn.Module, weight_dec
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any, factor: float, updates: int) -> Scheduler:
-    """A scheduler of timm, counted in updates, of which an epoch has `updates`.
+    """Builds a scheduler of timm, counted in updates, of which an epoch has `updates`.
 
     The learning rate is continuous where the warm-up ends. No update has a rate of 0 unless `lr` is 0.
 
@@ -135,7 +135,7 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any, factor: flo
 
 
 def warmup_updates(schedule: Any, updates: int) -> int:
-    """Updates of the warm-up: what the recipe says, but no more than half of the run, and none behind a milestone."""
+    """Returns the updates of the warm-up, at most half of the run and none after a milestone."""
     if schedule.warmup_epochs and schedule.warmup_updates:
         raise ValueError("schedule.warmup_epochs and schedule.warmup_updates say the same thing twice: set one to 0")
     asked = asked_warmup(schedule, updates)
@@ -143,10 +143,10 @@ def warmup_updates(schedule: Any, updates: int) -> int:
 
 
 def asked_warmup(schedule: Any, updates: int) -> int:
-    """Updates of the warm-up that a recipe asks for."""
+    """Returns the updates of the warm-up that a recipe asks for."""
     return schedule.warmup_updates or round(schedule.warmup_epochs * updates)
 
 
 def rate_of(optimizer: Any) -> float:
-    """The learning rate of the parameters that learn fastest."""
+    """Returns the learning rate of the parameters that learn fastest."""
     return max(group["lr"] for group in optimizer.param_groups)

@@ -41,7 +41,7 @@ class SectionFrames(FrameSource):
 
 
 def _bounds(whole: FrameSource, section: Section) -> tuple[int, int]:
-    """The first frame of a section, and the one behind its last."""
+    """Returns the index of the first frame of a section, and of the one after its last."""
     if section.in_frames:
         first = round(section.start)
         stop = whole.num_frames if section.end is None else min(round(section.end), whole.num_frames)
