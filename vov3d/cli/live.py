@@ -16,6 +16,7 @@ from vov3d.deploy import load_exported
 from vov3d.deploy.formats import FORMATS
 from vov3d.models import create_model
 from vov3d.models.names import model_name
+from vov3d.weights.tasks import Task, task_of
 
 
 def add_commands(commands: Any) -> None:
@@ -35,10 +36,17 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--fps", type=float, metavar="F", help="frames a second to take (default: as in the model's clips)")
     p.add_argument("--hop", type=positive, default=1, metavar="N", help="frames between two labels (default: 1)")
     p.add_argument(
-        "--smooth", type=positive, default=3, metavar="N", help="a label is announced once it led N labels (default: 3)"
+        "--smooth", type=positive, metavar="N", help="a label is announced once it led N labels (default: 3)"
     )
-    p.add_argument("--threshold", type=float, default=0.3, metavar="P", help="score that it must have (default: 0.3)")
-    p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels drawn and in JSON (default: 5)")
+    p.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="score that it must have (default: 0.3; of many labels, which are announced together, 0.5)",
+    )
+    p.add_argument(
+        "--topk", type=positive, metavar="K", help="labels drawn and in JSON (default: 5; of many labels all)"
+    )
     p.add_argument("--realtime", action="store_true", help="read a file at its own speed, and drop what comes too late")
     p.add_argument("--size", metavar="HxW", help="rows and columns of the raw frames of -")
     p.add_argument("--stall", type=float, default=10.0, metavar="S", help="seconds until a silent one is opened again")
@@ -53,14 +61,17 @@ def _live(args: argparse.Namespace) -> int:
     from vov3d.live import LiveSource, StreamClassifier  # needs the extra `video`
     from vov3d.live.output import Announcer, Page, VideoWriter
 
-    if not 0 <= args.threshold <= 1:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold is {args.threshold}: scores are from 0 to 1")
     model = _model(args)
     say_what_it_knows("live", model)
-    classifier = StreamClassifier(model, args.window, topk=args.topk)
+    task = task_of(model)
+    _check_task(args, task)
+    threshold = args.threshold if task.name == "multilabel" else None
+    classifier = StreamClassifier(model, args.window, topk=args.topk, threshold=threshold)
     fps = args.fps or classifier.fps
     source = LiveSource(args.source, fps, args.realtime, _size(args.size), args.stall, args.retries)
-    said = _Said(args, classifier, Announcer(args.smooth, args.threshold), source)
+    said = _Said(args, classifier, Announcer(args.smooth, args.threshold, task), source)
     with ExitStack() as stack:
         if args.output:
             said.writer = VideoWriter(args.output, fps)
@@ -89,6 +100,24 @@ def _model(args: argparse.Namespace) -> torch.nn.Module:
     return model.to(device(args.device))
 
 
+def _check_task(args: argparse.Namespace, task: Task) -> None:
+    """Fills in what the command line leaves open, by the task.
+
+    Raises:
+        ValueError: For an option without effect on values, which are told as they are.
+    """
+    if task.name == "regression":
+        given = {"--threshold": args.threshold, "--smooth": args.smooth, "--topk": args.topk}
+        if without := [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{' and '.join(without)} has no effect on a regression, whose values are told as they are"
+            )
+        args.smooth, args.threshold = 1, 0.0
+    args.smooth = args.smooth or 3
+    if args.threshold is None:
+        args.threshold = 0.5 if task.name == "multilabel" else 0.3
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -105,6 +134,7 @@ class _Said:
         self.args, self.classifier, self.announcer, self.source = args, classifier, announcer, source
         self.writer: Any = None
         self.page: Any = None
+        self._score = "value" if classifier.task.name == "regression" else "score"
         self._begun = time.monotonic()
         self._times: deque[float] = deque(maxlen=30)
         self._delays: deque[float] = deque(maxlen=1000)
@@ -116,7 +146,8 @@ class _Said:
         now = time.monotonic()
         self._times.append(now)
         self._delays.append(now - frame.arrived)
-        if predictions and self.classifier.frames % self.args.hop == 0:
+        known = self.classifier.frames > self.classifier.delay  # of many labels, none may be it
+        if known and self.classifier.frames % self.args.hop == 0:
             self._tell(frame, predictions)
         if self.writer or self.page:
             from vov3d.live.output import annotated
@@ -134,10 +165,19 @@ class _Said:
         if self.args.json:
             print(json.dumps(line, ensure_ascii=False), flush=True)
         elif changed:
-            score = next((p.score for p in predictions if p.label == self.announcer.label), predictions[0].score)
-            text = f"{score:4.0%}  {self.announcer.label}" if self.announcer.label else "   -  nothing"
+            text = self._announced(predictions)
             rates = f"{line['fps']:.1f} frames/s, {1000 * line['delay']:.0f} ms behind"
             print(f"{frame.seconds:8.2f} s  {text}  ({rates})", flush=True)
+
+    def _announced(self, predictions: list[Any]) -> str:
+        """The label that is announced, with its score where it has one of its own."""
+        label = self.announcer.label
+        if label is None:
+            return "   -  nothing"
+        if self.classifier.task.name in ("regression", "multilabel"):
+            return f"      {label}"
+        score = next((p.score for p in predictions if p.label == label), predictions[0].score)
+        return f"{score:4.0%}  {label}"
 
     def _line(self, frame: Any, predictions: list[Any]) -> dict[str, Any]:
         """What is known now; `delay` is from the frame to its label, without the frames that the model waits for."""
@@ -145,7 +185,7 @@ class _Said:
         return {
             "time": round(frame.seconds, 3),
             "label": self.announcer.label,
-            "predictions": [{"label": p.label, "index": p.index, "score": round(p.score, 4)} for p in predictions],
+            "predictions": [{"label": p.label, "index": p.index, self._score: round(p.score, 4)} for p in predictions],
             "fps": round((len(self._times) - 1) / span, 2) if span else 0.0,
             "delay": round(self._delays[-1], 4),
             "delay_frames": self.classifier.delay,

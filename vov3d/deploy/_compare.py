@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vov3d.deploy._exported import ExportedModel
+from vov3d.weights.tasks import SCORES, task_of
 
 
 class Comparison(NamedTuple):
@@ -17,7 +18,7 @@ class Comparison(NamedTuple):
         number: How many clips.
         difference: The largest difference between two outputs.
         relative: The largest, as a part of the largest absolute output of its clip and kind.
-        agreement: Clips whose best class is the same; None where there are no classes.
+        agreement: Clips whose best class, or whose labels, are the same; None where there are none.
     """
 
     clips: str
@@ -38,11 +39,12 @@ class Comparison(NamedTuple):
 def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torch.Tensor]) -> Comparison:
     """Runs both on every clip `(B, C, T, H, W)`."""
     number = agreement = 0
+    task = task_of(model)
     difference = relative = 0.0
     shapes: dict[tuple[int, ...], None] = {}  # a set that keeps its order
     names = exported.metadata.outputs
     if exported.metadata.dtype == "int8":  # whose errors the softmax magnifies at will
-        names = [name for name in names if name != "probabilities"]
+        names = [name for name in names if name not in SCORES]
     for clip in clips:
         found = exported.outputs(clip)
         for key, expected in _outputs(model, clip, names).items():
@@ -50,11 +52,14 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
             off = (found[key] - expected).abs().amax().nan_to_num(float("inf"))
             difference = max(difference, float(off))
             relative = max(relative, float(off / expected.abs().amax().clamp(min=1e-12)))
-            if key == "logits":
-                agreement += int((found[key].flatten(1).argmax(1) == expected.flatten(1).argmax(1)).sum())
+            if key == "logits" and task.name != "regression":
+                ours, theirs = (task.decided(out.flatten(1)) for out in (found[key], expected))
+                assert ours is not None
+                agreement += int((ours == theirs).all(1).sum())
         number += len(clip)
         shapes[tuple(clip.shape)] = None
-    return Comparison(name, tuple(shapes), number, difference, relative, agreement if "logits" in names else None)
+    decides = "logits" in names and task.name != "regression"
+    return Comparison(name, tuple(shapes), number, difference, relative, agreement if decides else None)
 
 
 def _outputs(model: Any, clip: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
@@ -62,6 +67,7 @@ def _outputs(model: Any, clip: torch.Tensor, names: list[str]) -> dict[str, torc
     with torch.inference_mode():
         out = model(clip)
         outputs = dict(zip(names, out if isinstance(out, list | tuple) else [out], strict=False))
-        if "probabilities" in names:
-            outputs["probabilities"] = model.forward_dense(clip)
+        for name in SCORES:
+            if name in names:
+                outputs[name] = model.forward_dense(clip)
     return outputs

@@ -57,9 +57,10 @@ def export(
 ) -> Path:
     """Writes a model into a file, and compares what the file computes with the model before it is put in place.
 
-    A classifier that pools by the average gets two outputs: `logits`, those of `forward`, and `probabilities`, those
-    of `forward_dense`, which `VideoClassifier` and `vov3d predict` use. The file carries the model's configuration
-    and class names. `.onnx`, `.xml` and `.pt2` take any batch, frames, height and width that the model takes.
+    A classifier that pools by the average gets two outputs: `logits`, those of `forward`, and `probabilities` (of a
+    regression `values`), those of `forward_dense`, which `VideoClassifier` and `vov3d predict` use. The file carries
+    the model's configuration, with its task, and class names. `.onnx`, `.xml` and `.pt2` take any batch, frames, height
+    and width that the model takes.
 
     The bounds of the comparison, as a part of the largest output: fp32 1e-4, fp16 0.01, bf16 0.05, int8 0.2; that of
     int8 holds for the logits of calibration clips and samples, whose ranges it was given, not for noise.

@@ -13,33 +13,46 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vov3d.video.classifier import Prediction
+from vov3d.video.predictions import Prediction, Value
+from vov3d.weights.tasks import SINGLE, Task
 
 
 class Announcer:
     """Which label is announced: one that has led for some steps, with a score that suffices.
 
+    Of a network of many labels, all that reach the threshold are announced together, in the order of their names; of
+    values, all of them, at each step.
+
     Args:
         steps: Steps for which it has to lead.
         threshold: Score that it has to reach at each.
+        task: What the outputs of the network mean.
     """
 
-    def __init__(self, steps: int, threshold: float) -> None:
-        self.steps, self.threshold = steps, threshold
+    def __init__(self, steps: int, threshold: float, task: Task = SINGLE) -> None:
+        self.steps, self.threshold, self.task = steps, threshold, task
         self.label: str | None = None
         self._leads: str | None = None
         self._for = 0
 
     def changed(self, predictions: Sequence[Prediction]) -> bool:
         """Takes the predictions of a step; whether the label that is announced, None for nothing, is another now."""
-        best = predictions[0] if predictions else None
-        leads = best.label if best is not None and best.score >= self.threshold else None
+        leads = self._leading(predictions)
         self._for = self._for + 1 if leads == self._leads else 1
         self._leads = leads
         if leads == self.label or self._for < self.steps:
             return False
         self.label = leads
         return True
+
+    def _leading(self, predictions: Sequence[Prediction]) -> str | None:
+        """What would be announced, were it to last."""
+        if self.task.name == "regression":
+            return ", ".join(f"{p.label} {p.text}" for p in predictions) or None
+        reached = [p.label for p in predictions if p.score >= self.threshold]
+        if self.task.name == "multilabel":
+            return " + ".join(sorted(reached)) or None
+        return reached[0] if reached and reached[0] == predictions[0].label else None
 
 
 def annotated(picture: np.ndarray, predictions: Sequence[Prediction]) -> Image.Image:
@@ -51,8 +64,9 @@ def annotated(picture: np.ndarray, predictions: Sequence[Prediction]) -> Image.I
     font, draw = ImageFont.load_default(size), ImageDraw.Draw(image, "RGBA")
     for number, said in enumerate(predictions[:5]):
         top = number * round(1.6 * size) + 4
-        draw.rectangle((0, top, image.width * said.score, top + 1.5 * size), (61, 111, 217, 150))
-        text = f"{said.score:4.0%}  {said.label}".encode("latin-1", "replace").decode("latin-1")
+        share, score = (1.0, said.text) if isinstance(said, Value) else (said.score, f"{said.score:4.0%}")
+        draw.rectangle((0, top, image.width * share, top + 1.5 * size), (61, 111, 217, 150))
+        text = f"{score}  {said.label}".encode("latin-1", "replace").decode("latin-1")
         draw.text((6, top), text, "white", font, stroke_width=1, stroke_fill="black")
     return image
 
