@@ -1,5 +1,6 @@
 """What moving shapes and scenes of them are made of: looks, places over time, drawing; numpy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,6 +108,20 @@ def make_progress(rng: Random, num_frames: int) -> Array:
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def draw_clip(tracks: Sequence[Track], rng: Random, num_frames: int, size: int) -> Array:
+    """Shapes before a background of their own, seen by a camera that shakes: uint8 `(num_frames, size, size, 3)`."""
+    shake = make_shaking(rng, num_frames)
+    frames = make_background(rng, num_frames, size)
+    for front in (False, True):
+        for track in tracks:
+            which = (track.depth > 0) == front
+            if which.any():
+                draw_track(frames, track, shake, which)
+    frames = blurred(frames, rng.uniform(0, 0.5))
+    frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
+    return frames.clip(0, 255).astype(np.uint8)
 
 
 def draw_track(frames: Array, track: Track, shake: Array, which: Array) -> None:

@@ -15,16 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vov3d.synthetic._drawing import (
-    Track,
-    blurred,
-    draw_track,
-    make_background,
-    make_hand,
-    make_progress,
-    make_shaking,
-    make_still,
-)
+from vov3d.synthetic._drawing import Track, draw_clip, make_hand, make_progress, make_still
 
 __all__ = ["CLASSES", "PAIRS", "make_clip", "make_set", "write_clip", "write_videos"]
 
@@ -201,16 +192,7 @@ def make_clip(label: int, rng: Random, num_frames: int = 16, size: int = 64) -> 
         raise ValueError(f"label {label} is not in 0..{len(CLASSES) - 1}")
     if num_frames < 2 or size < 16:
         raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
-    tracks, shake = _tracks(label, rng, num_frames), make_shaking(rng, num_frames)
-    frames = make_background(rng, num_frames, size)
-    for front in (False, True):
-        for track in tracks:
-            which = (track.depth > 0) == front
-            if which.any():
-                draw_track(frames, track, shake, which)
-    frames = blurred(frames, rng.uniform(0, 0.5))
-    frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
-    return frames.clip(0, 255).astype(np.uint8)
+    return draw_clip(_tracks(label, rng, num_frames), rng, num_frames, size)
 
 
 def make_set(num_clips: int, seed: int, num_frames: int = 16, size: int = 64) -> tuple[Array, Array]:

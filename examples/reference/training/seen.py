@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from reference.data.sources import SHAPES, Member, Source
+from reference.data.targets import label_text
 
 VIDEOS = "videos.csv"
 TRAIN, HELD_OUT = "train", "held out"
@@ -45,7 +46,7 @@ def write_seen(path: Path, train: Source, val: Source | None) -> None:
                 assert source is not None
                 item = source.clips[index] if source.clips is not None else source.file(index)
                 folder, base, size = _identity(item)
-                writer.writerow((name, source.classes[source.labels[index]], size, folder, base))
+                writer.writerow((name, label_text(source.labels[index], source.classes), size, folder, base))
     os.replace(part, path)
 
 
