@@ -153,6 +153,23 @@ def task_of(model: Any) -> Task:
     return checked_heads(make_task(cfg["task"], cfg.get("heads")), outputs)
 
 
+def set_task(model: Any, task: Task) -> None:
+    """Says in a network's configuration what its outputs mean from now on, as for a classifier that is trained anew.
+
+    Args:
+        model: A module with `pretrained_cfg` and `num_classes`.
+        task: What they mean.
+
+    Raises:
+        ValueError: If the heads have more or fewer classes than the network has outputs.
+    """
+    checked_heads(task, model.num_classes)
+    cfg = model.pretrained_cfg
+    for key in ("task", "heads", "temperature"):
+        cfg.pop(key, None)
+    cfg |= {**task.fields(), "num_classes": model.num_classes}
+
+
 def checked_heads(task: Task, outputs: int | None) -> Task:
     """Returns a task whose heads have as many classes as a network has outputs.
 

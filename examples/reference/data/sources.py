@@ -57,6 +57,7 @@ class Source:
         clips: uint8 `(N, T, H, W, 3)`, possibly on disk; None for files.
         notes: What is to be said about how it was read.
         heads: Names of the heads, where there are several and they have names.
+        missing: Videos that a list names and that are not there.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Source:
     clips: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+    missing: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -134,6 +136,11 @@ def _read(
 ) -> tuple[Source, bool]:
     """`read_source`, without the last check."""
     if path.partition(":")[0] == SHAPES:
+        if task != "single":
+            raise ValueError(
+                f"data {path!r} has one label a clip, and the run is for task {task!r}: python -m "
+                "vov3d.synthetic.moving_tasks writes clips for it"
+            )
         return _shapes(path.partition(":")[2] or part, shapes), path == SHAPES
     labels_from = None if data.labels_from < 0 else data.labels_from
     if path.endswith((".npz", ".tar")):
@@ -145,7 +152,8 @@ def _read(
         file, several = listed
         found = read_targets(file, task, data.root or None, classes, data.partial, labels_from, heads)
         title = file.stem if file == Path(path) else f"{Path(path).resolve().name}-{part}"
-        return Source(title, found.labels, found.classes, found.paths, notes=found.notes, heads=found.heads), several
+        source = Source(title, found.labels, found.classes, found.paths, notes=found.notes, heads=found.heads)
+        return replace(source, missing=len(found.missing)), several
     options: dict[str, Any] = dict(layout=data.layout or None, classes=classes, partial=data.partial)
     options |= dict(root=data.root or None, labels_from=labels_from)
     try:
@@ -208,10 +216,14 @@ def arrays(name: str, classes: Classes | None, labels_from: int | None, task: st
             raise ValueError(f"{path}: holds no {' and no '.join(missing)}; expected clips, labels, and maybe classes")
         clips, labels = file["clips"], file["labels"]
         heads = tuple(map(str, file["heads"])) if "heads" in file else ()
-        if classes is None and heads:
-            classes = tuple(tuple(map(str, file[f"classes_{head}"])) for head in heads)
-        elif classes is None and "classes" in file:
-            classes = tuple(map(str, file["classes"]))
+        own: Classes | None = None
+        if heads:
+            own = tuple(tuple(map(str, file[f"classes_{head}"])) for head in heads)
+        elif "classes" in file:
+            own = tuple(map(str, file["classes"]))
+        if classes is None or (task != "single" and own is not None):
+            _check_same(path, classes, own)
+            classes = own
     if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[-1] != 3 or len(clips) != len(labels):
         raise ValueError(
             f"{path}: expected uint8 clips (N, T, H, W, 3) and as many labels, "
@@ -224,6 +236,11 @@ def arrays(name: str, classes: Classes | None, labels_from: int | None, task: st
         return Source(path.name, labels.astype(kind), names, clips=clips, heads=heads)
     labels, classes = _classes(path, labels.astype(np.int64), classes, labels_from)
     return Source(path.name, labels, classes, clips=clips)
+
+
+def _check_same(path: object, wanted: Classes | None, found: Classes | None) -> None:
+    if wanted is not None and found is not None and tuple(found) != tuple(wanted):
+        raise ValueError(f"{path}: has the classes {found!r:.200}, expected {wanted!r:.200}")
 
 
 def _classes(

@@ -20,7 +20,7 @@ class Row:
     Attributes:
         index: Which of the set.
         path: Its name.
-        label: Its class index.
+        label: Its class index; None of another task than one label.
         prediction: The class index with the best score; None for a broken one.
         rank: Classes with a better score than its own: 0 is right, below 5 is right in five; None for a broken one.
         error: Why it has no scores.
@@ -29,7 +29,7 @@ class Row:
 
     index: int
     path: str
-    label: int
+    label: int | None
     prediction: int | None = None
     rank: int | None = None
     error: str = ""
@@ -90,6 +90,16 @@ class Scores:
         self._videos.close()
         if self._views is not None:
             self._views.close()
+
+
+def read_scores(folder: Path) -> dict[int, np.ndarray]:
+    """Returns the mean scores `(num_classes,)` of each video in a folder of scores, by its index."""
+    found = {}
+    with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
+        for cells in list(csv.reader(file))[1:]:
+            if len(cells) > len(_FIELDS):
+                found[int(cells[0])] = np.array(cells[len(_FIELDS) :], np.float64)
+    return found
 
 
 def to_parquet(folder: Path) -> list[Path]:
@@ -153,7 +163,7 @@ def _rows(lines: Sequence[bytes]) -> list[Row]:
         cells[: len(_FIELDS)] for cells in csv.reader(line.decode() for line in lines)
     ):
         best, above = (int(cell) if cell else None for cell in (prediction, rank))
-        rows.append(Row(int(index), path, int(label), best, above, error, note))
+        rows.append(Row(int(index), path, int(label) if label else None, best, above, error, note))
     return rows
 
 
