@@ -348,10 +348,12 @@ def _localize(args: argparse.Namespace) -> None:
     target = device(args.device) if args.device else best_device()
     if args.streaming:
         stream = _stream_of(args, target)
+        stream.task.require(f"localizing, with {args.model},", "single")
         names, timeline = stream.class_names, stream_over(stream, args.video, args.picture is not None)
     else:
         model = load_model(args.model, args.checkpoint, target, args.device is not None)
         classifier = VideoClassifier(model.network, class_names=model.names)
+        classifier.task.require(f"localizing, with {args.model},", "single")
         names = classifier.class_names
         timeline = look_over(classifier, args.video, args.every, args.seconds, args.picture is not None)
     segments = segments_of(timeline, names, args.threshold, args.min_length)

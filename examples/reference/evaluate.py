@@ -267,8 +267,12 @@ def _report_task(args: argparse.Namespace, run: Run, rows: Rows) -> None:
     report = TaskReport(run, rows, task, args.broken, 0.5 if args.threshold is None else args.threshold)
     lines = _heading(run, f"{len(report.labels)} videos of {task.describe(model.num_classes)}")
     print("\n".join([*lines, *report.lines(), ""]))
-    content = {"model": model.name, "task": task.name, "data": samples.name, "views": run.plan.views}
-    content |= {"broken_count_as": "left out" if report.left_out else "wrong", "missing": samples.missing}
+    content: dict[str, Any] = {"model": model.name, "task": task.name, "data": samples.name}
+    content |= {
+        "views": run.plan.views,
+        "broken_count_as": "left out" if report.left_out else "wrong",
+        "missing": samples.missing,
+    }
     _write(run.folder / "summary.json", json.dumps(content | report.content(), indent=2, ensure_ascii=False) + "\n")
     table = report.table()
     _write_csv(run.folder / "classes.csv", table)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from helpers.tiny_training_runs import clips_file, column, command, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import evaluate, train
+from reference import check_data, evaluate, train
 from reference.data.clips import plan_epoch
 from reference.data.sources import Source
 from reference.data.splitting import held_out
@@ -511,3 +511,15 @@ def test_evaluation_refuses_what_has_no_meaning(tmp_path, capsys):
     one = str(vov3d.save_pretrained(task_model("single"), tmp_path / "one"))
     assert evaluate.main(["--data", str(tmp_path), "--model", one, "--threshold", "0.5"]) == 1
     assert "this one is 'single'" in capsys.readouterr().err
+
+
+def test_check_data_reads_lists_of_every_task(tmp_path, capsys):
+    for task, shown in (("multilabel", "labels"), ("regression", "2 values"), ("multihead", "verb and")):
+        moving_tasks.write_task_videos(task, tmp_path / task, 3, 1)
+        words = [str(tmp_path / task), "--split", "train", "--task", task, "--workers", "1"]
+        assert check_data.main([*words, "--csv", str(tmp_path / "checked.csv")]) == 0
+        assert shown in capsys.readouterr().out
+        with (tmp_path / "checked.csv").open(newline="", encoding="utf-8") as file:
+            assert all(row["label"] and row["frames"] == "16" for row in csv.DictReader(file))
+    assert check_data.main([*words[:-3], "single"]) == 1  # three columns are no list of one label
+    assert check_data.main([str(tmp_path / "multilabel" / "videos"), "--task", "multilabel"]) == 1

@@ -32,7 +32,7 @@ def test_what_outputs_decide():
     assert SINGLE.decided(logits).tolist() == [[3]]
     assert make_task("multilabel").decided(logits).tolist() == [[1, 0, 1, 1, 0]]
     assert make_task("multihead", {"a": 2, "b": 3}).decided(logits).tolist() == [[0, 1]]
-    assert make_task("regression").decided(logits) is None
+    assert make_task("regression").decided(logits).shape == (1, 0)
     assert head_names(make_task("multihead", {"a": 2, "b": 1}), ["x", "y", "z"]) == [["x", "y"], ["z"]]
 
 

@@ -53,9 +53,8 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
             difference = max(difference, float(off))
             relative = max(relative, float(off / expected.abs().amax().clamp(min=1e-12)))
             if key == "logits" and task.name != "regression":
-                ours, theirs = (task.decided(out.flatten(1)) for out in (found[key], expected))
-                assert ours is not None
-                agreement += int((ours == theirs).all(1).sum())
+                pairs = zip(*(task.decided(out.flatten(1)).unbind() for out in (found[key], expected)), strict=True)
+                agreement += sum(bool(torch.equal(ours, theirs)) for ours, theirs in pairs)
         number += len(clip)
         shapes[tuple(clip.shape)] = None
     decides = "logits" in names and task.name != "regression"

@@ -74,15 +74,15 @@ class Task:
             return torch.cat([part.softmax(dim) for part in parts], dim)
         return logits.softmax(dim)
 
-    def decided(self, outputs: torch.Tensor) -> torch.Tensor | None:
+    def decided(self, outputs: torch.Tensor) -> torch.Tensor:
         """Returns what the outputs `(B, N)` decide, for a comparison of two networks.
 
         Returns:
             int64 `(B, D)`: the best class, the best of each head, or for many labels whether each is likelier than
-            not; None for values, which decide nothing.
+            not; for values, which decide nothing, without columns.
         """
         if self.name == "regression":
-            return None
+            return outputs.new_empty(len(outputs), 0, dtype=torch.int64)
         if self.name == "multilabel":
             return (outputs > 0).long()
         return torch.stack([part.argmax(1) for part in self.split(outputs)], 1)

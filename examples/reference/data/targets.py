@@ -96,16 +96,15 @@ def read_targets(
             raise ValueError(f"data.classes={classes!r} has no effect on several heads, whose names are the list's")
         classes = tuple(read_names(classes))
     names = tuple(classes) if classes is not None else None
-    numbers = _Numbers(file, labels_from)
+    numbers, own, notes = _Numbers(file, labels_from), tuple[str, ...](), tuple[str, ...]()
     if task == "multilabel":
         lines, joined = _joined(lines)
-        labels, found, own = *_many(lines, heading, names, numbers), ()
+        labels, found = _many(lines, heading, names, numbers)
         notes = (f"{joined} lines name a video again, and are joined",) if joined else ()
     else:
         _check_once(lines)
-        notes = ()
         if task == "regression":
-            labels, found, own = *_values(file, lines, heading, names), ()
+            labels, found = _values(file, lines, heading, names)
         else:
             labels, found, own = _heads(file, lines, heading, names, numbers, tuple(heads))
     if heading:

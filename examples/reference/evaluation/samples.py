@@ -90,9 +90,9 @@ def load_samples(
         ValueError: As `read_list`, and for classes that the model does not have.
     """
     if not task.single:
-        settings = SimpleNamespace(layout=layout or "", root=root or "", partial=partial, classes="")
-        settings.labels_from = -1 if labels_from is None else labels_from
-        return _of_task(str(data), task, names, num_classes, split, settings)
+        way = SimpleNamespace(layout=layout or "", root=root or "", partial=partial, classes="")
+        way.labels_from = -1 if labels_from is None else labels_from
+        return _of_task(str(data), task, names, num_classes, split, way)
     if Path(data).suffix == ".npz":
         settings = (("root", root), ("layout", layout), ("split", split), ("labels_from", labels_from))
         if given := [key for key, value in settings if value is not None]:
@@ -108,14 +108,14 @@ def load_samples(
 
 
 def _of_task(
-    data: str, task: Task, names: Sequence[str] | None, num_classes: int, split: str | None, settings: SimpleNamespace
+    data: str, task: Task, names: Sequence[str] | None, num_classes: int, split: str | None, way: SimpleNamespace
 ) -> Samples:
     """The videos of another task than one label, with labels in the order of the model's outputs."""
     heads = tuple(name for name, _ in task.heads)
     own: tuple[Any, ...] | None = tuple(names) if names is not None else None
     if own is not None and task.heads:
         own = tuple(map(tuple, head_names(task, own)))
-    source, several = read_source(data, split or "", settings, SimpleNamespace(), own, task.name, heads)
+    source, several = read_source(data, split or "", way, SimpleNamespace(), own, task.name, heads)
     if split is not None and not several:
         raise ValueError(f"{data}: split={split!r} has no effect, there is only one set; leave it out")
     if isinstance(source.files, list | tuple) and any(isinstance(file, Member) for file in source.files):
@@ -127,7 +127,7 @@ def _of_task(
             f"{data}: has {found.describe(len(flat))}, the model {task.describe(num_classes)}; evaluate on data of "
             "its classes"
         )
-    sources = list(source.clips) if source.clips is not None else list(source.files or ())
+    sources: list[Any] = list(source.clips) if source.clips is not None else list(source.files or ())
     paths = tuple(f"clip {i}" if source.clips is not None else str(path) for i, path in enumerate(sources))
     counted = f"{source.name}: {len(sources)} videos of {task.describe(num_classes)}"
     return Samples(

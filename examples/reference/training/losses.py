@@ -162,13 +162,15 @@ def build_loss(
 
     def summed(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         parts = task.split(targets) if targets.is_floating_point() else targets.unbind(1)
-        return sum(one(out, part) for one, out, part in zip(heads, task.split(outputs), parts, strict=True))  # type: ignore[return-value]
+        each = zip(heads, task.split(outputs), parts, strict=True)
+        return torch.stack([one(out, part) for one, out, part in each]).sum()
 
     return summed
 
 
 def _regression(name: str, scale: Scale) -> Loss:
-    compute = {"": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}[name]
+    known: dict[str, Callable[..., torch.Tensor]] = {"": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+    compute = known[name]
 
     def loss(outputs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         return compute(outputs.float(), scale.scaled(values.float()), reduction="none").mean(1).sum()
