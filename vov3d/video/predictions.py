@@ -11,7 +11,7 @@ import torch
 
 from vov3d.weights.tasks import Task, head_names
 
-__all__ = ["Combination", "Prediction", "Predictions", "Value", "check_threshold", "check_topk", "predictions_of"]
+__all__ = ["Combination", "Prediction", "Predictions", "Value"]
 
 THRESHOLD = 0.5
 """The score from which a network of many labels names one."""
@@ -44,7 +44,7 @@ class Prediction:
 class Value(Prediction):
     """A value of a regression.
 
-    Attributes:
+    Args:
         index: which value, from 0.
         label: its name, which may hold its unit.
         score: the value itself, the mean over the views.
@@ -60,11 +60,10 @@ class Value(Prediction):
 class Combination(Prediction):
     """A class of each head, such as a verb and a noun.
 
+    Its label is the names of the classes, one behind the other, its score the product of theirs. Its index counts like
+    digits: of two heads it is the first's class times the second's number of classes, plus the second's class.
+
     Attributes:
-        index: the combination, counted like digits: of two heads the first's class times the second's classes, plus
-            the second's class.
-        label: the names of the classes, one behind the other.
-        score: the product of their scores.
         parts: the heads' names, each with the prediction of its class.
     """
 
