@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the site's first page is README.md, so that nothing is said twice.
+"""A hook of mkdocs that makes README.md the first page of the site.
 
 README.md links to `docs/page.md`, a page to `../README.md`: both work in the repository, and are turned into the
 site's own links here. What README.md links to outside of `docs/` becomes a file of the site.

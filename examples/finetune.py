@@ -3,7 +3,8 @@
     python examples/finetune.py FOLDER --output runs/mine
     vov3d predict clip.mp4 --model runs/mine
 
-A fifth of each class is held out and measured after every epoch; the weights of the last epoch are saved.
+`--data hf:org/name` streams a data set of the Hugging Face Hub instead (`pip install datasets`). A fifth of each class,
+or the validation split, is held out and measured after every epoch; the weights of the last epoch are saved.
 Needs `pip install "vov3d[video]" tqdm`. The package `reference` beside this file has the full trainer.
 """
 
@@ -19,14 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import vov3d
-from vov3d.video import (
-    VideoReader,
-    eval_transform,
-    looks_like_video,
-    plan_clips,
-    plan_random_clip,
-    train_transform,
-)
+from vov3d.adapters.datasets import VideoStream, open_videos
+from vov3d.video import VideoReader, eval_transform, looks_like_video, plan_clips, plan_random_clip, train_transform
 
 Files = list[tuple[Path, int]]
 
@@ -34,7 +29,7 @@ Files = list[tuple[Path, int]]
 class Clips(Dataset):
     """A clip `(C, T, S, S)` and the class of each video: drawn at random to train on, the middle one to validate."""
 
-    def __init__(self, files: Files, cfg: dict[str, Any], train: bool, flip: bool = False) -> None:
+    def __init__(self, files: Any, cfg: dict[str, Any], train: bool, flip: bool = False) -> None:
         self.files, self.cfg, self.train = files, cfg, train
         size = cfg["input_size"][-1]
         scales = (round(size * 8 / 7), round(size * 10 / 7))  # 256 to 320 pixels for crops of 224, as in the paper
@@ -44,8 +39,11 @@ class Clips(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        path, label = self.files[index]
-        with VideoReader(path) as reader:
+        return self.load(*self.files[index])
+
+    def load(self, source: Any, label: int) -> tuple[torch.Tensor, int]:
+        """Reads a clip of a file, or of the bytes of one."""
+        with VideoReader(source) as reader:
             if self.train:
                 wanted = plan_random_clip(self.cfg, reader, random.Random(int(torch.randint(1 << 62, ()))))
             else:
@@ -54,8 +52,8 @@ class Clips(Dataset):
         return clip if self.train else clip[0], label
 
 
-def find_videos(folder: Path) -> tuple[list[str], Files, Files]:
-    """Returns the class names, the videos to train on and those held out, drawn anew but equally on every call."""
+def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
+    """Returns class names, videos to train on and held-out videos: a random split, the same on every call."""
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
     if len(classes) < 2:
         raise SystemExit(f"{folder}: holds {len(classes)} folders; give one sub-folder of videos for each class")
@@ -65,7 +63,7 @@ def find_videos(folder: Path) -> tuple[list[str], Files, Files]:
         files = [(path, label) for path in sorted((folder / name).rglob("*")) if looks_like_video(path)]
         if len(files) < 2:
             raise SystemExit(
-                f"{folder / name}: holds {len(files)} videos; a class needs two, one of them to measure by"
+                f"{folder / name}: holds {len(files)} videos; a class needs two, one of them to be held out"
             )
         random.Random(0).shuffle(files)
         share = max(1, len(files) // 5)
@@ -84,15 +82,19 @@ def accuracy(model: Any, batches: DataLoader, device: torch.device) -> float:
 def arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="one sub-folder of videos for each class")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("folder", type=Path, nargs="?", help="one sub-folder of videos for each class")
+    data.add_argument("--data", help="hf:org/name, a data set of the Hugging Face Hub, or hf:FOLDER, one on disk")
     parser.add_argument("--output", type=Path, required=True, help="folder for the fine-tuned model")
     parser.add_argument("--model", default="vov3d_n", help="model or model.tag to start from (default: vov3d_n)")
     parser.add_argument("--epochs", type=int, default=15, help="passes over the videos (default: 15)")
-    parser.add_argument("--batch", type=int, default=8, help="clips of an update (default: 8)")
+    parser.add_argument("--batch", type=int, default=8, help="clips in an update (default: 8)")
     parser.add_argument(
-        "--lr", type=float, default=2e-3, help="of the classifier; the rest gets a fifth (default: 2e-3)"
+        "--lr", type=float, default=2e-3, help="of the classifier; a fifth of it for the rest (default: 2e-3)"
     )
-    parser.add_argument("--flip", action="store_true", help="mirror half of the clips; wrong where left is not right")
+    parser.add_argument(
+        "--flip", action="store_true", help="mirror half of the clips; not where left and right are classes"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
     return parser.parse_args()
 
@@ -102,12 +104,16 @@ def main() -> None:
     args = arguments()
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classes, train, held_out = find_videos(args.folder)
+    classes, train, held_out = open_videos(args.data) if args.data else find_videos(args.folder)
     model: Any = vov3d.create_model(args.model, pretrained=True, num_classes=len(classes)).to(device)
     cfg = model.pretrained_cfg
     loading: dict[str, Any] = {"batch_size": args.batch, "num_workers": args.workers}
-    batches = DataLoader(Clips(train, cfg, train=True, flip=args.flip), shuffle=True, **loading)
-    measured = DataLoader(Clips(held_out, cfg, train=False), **loading)
+    drawn, middle = Clips(train, cfg, train=True, flip=args.flip), Clips(held_out, cfg, train=False)
+    if isinstance(train, VideoStream):
+        batches = DataLoader(train.map(drawn.load, shuffle=True), **loading)
+        measured = DataLoader(held_out.map(middle.load), **loading)
+    else:
+        batches, measured = DataLoader(drawn, shuffle=True, **loading), DataLoader(middle, **loading)
 
     head = set(model.get_classifier().parameters())
     groups = [
@@ -115,14 +121,15 @@ def main() -> None:
         {"params": list(head), "lr": args.lr},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
-    steps = args.epochs * len(batches)
-    warmup = min(len(batches), steps // 2) + 1
+    updates = math.ceil(len(train) / args.batch)
+    steps = args.epochs * updates
+    warmup = min(updates, steps // 2) + 1
     schedule = torch.optim.lr_scheduler.LambdaLR(  # linear warm-up, then half a cosine
         optimizer, lambda step: min((step + 1) / warmup, (1 + math.cos(math.pi * step / steps)) / 2)
     )
     for epoch in range(1, args.epochs + 1):
         model.train()
-        for clips, labels in (bar := tqdm(batches, f"epoch {epoch} of {args.epochs}", leave=False)):
+        for clips, labels in (bar := tqdm(batches, f"epoch {epoch} of {args.epochs}", updates, leave=False)):
             loss = F.cross_entropy(model(clips.to(device)), labels.to(device), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
@@ -132,9 +139,9 @@ def main() -> None:
         print(f"epoch {epoch}: {accuracy(model, measured, device):.1%} of {len(held_out)} held-out videos are right")
 
     vov3d.save_pretrained(model.cpu(), args.output, label_names=classes)
-    path, label = held_out[0]
-    best = vov3d.VideoClassifier(vov3d.from_pretrained(args.output))(path, topk=1)[0]
-    print(f"{path} shows {classes[label]!r}; the model says {best.label!r}, {best.score:.0%}")
+    video, label = next(iter(held_out))
+    best = vov3d.VideoClassifier(vov3d.from_pretrained(args.output))(video, topk=1)[0]
+    print(f"the first held-out video shows {classes[label]!r}; the model says {best.label!r}, {best.score:.0%}")
     print(f"vov3d predict FILE --model {args.output}")
 
 

@@ -1,23 +1,25 @@
-"""What happens when in a long video: a window slides over it, its labels are merged to segments.
+"""Finds out what happens when in a long video: slides a window over it and merges the labels to segments.
 
     python examples/localize.py match.mp4 --model vov3d_m.k400_f16 -o match.json --srt match.srt --picture match.png
     python examples/localize.py shapes.mp4 --seconds 1.6 -o shapes.json      # vov3d_n takes whole clips: say how long
-    python examples/localize.py shapes.mp4 --streaming -o shapes.json        # every frame once, in a causal network
+    python examples/localize.py shapes.mp4 --model vov3d_n.shapes_stream --streaming -o shapes.json
 
-Every --every seconds a window is labelled. The scores of a moment are the mean over the windows that hold it. Of all
-ways to cut the video into segments of --min-length or more, each with one label, the one whose labels have the highest
-scores in sum is taken; where no label reaches --threshold, "nothing" is a label too. The video is read once, in one
-pass; memory holds one window of frames and the scores.
+Every --every seconds a window is labelled, or with --streaming every frame, each computed once. The scores of a moment
+are the mean over the windows that hold it. Of all ways to cut a shot into segments of --min-length or more, each with
+one label, the one whose labels have the highest scores in sum is taken; where no label reaches --threshold, "nothing"
+is a label too. Windows and segments end at cuts between shots unless --across-cuts says otherwise. The video is read
+once, in one pass; memory holds one window of frames and the scores.
+
+This needs no training. `python -m reference.localize` trains a head on segments that are known.
 """
 
 import argparse
 import json
-import os
+import math
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, repeat
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,14 @@ from reference.evaluation.models import best_device, load_model
 from reference.evaluation.pictures import require_matplotlib
 
 import vov3d
-from vov3d.cli.arguments import device
+from vov3d.cli.arguments import device, span
+from vov3d.files import replacing
 from vov3d.live import StreamClassifier
 from vov3d.models.names import model_name
 from vov3d.video import VideoClassifier, VideoReader
 from vov3d.video.picture import check_picture_name
+from vov3d.video.shots import split_shots
+from vov3d.video.window import steady_frames, steady_rate
 
 _SHOWN = 9  # frames in a picture
 _NAMED = 14  # labels in a picture
@@ -59,22 +64,26 @@ class Segment:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a sliding window saw.
+    """What was seen of a video.
 
     Attributes:
-        step: Seconds between two windows.
-        length: Seconds of a window.
+        step: Seconds that a moment lasts.
+        length: Seconds of a window; in shots that are shorter, a window is as long as the shot.
         duration: Seconds of the video.
-        windows: float32 `(W, classes)`, the scores of the window that begins at each step.
+        spans: float64 `(W, 2)`, first and last second of each window.
+        windows: float32 `(W, classes)`, their scores.
         moments: float32 `(N, classes)`, the scores of each stretch of `step` seconds, over the windows that hold it.
+        shots: Where each shot begins, in seconds; 0 alone where cuts do not count.
         shown: Times and small frames `(H, W, 3)` for a picture; none unless asked for.
     """
 
     step: float
     length: float
     duration: float
+    spans: np.ndarray
     windows: np.ndarray
     moments: np.ndarray
+    shots: list[float]
     shown: list[tuple[float, np.ndarray]]
 
 
@@ -82,107 +91,152 @@ class Timeline:
 
 
 def look_over(
-    classifier: VideoClassifier, video: str | Path, every: float, seconds: float | None, pictures: bool = False
+    classifier: VideoClassifier,
+    video: str | Path,
+    every: float,
+    seconds: float | None,
+    pictures: bool = False,
+    across_cuts: bool = False,
 ) -> Timeline:
     """Slides a window over a video.
 
     Args:
         classifier: What labels it.
         video: The file, or what else `VideoReader` takes.
-        every: Seconds between two windows, rounded to whole frames.
+        every: Seconds between two windows.
         seconds: Length of the window, for models that take their frames from equal segments.
         pictures: Keeps some frames for a picture.
+        across_cuts: Lets windows lie across cuts.
 
     Raises:
-        ValueError: If the video is shorter than a window, or as `VideoClassifier.window`.
+        ValueError: As `VideoClassifier.scores_over`.
         VideoError: If it cannot be read.
     """
-    with VideoReader(video) as reader:
-        fps, count = _steady(reader)
-        hop = max(round(every * fps), 1)
-        shown: list[tuple[float, np.ndarray]] = []
-        frames = _frames(reader, shown if pictures else None)
-        rows, length = [], 0
-        for newest, said in classifier.window(frames, hop, fps, seconds, topk=len(classifier.class_names)):
-            length = length or newest + 1  # the first window begins at the first frame
-            row = np.zeros(len(said), np.float32)
-            row[[p.index for p in said]] = [p.score for p in said]
-            rows.append(row)
-    windows = np.stack(rows)
-    return Timeline(
-        hop / fps, length / fps, count / fps, windows, _moments(windows, length / hop, -(-count // hop)), shown
-    )
+    found = list(classifier.scores_over(video, every, seconds, across_cuts))
+    spans = np.array([(window.start, window.end) for window in found])
+    scores = torch.stack([window.values for window in found]).numpy()
+    shots = np.array([window.shot for window in found])
+    shown = _pictures(video) if pictures else []
+    return _timeline(every, found[0].duration, spans, scores, np.ones(len(spans)), shots, shown)
 
 
-def stream_over(classifier: StreamClassifier, video: str | Path, pictures: bool = False) -> Timeline:
+def stream_over(
+    classifier: StreamClassifier, video: str | Path, pictures: bool = False, across_cuts: bool = False
+) -> Timeline:
     """Takes a video frame by frame, at the rate of the model's clips; a step's scores are of the last `window` frames.
 
+    At the end of a shot, a model with a delay gets the last frame again until the scores of all frames are there; then
+    the stream begins anew.
+
     Args:
-        classifier: What labels it.
-        video: The file, or what else `VideoReader` takes.
+        classifier: The model that labels it.
+        video: The file, or any other source of `VideoReader`.
         pictures: Keeps some frames for a picture.
+        across_cuts: Lets the stream go on across cuts.
 
     Raises:
-        ValueError: If the video is shorter than a window and the frames that the model waits for.
         VideoError: If it cannot be read.
     """
-    with VideoReader(video) as reader:
-        fps, count = _steady(reader)
-        hop = max(round(fps / classifier.fps), 1)
-        shown: list[tuple[float, np.ndarray]] = []
-        taken = islice(_frames(reader, shown if pictures else None), hop // 2, None, hop)
-        rows: list[np.ndarray] = []
-        while some := list(islice(taken, _AT_ONCE)):
-            rows += list(classifier.scores_of(some).numpy())
     length = classifier.stream.window
-    if len(rows) < length:
-        needed = (length + classifier.delay) * hop / fps
-        raise ValueError(f"{video} lasts {count / fps:.2f} s, and this stream takes {needed:.2f} s or more")
-    windows = np.stack(rows[length - 1 :])
-    moments = _moments(windows, length, -(-count // hop))
-    return Timeline(hop / fps, length * hop / fps, count / fps, windows, moments, shown)
+    with VideoReader(video) as reader:
+        fps, count = steady_rate(reader)
+        hop = max(round(fps / classifier.fps), 1)
+        rows, spans, shots = list[np.ndarray](), list[tuple[float, float]](), list[float]()
+        for shot, end, scores in _streamed(classifier, steady_frames(reader), hop, across_cuts):
+            rows.append(scores)
+            for number in range(len(scores)):
+                first, behind = max(number + 1 - length, 0) * hop, (number + 1) * hop
+                spans.append(((shot + first) / fps, min(shot + behind, end) / fps))
+            shots += [shot / fps] * len(scores)
+    windows, ends = np.concatenate(rows), np.array(spans)
+    seen = np.maximum((ends[:, 1] - ends[:, 0]) * fps / hop / length, 1e-3)  # what saw few frames counts less
+    shown = _pictures(video) if pictures else []
+    return _timeline(hop / fps, count / fps, ends, windows, seen, np.array(shots), shown)
 
 
-def _steady(reader: VideoReader) -> tuple[float, int]:
-    """Frames per second and their number, at equal distances in time: 30 of a file of variable rate."""
-    if not reader.variable:
-        return reader.fps, reader.num_frames
-    return 30.0, round(30 * float(reader.timestamps[-1])) + 1
+def _streamed(
+    classifier: StreamClassifier, frames: Iterator[torch.Tensor], hop: int, across_cuts: bool
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields first frame, frame behind the last, and the scores of every `hop`th frame, of each shot."""
+    told = ((False, frame) for frame in frames) if across_cuts else split_shots(frames)
+    rows, some = list[torch.Tensor](), list[torch.Tensor]()
+    shot = count = 0
+
+    def ended() -> np.ndarray:
+        flush = [some[-1] if some else last] * classifier.delay
+        for at in range(0, len(some + flush), _AT_ONCE):
+            rows.append(classifier.scores_of((some + flush)[at : at + _AT_ONCE]))
+        return torch.cat(rows).numpy()
+
+    for number, (begins, frame) in enumerate(told):
+        if begins and number:
+            yield shot, number, ended()
+            classifier.reset()
+            rows, some, shot = [], [], number
+        if len(some) == _AT_ONCE:
+            rows.append(classifier.scores_of(some))
+            some = []
+        if (number - shot) % hop == 0:
+            last = frame
+            some.append(frame)
+        count = number + 1
+    yield shot, count, ended()
+    classifier.reset()
 
 
-def _frames(reader: VideoReader, shown: list[tuple[float, np.ndarray]] | None) -> Iterator[torch.Tensor]:
-    """All frames at equal distances in time, also of a file of variable rate."""
-    fps, count = _steady(reader)
-    times = Counter(reader.at_times(i / fps for i in range(count)) if reader.variable else range(count))
-    apart, at = count / _SHOWN, 0
-    for index, frame in reader.stream(times):
-        if shown is not None and at >= (len(shown) + 0.5) * apart:
-            less = -(-max(frame.shape[1:]) // 160)
-            shown.append((at / fps, frame[:, ::less, ::less].permute(1, 2, 0).numpy().copy()))
-        yield from repeat(frame, times[index])
-        at += times[index]
+def _pictures(video: str | Path) -> list[tuple[float, np.ndarray]]:
+    """Small frames at equal distances, with their times."""
+
+    def small(frame: torch.Tensor) -> torch.Tensor:
+        less = -(-max(frame.shape[1:]) // 160)
+        return frame[:, ::less, ::less].permute(1, 2, 0)
+
+    with VideoReader(video) as reader:
+        times = [(number + 0.5) * reader.duration / _SHOWN for number in range(_SHOWN)]
+        frames = reader.read(reader.at_times(times), small).numpy()
+    return list(zip(times, frames, strict=True))
 
 
-def _moments(windows: np.ndarray, length: float, count: int) -> np.ndarray:
-    """The mean over the windows that hold each moment; lengths in moments, of which window `i` begins at number `i`."""
-    total = np.zeros((count, windows.shape[1]), np.float32)
-    holding = np.zeros((count, 1), np.float32)
-    for offset in range(int(np.ceil(length))):
-        held = slice(offset, min(offset + len(windows), count))
-        total[held] += windows[: held.stop - offset]
-        holding[held] += 1
-    last = int(np.flatnonzero(holding)[-1])  # a rest that is shorter than a step is in no window
-    total[last + 1 :], holding[last + 1 :] = total[last], holding[last]
-    return total / holding
+def _timeline(
+    step: float,
+    duration: float,
+    spans: np.ndarray,
+    windows: np.ndarray,
+    weights: np.ndarray,
+    shots: np.ndarray,
+    shown: list[tuple[float, np.ndarray]],
+) -> Timeline:
+    """Adds the moments: the mean over the windows that hold each, or where none does, the nearest of its shot."""
+    middles = _middles(step, duration)
+    begins = np.unique(shots)
+    total, holding = np.zeros((len(middles), windows.shape[1])), np.zeros((len(middles), 1))
+    for (start, end), row, weight in zip(np.searchsorted(middles, spans - 1e-9), windows, weights, strict=True):
+        total[start:end] += weight * row
+        holding[start:end] += weight
+    of = begins[np.searchsorted(begins, middles + 1e-9, "right") - 1]
+    for moment in np.flatnonzero(holding == 0):
+        same = np.flatnonzero(shots == of[moment])
+        nearest = same[np.abs(spans[same].mean(1) - middles[moment]).argmin()]
+        total[moment], holding[moment] = windows[nearest], 1
+    moments = (total / holding).astype(np.float32)
+    length = float((spans[:, 1] - spans[:, 0]).max())
+    return Timeline(step, length, duration, spans, windows, moments, begins.tolist(), shown)
+
+
+def _middles(step: float, duration: float) -> np.ndarray:
+    """The middle of each moment, in seconds; the last moment may be shorter."""
+    count = max(math.ceil(duration / step - 1e-6), 1)
+    edges = np.minimum(np.arange(count + 1) * step, duration)
+    return (edges[1:] + edges[:-1]) / 2
 
 
 def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int, int]]:
-    """The best cut into stretches of one label each.
+    """Returns the best cut into stretches of one label each.
 
     Args:
         scores: `(N, classes)` of each moment.
-        least: Moments that a stretch has at least; where there are fewer, they are one stretch.
-        threshold: What "nothing" scores at every moment.
+        least: Fewest moments of a stretch; a shorter video is one stretch.
+        threshold: Score of "nothing" at every moment.
 
     Returns:
         First moment, moment after the last, and label of each stretch, in order; `classes` stands for nothing.
@@ -191,7 +245,7 @@ def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int
     least = min(max(least, 1), count)
     scores = np.concatenate([scores, np.full((count, 1), threshold, scores.dtype)], 1).astype(np.float64)
     sums = np.concatenate([np.zeros((1, scores.shape[1])), scores.cumsum(0)])
-    best = np.full((count + 1, scores.shape[1]), -np.inf)  # up to a moment, the last stretch being of a label
+    best = np.full((count + 1, scores.shape[1]), -np.inf)  # sums up to a moment, by the label of the last stretch
     begins = np.zeros(best.shape, int)
     for end in range(least, count + 1):
         start = end - least
@@ -214,21 +268,27 @@ def cut(scores: np.ndarray, least: int, threshold: float) -> list[tuple[int, int
 def segments_of(
     timeline: Timeline, names: Sequence[str], threshold: float, min_length: float | None = None
 ) -> list[Segment]:
-    """The stretches of a video with a label, in order.
+    """Returns the stretches of a video with a label, in order.
 
     Args:
         timeline: Of `look_over`.
         names: Of the classes.
         threshold: A score that a label must reach, from 0 to 1.
-        min_length: Seconds that a stretch lasts at least, rounded to steps; as long as the window if None.
+        min_length: Shortest stretch in seconds, rounded to steps; as long as the window if None.
     """
     found = []
-    least = timeline.length if min_length is None else min_length
-    for start, end, index in cut(timeline.moments, round(least / timeline.step), threshold):
-        if index < len(names):
-            begins, ends = start * timeline.step, min(end * timeline.step, timeline.duration)
-            score = float(timeline.moments[start:end, index].mean())
-            found.append(Segment(round(begins, 3), round(ends, 3), names[index], index, round(score, 4)))
+    least = round((timeline.length if min_length is None else min_length) / timeline.step)
+    middles = _middles(timeline.step, timeline.duration)
+    edges = np.searchsorted(middles, [*timeline.shots, timeline.duration]).tolist()
+    for shot, (first, behind) in enumerate(pairwise(edges)):
+        until = [*timeline.shots, timeline.duration][shot + 1]
+        scores = timeline.moments[first:behind]
+        for start, end, index in cut(scores, least, threshold) if len(scores) else []:
+            if index < len(names):
+                begins = (first + start) * timeline.step if start else timeline.shots[shot]
+                ends = (first + end) * timeline.step if end < len(scores) else until
+                score = float(scores[start:end, index].mean())
+                found.append(Segment(round(begins, 3), round(ends, 3), names[index], index, round(score, 4)))
     return found
 
 
@@ -236,7 +296,7 @@ def segments_of(
 
 
 def as_srt(segments: Sequence[Segment]) -> str:
-    """Segments as subtitles."""
+    """Returns segments as subtitles."""
 
     def clock(seconds: float) -> str:
         whole = round(1000 * seconds)
@@ -286,20 +346,17 @@ def draw(path: Path, timeline: Timeline, segments: Sequence[Segment], names: Seq
             below.barh(chosen.index(s.index), s.end - s.start, left=s.start, height=0.8, fill=False, ec="#c2571a", lw=2)
     below.set_yticks(range(len(chosen)), [names[index] for index in chosen])
     below.set(xlabel="seconds", xlim=(0, timeline.duration))
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
     try:
-        figure.savefig(draft, dpi=90)
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            figure.savefig(draft, dpi=90)
     finally:
-        draft.unlink(missing_ok=True)
         plt.close(figure)
 
 
 def _write(path: Path, text: str) -> None:
     """Writes a file; nothing half-written is ever there."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -322,16 +379,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="vov3d_n", metavar="NAME", help="model.tag, folder, or exported file")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights in place of the tag's")
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
-    parser.add_argument("--seconds", type=float, help="window, for models that take their frames from equal segments")
+    parser.add_argument(
+        "--seconds", type=span, metavar="S", help="window, for models that take their frames from equal segments"
+    )
     parser.add_argument("--streaming", action="store_true", help="take every frame once; best with a causal model")
-    parser.add_argument("--every", type=float, default=0.2, metavar="S", help="seconds between windows (default: 0.2)")
+    parser.add_argument("--every", type=span, metavar="S", help="between windows, as 0.5, 0.5s, 500ms (default: 0.2)")
+    parser.add_argument("--across-cuts", action="store_true", help="windows and segments may lie across cuts")
     parser.add_argument("--threshold", type=float, default=0.3, help="score that a label must reach (default: 0.3)")
-    parser.add_argument("--min-length", type=float, metavar="S", help="of a segment (default: the window's)")
+    parser.add_argument("--min-length", type=float, metavar="S", help="of the shortest segment (default: the window's)")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="segments and windows, as JSON"
     )
     parser.add_argument("--srt", type=Path, metavar="FILE", help="segments as subtitles")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="frames and the time line")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="frames and the timeline")
     return parser
 
 
@@ -342,27 +402,35 @@ def _localize(args: argparse.Namespace) -> None:
     if args.picture:
         check_picture_name(args.picture)
         require_matplotlib()
-    check_settings(args.every, args.threshold, args.min_length)
-    if args.streaming and args.seconds is not None:
-        raise ValueError(f"--seconds {args.seconds:g} would have no effect: a stream's window is that of the model")
+    check_settings(args.threshold, args.min_length)
+    for option, value in (("--seconds", args.seconds), ("--every", args.every)):
+        if args.streaming and value is not None:
+            raise ValueError(
+                f"{option} {value:g} would have no effect: a stream has the window and the rate of its model"
+            )
     target = device(args.device) if args.device else best_device()
     if args.streaming:
         stream = _stream_of(args, target)
         stream.task.require(f"localizing, with {args.model},", "single")
-        names, timeline = stream.class_names, stream_over(stream, args.video, args.picture is not None)
+        names = stream.class_names
+        timeline = stream_over(stream, args.video, args.picture is not None, args.across_cuts)
     else:
         model = load_model(args.model, args.checkpoint, target, args.device is not None)
         classifier = VideoClassifier(model.network, class_names=model.names)
         classifier.task.require(f"localizing, with {args.model},", "single")
         names = classifier.class_names
-        timeline = look_over(classifier, args.video, args.every, args.seconds, args.picture is not None)
+        every = args.every or 0.2
+        timeline = look_over(classifier, args.video, every, args.seconds, args.picture is not None, args.across_cuts)
     segments = segments_of(timeline, names, args.threshold, args.min_length)
     content = {"video": str(args.video), "model": args.model, "duration": round(timeline.duration, 3)}
     content |= {"threshold": args.threshold, "min_length": args.min_length}
+    content |= {"shots": [round(start, 3) for start in timeline.shots]}
     content |= {"segments": [asdict(segment) for segment in segments], "windows": windows_of(timeline, names)}
-    _write(args.output, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    with replacing(args.output) as draft:
+        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.srt:
-        _write(args.srt, as_srt(segments))
+        with replacing(args.srt) as draft:
+            draft.write_text(as_srt(segments), encoding="utf-8")
     if args.picture:
         draw(args.picture, timeline, segments, names)
     for s in segments:
@@ -374,10 +442,8 @@ def _stream_of(args: argparse.Namespace, target: torch.device) -> StreamClassifi
     return StreamClassifier(model.to(target))
 
 
-def check_settings(every: float, threshold: float, min_length: float | None) -> None:
+def check_settings(threshold: float, min_length: float | None) -> None:
     """Raises ValueError for settings without sense."""
-    if not 0 < every < float("inf"):
-        raise ValueError(f"--every is {every}: give the seconds between two windows, above 0")
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold is {threshold}: scores are from 0 to 1")
     if min_length is not None and not 0 <= min_length < float("inf"):
@@ -385,15 +451,15 @@ def check_settings(every: float, threshold: float, min_length: float | None) -> 
 
 
 def windows_of(timeline: Timeline, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The best label of each window."""
+    """Returns the best label of each window."""
     return [
         {
-            "start": round(number * timeline.step, 3),
-            "end": round(number * timeline.step + timeline.length, 3),
+            "start": round(float(start), 3),
+            "end": round(float(end), 3),
             "label": names[int(row.argmax())],
             "score": round(float(row.max()), 4),
         }
-        for number, row in enumerate(timeline.windows)
+        for (start, end), row in zip(timeline.spans, timeline.windows, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""A small folder of videos to fine-tune on: motions that turn back half-way, classes that vov3d_n was not trained on.
+"""Writes a small folder of videos to fine-tune on: motions that turn back half-way, which vov3d_n does not know.
 
     python examples/new_motions.py --to new_motions                     # 20 videos of each of 10 classes
     python -m reference.train --recipe finetune --model vov3d_n --data new_motions --output runs/new_motions
@@ -22,13 +22,13 @@ NEW_CLASSES = tuple(f"{name} and back" for pair in TURNING_BACK for name in PAIR
 
 
 def make_new_motion(name: str, rng: np.random.Generator, num_frames: int = 16, size: int = 64) -> np.ndarray:
-    """A clip uint8 `(num_frames, size, size, 3)` of one of `NEW_CLASSES`: a motion, and the same played backwards."""
+    """Draws a clip, uint8 `(num_frames, size, size, 3)`, of one of `NEW_CLASSES`: a motion forwards, then backwards."""
     there = make_clip(CLASSES.index(name.removesuffix(" and back")), rng, num_frames // 2, size)
     return np.concatenate([there, there[::-1]])
 
 
 def write_new_motions(folder: Path, clips_per_class: int, seed: int) -> None:
-    """Writes `train` and `val`, as many videos of each class in both, in class folders."""
+    """Writes `train` and `val` as class folders, with the same number of videos of each class in both."""
     for part, part_seed in (("train", seed), ("val", seed + 1)):
         for number, name in enumerate(NEW_CLASSES):
             target = folder / part / name
@@ -42,7 +42,9 @@ def main() -> None:
     """Writes the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where train and val are made")
-    parser.add_argument("--clips", type=int, default=20, metavar="N", help="videos a class in each part (default: 20)")
+    parser.add_argument(
+        "--clips", type=int, default=20, metavar="N", help="videos of a class in each part (default: 20)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other videos (default: 0)")
     args = parser.parse_args()
     write_new_motions(args.to, args.clips, args.seed)

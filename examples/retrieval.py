@@ -1,8 +1,8 @@
-"""Clips with the same motion: nearest neighbours among the vectors that `vov3d embed` wrote.
+"""Finds clips with the same motion: the nearest neighbours among the vectors that `vov3d embed` wrote.
 
     vov3d embed clips -o clips.npz && vov3d embed query.mp4 -o query.npz
     python examples/retrieval.py clips.npz --query query.npz              # for each of its videos the nearest clips
-    python examples/retrieval.py clips.npz --query clips/a.mp4 --topk 10  # a clip of the index; it is left out itself
+    python examples/retrieval.py clips.npz --query clips/a.mp4 --topk 10  # a clip of the index; not in its results
 
 Vectors are compared by the cosine, exactly, with faiss (`pip install faiss-cpu`).
 """
@@ -18,15 +18,17 @@ import numpy as np
 
 from vov3d.cli.arguments import positive
 
+_ARRAYS = ("paths", "times", "shot_starts", "shot_ends", "vectors")
+
 
 @dataclass(frozen=True)
 class Vectors:
-    """What a file of `vov3d embed` holds.
+    """Content of a file of `vov3d embed`.
 
     Attributes:
-        paths: The videos.
+        paths: The videos; of a file with many windows a video, each as "a.mp4 at 3.50 s".
         vectors: float32 `(N, D)`.
-        about: The model, and how it looked; vectors of two files compare only where it agrees.
+        about: The model and its settings; only vectors with equal ones can be compared.
     """
 
     paths: list[str]
@@ -50,16 +52,22 @@ def read_vectors(path: Path) -> Vectors:
             table = pyarrow.parquet.read_table(path)
             vectors = np.stack(table["vector"].to_numpy())
             about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-            return Vectors(table["path"].to_pylist(), vectors, about)
+            times = table["time"].to_pylist() if "time" in table.column_names else None
+            return Vectors(_named(table["path"].to_pylist(), times), vectors, about)
         with np.load(path) as found:
-            about = {key: str(found[key]) for key in found if key not in ("paths", "vectors")}
-            return Vectors(found["paths"].tolist(), found["vectors"], about)
+            about = {key: str(found[key]) for key in found if key not in _ARRAYS}
+            times = found["times"].tolist() if "times" in found else None
+            return Vectors(_named(found["paths"].tolist(), times), found["vectors"], about)
     except (KeyError, OSError, ValueError) as error:
         raise ValueError(f"{path}: is no file of vov3d embed ({error})") from error
 
 
+def _named(paths: list[str], times: list[float] | None) -> list[str]:
+    return paths if times is None else [f"{p} at {time:.2f} s" for p, time in zip(paths, times, strict=True)]
+
+
 class Index:
-    """Vectors to look for neighbours in.
+    """An index of vectors for nearest-neighbour search.
 
     Args:
         vectors: `(N, D)`.
@@ -77,11 +85,11 @@ class Index:
         self._index.add(_unit(vectors))
 
     def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest vectors of each query, nearest first.
+        """Returns the nearest vectors of each query, nearest first.
 
         Args:
             queries: `(M, D)`.
-            count: How many of each, no more than there are.
+            count: Neighbours of each query, at most as many as there are vectors.
 
         Returns:
             Cosines and numbers, both `(M, count)`.
@@ -90,16 +98,16 @@ class Index:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1."""
+    """Scales vectors to length 1."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.ascontiguousarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Looks for neighbours; returns the exit status."""
+    """Finds nearest neighbours; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("index", type=Path, metavar="VECTORS", help="clips to look in, of vov3d embed")
-    parser.add_argument("--query", required=True, help="vectors to look for, of vov3d embed, or a clip of the index")
+    parser.add_argument("index", type=Path, metavar="VECTORS", help="vectors to search, a file of vov3d embed")
+    parser.add_argument("--query", required=True, help="queries, a file of vov3d embed or a clip of the index")
     parser.add_argument("--topk", type=positive, default=5, metavar="K", help="clips for each query (default: 5)")
     args = parser.parse_args(argv)
     try:
@@ -126,7 +134,7 @@ def _search(clips: Vectors, args: argparse.Namespace) -> None:
         if queries.about.get(key) != value:
             raise ValueError(
                 f"{args.query} was made with {key} {queries.about.get(key)!r}, {args.index} with {value!r}: their "
-                "vectors do not compare; embed both in the same way"
+                "vectors cannot be compared; embed both in the same way"
             )
     cosines, numbers = Index(clips.vectors).nearest(queries.vectors, args.topk + 1)
     for query, row, found in zip(queries.paths, cosines, numbers, strict=True):

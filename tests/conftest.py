@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 from helpers.hub_server import HubServer, start_hub
 
@@ -37,14 +38,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture
 def hub() -> HubServer:
-    """The Hub, empty."""
+    """Returns the Hub, empty."""
     _HUB.clear()
     return _HUB
 
 
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path, monkeypatch):
-    """Every test has its own caches, and waits for no host."""
+    """Gives every test its own caches, and lets no test wait for a host."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("VOV3D_CACHE", str(tmp_path / "vov3d-cache"))
     monkeypatch.setattr("vov3d.weights.download._FIRST_WAIT", 0.0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Runs PyTorch on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

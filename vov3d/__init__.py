@@ -1,7 +1,7 @@
 """Efficient video 3D CNNs: VoV3D, X3D and their building blocks.
 
-`import vov3d` takes no time: what a name needs is imported when the name is first asked for. timm knows the models
-whenever both are imported, whichever comes first. `VideoClassifier` needs the extra `video`, files of other runtimes
+`import vov3d` is fast: a name's module is imported when the name is first used. The models are registered in timm as
+soon as both are imported, in either order. `VideoClassifier` needs the extra `video`, files for other runtimes need
 the extra `deploy`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-TYPE_CHECKING = False  # type checkers take it for true; importing it from typing would take longer than all the rest
+TYPE_CHECKING = False  # true for type checkers; importing typing would take longer than everything else here
 if TYPE_CHECKING:
     from typing import Any
 
@@ -74,7 +74,7 @@ __all__ = [
     "streaming",
 ]
 
-# The public names of each room, which is imported when one of them is first asked for.
+# The public names of each room, which is imported when one of them is first used.
 _ROOMS = {
     "adapters": "",
     "deploy": "export load_exported optimize_for_inference streaming",
@@ -104,16 +104,17 @@ def __dir__() -> list[str]:
 
 
 class _Finder:
-    """Registers the models as soon as timm is imported: timm has no place for plug-ins, and importing it takes seconds.
+    """Registers the models as soon as timm is imported: timm has no plug-ins, and importing it takes seconds.
 
-    It watches timm and our own modules, and acts when timm is there and none of ours is half imported.
+    It follows the imports of timm and of our modules, and acts once timm is imported and no module of ours is partly
+    imported.
     """
 
     def __init__(self) -> None:
         self.importing = 0
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Finds what the other finders do, and sees when the import ends."""
+        """Returns the spec of the other finders, with a loader that reports the end of the import."""
         if name != "timm" and not name.startswith("vov3d."):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)

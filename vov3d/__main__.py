@@ -1,6 +1,6 @@
-"""`python -m vov3d`, and what the command `vov3d` runs: the command line, which Ctrl-C ends with one line.
+"""`python -m vov3d` and the command `vov3d`: the command line, which Ctrl-C ends with one line.
 
-This file imports next to nothing, so that Ctrl-C is taken care of from the first moment.
+This file imports very little, so that Ctrl-C is handled from the start.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 def run() -> int:
     """Runs the command line; returns its exit code, 130 after Ctrl-C."""
-    # While modules load there is nothing to clean up, and some turn KeyboardInterrupt into other errors.
+    # During imports there is nothing to clean up, and some modules turn KeyboardInterrupt into other errors.
     signal.signal(signal.SIGINT, _leave)
     from vov3d.cli import main
 
@@ -29,7 +29,7 @@ def _leave(*_: object) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """Lets the command clean up; a second Ctrl-C does not wait for that."""
+    """Lets the command clean up; a second Ctrl-C ends the process at once."""
     signal.signal(signal.SIGINT, _leave)
     raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Measurements: time by interleaved repetitions, peak memory, energy, and what the machine could do at best."""
+"""Measures time by interleaved repetitions, peak memory, energy, and the roofline of the machine."""
 
 import json
 import os
@@ -17,19 +17,19 @@ import torch
 from vov3d.models.budget import Budget
 
 WARMUP = 2
-"""Calls before those that are timed."""
+"""Untimed calls before the timed ones."""
 
 _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 
 
 class Times(NamedTuple):
-    """Seconds that one call takes.
+    """Seconds of one call.
 
     Attributes:
-        median: Half of the repetitions took less.
-        q1: A quarter took less.
-        q3: Three quarters took less.
-        joules: Energy of the processor for one call, None where it cannot be read.
+        median: Median of the repetitions.
+        q1: Lower quartile.
+        q3: Upper quartile.
+        joules: Energy of the processor for one call, None if it cannot be read.
     """
 
     median: float
@@ -45,14 +45,14 @@ def measure(
     warmup: int = WARMUP,
     done: Callable[[], object] = lambda: None,
 ) -> dict[str, Times]:
-    """Times calls in turn, so that whatever else the machine does falls on all of them alike.
+    """Times calls in turn, so that other load on the machine affects all of them alike.
 
     Args:
-        calls: What to time, by name.
-        device: Where they run; a GPU is waited for by its own events.
-        repetitions: Calls of each that count.
-        warmup: Calls of each before.
-        done: Called after each of them.
+        calls: The calls to time, by name.
+        device: Where they run; on a GPU, time is measured by its events.
+        repetitions: Timed calls of each.
+        warmup: Untimed calls of each before.
+        done: Called after each call.
     """
     for call in calls.values():
         for _ in range(warmup):
@@ -66,7 +66,7 @@ def measure(
             seconds[name].append(_seconds(call, device))
             after = _energy()
             done()
-            if before is not None and after is not None and after >= before:  # the counter starts anew at times
+            if before is not None and after is not None and after >= before:  # the counter overflows at times
                 joules[name].append(after - before)
     return {name: _times(seconds[name], joules[name]) for name in calls}
 
@@ -91,7 +91,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def _energy() -> float | None:
-    """Joules that the processor has used, by Intel's and AMD's counter, where it may be read."""
+    """Reads the joules that the processor has used from the counter of Intel and AMD; None if it cannot be read."""
     try:
         return int(_RAPL.read_text()) / 1e6
     except OSError:
@@ -99,13 +99,13 @@ def _energy() -> float | None:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes that a call has at most allocated at once, beyond what was there before it."""
+    """Returns the largest number of bytes that a call has allocated at once, beyond those allocated before it."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    # Read when the first profiler starts, which without it prints what it finds of GPUs and tracing.
+    # Read when the first profiler starts; without it, the profiler prints messages about GPUs and tracing.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
@@ -121,18 +121,18 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
 
 
 class Roofline(NamedTuple):
-    """What a machine does at best in one precision, as measured.
+    """Measured peak performance of a machine in one precision.
 
     Attributes:
-        flops: Operations a second of a large matrix product, two for a multiply-add.
-        bandwidth: Bytes a second read and written by a copy that no cache holds.
+        flops: Operations per second of a large matrix product, two for a multiply-add.
+        bandwidth: Bytes per second read and written by a copy too large for any cache.
     """
 
     flops: float
     bandwidth: float
 
     def seconds(self, cost: Budget, batch: int, itemsize: int, train: bool = False) -> float:
-        """Least time: the longer one of computing, and of writing and reading every counted activation once.
+        """Returns the least time: the larger of computing, and of writing and reading every counted activation once.
 
         A training step counts three times: forward, and the gradients of inputs and of weights.
         """
@@ -143,9 +143,9 @@ class Roofline(NamedTuple):
 
 
 def measure_roofline(device: torch.device, dtype: torch.dtype) -> Roofline:
-    """Times matrix products of 2048 (8192 on a GPU) and a copy of 256 MiB.
+    """Measures a roofline by matrix products of size 2048 (8192 on a GPU) and a copy of 256 MiB.
 
-    A precision that the processor multiplies slower than float32 has float32's speed: it can be converted.
+    A precision in which the processor is slower than in float32 gets float32's speed, since it can be converted.
     """
     n = 8192 if device.type == "cuda" else 2048
     flops = max(_product_speed(device, kind, n) for kind in {dtype, torch.float32})
@@ -156,7 +156,7 @@ def measure_roofline(device: torch.device, dtype: torch.dtype) -> Roofline:
 
 
 def _product_speed(device: torch.device, dtype: torch.dtype, n: int) -> float:
-    """Operations a second of an n x n matrix product; of a smaller one where that would take over a second."""
+    """Returns the operations per second of an n x n matrix product, or of a smaller one if that takes over a second."""
     for size in (256, n):
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         seconds = measure({"product": partial(torch.mm, a, b)}, device, repetitions=5, warmup=1)["product"].median
@@ -166,7 +166,7 @@ def _product_speed(device: torch.device, dtype: torch.dtype, n: int) -> float:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What numbers belong to: processor, cores, versions, date."""
+    """Returns the conditions of a measurement: processor, threads, versions, date."""
     facts = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),

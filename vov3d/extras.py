@@ -1,6 +1,6 @@
-"""How what is missing is installed."""
+"""Commands that install the optional dependencies."""
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra of this package, for people with a clone of it too."""
+    """Returns the command that installs an extra of this package, from the package index or in a clone."""
     return f"pip install 'vov3d[{extra}]' (in a clone: pip install -e '.[{extra}]')"

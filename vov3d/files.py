@@ -1,7 +1,7 @@
-"""Files that are put in place whole or not at all.
+"""Puts files in place whole or not at all.
 
-A file is written beside its place, under a name of its own, reaches the disk, and is then renamed. What a killed writer
-left behind is removed by the next one: the living hold a lock on theirs.
+A file is written to a draft in the same folder, flushed to disk, and then renamed. The next writer removes the drafts
+of killed writers: those of running ones are locked.
 """
 
 import errno
@@ -24,22 +24,22 @@ _DAY = 86400.0
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a name to write to, with the same ending; what was written there then takes the place of `path`.
+    """Yields a draft to write to, with the same extension; it then replaces `path`.
 
-    Of several nested ones, the outermost is put in place last.
+    Of several nested drafts, the outermost is put in place last.
 
     Args:
-        path: The file to make or to replace; its folder must be there.
+        path: The file to create or to replace; its folder must exist.
 
     Yields:
-        The name beside it. After an exception it is gone, and `path` is as it was.
+        The draft, in the same folder. After an exception it is removed, and `path` is unchanged.
 
     Raises:
         OSError: If the file cannot be written, or `path` is a folder, a device or a pipe.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "is no regular file and cannot be replaced", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file and cannot be replaced", str(path))
     _sweep(path)
     draft, lock = _new_draft(path)
     try:
@@ -49,13 +49,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         draft.unlink(missing_ok=True)
         os.close(lock)
-    with suppress(OSError):  # not every system opens folders
+    with suppress(OSError):  # not every system can open folders
         _reach_disk(path.parent)
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other writers that ask for the same out of a folder; without effect where the system has no such locks."""
+    """Locks a folder against other callers of this function; has no effect where the system lacks such locks."""
     if fcntl is None:
         yield
         return
@@ -69,21 +69,21 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _new_draft(path: Path) -> tuple[Path, int]:
-    """An empty file beside `path`, and the open handle whose lock tells that its writer lives."""
+    """Creates an empty draft beside `path` and returns it with its open handle, locked while its writer runs."""
     while True:
         draft = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.part{path.suffix}")
-        # tempfile would make one that only its owner can read
+        # tempfile would create one that only its owner can read
         handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if fcntl is not None:
             with suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_EX)
-        if draft.exists():  # else another writer swept it away before it was locked
+        if draft.exists():  # else another writer removed it before it was locked
             return draft, handle
         os.close(handle)
 
 
 def _sweep(path: Path) -> None:
-    """Removes what killed writers of `path` left."""
+    """Removes the drafts of killed writers of `path`."""
     left = f".{glob.escape(path.stem)}.{'[0-9a-f]' * 12}.part{glob.escape(path.suffix)}"
     for draft in path.parent.glob(left):
         with suppress(OSError):
@@ -96,7 +96,7 @@ def _is_abandoned(draft: Path) -> bool:
         return time.time() - draft.stat().st_mtime > _DAY
     handle = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where its writer lives
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if its writer is running
     finally:
         os.close(handle)
     return True
@@ -114,7 +114,7 @@ def _put(draft: Path, path: Path) -> None:
     try:
         os.replace(draft, path)
     except OSError as e:
-        # A single file that is mounted from elsewhere cannot be renamed over.
+        # A file that is itself a mount point cannot be renamed over.
         if e.errno not in (errno.EBUSY, errno.EXDEV):
             raise
         shutil.copyfile(draft, path)

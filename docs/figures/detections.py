@@ -47,7 +47,7 @@ def main() -> None:
             missed = "" if right else "\ntruth: " + ", ".join(ACTIONS[j] for j in np.flatnonzero(truth))
             x, y = end + 10, (i + 0.5) * size / len(scene.actions)
             ax.add_patch(Rectangle((end, y - 7), 5, 14, fc=COLOURS[i], ec="none", clip_on=False))
-            ax.text(x, y, text + missed, va="center", fontsize=8, color="#22272e" if right else "#c02f2f")
+            ax.text(x, y, text + missed, va="center", fontsize=10, color="#22272e" if right else "#c02f2f")
         ax.set_xlim(-0.5, end + 230)
         ax.axis("off")
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, hspace=0.06)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "measure"))
 
 from localize import draw, look_over, segments_of
 from localized_shapes import EVERY, SECONDS, THRESHOLD, write_motions

@@ -49,7 +49,7 @@ def draw_kernel(ax: Axes, x: float, y: float, kernel: tuple[int, ...], color: st
 
 
 def cost(conv: str, stride: int) -> Budget:
-    """What a middle convolution costs in the second stage of VoV3D-M, counted on the meta device."""
+    """Returns the cost of a middle convolution in the second stage of VoV3D-M, counted on the meta device."""
     network = nn.Sequential(*middle_convs(conv, CHS, (3, 3), stride, device="meta").values())
     return budget_of(network, torch.empty(1, CHS, FRAMES, SIZE * stride, SIZE * stride, device="meta"))
 

@@ -1,4 +1,4 @@
-"""Draws `moving_shapes.png`: clips that only motion tells apart, a pair of classes above one another.
+"""Draws `moving_shapes.png`: clips that differ only in motion, a pair of classes above one another.
 
 Run `python docs/figures/moving_shapes.py` (needs the extras `docs` and `video`).
 """

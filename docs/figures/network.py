@@ -58,7 +58,7 @@ class Panel:
 
 def draw_network(ax: Axes, theme: Theme) -> None:
     """Draws stem, stages and head with the shapes of their outputs."""
-    panel = Panel(ax, theme, "VoV3D-M: every stage halves height and width, time keeps its length", 2.9)
+    panel = Panel(ax, theme, "VoV3D-M: every stage halves height and width; the number of frames stays", 2.9)
     shapes = vov3d.measure_budget("vov3d_m", num_frames=16, size=224).stages
     model: Any = vov3d.VoV3D(device="meta")
     labels = ["stem\n1x3x3,\n5x1x1", *(f"stage {i + 1}\n{len(s.blocks)} T-OSA" for i, s in enumerate(model.stages))]
@@ -83,7 +83,7 @@ def draw_tosa(ax: Axes, theme: Theme) -> None:
         panel.box(x, 1.5, "D(2+1)D" + ("\n+ SE" if i % 2 == 0 else ""), 1.65, 0.9, theme.green)
         panel.arrow((xs[i] + (0.55 if i == 0 else 0.825), 1.5), (x - 0.825, 1.5))
     for x, frames in zip(xs, fields, strict=True):
-        panel.note(x, 0.5, f"sees\n{frames} frame{'s' if frames > 1 else ''}")
+        panel.note(x, 0.5, f"spans\n{frames} frame{'s' if frames > 1 else ''}")
         panel.arrow((x, 1.95), (x, 2.7))
     panel.box(6.3, 3.05, "concatenate (the input where the stride is 1)", 12.2, 0.7, theme.orange)
     panel.box(13.8, 3.05, "1x1x1\nBN", 1.3, 0.9, theme.grey)

@@ -18,7 +18,7 @@ TARGET = Path(__file__).with_suffix(".png")
 
 
 def main() -> None:
-    """Makes a video, labels it, draws what the network saw."""
+    """Makes a video, labels it, draws the network's input and the labels."""
     rng = np.random.default_rng(SEED)
     classifier = vov3d.VideoClassifier("vov3d_n")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -30,7 +30,7 @@ class Theme:
         blue: The first family of things.
         green: The second.
         orange: The third.
-        strong: Two colours that points and curves are told apart by.
+        strong: Two contrasting colours for points and curves.
     """
 
     page: str

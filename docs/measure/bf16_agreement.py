@@ -1,4 +1,4 @@
-"""How far a lower precision agrees with float32: top-1 on random clips and on crops of videos.
+"""Measures the agreement of a lower precision with float32: top-1 on random clips and on crops of videos.
 
     python docs/measure bf16_agreement --model vov3d_m --checkpoint weights.pth --dtype bf16 a.mp4 b.mp4
 
@@ -18,14 +18,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def random_clips(count: int, frames: int, size: int) -> Iterator[torch.Tensor]:
-    """Noise of mean 0 and deviation 1."""
+    """Yields noise of mean 0 and deviation 1."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
         yield torch.randn(1, 3, frames, size, size, generator=generator)
 
 
 def crops(cfg: Mapping[str, Any], paths: list[str], count: int, frames: int, size: int) -> Iterator[torch.Tensor]:
-    """Random spans of videos, one video after another, each with a random scale and crop."""
+    """Yields random spans of one video after another, each with a random scale and crop."""
     transform = train_transform({**cfg, "input_size": (3, size, size)}, scales=(size, 2 * size), flip=False)
     for i in range(count):
         with VideoReader(paths[i % len(paths)]) as reader:

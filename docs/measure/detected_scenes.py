@@ -3,8 +3,8 @@
     python -m reference.detect train --data scenes --output runs/detect
     python docs/measure detected_scenes --run runs/detect
 
-Beside the frame mAP on held-out scenes it measures what is left when motion is taken away: the key frame for every
-frame, and the frames in a random order. It writes docs/results/benchmarks/detection.json and the table of
+Beside the frame mAP on held-out scenes it measures the mAP without motion: with the key frame for every
+frame, and with the frames in a random order. It writes docs/results/benchmarks/detection.json and the table of
 docs/guides/detection.md.
 """
 
@@ -30,7 +30,7 @@ SHOWN = 12
 
 
 def scenes_of(detector: Detector, number: int, change: str = "") -> SceneMoments:
-    """Held-out scenes: as they are, of their key frame alone, or in a random order of frames."""
+    """Returns held-out scenes: unchanged, with the key frame for every frame, or with frames in a random order."""
     own = detector.settings
     data, rng = SceneMoments(number, SEED, own.num_frames, own.size), np.random.default_rng(0)
     for i, scene in enumerate(data.scenes):
@@ -41,7 +41,7 @@ def scenes_of(detector: Detector, number: int, change: str = "") -> SceneMoments
 
 
 def measure(run: Path, number: int) -> dict[str, Any]:
-    """Average precisions with and without motion, and what was found in the first scenes."""
+    """Returns average precisions with and without motion, and the detections in the first scenes."""
     cpu, detector = torch.device("cpu"), load_detector(run / "model")
     trained = json.loads((run / "results.json").read_text())
     report: dict[str, Any] = {"machine": machine(cpu), **{k: trained[k] for k in ("seconds", "core_seconds")}}
@@ -66,7 +66,7 @@ def measure(run: Path, number: int) -> dict[str, Any]:
 
 
 def found_alone_and_moving(data: SceneMoments, scores: np.ndarray) -> dict[str, list[float]]:
-    """Share of boxes with 0.5 or more in each of the four changes, where a shape does no more and where it moves."""
+    """Returns, for each of the four changes, the share of boxes found in shapes that stand still and that move."""
     truth = np.concatenate([scene.actions for scene in data.scenes])
     said, several = scores.reshape(truth.shape) >= 0.5, truth.sum(1) > 1
     return {
@@ -76,7 +76,7 @@ def found_alone_and_moving(data: SceneMoments, scores: np.ndarray) -> dict[str, 
 
 
 def page(report: dict[str, Any]) -> str:
-    """The part of the page that is measured."""
+    """Returns the measured part of the page."""
     device, minutes = report["machine"]["device"], [report[k] / 60 for k in ("core_seconds", "seconds")]
     lines = [
         f"{report['scenes']} scenes with {report['boxes']} boxes, of another seed than those of training. Trained from"

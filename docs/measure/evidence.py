@@ -1,12 +1,12 @@
-"""Tests the paper's claims in small: nano networks of equal cost, three seeds each, on moving shapes.
+"""Tests the paper's statements with nano networks of equal cost, three seeds each, on moving shapes.
 
-    python docs/measure evidence list                 # what is done and what is not
+    python docs/measure evidence list                 # finished and missing runs
     python docs/measure evidence run table3           # trains what is missing; table4, table5 and longer likewise
     python docs/measure evidence report        # writes docs/results/evidence.md and its pictures from what is there
 
-Table 3 of the paper takes T-OSA and D(2+1)D apart, Table 4 compares five bottlenecks within T-OSA, Table 5 takes more
-frames; `longer` trains three times as long. A run takes two to three minutes on one core. Each leaves one JSON file in
-docs/results/evidence when it ends; what was killed goes on from its last epoch, and what is done is not done again.
+Table 3 of the paper adds T-OSA and D(2+1)D one by one, Table 4 compares five bottlenecks within T-OSA, Table 5 takes
+more frames; `longer` trains three times as long. A run takes two to three minutes on one core. Each leaves one JSON
+file in docs/results/evidence when it ends; a killed run continues after its last epoch, a finished one is not repeated.
 """
 
 import argparse
@@ -24,7 +24,7 @@ RESULTS, PAGE = DOCS / "results" / "evidence", DOCS / "results" / "evidence.md"
 
 
 def run(plan: str, results: Path, work: Path, sizes: Sizes, most: int | None = None) -> None:
-    """Does what a plan wants and is not there, one run after the other, at most so many."""
+    """Does the missing runs of a plan one after the other, at most so many."""
     for _ in itertools.count() if most is None else range(most):
         found = read(results)
         missing = [run for run in planned(plan, found) if run.name not in found]
@@ -44,19 +44,19 @@ def show(results: Path) -> None:
 
 
 def report(results: Path, page: Path) -> None:
-    """Writes the page's measured parts and the pictures beside the JSON files."""
+    """Writes the measured parts of the page and the pictures beside the JSON files."""
     fill(page, **parts(read(results), results))
     print(f"written: {page}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does what the command line says."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--results", type=Path, default=RESULTS, metavar="FOLDER", help="JSON files (docs/results/evidence)"
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="what is done and what is not")
+    commands.add_parser("list", help="list finished and missing runs")
     commands.add_parser("report", help="writes the page and its pictures from what is there")
     running = commands.add_parser("run", help="trains what is missing")
     running.add_argument("plan", choices=PLANS)

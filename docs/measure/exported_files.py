@@ -1,10 +1,10 @@
-"""How fast exported files are, beside the network in the form in which it was published.
+"""Times exported files against the network in its published form.
 
     python docs/measure exported_files --folder files
 
 writes VoV3D-M into every format, unless the folder holds it already, and times one clip at a time: interleaved
-repetitions, medians and quartiles. The published form is plain `nn.Conv3d` on contiguous tensors. Weights are made up,
-which does not change the speed; how far int8 is from the source, it says for these weights only.
+repetitions, medians and quartiles. The published form is plain `nn.Conv3d` on contiguous tensors. The weights
+are made up: the speed does not depend on them, but the error of int8 does.
 """
 
 import argparse
@@ -32,7 +32,7 @@ FILES: dict[str, dict[str, Any]] = {
 
 
 def made_up_model(name: str) -> Any:
-    """The same weights every time, none of them zero: a fresh model's blocks start as their shortcuts."""
+    """Builds the same weights every time, none of them zero: a new model's blocks start as their shortcuts."""
     torch.manual_seed(0)
     model: Any = vov3d.create_model(name)
     for module in model.modules():
@@ -56,7 +56,7 @@ def write_files(model: Any, folder: Path, frames: int, size: int, names: list[st
 
 
 def agreement(model: nn.Module, file: nn.Module, clips: list[torch.Tensor]) -> str:
-    """Largest difference and equal best classes on clips that calibration did not see."""
+    """Returns the largest difference and the agreement in top-1, on clips that calibration did not use."""
     with torch.inference_mode():
         pairs = [(model(clip)[0], file(clip)[0]) for clip in clips]
     off = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)

@@ -1,11 +1,11 @@
-"""D(2+1)D into X3D, three ways, on moving shapes: built so, factorized from trained weights, and fine-tuned after that.
+"""Compares three ways to put D(2+1)D into X3D: built in, factorized from trained weights, and fine-tuned after that.
 
     python docs/measure factorized_x3d
 
-trains a nano X3D with whole 3x3x3 kernels and one built with D(2+1)D on the same clips, factorizes the first by
-`vov3d.factorize`, with statistics of norms estimated anew and a short fine-tune, and measures accuracy, parameters,
-multiply-adds and time of a forward pass. It writes docs/results/benchmarks/factorized_x3d.json and the table
-of docs/guides/blocks.md.
+trains on moving shapes a nano X3D with whole 3x3x3 kernels and, on the same clips, one built with D(2+1)D. It
+factorizes the first by `vov3d.factorize`, with statistics of norms estimated anew and a short fine-tune, and measures
+accuracy, parameters, multiply-adds and time of a forward pass. It writes
+docs/results/benchmarks/factorized_x3d.json and the table of docs/guides/blocks.md.
 """
 
 import argparse
@@ -56,7 +56,7 @@ Clips = tuple[torch.Tensor, torch.Tensor]
 
 
 def clips_of(number: int, seed: int) -> Clips:
-    """Normalised clips `(N, 3, T, S, S)` and labels."""
+    """Returns normalised clips `(N, 3, T, S, S)` and labels."""
     clips, labels = make_set(number, seed, FRAMES, SIZE)
     return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float().div_(255).sub_(0.45).div_(0.225), torch.from_numpy(
         labels
@@ -83,14 +83,14 @@ def train(model: nn.Module, clips: Clips, passes: int, share: float = 1.0) -> No
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, clips: Clips) -> float:
-    """Top-1 in percent."""
+    """Returns top-1 in percent."""
     model.eval()
     said = torch.cat([model(x).argmax(1) for x in clips[0].split(100)])
     return round(100 * (said == clips[1]).float().mean().item(), 2)
 
 
 def networks(train_set: Clips, passes: int) -> dict[str, tuple[nn.Module, int]]:
-    """The networks by what they are, with the clips that each was trained on."""
+    """Returns the networks by name, with the number of clips that each was trained on."""
     torch.manual_seed(0)
     whole = vov3d.create_model("x3d_m", **NANO)
     built = vov3d.create_model("x3d_m", conv="d2plus1d", **NANO)
@@ -112,7 +112,7 @@ def networks(train_set: Clips, passes: int) -> dict[str, tuple[nn.Module, int]]:
 
 
 def report(found: dict[str, tuple[nn.Module, int]], test: Clips) -> dict[str, Any]:
-    """Accuracy, cost and time of each, timed in turn."""
+    """Measures accuracy, cost and time of each network; the times are interleaved."""
     cpu, clip = torch.device("cpu"), torch.randn(8, 3, FRAMES, SIZE, SIZE)
     for model, _ in found.values():
         model.eval()
@@ -126,7 +126,7 @@ def report(found: dict[str, tuple[nn.Module, int]], test: Clips) -> dict[str, An
 
 
 def table(stored: dict[str, Any]) -> str:
-    """As Markdown."""
+    """Returns a table in Markdown."""
     lines = ["| X3D, nano | top-1, % | clips trained on | parameters | multiply-adds (M) | ms for 8 clips |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for name, row in stored["rows"].items():

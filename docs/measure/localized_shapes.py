@@ -1,4 +1,4 @@
-"""Share of the frames of a long video of moving shapes that `localize.py` gives the right label.
+"""Measures the share of frames of a long video of moving shapes that `localize.py` labels correctly.
 
     python docs/measure localized_shapes     # measures vov3d_n, and writes the table of docs/guides/localization.md
 
@@ -30,7 +30,7 @@ SEED = 4242
 
 
 def write_motions(path: Path, count: int, seed: int, scenes: bool = False) -> list[Segment]:
-    """Writes a video of one motion after the other; returns where each lies.
+    """Writes a video of one motion after the other; returns the place of each.
 
     Args:
         path: The file.
@@ -52,7 +52,7 @@ def write_motions(path: Path, count: int, seed: int, scenes: bool = False) -> li
 
 
 def frame_labels(segments: Sequence[Segment], frames: int) -> np.ndarray:
-    """The class of every frame, by its middle; -1 where there is none."""
+    """Returns the class of every frame, by its middle; -1 where there is none."""
     found = np.full(frames, -1)
     middles = (np.arange(frames) + 0.5) / FPS
     for segment in segments:
@@ -61,31 +61,42 @@ def frame_labels(segments: Sequence[Segment], frames: int) -> np.ndarray:
 
 
 def measure(classifier: VideoClassifier, count: int, scenes: bool, seed: int = SEED) -> dict[str, Any]:
-    """Shares of the frames with the right label."""
+    """Returns shares of the frames with the right label."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "motions.mp4"
         truth = write_motions(video, count, seed, scenes)
+        across = look_over(classifier, video, EVERY, SECONDS, across_cuts=True)
         timeline = look_over(classifier, video, EVERY, SECONDS)
         given = None if scenes else _labelled(classifier, video, truth)
     segments = segments_of(timeline, CLASSES, THRESHOLD)
     frames = round(truth[-1].end * FPS)
     right, said = frame_labels(truth, frames), frame_labels(segments, frames)
     at = (np.arange(frames) + 0.5) / FPS
-    nearest = np.clip((at - timeline.length / 2) / timeline.step, 0, len(timeline.windows) - 1).round().astype(int)
-    moment = np.minimum((at / timeline.step).astype(int), len(timeline.moments) - 1)
+    nearest = np.abs(across.spans.mean(1) - at[:, None]).argmin(1)
+    moment = np.minimum((at / EVERY).astype(int), len(across.moments) - 1)
     shares = {
-        "the window around the frame alone": share(timeline.windows.argmax(1)[nearest] == right),
-        "the mean over the windows that hold it": share(timeline.moments.argmax(1)[moment] == right),
+        "the window around the frame alone, cuts not looked for": share(across.windows.argmax(1)[nearest] == right),
+        "the mean over the windows that hold it, cuts not looked for": share(across.moments.argmax(1)[moment] == right),
+        "segments, cuts not looked for (`--across-cuts`)": share(
+            frame_labels(segments_of(across, CLASSES, THRESHOLD), frames) == right
+        ),
         "segments, as `localize.py` writes them": share(said == right),
     }
     if given is not None:
         shares["the whole shot, where the cuts are given"] = share(frame_labels(given, frames) == right)
     nothing = share(said == -1)
-    return {"motions": count, "frames": frames, "segments": len(segments), "shares": shares, "nothing": nothing}
+    return {
+        "motions": count,
+        "frames": frames,
+        "segments": len(segments),
+        "shots": len(timeline.shots),
+        "shares": shares,
+        "nothing": nothing,
+    }
 
 
 def _labelled(classifier: VideoClassifier, video: Path, truth: Sequence[Segment]) -> list[Segment]:
-    """What the model says of each motion, cut out where it is known to lie."""
+    """Returns the model's label of each motion, cut out at its known place."""
     with VideoReader(video) as reader:
         frames = reader.read(range(reader.num_frames))
     said = [classifier(frames[round(s.start * FPS) : round(s.end * FPS)], topk=1)[0] for s in truth]
@@ -93,12 +104,12 @@ def _labelled(classifier: VideoClassifier, video: Path, truth: Sequence[Segment]
 
 
 def share(right: np.ndarray) -> float:
-    """In percent, with two digits."""
+    """Returns a percentage with two digits."""
     return round(100 * float(np.mean(right)), 2)
 
 
 def table(reports: dict[str, dict[str, Any]]) -> str:
-    """As Markdown."""
+    """Returns a table in Markdown."""
     said: list[str] = []
     lines = [f"| right, % of frames | {' | '.join(reports)} |", f"| --- |{' --- |' * len(reports)}"]
     for name in next(iter(reports.values()))["shares"]:
@@ -108,7 +119,8 @@ def table(reports: dict[str, dict[str, Any]]) -> str:
     for name, r in reports.items():
         minutes = f"{r['motions']} motions in {r['frames'] / FPS / 60:.1f} minutes"
         nothing = f"{r['nothing']:.1f}% of the frames without a label"
-        said.append(f"{name.capitalize()}: {minutes}, {r['segments']} segments found, {nothing}.")
+        found = f"{r['shots']} shots and {r['segments']} segments found"
+        said.append(f"{name.capitalize()}: {minutes}, {found}, {nothing}.")
     return "\n".join([*lines, "", " ".join(said)])
 
 

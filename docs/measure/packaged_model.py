@@ -3,17 +3,16 @@
     python -m reference.train --recipe shapes_nano --output runs/nano
     python docs/measure packaged_model --model runs/nano/model   # puts the weights into the package, and measures them
     python docs/measure packaged_model                           # measures those of the package
-    python docs/measure packaged_model --videos FOLDER           # what it says of videos that show nothing it knows
+    python docs/measure packaged_model --videos FOLDER           # its scores of videos that show none of its motions
 
-Beside the accuracy it measures what is left when motion is taken away: one frame eight times over, and the eight
-frames in a random order. The temperature, which its scores are softened by, is fitted on clips of a third seed; it
-stands in the configuration of `vov3d_n.shapes_f8`. It writes `vov3d/weights/packaged/vov3d_n.shapes_f8.*` and
+Beside the accuracy it measures the accuracy without motion: on one frame eight times over, and on the eight frames in a
+random order. The temperature that softens the scores is fitted on clips of a third seed; it stands in the
+configuration of `vov3d_n.shapes_f8`. It writes `vov3d/weights/packaged/vov3d_n.shapes_f8.*` and
 docs/results/packaged_model.md.
 """
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from reference.evaluation.metrics import wilson
 from safetensors.torch import load_file, save
 
 import vov3d
+from vov3d.files import replacing
 from vov3d.synthetic.moving_shapes import CLASSES, make_set
 from vov3d.video import looks_like_video
 
@@ -31,11 +31,11 @@ WEIGHTS = ROOT / "vov3d" / "weights" / "packaged" / "vov3d_n.shapes_f8.safetenso
 PAGE = DOCS / "results" / "packaged_model.md"
 SEED = 777  # the recipe trains on 0 and validates on 1
 FITTED_ON = 2, 2000  # seed and clips
-MOST_ERROR = 0.01  # of the scores of clips that it knows, for which all other scores become lower
+MOST_ERROR = 0.01  # calibration error on known motions that is accepted for lower scores elsewhere
 
 
 def measure(clips: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracies in percent, per class, and the confusion matrix (rows: the truth)."""
+    """Returns accuracies in percent, per class, and the confusion matrix (rows: the truth)."""
     model: Any = vov3d.create_model("vov3d_n", pretrained=True).eval()
     cfg, rng = model.pretrained_cfg, np.random.default_rng(0)
     frames = cfg["num_frames"]
@@ -71,12 +71,12 @@ def measure(clips: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def best_scores(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """The highest score `(N,)` of each clip, from 0 to 1."""
+    """Returns the highest score `(N,)` of each clip, from 0 to 1."""
     return torch.from_numpy(logits / temperature).double().softmax(1).amax(1).numpy()
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray, temperature: float, bins: int = 15) -> float:
-    """The expected calibration error: how far scores are from the share of correct labels, over bins of scores."""
+    """Returns the expected calibration error: scores against the share of correct labels, over bins of scores."""
     score, correct = best_scores(logits, temperature), logits.argmax(1) == labels
     place = np.ceil(score * bins)
     gaps = [abs(score[place == i].mean() - correct[place == i].mean()) * (place == i).mean() for i in np.unique(place)]
@@ -84,17 +84,17 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, temperature: float
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The largest temperature that leaves scores right to `MOST_ERROR`, in steps of 0.05.
+    """Returns the largest temperature whose calibration error is at most `MOST_ERROR`, in steps of 0.05.
 
-    The least error is reached at about 1: what the network knows, it is as sure of as it is right. A temperature of 1
-    names motions with high scores in all other videos, too, so a little of the one is given for more of the other.
+    The error is smallest at about 1: on known motions the scores match the accuracy. At 1, however, scores are high on
+    all other videos as well, so a small error is accepted for lower scores there.
     """
     steps = np.arange(1, 5, 0.05).round(2).tolist()
     return max(t for t in steps if t == 1 or calibration_error(logits, labels, t) <= MOST_ERROR)
 
 
 def of_videos(folder: Path) -> str:
-    """What is said of videos that show nothing that it knows."""
+    """Returns the scores of videos that show none of the known motions, as text."""
     files = [str(path) for path in sorted(folder.rglob("*")) if looks_like_video(path)]
     model: Any = vov3d.create_model("vov3d_n", pretrained=True).eval()
     own = model.temperature
@@ -113,7 +113,7 @@ def of_videos(folder: Path) -> str:
 
 @torch.inference_mode()
 def scores(model: Any, clips: np.ndarray) -> np.ndarray:
-    """Logits `(N, classes)` of uint8 clips `(N, T, S, S, 3)`."""
+    """Returns logits `(N, classes)` of uint8 clips `(N, T, S, S, 3)`."""
     parts = []
     for batch in torch.from_numpy(np.ascontiguousarray(clips)).split(50):
         x = batch.permute(0, 4, 1, 2, 3) / 255
@@ -122,12 +122,12 @@ def scores(model: Any, clips: np.ndarray) -> np.ndarray:
 
 
 def percent(right: np.ndarray) -> float:
-    """With two digits."""
+    """Returns a percentage with two digits."""
     return round(100 * float(np.mean(right)), 2)
 
 
 def page(report: dict[str, Any]) -> str:
-    """The part of the page that is measured."""
+    """Returns the measured part of the page."""
     low, high = (100 * value for value in wilson(round(report["top1"] * report["clips"] / 100), report["clips"])[1:])
     lines = [
         f"{report['clips']} clips of another seed than those of training and validation, of the default difficulty:",
@@ -153,7 +153,7 @@ def page(report: dict[str, Any]) -> str:
 
 
 def calibration(report: dict[str, Any]) -> list[str]:
-    """A table of what the temperature does."""
+    """Returns the lines of a table: calibration and scores at each temperature."""
     lines = ["| temperature | expected calibration error, % | mean score, % | of one frame, eight times over, % |"]
     lines.append("| --- | --- | --- | --- |")
     for t, found in report["calibration"].items():
@@ -164,17 +164,16 @@ def calibration(report: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a trained vov3d_n that takes the package's place")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a trained vov3d_n to put into the package")
     parser.add_argument("--clips", type=int, default=4000, help="(default: 4000)")
-    parser.add_argument("--videos", type=Path, metavar="FOLDER", help="prints what it says of these, and ends")
+    parser.add_argument("--videos", type=Path, metavar="FOLDER", help="print the scores of these videos and end")
     args = parser.parse_args()
     if args.videos:
         print(of_videos(args.videos))
         return
     if args.model:
-        draft = WEIGHTS.with_suffix(".draft")
-        draft.write_bytes(save(load_file(args.model / "model.safetensors"), metadata={"format": "pt"}))
-        os.replace(draft, WEIGHTS)
+        with replacing(WEIGHTS) as draft:
+            draft.write_bytes(save(load_file(args.model / "model.safetensors"), metadata={"format": "pt"}))
     report = measure(*make_set(args.clips, SEED))
     WEIGHTS.with_suffix(".json").write_text(json.dumps(report) + "\n")
     fill(PAGE, measured=page(report))

@@ -1,7 +1,8 @@
-"""Pages with measured parts: what stands between `<!-- NAME -->` and `<!-- /NAME -->` is written by a script here."""
+"""Pages with measured parts, which stand between `<!-- NAME -->` and `<!-- /NAME -->` and are written by scripts."""
 
-import os
 from pathlib import Path
+
+from vov3d.files import replacing
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -32,9 +33,8 @@ def part_of(text: str, name: str) -> str:
 
 def fill(page: Path, **parts: str) -> None:
     """Replaces parts of a page on disk, all of them or none."""
-    draft = page.with_suffix(".draft")
-    draft.write_text(filled(page.read_text(encoding="utf-8"), **parts), encoding="utf-8")
-    os.replace(draft, page)
+    with replacing(page) as draft:
+        draft.write_text(filled(page.read_text(encoding="utf-8"), **parts), encoding="utf-8")
 
 
 def _split(text: str, name: str) -> tuple[str, str, str]:

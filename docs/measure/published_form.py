@@ -57,7 +57,7 @@ def _plain_conv(conv: Any) -> nn.Conv3d:
 
 
 def published_form(model: nn.Module) -> nn.Module:
-    """A copy of a model of `vov3d` built from plain modules; the state dict keeps its names."""
+    """Builds a copy of a model of `vov3d` from plain modules; the state dict keeps its names."""
     model = copy.deepcopy(model)
     for owner in list(model.modules()):
         for name, module in list(owner.named_children()):

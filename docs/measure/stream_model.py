@@ -1,6 +1,6 @@
 """Fine-tunes vov3d_n for streams, measures it after each frame, and writes its weights and its page.
 
-    python docs/measure stream_model --train runs/stream   # goes on where it was interrupted
+    python docs/measure stream_model --train runs/stream   # continues an interrupted run
     python docs/measure stream_model                       # measures the weights of the package
 
 Training begins at the packaged weights of clips. The loss is taken on every frame from the third on.
@@ -9,7 +9,6 @@ Training begins at the packaged weights of clips. The loss is taken on every fra
 import argparse
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from safetensors.torch import save
 from timm.optim import create_optimizer_v2
 
 import vov3d
+from vov3d.files import replacing
 from vov3d.synthetic.moving_shapes import CLASSES, make_set
 
 WEIGHTS = ROOT / "vov3d" / "weights" / "packaged" / "vov3d_n.shapes_stream.safetensors"
@@ -32,12 +32,12 @@ _BY_ADAMW = ["*.conv_s.weight", "*.conv_t.weight", "head.fc.weight"]  # Muon tak
 
 
 def train(folder: Path, num_clips: int, epochs: int, lr: float) -> Any:
-    """Fine-tunes; what is done so far lies in the folder."""
+    """Fine-tunes, and keeps the state in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     kept, data = folder / "state.pt", folder / "clips.npy"
     if not data.exists():
-        np.save(folder / "draft.npy", make_set(num_clips, 0)[0])
-        os.replace(folder / "draft.npy", data)
+        with replacing(data) as draft:
+            np.save(draft, make_set(num_clips, 0)[0])
     clips: Any = np.load(data, mmap_mode="r")
     labels = torch.arange(num_clips) % len(CLASSES)
     torch.manual_seed(0)
@@ -71,13 +71,13 @@ def train(folder: Path, num_clips: int, epochs: int, lr: float) -> Any:
             right = (logits.argmax(2) == target).float().mean(0)
             print(f"step {step + 1} of {steps}: loss {loss.item():.3f}, right {right.numpy().round(2)}", flush=True)
             parts = dict(model=model, optimizer=optimizer, schedule=schedule)
-            torch.save({"step": step + 1} | {k: v.state_dict() for k, v in parts.items()}, folder / "draft.pt")
-            os.replace(folder / "draft.pt", kept)
+            with replacing(kept) as draft:
+                torch.save({"step": step + 1} | {k: v.state_dict() for k, v in parts.items()}, draft)
     return model
 
 
 def batch(clips: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-    """Every second frame, from the first or the second on, each clip moved by a few pixels."""
+    """Returns every second frame, from the first or the second on, each clip moved by a few pixels."""
     views = []
     for clip in clips:
         across, down, first = *rng.integers(0, 2 * SHIFT + 1, 2), rng.integers(0, clips.shape[1] // FRAMES)
@@ -87,15 +87,15 @@ def batch(clips: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
 
 
 def normalised(clips: np.ndarray) -> torch.Tensor:
-    """uint8 `(N, T, S, S, 3)` as the model wants it."""
+    """Returns uint8 clips `(N, T, S, S, 3)` as the model wants them."""
     return (torch.from_numpy(clips).permute(0, 4, 1, 2, 3) / 255 - 0.45) / 0.225
 
 
 @torch.inference_mode()
 def measure(model: Any, clips: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracy in percent after each frame, and of the stream with a window of as many."""
-    apart = clips.shape[1] // FRAMES
-    every = clips[:, apart // 2 :: apart]
+    """Returns the accuracy in percent after each frame, and of the stream with a window of as many."""
+    step = clips.shape[1] // FRAMES
+    every = clips[:, step // 2 :: step]
     stream = vov3d.streaming(model)
     right, streamed, top5 = np.zeros(FRAMES), 0, 0
     for at in range(0, len(every), 50):
@@ -117,7 +117,7 @@ def measure(model: Any, clips: np.ndarray, labels: np.ndarray) -> dict[str, Any]
 
 
 def page(report: dict[str, Any]) -> str:
-    """The part of the page that is measured."""
+    """Returns the measured part of the page."""
     low, high = (100 * value for value in wilson(round(report["top1"] * report["clips"] / 100), report["clips"])[1:])
     frames = range(1, FRAMES + 1)
     return "\n".join(
@@ -144,9 +144,8 @@ def main() -> None:
     if args.train:
         trained = train(args.train, args.train_clips, args.epochs, args.lr).eval()
         tensors = {name: value.contiguous() for name, value in trained.state_dict().items()}
-        draft = WEIGHTS.with_suffix(".draft")
-        draft.write_bytes(save(tensors, metadata={"format": "pt"}))
-        os.replace(draft, WEIGHTS)
+        with replacing(WEIGHTS) as draft:
+            draft.write_bytes(save(tensors, metadata={"format": "pt"}))
     model: Any = vov3d.create_model("vov3d_n.shapes_stream", pretrained=True).eval()
     report = measure(model, *make_set(args.clips, SEED))
     WEIGHTS.with_suffix(".json").write_text(json.dumps(report) + "\n")

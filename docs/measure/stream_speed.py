@@ -1,4 +1,4 @@
-"""Times of one frame of a stream beside a clip computed anew for it; writes the table of docs/guides/streaming.md.
+"""Times one frame of a stream against a clip computed anew; writes the table of docs/guides/streaming.md.
 
     python docs/measure stream_speed --threads 2
     python docs/measure stream_speed --threads 2 --exported   # files of ONNX Runtime and OpenVINO too: takes minutes
@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,20 @@ import vov3d
 PAGE = DOCS / "guides" / "streaming.md"
 
 
-def ways(name: str, size: int, exported: bool) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """For each runtime what computes a clip, and what computes a frame."""
+AT_ONCE = 4  # frames of a step, where labels may come that much later
+
+
+@dataclass
+class Way:
+    """Calls that one runtime offers: a clip, a frame, and several frames in one step where it takes them."""
+
+    clip: Callable[[], Any]
+    frame: Callable[[], Any]
+    frames: Callable[[], Any] | None
+
+
+def ways(name: str, size: int, exported: bool) -> dict[str, Way]:
+    """Returns what is measured of a model, by the name of the runtime."""
     model: Any = vov3d.create_model(name).eval()
     stream = vov3d.streaming(model)
     clip = torch.randn(1, 3, model.pretrained_cfg["num_frames"], size, size)
@@ -33,6 +46,7 @@ def ways(name: str, size: int, exported: bool) -> dict[str, tuple[Callable[[], A
         "eager": (model, stream),
         "optimized": (vov3d.optimize_for_inference(model), vov3d.optimize_for_inference(stream)),
     }
+    ours = set(pairs)  # exported streams take one frame a step
     if exported:
         folder = Path(tempfile.mkdtemp())
         for title, ending in (("ONNX Runtime", ".onnx"), ("OpenVINO", ".xml")):
@@ -40,23 +54,37 @@ def ways(name: str, size: int, exported: bool) -> dict[str, tuple[Callable[[], A
             made: Any = [vov3d.export(n, path, size=size) for n, path in zip((model, stream), paths, strict=True)]
             pairs[title] = (vov3d.load_exported(made[0]), vov3d.load_exported(made[1]))
 
-    def step(network: Any) -> Callable[[], Any]:
+    def step(network: Any, frames: torch.Tensor) -> Callable[[], Any]:
         state = None
 
         def run() -> None:
             nonlocal state
-            state = network(clip[:, :, 0], state)[1]
+            state = network(frames, state)[1]
 
         for _ in range(stream.delay + stream.window + 1):
             run()
         return run
 
-    return {title: (partial(whole, clip), step(part)) for title, (whole, part) in pairs.items()}
+    one, several = clip[:, :, 0], clip[:, :, :AT_ONCE]
+    return {
+        title: Way(partial(whole, clip), step(part, one), step(part, several) if title in ours else None)
+        for title, (whole, part) in pairs.items()
+    }
 
 
-def median(times: list[float]) -> float:
-    """In milliseconds."""
-    return 1000 * statistics.median(times)
+def times_of(way: Way, rounds: int, clock: Callable[[], float]) -> list[float]:
+    """Returns medians in milliseconds: of a clip, a frame, and a frame in steps of several; measured in turns."""
+    calls = [(way.clip, 1), (way.frame, 8)] + ([] if way.frames is None else [(way.frames, 4)])
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for (call, repeats), taken in zip(calls, times, strict=True):
+            for _ in range(repeats):
+                begun = clock()
+                with torch.inference_mode():
+                    call()
+                taken.append(clock() - begun)
+    medians = [1000 * statistics.median(taken) for taken in times]
+    return medians[:2] + [each / AT_ONCE for each in medians[2:]]
 
 
 def main() -> None:
@@ -71,20 +99,18 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     clock = time.process_time if args.threads == 1 and not args.exported else time.perf_counter
     what = "processor time" if clock is time.process_time else "time"
-    head = f"{args.threads} thread{'s' * (args.threads > 1)}, clips of 16 x {args.size}², medians, {what} in ms:"
-    lines = [head, "", "| | clip | frame of a stream | ratio |", "| --- | --- | --- | --- |"]
+    columns = ["", "clip", "frame", "ratio", f"frame, {AT_ONCE} a step", "ratio"]
+    lines = [
+        f"{args.threads} thread{'s' * (args.threads > 1)}, clips of 16 x {args.size}², medians, {what} in ms:",
+        "",
+        f"| {' | '.join(columns)} |",
+        "| --- " * len(columns) + "|",
+    ]
     for name in args.models:
-        for title, calls in ways(name, args.size, args.exported).items():
-            times: tuple[list[float], list[float]] = ([], [])
-            for _ in range(args.rounds):
-                for call, taken, repeats in zip(calls, times, (1, 8), strict=True):
-                    for _ in range(repeats):
-                        begun = clock()
-                        with torch.inference_mode():
-                            call()
-                        taken.append(clock() - begun)
-            whole, part = map(median, times)
-            lines.append(f"| {name}, {title} | {whole:.0f} | {part:.1f} | {whole / part:.1f} |")
+        for title, way in ways(name, args.size, args.exported).items():
+            clip, *frames = times_of(way, args.rounds, clock)
+            cells = [text for each in frames for text in (f"{each:.1f}", f"{clip / each:.1f}")]
+            lines.append(f"| {' | '.join([f'{name}, {title}', f'{clip:.0f}', *cells, *[''] * (4 - len(cells))])} |")
             print(lines[-1], flush=True)
     fill(PAGE, speed="\n".join(lines))
 

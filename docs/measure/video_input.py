@@ -1,11 +1,11 @@
-"""From a video file to scores: `VideoClassifier` against the straight way, and memory against the length of a file.
+"""Measures `VideoClassifier` against a direct implementation, from video file to scores, and memory by file length.
 
     python docs/measure video_input speed
     python docs/measure video_input memory
     python docs/measure video_input decode
     python docs/measure video_input antialias [--file FILE]
 
-The straight way is what published evaluation code does: for each view decode the whole file, take the clip's frames,
+The straight way is that of published evaluation code: for each view decode the whole file, take the clip's frames,
 scale, resize and crop them in float, and run the network on the one view. It is timed with the network in its
 published form (plain `nn.Conv3d` on contiguous clips) and with this package's, so that the share of each is seen;
 `vov3d predict` is `VideoClassifier` with the network rewritten by `optimize_for_inference`.
@@ -78,7 +78,7 @@ def speed(args: argparse.Namespace) -> None:
 
 
 def interleaved(ways: dict[str, Callable[[], torch.Tensor]], rounds: int) -> tuple[dict, dict]:
-    """Seconds of each way, round by round, and what each gives."""
+    """Returns the seconds of each way, round by round, and the scores of each."""
     times: dict[str, list[float]] = {way: [] for way in ways}
     results = {}
     for _ in range(rounds):
@@ -90,12 +90,12 @@ def interleaved(ways: dict[str, Callable[[], torch.Tensor]], rounds: int) -> tup
 
 
 def median_ratio(seconds: list[float], base: list[float]) -> float:
-    """The median over the rounds of how much longer one takes."""
+    """Returns the median over the rounds of the ratio of two times."""
     return statistics.median(a / b for a, b in zip(seconds, base, strict=True))
 
 
 def straight(model: Any, path: Path, views: str) -> torch.Tensor:
-    """Every view for itself."""
+    """Returns the mean scores of views that are decoded and computed one by one."""
     cfg = model.pretrained_cfg
     num_clips, num_crops = parse_views(views)
     total = torch.zeros(model.num_classes)
@@ -112,7 +112,7 @@ def straight(model: Any, path: Path, views: str) -> torch.Tensor:
 
 
 def one_view(frames: torch.Tensor, cfg: dict, num_crops: int, crop: int) -> torch.Tensor:
-    """Frames `(T, H, W, 3)` to a view `(1, C, T, S, S)`, in float."""
+    """Turns frames `(T, H, W, 3)` into a view `(1, C, T, S, S)`, in float."""
     mean, std = torch.tensor(cfg["mean"]), torch.tensor(cfg["std"])
     floats = ((frames.float() / 255 - mean) / std).permute(3, 0, 1, 2)
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
@@ -123,7 +123,7 @@ def one_view(frames: torch.Tensor, cfg: dict, num_crops: int, crop: int) -> torc
 
 
 def memory(args: argparse.Namespace) -> None:
-    """Peak memory of a process that labels a short and a long file."""
+    """Prints the peak memory of processes that label a short and a long file."""
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, seconds in (("10 seconds", 10), ("2 hours", 7200)):
@@ -175,14 +175,14 @@ def reading(path: Path, backend: str, cfg: dict, num_clips: int) -> Callable[[],
 
 
 def whole(path: Path) -> torch.Tensor:
-    """Every frame of a file."""
+    """Decodes every frame of a file."""
     with av.open(str(path)) as container:
         container.streams.video[0].thread_type = "AUTO"
         return torch.from_numpy(np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]))
 
 
 def antialias(args: argparse.Namespace) -> None:
-    """Prints how far the two ways of resizing lie apart, and each from the published loaders' in float."""
+    """Prints the difference of the two ways of resizing from the published loaders' way in float."""
     model: Any = vov3d.create_model(args.model, device="meta")
     cfg = model.pretrained_cfg
     if args.file:
@@ -198,12 +198,12 @@ def antialias(args: argparse.Namespace) -> None:
     published = F.interpolate((frames / 255 - mean) / std, ours.shape[-2:], mode=cfg["interpolation"])
     print(f"{frames.shape[-1]}x{frames.shape[-2]} to {ours.shape[-1]}x{ours.shape[-2]}, in standard deviations:")
     for name, pictures in (("antialiased", ours), ("antialias=False", plain)):
-        apart = (pictures - published).abs()
-        print(f"{name:<16} from the published loaders': {apart.mean():.4f} on average, {apart.max():.2f} at most")
+        off = (pictures - published).abs()
+        print(f"{name:<16} from the published loaders': {off.mean():.4f} on average, {off.max():.2f} at most")
 
 
 def make_clip(path: Path, repeats: int = 1) -> Path:
-    """Ten seconds of moving shapes, encoded once, their packets written `repeats` times."""
+    """Writes ten seconds of moving discs, encoded once, their packets written `repeats` times."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "28", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -220,7 +220,7 @@ def make_clip(path: Path, repeats: int = 1) -> Path:
 
 
 def shapes() -> list[av.VideoFrame]:
-    """300 frames of discs that move over noise."""
+    """Yields 300 frames of discs that move over noise."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     rng = np.random.default_rng(0)
     ground = rng.integers(0, 120, (HEIGHT // 8, WIDTH // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)

@@ -32,7 +32,7 @@ NETWORKS = (
 
 
 def architecture_table() -> str:
-    """What networks cost for a clip of 16 x 224 x 224, in Markdown."""
+    """Returns the cost of each network for a clip of 16 x 224 x 224, in Markdown."""
     lines = ["| network | `conv=` | params (M) | GMACs | activations (M) |", "| --- | --- | --- | --- | --- |"]
     for name, conv in NETWORKS:
         cost = measure_budget(name, conv=conv)
@@ -42,7 +42,7 @@ def architecture_table() -> str:
 
 
 def tables() -> dict[str, str]:
-    """Both tables by the name of their place in the page."""
+    """Returns both tables by the name of their place in the page."""
     return {"zoo": zoo_table(), "architectures": architecture_table()}
 
 

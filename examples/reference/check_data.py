@@ -3,8 +3,8 @@
     python -m reference.check_data FOLDER --split train
     python -m reference.check_data kinetics/val.csv --root kinetics/val --csv checked.csv
 
-Of each video the first, the middle and the last frame are decoded; with --full all of them. Broken ones are printed
-with their cause, videos of the list that are not there among them. The exit status is 1 if there are any.
+It decodes the first, the middle and the last frame of each video, with --full all frames. Broken videos are printed
+with their cause; missing videos of the list count as broken. The exit status is 1 if any video is broken.
 """
 
 import argparse
@@ -29,15 +29,16 @@ from reference.data.lists import LAYOUTS, described, read_list
 from reference.data.targets import label_text, read_targets, task_of_data
 from reference.training.stopping import ignore_signals
 from vov3d.cli.arguments import positive
+from vov3d.files import replacing
 from vov3d.video import VideoError, VideoReader
 from vov3d.weights.tasks import TASKS
 
-_AHEAD = 64  # videos that wait for each process
-_CRASH = "the decoder crashes on it; make the file anew, or leave it out"
+_AHEAD = 64  # videos queued for each process
+_CRASH = "the decoder crashes on it; encode the file again, or leave it out"
 
 
 class Checked(NamedTuple):
-    """What was found of one video; a column of the CSV each."""
+    """Result for one video; each field is a column of the CSV."""
 
     path: str
     label: str
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="list of videos, folder of classes, or folder of a data set with its lists")
     parser.add_argument("--root", help="where the videos of a list lie (default: looked for beside it)")
-    parser.add_argument("--layout", choices=LAYOUTS, help="default: told by what is there")
+    parser.add_argument("--layout", choices=LAYOUTS, help="default: recognised by its files")
     parser.add_argument("--classes", help="file of class names, or k400, ssv1, ssv2 (default: those of the data)")
     parser.add_argument("--labels-from", type=int, choices=(0, 1), help="number of the first class in a list")
     parser.add_argument("--split", help="train, val or test, where there are several")
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--full", action="store_true", help="decode every frame")
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument("--csv", metavar="FILE", help="write what was found of every video")
+    parser.add_argument("--csv", metavar="FILE", help="write the result for every video")
     return parser
 
 
@@ -101,7 +102,7 @@ def _checked(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> tuple[list[str], list[str], Sequence[Path], Sequence[str], str]:
-    """The videos, their labels in words, those that are not there, notes, and how many classes there are."""
+    """Returns the videos, their labels in words, the missing videos, notes, and the number of classes in words."""
     if args.task == "single":
         videos = read_list(
             args.data, args.root, args.layout, args.classes, args.split, partial=True, labels_from=args.labels_from
@@ -119,7 +120,7 @@ def _read(args: argparse.Namespace) -> tuple[list[str], list[str], Sequence[Path
 
 
 def _looked_at(paths: list[str], labels: list[str], full: bool, workers: int) -> Iterator[Checked]:
-    """What was found of each video, in the order of the list."""
+    """Yields the result for each video, in the order of the list."""
     with (
         closing(in_processes(partial(check, full=full), paths, min(workers, len(paths)))) as results,
         tqdm(zip(paths, labels, results, strict=True), total=len(paths), unit="video", disable=None) as progress,
@@ -148,9 +149,9 @@ def check(path: str, full: bool) -> Checked:
 
 
 def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int) -> Generator[Any, None, None]:
-    """What `work` gives for each item, in order; None where it takes its process down.
+    """Yields the result of `work` for each item, in order; None where an item crashes its process.
 
-    Decoders are C code: a file that crashes one must not end the check, and is to be named.
+    Decoders are C code: a file that crashes one must not end the check, and the error names it.
     """
     context = multiprocessing.get_context(
         "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else None
@@ -163,13 +164,13 @@ def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int)
             for item, future in zip(part, futures, strict=True):
                 try:
                     result = future.result()
-                except BrokenProcessPool:  # by this item, or by another that was under way
+                except BrokenProcessPool:  # killed by this item or by another in progress
                     result = _alone(work, item, context)
                 yield result
 
 
 def _alone(work: Callable[[str], Any], item: str, context: Any) -> Any:
-    """What `work` gives in a process of its own, or None if that dies."""
+    """Returns the result of `work` from a process of its own, None if that dies."""
     with ProcessPoolExecutor(1, context, initializer=ignore_signals) as pool:
         try:
             return pool.submit(work, item).result()
@@ -178,13 +179,8 @@ def _alone(work: Callable[[str], Any], item: str, context: Any) -> Any:
 
 
 def _write(path: Path, rows: list[Checked]) -> None:
-    """Writes the CSV; nothing half-written is ever there."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Checked._fields)
-        writer.writerows(rows)
-    os.replace(draft, path)
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([Checked._fields, *rows])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Finds what people, or moving shapes, do and where: a spatio-temporal detector of actions in the manner of AVA.
+"""Detects actions of people, or of moving shapes, in space and time, in the manner of AVA.
 
     python -m reference.detect train --data scenes --output runs/detect
     python -m reference.detect train --data FOLDER --backbone vov3d_m.k400_f16 --output runs/ava
@@ -58,7 +58,7 @@ _SEEDS = {"train": 0, "val": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Does what the command says; returns the exit status."""
+    """Runs the command; returns the exit status."""
     args = _parser().parse_args(argv)
     with show_warnings("detect"), Stop().watching():
         try:
@@ -76,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _how_to_go_on(args: argparse.Namespace) -> str:
     if args.run is not _train:
-        return "the same command begins anew"
+        return "the same command starts again"
     there = (args.output / CHECKPOINT).exists()
-    return "the same command with --resume goes on behind its last epoch" if there else "no epoch was done yet"
+    return "the same command with --resume continues after its last epoch" if there else "no epoch is finished yet"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,38 +93,46 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read videos (default: 0)")
 
     p = commands.add_parser("train", parents=[common, data], help="train, then measure on the held-out part")
-    p.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of checkpoint, log, model and results")
+    p.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="for checkpoint, log, model and results"
+    )
     p.add_argument("--backbone", default="vov3d_n", metavar="NAME", help="model.tag (default: vov3d_n)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of the backbone, in place of its tag's")
-    p.add_argument("--from-scratch", action="store_true", help="start from no weights")
+    p.add_argument("--from-scratch", action="store_true", help="start from random weights")
     p.add_argument("--output-stride", type=positive, metavar="S", help="of the backbone (default: half of its own)")
     p.add_argument("--size", type=positive, help="short side in pixels (default: the backbone's training crop)")
     p.add_argument("--interval", type=float, metavar="SECONDS", help="between frames (default: the backbone's)")
     p.add_argument("--scenes", type=positive, default=3000, metavar="N", help="generated scenes (default: 3000)")
     p.add_argument("--epochs", type=positive, default=4, help="(default: 4)")
     p.add_argument("--batch", type=positive, default=32, help="key frames an update (default: 32)")
-    p.add_argument("--lr", type=float, default=0.01, help="of Muon (default: 0.01)")
-    p.add_argument("--max-broken", type=float, default=0.2, metavar="S", help="share of the videos (default: 0.2)")
-    p.add_argument("--resume", action="store_true", help="go on from the last epoch in the output folder")
+    p.add_argument("--lr", type=float, default=0.01, help="learning rate of Muon (default: 0.01)")
+    p.add_argument(
+        "--max-broken", type=float, default=0.2, metavar="S", help="share of videos that may be broken (default: 0.2)"
+    )
+    p.add_argument("--resume", action="store_true", help="continue after the last epoch in the output folder")
     p.set_defaults(run=_train)
 
     p = commands.add_parser("evaluate", parents=[common, data], help="frame mAP at 0.5 IoU on the held-out part")
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", type=Path, metavar="FOLDER", help="a trained detector")
-    which.add_argument("--found", type=Path, metavar="CSV", help="what some detector found")
+    which.add_argument("--found", type=Path, metavar="CSV", help="detections to measure")
     p.add_argument("--boxes", type=Path, metavar="CSV", help="proposals, in place of the true boxes")
-    p.add_argument("--output", type=Path, metavar="CSV", help="write what was found here")
+    p.add_argument("--output", type=Path, metavar="CSV", help="write the detections to this file")
     p.set_defaults(run=_evaluate)
 
     p = commands.add_parser("predict", parents=[common], help="label a video: CSV, picture and video with boxes")
     p.add_argument("video", type=Path)
     p.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a trained detector")
     which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--boxes", type=Path, metavar="CSV", help="boxes of this video, as AVA writes them")
+    which.add_argument("--boxes", type=Path, metavar="CSV", help="boxes of this video in AVA's format")
     which.add_argument("--proposer", metavar="NAME", help="detector of torchvision that finds people")
-    p.add_argument("--proposer-weights", type=Path, metavar="FILE", help="of the proposer (default: torchvision's own)")
+    p.add_argument(
+        "--proposer-weights", type=Path, metavar="FILE", help="weights of the proposer (default: torchvision's own)"
+    )
     p.add_argument("--every", type=float, metavar="SECONDS", help="between key frames, for a proposer (default: 1)")
-    p.add_argument("--threshold", type=float, default=0.5, help="score from which on an action is drawn (default: 0.5)")
+    p.add_argument(
+        "--threshold", type=float, default=0.5, help="lowest score of an action that is drawn (default: 0.5)"
+    )
     p.add_argument("--gif", action="store_true", help="write the video as a GIF")
     p.add_argument("--output", type=Path, default=Path("detections"), metavar="FOLDER", help="(default: detections)")
     p.set_defaults(run=_predict)
@@ -146,7 +154,7 @@ def _train(args: argparse.Namespace) -> None:
     if args.from_scratch and args.checkpoint:
         raise ValueError("--from-scratch and --checkpoint exclude each other")
     if any((args.output / name).exists() for name in (CHECKPOINT, FORMER)) and not args.resume:
-        raise ValueError(f"{args.output} holds a run: go on with --resume, or give another --output")
+        raise ValueError(f"{args.output} holds a run: continue it with --resume, or give another --output")
     target = _device(args)
     torch.manual_seed(0)
     actions = _actions(args)
@@ -177,7 +185,7 @@ def _device(args: argparse.Namespace) -> torch.device:
 
 
 def _actions(args: argparse.Namespace) -> dict[int, str]:
-    """Numbers and names of the actions of the data."""
+    """Returns numbers and names of the actions of the data."""
     if args.data == SCENES:
         if args.actions:
             raise ValueError("--actions has no effect on scenes, which have their own; leave it out")
@@ -218,12 +226,12 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _measured(
     detector: Detector, data: Moments, target: torch.device, workers: int, boxes: Path | None = None
 ) -> tuple[dict[str, Any], list[Detection]]:
-    """The mAP of a detector and what it found, on true or on proposed boxes."""
+    """Measures the mAP of a detector on true or on proposed boxes; returns it with the detections."""
     truth = annotations_of(data.moments)
     if boxes:
         proposed, videos = read_boxes(boxes), {m.video for m in data.moments}
         none = np.zeros((0, 4), np.float32)
-        # boxes in frames without an annotation count as well: what is found there is wrong
+        # boxes in frames without an annotation count as well, as false positives
         frames = dict.fromkeys((m.video, m.timestamp) for m in data.moments)
         frames |= dict.fromkeys(key for key in proposed if key[0] in videos and key not in data.excluded)
         data.moments = [Moment(*key, proposed.get(key, none), []) for key in frames]
@@ -239,7 +247,7 @@ def _measured(
 def _report(
     truth: list[Annotation], found: list[Detection], actions: dict[int, str], excluded: set[tuple[str, float]]
 ) -> dict[str, Any]:
-    """Prints the average precision of each action and gives what was measured."""
+    """Prints the average precision of each action and returns the measurements."""
     values = frame_ap(truth, found, actions, excluded=excluded)
     mean = mean_ap(values)
     width = max(map(len, actions.values()))
@@ -251,7 +259,7 @@ def _report(
     if excluded:
         print(f"{len(excluded)} key frames are excluded by the list of the data")
     if others:
-        print(f"what is found in {others} frames without annotation counts as wrong")
+        print(f"detections in {others} frames without annotation count as wrong")
     print(f"frame mAP at 0.5 IoU: {mean:.3f} ({frames} key frames)")
     named = {actions[action]: None if value is None else round(value, 4) for action, value in values.items()}
     return {"map": round(mean, 4), "key_frames": frames, "ap": named}

@@ -1,21 +1,20 @@
-"""Accuracy of models on a set of videos, by the published protocols.
+"""Measures the accuracy of models on a set of videos, by the published protocols.
 
     python -m reference.evaluate --data kinetics400 --split val --model vov3d_m.k400_f16
     python -m reference.evaluate --data FOLDER --model my_model --confusion
     python -m reference.evaluate --data val.csv --model vov3d_m x3d_m --tempo 5,8,10,12,14,16
     python -m reference.evaluate --data val.csv --compare vov3d_m x3d_m
 
-Scores of every video are written as they come, to OUT/MODEL/videos.csv: a run that was killed goes on where it was, and
-another call on the same data uses what is there. Protocols: k400 is 10 clips x 3 crops, ssv 2 x 3, single 1 x 1; crops
-have the size of the model's published evaluation, larger maps than in training are seen through the published sliding
-window, and the softmax is averaged over the views. Of data that a model of train.py was trained on, the videos that
-were held out are measured.
+The scores of each video are written to OUT/MODEL/videos.csv at once: a killed run continues where it stopped, and
+another call on the same data uses them again. Protocols: k400 is 10 clips x 3 crops, ssv 2 x 3, single 1 x 1; crops
+have the size of the model's published evaluation, maps larger than in training are pooled by the published sliding
+window, and the softmax is averaged over the views. On data that a model of train.py was trained on, only the held-out
+videos are measured.
 """
 
 import argparse
 import csv
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -44,6 +43,7 @@ from reference.training.seen import TRAIN, parts_of
 from reference.training.stopping import Stop, Stopped, say_stopped
 from vov3d.cli.arguments import device, positive
 from vov3d.extras import install
+from vov3d.files import replacing
 from vov3d.video import parse_views
 
 _PAIRS = 8  # pairs of classes in a comparison
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
-        return say_stopped("evaluate", stopped, "the same command goes on from here")
+        return say_stopped("evaluate", stopped, "the same command continues from here")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,20 +72,22 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--data", required=True, help="list of videos, class folders, data set with its lists, or .npz")
     data.add_argument("--split", help="train, val or test, where there are several")
     data.add_argument("--root", help="where the videos of a list lie (default: looked for beside it)")
-    data.add_argument("--layout", choices=LAYOUTS, help="default: told by what is there")
+    data.add_argument("--layout", choices=LAYOUTS, help="default: recognised by its files")
     data.add_argument("--partial", action="store_true", help="leave out videos of the list that are not there")
     data.add_argument("--labels-from", type=int, choices=(0, 1), help="number of the first class in a list of numbers")
-    data.add_argument("--all", action="store_true", help="measure on videos that a model was trained on, too")
+    data.add_argument("--all", action="store_true", help="also measure on videos that a model was trained on")
     data.add_argument("--fps", type=float, help="frames per second of frame folders (default: 12) or clips (30)")
     models = parser.add_argument_group("models")
     models.add_argument("--model", nargs="+", default=[], metavar="NAME", help="model.tag, folder, or exported file")
     models.add_argument("--checkpoint", nargs="+", metavar="FILE", help="weights of each model, - for those of its tag")
     models.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
-    models.add_argument("--backend", choices=("pyav", "torchcodec"), help="what decodes files (default: pyav)")
+    models.add_argument("--backend", choices=("pyav", "torchcodec"), help="decoder of files (default: pyav)")
     models.add_argument(
         "--no-antialias", action="store_true", help="resize as the published loaders do, without a filter"
     )
-    models.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: by the free memory)")
+    models.add_argument(
+        "--batch-size", type=positive, metavar="N", help="views in a batch (default: as many as fit in memory)"
+    )
     views = parser.add_argument_group("protocol")
     which = views.add_mutually_exclusive_group()
     which.add_argument("--protocol", choices=PROTOCOLS, help="default: the one that fits the model")
@@ -97,10 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     views.add_argument("--broken", choices=("wrong", "leave-out"), default="wrong", help="how broken videos count")
     out = parser.add_argument_group("results")
-    out.add_argument("--out", default="evaluation", metavar="FOLDER", help="where to (default: evaluation)")
+    out.add_argument(
+        "--out", default="evaluation", metavar="FOLDER", help="folder of the results (default: evaluation)"
+    )
     out.add_argument("--per-view", action="store_true", help="keep the scores of every view, in views.csv")
     out.add_argument("--parquet", action="store_true", help="write the scores as Parquet too")
-    out.add_argument("--confusion", action="store_true", help="which classes are taken for which: table and picture")
+    out.add_argument("--confusion", action="store_true", help="confusion matrix: table and picture")
     out.add_argument("--tempo", metavar="S,S,...", help="accuracy at these strides: table and picture (Figure 5)")
     out.add_argument(
         "--compare", nargs=2, metavar="NAME", help="two models: the pairs of classes where they differ most (Figure 6)"
@@ -140,7 +144,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         ]
     if args.compare and runs[0].samples.classes != runs[1].samples.classes:
         raise ValueError(
-            f"{' and '.join(args.compare)} have other classes, or number them otherwise: nothing to compare"
+            f"{' and '.join(args.compare)} have different classes, or number them differently: nothing to compare"
         )
     results = []
     for run in runs:
@@ -155,7 +159,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _unseen(args: argparse.Namespace, models: list[Model], sets: list[Samples]) -> list[Samples]:
-    """The videos that no model was trained on, where there are any; says what is left out or measured all the same."""
+    """Returns the videos that no model was trained on, where there are any; prints what it leaves out."""
     trained = np.zeros(len(sets[0]), bool)
     for model in models:
         parts = parts_of(Path(model.name.removeprefix("local-dir:")), sets[0].sources)
@@ -167,18 +171,17 @@ def _unseen(args: argparse.Namespace, models: list[Model], sets: list[Samples]) 
         return sets
     if args.all or trained.all():
         print(
-            "WARNING: they are measured with the others: the figures do not tell how good it is on videos that it has "
-            "not seen",
+            "WARNING: they are measured with the others: the accuracy does not hold for videos that it has not seen",
             file=sys.stderr,
         )
         return sets
     rest = np.flatnonzero(~trained).tolist()
-    print(f"measured are the {len(rest)} that were held out (--all: all of them)", file=sys.stderr)
+    print(f"measuring the {len(rest)} that were held out (--all: all of them)", file=sys.stderr)
     return [samples.subset(rest) for samples in sets]
 
 
 def _checked(args: argparse.Namespace) -> list[float]:
-    """Refuses what cannot be meant, before anything is computed; returns the strides of `--tempo`."""
+    """Refuses settings that make no sense, before anything is computed; returns the strides of `--tempo`."""
     if args.compare and args.model:
         raise ValueError("--compare names its two models itself; leave --model out")
     names = args.compare or args.model
@@ -248,7 +251,8 @@ def _report(args: argparse.Namespace, run: Run, rows: Rows) -> None:
     published = dict(zip(("top1", "top5", "views"), model.published, strict=True)) if model.published else None
     content = {"model": model.name, "data": samples.name, "views": run.plan.views, "broken_count_as": args.broken}
     content |= {"missing": samples.missing, "accuracy": asdict(summary), "published": published}
-    _write(run.folder / "summary.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    with replacing(run.folder / "summary.json") as draft:
+        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     counted = [row for row in rows.values() if args.broken == "wrong" or row.rank is not None]
     supports = np.bincount([row.label or 0 for row in counted], minlength=len(samples.classes))
     counts = confusion(rows.values(), len(samples.classes))
@@ -262,7 +266,7 @@ def _report(args: argparse.Namespace, run: Run, rows: Rows) -> None:
 
 
 def _report_task(args: argparse.Namespace, run: Run, rows: Rows) -> None:
-    """Prints what a model of another task than one label reaches, and writes it beside its scores."""
+    """Prints the figures of a model of a task beyond one label and writes them beside its scores."""
     model, samples, task = run.model, run.samples, run.model.task
     report = TaskReport(run, rows, task, args.broken, 0.5 if args.threshold is None else args.threshold)
     lines = _heading(run, f"{len(report.labels)} videos of {task.describe(model.num_classes)}")
@@ -273,7 +277,9 @@ def _report_task(args: argparse.Namespace, run: Run, rows: Rows) -> None:
         "broken_count_as": "left out" if report.left_out else "wrong",
         "missing": samples.missing,
     }
-    _write(run.folder / "summary.json", json.dumps(content | report.content(), indent=2, ensure_ascii=False) + "\n")
+    content |= report.content()
+    with replacing(run.folder / "summary.json") as draft:
+        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     table = report.table()
     _write_csv(run.folder / "classes.csv", table)
     if task.name != "regression":
@@ -287,7 +293,7 @@ def _report_task(args: argparse.Namespace, run: Run, rows: Rows) -> None:
 
 
 def _heading(run: Run, videos: str) -> list[str]:
-    """What was measured on what, in lines."""
+    """Returns lines that name the model, its views and the data."""
     when = f"every {run.stride:g} at 30 fps" if run.stride else "in equal segments"
     lines = [
         f"{run.model.name}: {run.plan.views} views of {run.frames} frames {when}, {run.size} pixels",
@@ -299,7 +305,7 @@ def _heading(run: Run, videos: str) -> list[str]:
 
 
 def _lines(broken: Broken, run: Run, rows: Rows, summary: Summary) -> list[str]:
-    """The accuracies of a model as they are printed."""
+    """Returns the accuracies of a model as they are printed."""
     model = run.model
     lines = _heading(run, f"{summary.videos} videos of {summary.classes} classes (the model has {model.num_classes})")
     top1, top5, views = model.published or (None, None, None)
@@ -320,7 +326,7 @@ def _lines(broken: Broken, run: Run, rows: Rows, summary: Summary) -> list[str]:
 
 
 def _broken_lines(broken: Broken, rows: Rows) -> list[str]:
-    """The broken videos, and the accuracies with them and without."""
+    """Returns the broken videos, and the accuracies with them and without, as they are printed."""
     lost = [row for row in rows.values() if row.rank is None]
     lines = [
         f"{len(lost)} broken videos, counted as wrong:"
@@ -341,7 +347,7 @@ def _interval(figure: Figure) -> str:
 
 
 def _confusion(folder: Path, samples: Samples, counts: np.ndarray, title: str, name: str = "confusion") -> None:
-    """Table, picture and the most frequent confusions."""
+    """Writes the table and the picture, and prints the most frequent confusions."""
     table = [["class", *samples.classes], *([name, *line] for name, line in zip(samples.classes, counts, strict=True))]
     _write_csv(folder / f"{name}.csv", table)
     draw_confusion(folder / f"{name}.png", counts, samples.classes, title)
@@ -356,7 +362,7 @@ def _confusion(folder: Path, samples: Samples, counts: np.ndarray, title: str, n
 
 
 def _tempo(args: argparse.Namespace, runs: list[Run], results: list[Rows]) -> None:
-    """Accuracy against the temporal stride: table and picture."""
+    """Writes accuracy against the temporal stride, as table and picture."""
     curves: dict[str, dict[float, Figure]] = {}
     for run, rows in zip(runs, results, strict=True):
         curves.setdefault(run.model.label, {})[run.stride or 0] = summarize(rows.values(), args.broken).top1
@@ -376,7 +382,7 @@ def _tempo(args: argparse.Namespace, runs: list[Run], results: list[Rows]) -> No
 
 
 def _compare(out: Path, runs: list[Run], results: list[Rows]) -> None:
-    """The pairs of classes in which two models differ most: table, and a picture of an example each."""
+    """Writes the pairs of classes in which two models differ most, as a table, and a picture of an example each."""
     a, b = (run.model for run in runs)
     (rows_a, rows_b), samples = results, runs[0].samples
     names = samples.classes
@@ -404,7 +410,7 @@ def _compare(out: Path, runs: list[Run], results: list[Rows]) -> None:
 
 
 def _example(pair: Pair, rows_a: Rows, rows_b: Rows, used: set[str]) -> int:
-    """A video of two classes that one model takes for the other class; one that the other model knows, if there is."""
+    """Returns a video that one model takes for the other class of a pair, if possible one that the other gets right."""
     wrong, right = (rows_a, rows_b) if pair.share_a > pair.share_b else (rows_b, rows_a)
     both = {pair.first, pair.second}
     taken = [index for index, row in wrong.items() if {row.label, row.prediction} == both]
@@ -414,18 +420,9 @@ def _example(pair: Pair, rows_a: Rows, rows_b: Rows, used: set[str]) -> int:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _write(path: Path, text: str) -> None:
-    """Writes a file; nothing half-written is ever there."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
-
-
 def _write_csv(path: Path, table: Sequence[Sequence[Any]]) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(table)
-    os.replace(draft, path)
 
 
 if __name__ == "__main__":

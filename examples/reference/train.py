@@ -1,4 +1,4 @@
-"""Trains a model: recipes, any data, one process or many, resumed after a kill.
+"""Trains a model: by a recipe, on any data, with one process or many, resumed after a kill.
 
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2
     python -m reference.train --recipe finetune --data FOLDER --model vov3d_m.k400_f16 --output runs/mine
@@ -95,8 +95,8 @@ class Trainer:
     Args:
         recipe: Values of all keys.
         output: Folder of checkpoints, logs and the model.
-        resume: Goes on from the last checkpoint there, if there is one.
-        stop: What notes signals; none are looked for if None.
+        resume: Continues from the last checkpoint there, if there is one.
+        stop: The handler of signals; none are handled if None.
 
     Attributes:
         epoch: The epoch to train next, or being trained.
@@ -112,7 +112,7 @@ class Trainer:
         if train.precision == "fp16" and not torch.accelerator.is_available():
             raise ValueError("train.precision='fp16' needs a GPU, and there is none: give 'bf16' or 'no'")
         self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # unless told so, processes on CPUs would train apart
+            cpu=not torch.accelerator.is_available(),  # else processes on CPUs would train separately
             mixed_precision=train.precision,
             gradient_accumulation_steps=train.accumulate,
         )
@@ -172,7 +172,7 @@ class Trainer:
         return self.output / "checkpoint-before.pt"
 
     def _checkpoints(self) -> list[Path]:
-        """Those that are there, the last one first."""
+        """Returns the checkpoints that are there, the last one first."""
         return [path for path in (self.checkpoint, self.former_checkpoint) if path.exists()]
 
     # --- building ----------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class Trainer:
     def _check_folder(self, resume: bool) -> None:
         """Refuses to write over a run."""
         if self._checkpoints() and not resume:
-            raise ValueError(f"{self.output} holds a run: go on with --resume auto, or give another --output")
+            raise ValueError(f"{self.output} holds a run: continue it with --resume auto, or give another --output")
         self.output.mkdir(parents=True, exist_ok=True)
 
     def _check_settings(self) -> None:
@@ -200,7 +200,7 @@ class Trainer:
         return plan_epoch(len(self.clips), self.batch, self.parts, self.recipe.train.seed, epoch, self.draws)
 
     def _say_what_runs(self) -> None:
-        """What is trained on what, and how the learning rate came about."""
+        """Prints the model, the data, the size of an update and the learning rate."""
         optimizer, train = self.recipe.optimizer, self.recipe.train
         parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         validation = f"{len(self.val_source)} for validation" if self.val_source else "none for validation"
@@ -222,10 +222,10 @@ class Trainer:
             + (f" ({asked} were asked for, too many for this run)" if asked > warmup else "")
         )
         if self.damaged:
-            self.accelerator.print(f"{self.damaged}: the checkpoint before it is taken")
+            self.accelerator.print(f"{self.damaged}: using the checkpoint before it")
         if self.step:
             path = self._checkpoints()[-1 if self.damaged else 0]
-            self.accelerator.print(f"going on from epoch {self.epoch}, update {self.step} ({path})")
+            self.accelerator.print(f"resuming from epoch {self.epoch}, update {self.step} ({path})")
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class Trainer:
         return {"train_loss": loss, "clips_per_s": clips / seconds, "waiting": self.waited / seconds}
 
     def one_update(self, batches: Iterator[Batch], clips: int) -> float:
-        """All backward passes of an update and the step; returns the mean loss over the clips of all processes."""
+        """Does all backward passes of an update and the step; returns the mean loss over the clips of all processes."""
         total = torch.zeros((), device=self.accelerator.device, dtype=torch.float64)
         mean = math.nan
         for number in range(self.recipe.train.accumulate):
@@ -290,7 +290,7 @@ class Trainer:
         return mean
 
     def _agreed(self, total: torch.Tensor) -> float:
-        """The sum over all processes; what tells one of them to stop, tells all."""
+        """Returns the sum over all processes; a stop asked of one of them stops all."""
         signals = total.new_tensor(float(self.stop.number > 0))
         total, signals = self.accelerator.reduce(torch.stack([total, signals]), "sum").unbind()
         self.told = signals.item() > 0
@@ -316,10 +316,10 @@ class Trainer:
         )
 
     def what_is_kept(self) -> str:
-        """What a run that ends here has saved, and how to go on."""
+        """Describes what a run that ends here has saved, and how to resume it."""
         if not self._checkpoints():
             return "no checkpoint was written yet"
-        return f"{self._checkpoints()[0]} holds update {self.saved}: the same command with --resume auto goes on there"
+        return f"{self._checkpoints()[0]} holds update {self.saved}: the same command with --resume auto resumes there"
 
     def _stop_here(self) -> None:
         """Writes a checkpoint and ends the run."""
@@ -327,7 +327,7 @@ class Trainer:
         raise Stopped(self.stop.number or signal.SIGTERM)
 
     def loss(self, batch: Batch, number: int) -> torch.Tensor:
-        """The loss, summed over the clips of a batch, the `number`-th of this update."""
+        """Returns the loss, summed over the clips of a batch, the `number`-th of this update."""
         mixing = self.recipe.mix
         clips, labels = self._to_network(batch)
         if mixing.mixup or mixing.cutmix:
@@ -342,7 +342,7 @@ class Trainer:
         return clips, batch.labels.to(clips.device)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; notes the time that it took and what is broken."""
+        """Returns the next batch; notes the time that it took and the broken files."""
         start = time.perf_counter()
         batch = next(batches)
         self.waited += time.perf_counter() - start
@@ -362,7 +362,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy of the averaged weights where there are any, by the scores that evaluate.py gives."""
+        """Measures loss and accuracy, of the averaged weights where there are any, by the scores of evaluate.py."""
         assert self.val_source is not None
         model = self.ema.module if self.ema else self.network
         if self.recipe.train.precise_bn:
@@ -390,7 +390,7 @@ class Trainer:
         return row
 
     def _score(self, model: nn.Module, indices: list[int]) -> tuple[list[Row], list[float]]:
-        """What came of some videos for validation, and the losses of those that are not broken."""
+        """Returns the results of some videos for validation, and the losses of those that are not broken."""
         assert self.val_source is not None
         rows, losses = list[Row](), list[float]()
         for row, scores in self._scored(model, indices):
@@ -401,7 +401,7 @@ class Trainer:
         return rows, losses
 
     def _scored(self, model: nn.Module, indices: list[int]) -> Iterator[tuple[Row, np.ndarray | None]]:
-        """What came of some videos for validation, with their scores, None for a broken one, until told to stop."""
+        """Yields some videos for validation with their scores, None for a broken one, until told to stop."""
         assert self.val_source is not None
         source = self.val_source
         batch = -(-self.batch // self.parts) if self.accelerator.device.type == "cpu" else None
@@ -419,7 +419,7 @@ class Trainer:
                     break
 
     def _measured(self, model: nn.Module) -> dict[str, float]:
-        """What a validation of another task than one label measures, over the videos of all processes together."""
+        """Measures a validation of a task beyond one label, over the videos of all processes together."""
         assert self.val_source is not None
         mine = list(range(self.rank, len(self.val_source), self.world))
         found = [(row.index, scores) for row, scores in self._scored(model, mine) if scores is not None]
@@ -440,9 +440,9 @@ class Trainer:
         return {"val_loss": loss, **epoch_measures(self.task, scores, labels)}
 
     def _keep_best(self, model: nn.Module, row: dict[str, float]) -> None:
-        """Keeps the weights where they are the best; among equals those with the lower loss."""
+        """Keeps the weights if they are the best; of equal ones those with the lower loss."""
         name = LEADING[self.task.name]
-        value = row[name] if math.isfinite(row[name]) else -math.inf  # of values that never change
+        value = row[name] if math.isfinite(row[name]) else -math.inf  # R2 is undefined where the values never change
         rank, best = (value, -row["val_loss"]), (self.best.get(name, -math.inf), -self.best.get("loss", math.inf))
         if self.recipe.train.keep == "best" and (rank > best or not self.best):
             self.best = {name: value, "loss": row["val_loss"], "epoch": self.epoch}
@@ -450,7 +450,7 @@ class Trainer:
                 save_atomically(model.state_dict(), self.output / "best.pt")
 
     def recalibrate(self, model: nn.Module) -> None:
-        """Precise BN: norms are estimated anew from training clips, by all processes together."""
+        """Estimates the statistics of norms anew from training clips (precise BN), by all processes together."""
         plan = self._plan(self.epoch)[: self.recipe.train.precise_bn]
         keys = [[(self.epoch, int(i)) for i in update[self.rank]] for update in plan]
         batches = load(self.clips, keys, self.recipe.data.workers)
@@ -463,11 +463,11 @@ class Trainer:
     def _until_told(self, clips: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         for clip in clips:
             yield clip
-            if self.stop.number:  # what is estimated will not be used
+            if self.stop.number:  # the estimate would not be used
                 return
 
     def _agree(self, model: nn.Module) -> None:
-        """Gives the statistics of the first process to all; each has seen other clips."""
+        """Copies the statistics of the first process to all; each has seen other clips."""
         if self.world > 1:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -489,7 +489,7 @@ class Trainer:
         )
 
     def _told(self, row: Mapping[str, float]) -> str:
-        """What a validation measured, in words."""
+        """Returns the figures of a validation in words."""
         told = {
             "single": ("top-1 {top1:.1f}%",),
             "multilabel": ("mAP {map:.1f}%", "F1 {f1:.1f}%"),
@@ -510,7 +510,7 @@ class Trainer:
         states = gather_object([(random_state(), not_finite(self.network))])
         if problems := [name for _, name in states if name]:
             raise ValueError(
-                f"{problems[0]} is not finite behind update {self.step}, and is not saved: lower optimizer.lr, or set "
+                f"{problems[0]} is not finite after update {self.step}, and is not saved: lower optimizer.lr, or set "
                 f"train.clip_grad; {self.what_is_kept()}"
             )
         if not self.accelerator.is_main_process:
@@ -537,13 +537,13 @@ class Trainer:
         content = self._last_readable()
         problems = differences(self.keys, with_defaults(content["recipe"]), WITHOUT_EFFECT)
         if content["data"] != self.digest:
-            problems.append("the training data is another")
+            problems.append("the training data is different")
         if len(content["random"]) != self.world:
             problems.append(f"the number of processes (was {len(content['random'])}, is {self.world})")
         if problems:
             raise ValueError(
-                f"{self.checkpoint} is of a run with other settings: {'; '.join(problems)}. Give those it began with, "
-                "or another --output"
+                f"{self.checkpoint} is of a run with other settings: {'; '.join(problems)}. Give its own settings, or "
+                "another --output"
             )
         self.network.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
@@ -558,7 +558,7 @@ class Trainer:
         set_random_state(content["random"][self.rank])
 
     def _last_readable(self) -> dict[str, Any]:
-        """The last checkpoint, or the one before if that is damaged."""
+        """Reads the last checkpoint, or the one before if that is damaged."""
         last, *former = self._checkpoints()
         try:
             return load_checkpoint(last)
@@ -586,7 +586,7 @@ class Trainer:
         curves = draw_curves(self.output, columns_of(self.task))
         print(f"model ({self._which()}) in {folder}: vov3d predict FILE --model {folder}\ncurves in {curves}")
         if self.broken:
-            print(f"{len(self.broken)} files are broken; others stood for them in training, validation left them out:")
+            print(f"{len(self.broken)} files are broken; training replaced them, validation left them out:")
             print(
                 "\n".join(
                     f"  {name}: {reason.removeprefix(f'{name}: ')}" for name, reason in sorted(self.broken.items())
@@ -595,7 +595,7 @@ class Trainer:
         return folder
 
     def _which(self) -> str:
-        """Which weights were saved."""
+        """Returns a sentence that names the saved weights."""
         if not self.best:
             return "last"
         name = LEADING[self.task.name]
@@ -605,7 +605,7 @@ class Trainer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains as the command line says."""
+    """Runs the trainer; returns the exit status."""
     args, rest = parser(str(__doc__)).parse_known_args(arguments)
     trainer, stop = None, Stop()
     with stop.watching():

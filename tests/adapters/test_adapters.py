@@ -81,8 +81,8 @@ def test_a_detector_of_torchvision_learns_from_clips():
     ("make", "message"),
     [
         (lambda: PooledBackbone(maps_of(), "last"), "pool='last' is not known; use one of 'avg', 'max', 'middle'"),
-        (lambda: PooledBackbone(vov3d.create_model("vov3d_n")), "VoV3D gives no list of feature maps"),
-        (lambda: PooledBackbone(nn.Conv3d(3, 3, 1)), "Conv3d gives no list of feature maps"),
+        (lambda: PooledBackbone(vov3d.create_model("vov3d_n")), "VoV3D does not return a list of feature maps"),
+        (lambda: PooledBackbone(nn.Conv3d(3, 3, 1)), "Conv3d does not return a list of feature maps"),
         (lambda: PooledBackbone(maps_of())(torch.zeros(1, 4, 64, 64)), r"got \(1, 4, 64, 64\)"),
         (lambda: PooledBackbone(maps_of())(torch.zeros(3, 64, 64)), r"or \(B, 3 \* T, H, W\)"),
     ],
@@ -113,13 +113,13 @@ class ShapeSpec:
 
 
 class Backbone(nn.Module):
-    """As in `detectron2.modeling`: what is abstract there raises here."""
+    """The parts of `detectron2.modeling.Backbone` that an adapter inherits or must override."""
 
     size_divisibility = property(lambda self: 0)
     padding_constraints = property(lambda self: {})
 
     def output_shape(self):
-        raise NotImplementedError
+        raise AssertionError("the adapter did not override output_shape, which is abstract in detectron2")
 
 
 @pytest.fixture
@@ -258,8 +258,8 @@ def test_frozen_stages_and_norms(stages, norm_eval):
             r"pretrained=True and checkpoint_path='w\.pth' all name weights; give one",
         ),
         (dict(pretrained="w.pth", init_cfg={"type": "Pretrained", "checkpoint": "w.pth"}), "all name weights"),
-        (dict(init_cfg={"type": "Kaiming", "layer": "Conv3d"}), "is not understood; give dict"),
-        (dict(init_cfg={"type": "Pretrained", "checkpoint": "w.pth", "prefix": "backbone."}), "is not understood"),
+        (dict(init_cfg={"type": "Kaiming", "layer": "Conv3d"}), "is not supported; give dict"),
+        (dict(init_cfg={"type": "Pretrained", "checkpoint": "w.pth", "prefix": "backbone."}), "is not supported"),
         (dict(frozen_stages=4), "frozen_stages is 4, but vov3d_n has 3 stages up to the last map"),
         (dict(frozen_stages=2, out_indices=(1,)), "has 1 stages"),
     ],

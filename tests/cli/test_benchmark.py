@@ -31,7 +31,7 @@ def test_cost_is_the_budget_of_the_zoo():
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_peak_memory_counts_what_lives_at_once():
+def test_peak_memory_counts_tensors_that_live_at_once():
     def two_then_one():
         a = torch.ones(1000, 1000)
         b = a + 1
@@ -47,10 +47,10 @@ def test_peak_memory_prints_nothing():
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_a_bar_tells_how_far_it_is(capsys):
+def test_a_bar_shows_the_progress(capsys):
     assert main(["benchmark", *TINY]) == 0
     err = capsys.readouterr().err
-    assert "what the machine can do in fp32" in err
+    assert "measuring the roofline in fp32" in err
     assert "0/7" in err  # the machine, preparing, 2 to warm up, 2 that count, memory
     assert "measuring memory" in err
 
@@ -111,7 +111,7 @@ def test_a_training_step_trains():
         (["--backends", "onnx", "--dtypes", "bf16"], "--backends onnx is measured in fp32"),
     ],
 )
-def test_combinations_that_cannot_run(capsys, options, error):
+def test_combinations_that_cannot_run_are_refused(capsys, options, error):
     assert main(["benchmark", *TINY, *options]) == 1
     assert error in capsys.readouterr().err
 
@@ -119,7 +119,7 @@ def test_combinations_that_cannot_run(capsys, options, error):
 def test_unknown_words_are_named(capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "vov3d_m", "--backends", "eager,tensorrt"])
-    assert "'tensorrt' is none of eager, optimized, compile, openvino, onnx" in capsys.readouterr().err
+    assert "'tensorrt' is not one of eager, optimized, compile, openvino, onnx" in capsys.readouterr().err
     assert main(["benchmark", "vov3d_z"]) == 1
 
 

@@ -46,7 +46,7 @@ def test_list(capsys):
     assert err == f"vov3d list: no model matches 'x4d*'; the models are {names}\n"
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_a_closed_pipe_is_no_error():
     code = "import sys; from vov3d.cli import main; sys.exit(main(['list']))"
     reader, writer = os.pipe()
     os.close(reader)
@@ -164,7 +164,7 @@ def test_usage_errors_exit_with_2(arguments, capsys):
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
-def test_list_weights_tells_what_is_here(capsys, tmp_path, monkeypatch):
+def test_list_weights_shows_local_weights(capsys, tmp_path, monkeypatch):
     file = published_file("vov3d_m_k400", tmp_path)
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -223,7 +223,7 @@ def test_convert_with_names_of_ones_own(capsys, tmp_path, content):
         ("[1", "expected JSON"),
     ],
 )
-def test_names_that_do_not_serve(capsys, tmp_path, content, cause):
+def test_invalid_class_names_are_refused(capsys, tmp_path, content, cause):
     (tmp_path / "names").write_text(content)
     code, _, err = run(capsys, "convert", "x.pth", "-o", f"{tmp_path}/out", "--labels", str(tmp_path / "names"))
     assert code == 1

@@ -1,25 +1,28 @@
 """Vectors of videos: from Python, and from `vov3d embed` into files."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from helpers.numbered_videos import folder_of_frames, write_video
+from helpers.numbered_videos import folder_of_frames, write_pictures, write_video
 from helpers.recording_model import StandIn
 
 import vov3d
+from vov3d.cli import _kept, main
 from vov3d.cli import embed as command
-from vov3d.cli import main
+from vov3d.cli.arguments import span
 from vov3d.video import VideoClassifier, VideoError
 
 
 def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
     code = main(["embed", *argv])
     out, err = capsys.readouterr()
-    known = "vov3d embed: this model knows 20 motions"  # said of the packaged model by every call
+    known = "vov3d embed: this model knows only 20 motions"  # said of the packaged model by every call
     return code, out, [line for line in err.splitlines() if not line.startswith(known)]
 
 
@@ -30,7 +33,7 @@ def classifier() -> VideoClassifier:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """A folder of two videos and a folder of frames."""
+    """Writes a folder of two videos and a folder of frames."""
     folder = tmp_path / "clips"
     (folder / "deep").mkdir(parents=True)
     write_video(folder / "b.mp4", num_frames=12)
@@ -43,7 +46,7 @@ def clips(tmp_path: Path) -> Path:
 # --- from Python -----------------------------------------------------------------------------------------------------
 
 
-def test_an_embedding_is_what_the_classifier_takes(classifier: VideoClassifier) -> None:
+def test_an_embedding_is_the_input_of_the_classifier(classifier: VideoClassifier) -> None:
     clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
     vector = classifier.embedding(clip)
     assert (vector.shape, vector.dtype) == ((256,), torch.float32)
@@ -90,7 +93,7 @@ def test_models_without_a_vector() -> None:
     with pytest.raises(ValueError, match="StandIn has no forward_features and forward_head"):
         VideoClassifier(StandIn()).embedding(clip)
     mapped = VideoClassifier(vov3d.create_model("vov3d_n", global_pool=""))
-    with pytest.raises(ValueError, match="not one vector a view: build it with a pooling"):
+    with pytest.raises(ValueError, match="not one vector a view: build it with pooling"):
         mapped.embedding(clip)
 
 
@@ -104,7 +107,7 @@ def test_folders_into_both_formats(capsys, classifier: VideoClassifier, clips: P
     assert run(capsys, str(clips), single, "-o", str(out)) == (
         0,
         f"written   {out}: 4 vectors of 256 by vov3d_n.shapes_f8\n",
-        [f"vov3d embed: {clips}: left out 1 whose names end like no video's (notes.txt)"],
+        [f"vov3d embed: {clips}: left out 1 without a video's extension (notes.txt)"],
     )
     found = np.load(out)
     assert found["paths"].tolist() == [single, str(clips / "deep/a.MKV"), str(clips / "frames"), single]
@@ -130,7 +133,9 @@ def test_broken_files_stop_or_are_left_out(capsys, clips: Path, tmp_path: Path) 
     code, text, err = run(capsys, str(clips), "-o", str(out))
     assert (code, text, len(err)) == (1, "", 1)
     assert err[0].startswith(f"vov3d embed: {clips / 'c.mp4'}: cannot be read as a video")
-    assert err[0].endswith(f"; 1 vector is kept in {part}: mend or leave out the video, and the same command goes on")
+    assert err[0].endswith(
+        f"; 1 vector is kept in {part}: repair or leave out the video, and the same command continues"
+    )
     assert not out.exists()
     code, text, err = run(capsys, str(clips), "-o", str(out), "--broken", "leave-out")
     assert (code, len(err)) == (0, 2)
@@ -172,7 +177,7 @@ def test_an_unfinished_call_goes_on_and_notices_what_changed(capsys, clips: Path
     assert (code, err) == (1, [f"vov3d embed: {part}: is damaged ('state'); delete it"])
 
 
-def test_what_is_left_out_of_folders_is_told(capsys, tmp_path: Path) -> None:
+def test_files_left_out_of_folders_are_reported(capsys, tmp_path: Path) -> None:
     folder = tmp_path / "all"
     for name in ("__MACOSX", ".hidden", "deep"):
         (folder / name).mkdir(parents=True)
@@ -187,13 +192,13 @@ def test_what_is_left_out_of_folders_is_told(capsys, tmp_path: Path) -> None:
     assert code == 0
     assert err == [
         f"vov3d embed: {folder}: left out 3 hidden (.hidden, __MACOSX, .DS_Store); 1 links to folders (linked); "
-        "1 pictures (poster.jpg); 4 whose names end like no video's (a.srt, b.srt, c.srt, ...)"
+        "1 pictures (poster.jpg); 4 without a video's extension (a.srt, b.srt, c.srt, ...)"
     ]
     paths = [str(folder / "a.mp4"), str(folder / "deep" / "a.ts")]
     assert np.load(tmp_path / "v.npz")["paths"].tolist() == paths
 
 
-def test_settings_are_told(capsys, clips: Path, tmp_path: Path) -> None:
+def test_settings_are_printed(capsys, clips: Path, tmp_path: Path) -> None:
     settings = ("--model", "x3d_xs", "--random-weights", "--frames", "2", "--stride", "3")
     code, _, err = run(capsys, str(clips / "b.mp4"), "-o", str(tmp_path / "v.npz"), *settings)
     assert code == 0
@@ -208,8 +213,8 @@ def test_settings_are_told(capsys, clips: Path, tmp_path: Path) -> None:
     [
         (["x.mp4", "-o", "v.csv"], "v.csv: a file of vectors must end in .npz or .parquet"),
         (["x.mp4", "-o", "nowhere/v.npz"], "nowhere/v.npz: there is no folder"),
-        (["x.mp4", "-o", "v.npz", "--model", "m.onnx"], "m.onnx: an exported file gives labels, no vectors"),
-        (["empty", "-o", "v.npz"], "empty: holds no file whose name ends like a video's"),
+        (["x.mp4", "-o", "v.npz", "--model", "m.onnx"], "m.onnx: an exported file gives labels, not vectors"),
+        (["empty", "-o", "v.npz"], "empty: has no file with a video's extension"),
         (["@none.txt", "-o", "v.npz"], "none.txt: no such list of videos"),
         (["@v.txt", "-o", "v.npz"], "v.txt: names no videos"),
         (["x.mp4", "-o", "empty.npz/"], "empty.npz: is a folder; name a file"),
@@ -250,3 +255,154 @@ def test_names_that_are_no_utf8(capsys, tmp_path: Path) -> None:
     assert run(capsys, name, "-o", str(tmp_path / "v.parquet"))[0] == 0
     (path,) = pyarrow.parquet.read_table(tmp_path / "v.parquet")["path"].to_pylist()
     assert path == f"{tmp_path}/caf\\udce9.mp4"
+
+
+# --- windows of long videos ------------------------------------------------------------------------------------------
+
+EVERY = ("--every", "0.1s", "--seconds", "200ms")
+
+
+def rows(path: Path) -> dict:
+    with np.load(path) as found:
+        return {key: found[key] for key in found}
+
+
+def test_windows_in_both_formats(capsys, classifier: VideoClassifier, clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "v.npz"
+    code, text, _ = run(capsys, str(clips), "-o", str(out), *EVERY, "--across-cuts")
+    found = rows(out)
+    assert (code, text) == (
+        0,
+        f"written   {out}: {len(found['times'])} vectors of 256 of 3 videos by vov3d_n.shapes_f8\n",
+    )
+    assert [str(found[key]) for key in ("every", "window", "cuts", "sampling")] == [
+        "0.1", "0.2", "crossed", "8 frames, in equal segments",
+    ]  # fmt: skip
+    for path in dict.fromkeys(found["paths"].tolist()):
+        here = found["paths"] == path
+        windows = list(classifier.embeddings_over(path, 0.1, 0.2, across_cuts=True))
+        np.testing.assert_allclose(found["times"][here], [window.time for window in windows])
+        np.testing.assert_allclose(found["vectors"][here], [w.values.numpy() for w in windows], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found["shot_ends"][here], windows[0].duration)
+        assert not found["shot_starts"][here].any()
+    assert run(capsys, str(clips), "-o", str(tmp_path / "v.parquet"), *EVERY, "--across-cuts")[0] == 0
+    table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
+    for column, name in (("time", "times"), ("shot_start", "shot_starts"), ("shot_end", "shot_ends")):
+        np.testing.assert_array_equal(table[column].to_numpy(), found[name])
+    np.testing.assert_array_equal(np.stack(table["vector"].to_numpy()), found["vectors"])
+    assert table["path"].to_pylist() == found["paths"].tolist()
+    assert table.schema.metadata[b"cuts"] == b"crossed"
+
+
+def test_windows_keep_within_shots(capsys, tmp_path: Path) -> None:
+    video = tmp_path / "a.mov"
+    parts = [
+        np.random.default_rng(i).integers(0, 100, (12, 8, 3), np.uint8).repeat(4, 0).repeat(4, 1) for i in range(3)
+    ]
+    lengths = (12, 3, 9)
+    pictures = [part + 60 * i for i, part in enumerate(parts) for _ in range(lengths[i])]
+    write_pictures(video, np.array(pictures, np.uint8))
+    assert run(capsys, str(video), "-o", str(tmp_path / "v.npz"), *EVERY)[0] == 0
+    found = rows(tmp_path / "v.npz")
+    np.testing.assert_allclose(found["shot_starts"], [0, 0, 0, 0.4, 0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(found["shot_ends"], [0.4, 0.4, 0.4, 0.5, 0.8, 0.8], atol=1e-6)
+    np.testing.assert_allclose(found["times"], [0.1, 0.2, 0.3, 0.45, 0.6, 0.7], atol=1e-6)
+
+
+def test_windows_go_on_after_an_error(capsys, clips: Path, tmp_path: Path) -> None:
+    (clips / "notes.txt").unlink()
+    whole, out = tmp_path / "whole.npz", tmp_path / "v.npz"
+    part, vectors = tmp_path / ".v.npz.part", tmp_path / ".v.npz.part.rows"
+    assert run(capsys, str(clips), "-o", str(whole), *EVERY)[0] == 0
+    (clips / "z.mp4").write_text("no video")
+    code, _, err = run(capsys, str(clips), "-o", str(out), *EVERY)
+    assert code == 1
+    assert err[0].endswith(
+        f"; 3 videos are kept in {part}: repair or leave out the video, and the same command continues"
+    )
+    kept, written = part.read_bytes(), vectors.read_bytes()
+    assert len(written) == rows(whole)["vectors"].nbytes
+
+    part.write_bytes(kept[:-60])  # killed in the middle of a line
+    vectors.write_bytes(written + b"some of a row")
+    code, _, err = run(capsys, str(clips), "-o", str(out), *EVERY, "--broken", "leave-out")
+    assert (code, err[0], len(err)) == (0, "vov3d embed: 2 of 4 videos are done", 2)
+    assert all(np.array_equal(rows(out)[key], value) for key, value in rows(whole).items())
+    assert not part.exists()
+    assert not vectors.exists()
+
+    (clips / "z.mp4").unlink()
+    part.write_bytes(kept)
+    vectors.write_bytes(written)
+    write_video(clips / "b.mp4", num_frames=30)
+    assert run(capsys, str(clips), "-o", str(out), *EVERY)[2] == ["vov3d embed: 2 of 3 videos are done"]
+    assert rows(out)["paths"].tolist()[0] == str(clips / "b.mp4")
+    assert len(rows(out)["times"]) > len(rows(whole)["times"])
+
+    part.write_bytes(kept)
+    vectors.write_bytes(written[:100])
+    code, _, err = run(capsys, str(clips), "-o", str(out), *EVERY)
+    assert (code, err) == (1, [f"vov3d embed: {vectors}: is shorter than {part} says; delete both"])
+    code, _, err = run(capsys, str(clips), "-o", str(out), "--every", "0.2", "--seconds", "0.2")
+    assert "holds vectors of an unfinished call with other every; delete it" in err[0]
+
+
+def test_vectors_of_windows_wait_on_disk(tmp_path: Path) -> None:
+    def windows():
+        for number in range(1, 5):
+            assert len(kept) == 0
+            assert (tmp_path / ".v.npz.part.rows").exists()
+            yield vov3d.video.Window(number, number + 1, 0.0, 9.0, torch.full((3,), float(number)))
+
+    with _kept.KeptRows(tmp_path / "v.npz", {"every": "1"}) as kept:
+        kept.add_windows("a", windows())
+        assert b"".join(kept.vectors_of("a", at_once=3)) == np.arange(1, 5, dtype=np.float32).repeat(3).tobytes()
+        assert not hasattr(kept.rows["a"], "vectors")
+    assert _kept.Rows(0, [1, 2, 3, 4], [0, 0, 2.5, 3.5], 9.0).shot_ends() == [2.5, 2.5, 3.5, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seconds", "2"], "--seconds is for windows over long videos: give --every too"),
+        (["--across-cuts"], "--across-cuts is for windows over long videos: give --every too"),
+        (["--every", "1", "--views", "2x1"], "--views 2x1 has 2 clips, and with --every each window is one"),
+        (["--every", "1"], "seconds is None: this model takes its frames from equal segments"),
+        (["--every", "1ms", "--seconds", "1"], "every 0.001 s is less than one frame of this video"),
+        (["--every", "1", "--seconds", "1", "--model", "x3d_xs", "--random-weights"], "seconds=1 would have no effect"),
+    ],
+)
+def test_settings_of_windows_that_do_not_fit(capsys, clips: Path, tmp_path: Path, options, message) -> None:
+    code, text, err = run(capsys, str(clips / "b.mp4"), "-o", str(tmp_path / "v.npz"), *options)
+    assert (code, text) == (1, "")
+    assert message in err[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
+@pytest.mark.parametrize("text", ["0.5s", "0.5", "500ms", " 500 ms ", ".5 s", "0.50"])
+def test_times_as_people_write_them(text) -> None:
+    assert span(text) == 0.5
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1m", "soon", "", "0ms", "1e3", "nan"])
+def test_times_that_cannot_be_read(capsys, text) -> None:
+    with pytest.raises(SystemExit):
+        run(capsys, "x.mp4", "-o", "v.npz", f"--every={text}")
+    assert f"must be a time above 0 such as 0.5s, 0.5 or 500ms, got {text!r}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_hours_take_the_memory_of_a_minute(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from vov3d.cli import main; assert main(sys.argv[1:]) == 0;"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for name, frames in (("short", 60), ("long", 7200)):
+        video = write_video(tmp_path / f"{name}.mp4", num_frames=frames, fps=1, options={"preset": "ultrafast"})
+        options = ["-o", str(tmp_path / f"{name}.npz"), "--every", "5s", "--seconds", "8s"]
+        command = [sys.executable, "-c", code, "embed", str(video), *options]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peaks.append(int(told.splitlines()[-1]))
+        assert len(rows(tmp_path / f"{name}.npz")["times"]) > frames / 8
+    assert peaks[1] < 1.1 * peaks[0]

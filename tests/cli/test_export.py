@@ -10,7 +10,7 @@ from vov3d.cli import main
 
 @pytest.fixture
 def saved(tmp_path) -> str:
-    """A saved model with names of its own."""
+    """Saves a model with names of its own."""
     sizes = dict(depths=(1,), mid_chs=(12,), out_chs=(8,), head_chs=24, hidden_chs=40, output_stride=4)
     cfg = dict(num_frames=3, frame_stride=2, test_input_size=(3, 40, 40), input_size=(3, 32, 32), pool_size=(8, 8))
     torch.manual_seed(0)
@@ -49,6 +49,7 @@ def test_an_exported_file_gives_the_labels_of_its_source(capsys, saved, video, t
         assert run(capsys, "predict", video, "--model", file, "--views", views)[:2] == own[:2]
 
 
+@pytest.mark.slow  # nncf takes its time
 def test_int8_takes_its_ranges_from_a_folder_of_videos(capsys, saved, video, tmp_path):
     file = tmp_path / "mine.xml"
     code, out, _ = run(capsys, "export", saved, "-o", str(file), "--int8", str(tmp_path / "videos"))
@@ -59,9 +60,9 @@ def test_int8_takes_its_ranges_from_a_folder_of_videos(capsys, saved, video, tmp
     assert vov3d.load_exported(file).metadata.dtype == "int8"
 
 
-def test_without_a_video_it_says_so(capsys, tmp_path):
+def test_int8_without_a_video_is_refused(capsys, tmp_path):
     arguments = ["--random-weights", "--frames", "2", "--size", "33"]
-    code, out, err = run(capsys, "export", "x3d_xs", "-o", str(tmp_path / "a.pt2"), *arguments)
+    code, out, err = run(capsys, "export", "vov3d_n", "-o", str(tmp_path / "a.pt2"), *arguments)
     assert code == 0
     assert "no real video among them" in out
     assert "RANDOM WEIGHTS" in err
@@ -74,8 +75,8 @@ def test_without_a_video_it_says_so(capsys, tmp_path):
         (["-o", "nowhere/a.onnx"], "nowhere: no such folder to write a.onnx into"),
         (["-o", "a.pt2", "--int8", "videos"], "use .xml"),
         (["-o", "a.xml", "--int8", "nowhere"], "nowhere: no such folder of videos"),
-        (["-o", "a.xml", "--int8", "empty"], "empty: holds no file whose name ends like a video's"),
-        (["-o", "a.onnx", "--dtype", "bf16"], "ONNX files are made in fp32, not 'bf16'"),
+        (["-o", "a.xml", "--int8", "empty"], "empty: has no file with a video's extension"),
+        (["-o", "a.onnx", "--dtype", "bf16"], "ONNX files support fp32, not 'bf16'"),
         (["-o", "a.onnx", "--checkpoint", "none.pth"], "none.pth: no such weights file"),
         (["-o", "a.onnx", "--random-weights", "--size", "31"], "needs frames=1 and size=32 or more, got 4 and 31"),
         (["-o", "a.onnx", "--random-weights", "--video", "none.mp4"], "none.mp4: no such file"),
@@ -100,7 +101,7 @@ def test_export_errors_in_one_line_before_any_work(arguments, message, capsys, t
         ([], "a.onnx: no such file"),
     ],
 )
-def test_what_has_no_effect_on_a_file_is_refused(arguments, message, capsys, tmp_path, monkeypatch):
+def test_options_without_effect_on_exported_files_are_refused(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, "predict", "clip.mp4", "--model", "a.onnx", *arguments)
     assert (code, out) == (1, "")

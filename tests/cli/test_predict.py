@@ -45,7 +45,7 @@ def test_pictures_of_several_videos(capsys, tmp_path: Path) -> None:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """A folder of two videos, one broken, a folder of frames, and a text."""
+    """Writes a folder of two videos, one broken, a folder of frames, and a text."""
     folder = tmp_path / "clips"
     folder.mkdir()
     write_video(folder / "a.mp4", num_frames=9)
@@ -59,7 +59,7 @@ def test_folders_are_walked(capsys, clips: Path) -> None:
     code, text, err = run(capsys, str(clips), *MODEL, "--topk", "1")
     assert code == 1
     assert [line for line in text.splitlines() if line[0] != " "] == [str(clips / "a.mp4"), str(clips / "frames")]
-    assert err[0] == f"vov3d predict: {clips}: left out 1 whose names end like no video's (notes.txt)"
+    assert err[0] == f"vov3d predict: {clips}: left out 1 without a video's extension (notes.txt)"
     assert err[1].startswith(f"vov3d predict: {clips / 'b.avi'}: cannot be read as a video")
     assert len(err) == 2
 
@@ -84,8 +84,8 @@ def test_lists_of_videos(capsys, clips: Path, tmp_path: Path, monkeypatch: pytes
     assert err == []
     for wrong, message in (
         (["@none.txt"], "none.txt: no such list of videos"),
-        (["-", "-"], "- is given twice, but the standard input can be read once"),
-        (["-"], "the standard input: names no videos; a list holds one a line"),
+        (["-", "-"], "- is given twice, but the standard input can be read only once"),
+        (["-"], "the standard input: names no videos; a list has one per line"),
     ):
         code, text, (line,) = run(capsys, *wrong, *MODEL)
         assert (code, text) == (1, "")
@@ -128,7 +128,7 @@ def test_a_list_of_json_is_whole_when_the_command_ends_early(
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("form", ["--json", "--csv", "--topk=1"])
-def test_names_that_the_output_lacks(
+def test_file_names_that_the_output_encoding_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, form: str, capfd
 ) -> None:
     names = [
@@ -247,7 +247,7 @@ def test_the_picture_shows_frames_bars_and_the_time_line(result) -> None:
     assert (picture[:, -38:] == 255).all()
 
 
-def test_one_class_and_no_view_but_one(tmp_path: Path) -> None:
+def test_a_picture_of_one_class_and_one_frame(tmp_path: Path) -> None:
     model = StandIn(num_classes=1)
     result = VideoClassifier(model, class_names=["only"]).result(np.zeros((1, 30, 30, 3), np.uint8))
     assert [p.score for p in result.predictions] == [1]
@@ -255,9 +255,9 @@ def test_one_class_and_no_view_but_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
 
 
-def test_nothing_is_drawn_of_what_was_not_seen(tmp_path: Path) -> None:
+def test_no_picture_is_drawn_of_an_unread_video(tmp_path: Path) -> None:
     (result,) = VideoClassifier(StandIn()).results([tmp_path / "none.mp4"], errors="return")
-    with pytest.raises(ValueError, match=r"none\.mp4: nothing was seen"):
+    with pytest.raises(ValueError, match=r"none\.mp4: the result holds no frames"):
         save_result(result, tmp_path / "one.png")
     assert list(tmp_path.iterdir()) == []
 

@@ -23,14 +23,14 @@ def python(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def without_heavy(tmp_path):
-    """A path in front of which none of what is slow to import can be imported."""
+    """Returns an import path that blocks every package that is slow to import."""
     for name in HEAVY:
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} was imported')")
     return os.pathsep.join([str(tmp_path), os.path.dirname(os.path.dirname(vov3d.__file__))])
 
 
 @pytest.mark.parametrize("argv", [["--version"], ["--help"], ["list"], ["list", "x3d_l*", "--markdown"], ["nothing"]])
-def test_what_needs_no_network_imports_nothing_slow(argv, without_heavy):
+def test_commands_without_a_model_import_nothing_slow(argv, without_heavy):
     done = python("-m", "vov3d", *argv, PYTHONPATH=without_heavy)
     assert done.returncode == (2 if argv == ["nothing"] else 0), done.stderr
     assert "was imported" not in done.stderr
@@ -43,7 +43,7 @@ def test_the_package_itself_imports_nothing_slow(without_heavy):
     assert set(vov3d.__all__) <= set(eval(done.stdout))
 
 
-def test_every_public_name_is_where_the_package_says():
+def test_every_public_name_can_be_imported():
     assert set(vov3d.__all__) == {"__version__", *vov3d._ROOM_OF}
     assert all(getattr(vov3d, name) is not None for name in vov3d.__all__)
     assert vov3d.models.__name__ == "vov3d.models"

@@ -1,4 +1,4 @@
-"""Networks of others, after optimize_for_inference and factorize: they run where they ran before."""
+"""Networks of other packages after optimize_for_inference and factorize: they still run everywhere."""
 
 import copy
 import io

@@ -15,7 +15,7 @@ NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 2
 @pytest.mark.parametrize("output_stride", [32, 16])
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
 @pytest.mark.parametrize("conv", MIDDLE_CONVS)
-def test_frames_give_what_the_clip_gives(name, conv, output_stride):
+def test_the_form_on_frames_equals_the_model_on_clips(name, conv, output_stride):
     model = as_trained(vov3d.create_model(name, conv=conv, output_stride=output_stride, num_classes=5, **NANO))
     clip = torch.randn(1, 3, 3, 256, 240, dtype=torch.float64)  # maps larger than the windows of 7 and 14
     graph = frame_graph_of(model)
@@ -25,8 +25,8 @@ def test_frames_give_what_the_clip_gives(name, conv, output_stride):
     torch.testing.assert_close(probabilities, model.forward_dense(clip), rtol=0, atol=1e-9)
 
 
-def test_what_cannot_be_put_on_frames():
-    with pytest.raises(ValueError, match=r"fold batch norms, and stem\.bn is a "):
+def test_models_without_a_form_on_frames_are_refused():
+    with pytest.raises(ValueError, match=r"need batch norms to fold, but stem\.bn is a "):
         frame_graph_of(vov3d.create_model("vov3d_m", norm_layer="groupnorm1", num_classes=3, **NANO).eval())
-    with pytest.raises(ValueError, match="classifiers that pool by the average"):
+    with pytest.raises(ValueError, match="classifiers with average pooling"):
         frame_graph_of(vov3d.create_model("vov3d_m", global_pool="max", num_classes=3, **NANO).eval())

@@ -29,7 +29,7 @@ def clip(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(
     name=st.sampled_from(["vov3d_m", "x3d_m"]),
     conv=st.sampled_from(MIDDLE_CONVS),
@@ -87,7 +87,7 @@ def test_every_call_and_setting(name):
 
 
 @pytest.mark.parametrize("features_only", [False, True])
-def test_pieces_give_what_the_batch_gives(monkeypatch, features_only):
+def test_a_batch_in_pieces_equals_the_whole_batch(monkeypatch, features_only):
     fast, x = optimize_for_inference(small(features_only=features_only)), clip(5, 3, 2, 16, 16)
     whole = fast(x)
     monkeypatch.setattr(_optimize, "PIECE_VOXELS", 2 * x[0, 0].numel())
@@ -99,7 +99,7 @@ def test_pieces_give_what_the_batch_gives(monkeypatch, features_only):
 
 @settings(deadline=None, max_examples=12)
 @given(batch=st.integers(1, 3), frames=st.integers(1, 7), limit=st.integers(1, 4000))
-def test_frames_in_parts_give_what_the_clip_gives(batch, frames, limit):
+def test_a_clip_in_parts_equals_the_whole_clip(batch, frames, limit):
     fast, x = optimize_for_inference(small()), clip(batch, 3, frames, 16, 16)
     whole = fast(x)
     with pytest.MonkeyPatch.context() as patch:
@@ -121,7 +121,7 @@ def test_bfloat16_takes_float_clips():
     torch.testing.assert_close(out.double(), model(x), rtol=0.1, atol=0.1)
 
 
-def test_shortcuts_sums_and_norms_are_gone():
+def test_no_separate_shortcuts_sums_or_norms_are_left():
     fast = optimize_for_inference(small())
     kinds = {type(m) for m in fast.modules()}
     assert not kinds & {nn.BatchNorm3d, nn.Conv3d, vov3d.TOSA, vov3d.D2plus1D}
@@ -146,7 +146,7 @@ class Swish(nn.Module):
 Swish.__module__ = "pytorchvideo.layers.swish"
 
 
-def test_models_of_others():
+def test_networks_of_other_packages():
     model = nn.Sequential(
         nn.Conv3d(3, 8, (1, 3, 3), (2, 2, 2), (0, 1, 1), bias=False),
         nn.BatchNorm3d(8),
@@ -168,7 +168,7 @@ def test_models_of_others():
     torch.testing.assert_close(optimize_for_inference(single)(x.float()), single(x.float()), rtol=1e-4, atol=1e-4)
 
 
-def test_an_activation_never_overwrites_what_others_read():
+def test_an_in_place_activation_never_overwrites_a_shared_tensor():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -217,7 +217,7 @@ def test_an_optimized_model_is_not_saved_as_weights(tmp_path):
         vov3d.save_pretrained(optimize_for_inference(small()), tmp_path)
 
 
-def test_the_classifier_takes_it():
+def test_the_classifier_takes_an_optimized_model():
     model = small().float()
     frames = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
     expected = vov3d.VideoClassifier(model).scores(frames)
@@ -229,7 +229,7 @@ def test_the_classifier_takes_it():
     not _fused.has_onednn("cpu", torch.float32), reason="oneDNN cannot activate a convolution's output here"
 )
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
-def test_convolutions_activate_and_add_while_they_write(name):
+def test_activations_and_sums_are_fused_into_convolutions(name):
     fast = vov3d.optimize_for_inference(vov3d.create_model(name, num_classes=3).eval())
     alone = []
     for path, module in fast.named_modules():
@@ -360,12 +360,12 @@ MISUSES = {
 
 @pytest.mark.parametrize("name", MISUSES)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_what_an_optimized_model_cannot_do_says_what_can(name):
+def test_unsupported_calls_name_the_alternative(name):
     with pytest.raises(ValueError, match="original"):
         MISUSES[name](optimize_for_inference(small()))
 
 
-def test_calls_of_the_original_that_would_change_it():
+def test_calls_that_would_change_an_optimized_model_are_refused():
     fast = optimize_for_inference(small())
     assert fast.get_classifier().out_features == 5
     for name in ("reset_classifier", "set_grad_checkpointing", "prune_intermediate_layers"):
@@ -373,7 +373,7 @@ def test_calls_of_the_original_that_would_change_it():
             getattr(fast, name)
 
 
-def test_a_pooled_backbone_takes_it():
+def test_a_pooled_backbone_takes_an_optimized_model():
     model, x = small(features_only=True), clip(1, 3, 2, 16, 16)
     fast = PooledBackbone(optimize_for_inference(model))
     for form in (x, x.flatten(1, 2)):

@@ -6,38 +6,29 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.trained_like import as_trained
 from torch import nn
 
 import vov3d
 import vov3d.deploy
 from vov3d.deploy._metadata import Metadata
+from vov3d.deploy._streaming import FrameConv
 from vov3d.layers import MIDDLE_CONVS, SqueezeExcite3d
+from vov3d.models.budget import budget_of
 
 SMALL = dict(depths=(1, 2), mid_chs=(12, 16), out_chs=(6, 8), num_classes=7, head_chs=16, hidden_chs=24, stem_chs=6)
 SMALL |= dict(output_stride=8)
 
 
-def lively(model):
-    """Float64, in eval mode, with norms that start at zero or one made to matter."""
-    torch.manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return model.double().eval()
-
-
 def small(name="vov3d_m", **kwargs):
-    return lively(vov3d.create_model(name, **{**SMALL, **kwargs}))
+    return as_trained(vov3d.create_model(name, **{**SMALL, **kwargs}))
 
 
 # --- the reference: plain modules on a whole clip --------------------------------------------------------------------
 
 
 def trailing_mean(x, window):
-    """Means over all positions and the last frames, `(B, C, T, H, W)` to `(B, C, T, 1, 1)`, written as a loop."""
+    """Returns means over all positions and the last frames, `(B, C, T, H, W)` to `(B, C, T, 1, 1)`, by a loop."""
     rows = x.mean((3, 4), keepdim=True)
     return torch.cat([rows[:, :, max(i + 1 - window, 0) : i + 1].mean(2, True) for i in range(x.shape[2])], 2)
 
@@ -53,7 +44,7 @@ class TrailingSE(nn.Module):
 
 
 def reference(model, window):
-    """The model whose squeeze-and-excitation takes the mean over the last frames."""
+    """Returns a copy of the model whose squeeze-and-excitation averages over the last frames."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -64,7 +55,7 @@ def reference(model, window):
 
 @torch.no_grad()
 def logits_of_moments(model, clip, window):
-    """`(B, T, N)`; the last ones see the padding behind the clip."""
+    """Returns logits `(B, T, N)`; the last ones see the padding behind the clip."""
     x = reference(model, window).forward_features(clip)
     head = model.head
     x = head.hidden(trailing_mean(head.act1(head.bn(head.conv(x))), window))
@@ -72,7 +63,7 @@ def logits_of_moments(model, clip, window):
 
 
 def run(stream, clip, *steps):
-    """Outputs `(B, T, N)` of a clip that is given in steps of so many frames, the last of them again and again."""
+    """Returns outputs `(B, T, N)` of a clip in steps of so many frames; the last number is repeated."""
     state, outs, at = stream.initial_state(clip.shape[0], *clip.shape[3:]), [], 0
     while at < clip.shape[2]:
         frames = steps[min(len(outs), len(steps) - 1)]
@@ -95,7 +86,7 @@ def assert_exact(model, clip, window, *steps):
 @pytest.mark.parametrize("steps", [(1,), (2,), (7,), (3, 1, 1, 5)])
 @pytest.mark.parametrize("conv", MIDDLE_CONVS)
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
-def test_a_stream_gives_what_a_clip_gives(name, conv, steps):
+def test_a_stream_equals_the_model_on_clips(name, conv, steps):
     model = small(name, conv=conv)
     frames = 3 + vov3d.streaming(model).delay
     assert_exact(model, torch.randn(2, 3, frames, 17, 16, dtype=torch.float64), 3, *steps)
@@ -103,7 +94,7 @@ def test_a_stream_gives_what_a_clip_gives(name, conv, steps):
 
 @pytest.mark.parametrize("conv", MIDDLE_CONVS)
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
-def test_a_causal_stream_gives_every_frame_of_a_clip(name, conv):
+def test_a_causal_stream_equals_every_frame_of_a_clip(name, conv):
     model = small(name, conv=conv, causal=True)
     clip = torch.randn(2, 3, 9, 17, 16, dtype=torch.float64)
     stream = vov3d.streaming(model, window=9)
@@ -120,8 +111,8 @@ def test_a_causal_stream_gives_every_frame_of_a_clip(name, conv):
 @pytest.mark.parametrize(
     "name", ["vov3d_n", "vov3d_m", "x3d_m", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vov3d_l", "x3d_l"))]
 )
-def test_all_models_as_they_are(name, causal):
-    model = lively(vov3d.create_model(name, causal=causal, num_classes=5, hidden_chs=64))
+def test_every_model_of_the_zoo_can_be_streamed(name, causal):
+    model = as_trained(vov3d.create_model(name, causal=causal, num_classes=5, hidden_chs=64))
     frames = vov3d.streaming(model).delay + 2
     assert_exact(model, torch.randn(1, 3, frames, 32, 32, dtype=torch.float64), 6, 8)
 
@@ -155,6 +146,16 @@ def test_no_output_sees_more_than_its_receptive_field():
     before, after = run(stream, clip, 1), run(stream, changed, 1)
     assert torch.equal(before[:, -1], after[:, -1])
     assert not torch.equal(before[:, -2], after[:, -2])
+
+
+def test_a_frame_costs_a_sixteenth_of_a_clip_of_sixteen():
+    model = vov3d.create_model("vov3d_n", num_classes=3)
+    stream, counts = vov3d.streaming(model.eval()), []
+    for layer in stream.modules():
+        if isinstance(layer, FrameConv | nn.Linear):
+            layer.register_forward_hook(lambda m, _, y: counts.append(y.numel() // y.shape[-1] * m.weight.numel()))
+    stream(torch.randn(1, 3, 64, 64))
+    assert budget_of(model, torch.randn(1, 3, 16, 64, 64)).macs / sum(counts) == pytest.approx(16, rel=0.05)
 
 
 # --- the state -------------------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def test_a_state_of_other_streams_is_refused():
     for state in (stream.initial_state(1, 16, 16), stream.initial_state(2, 32, 16)):
         with pytest.raises(ValueError, match="the state is not of 2 streams of 16x16"):
             stream(frame, state)
-    with pytest.raises(ValueError, match="no state of this network"):
+    with pytest.raises(ValueError, match="not a state of this network"):
         stream(frame, {})
     with pytest.raises(ValueError, match="at least 8x8"):
         stream(frame[..., :4], None)
@@ -218,7 +219,7 @@ def test_means_do_not_drift():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("name", "conv"), [("vov3d_m", "d2plus1d"), ("vov3d_m", "3d"), ("x3d_m", "dw3d")])
-def test_optimized_it_gives_the_same(name, conv, causal):
+def test_an_optimized_stream_has_equal_outputs(name, conv, causal):
     stream = vov3d.streaming(small(name, conv=conv, causal=causal).float(), window=4)
     fast = vov3d.optimize_for_inference(stream)
     assert (fast.delay, fast.window, fast.num_classes) == (stream.delay, 4, 7)
@@ -255,7 +256,7 @@ def test_feature_maps_are_of_one_moment(causal):
     [(".pt2", True), pytest.param(".onnx", True, marks=pytest.mark.slow)]
     + [pytest.param(ending, False, marks=pytest.mark.slow) for ending in (".pt2", ".onnx", ".xml")],
 )
-def test_a_file_takes_and_gives_the_state(ending, causal, tmp_path):
+def test_an_exported_stream_takes_and_returns_the_state(ending, causal, tmp_path):
     stream = vov3d.streaming(small(causal=causal).float(), window=3)
     path = vov3d.export(stream, tmp_path / f"stream{ending}", size=32)  # compares step by step
     exported = vov3d.load_exported(path)
@@ -276,7 +277,7 @@ def test_a_file_takes_and_gives_the_state(ending, causal, tmp_path):
         exported(torch.randn(1, 3, 2, 32, 32))
 
 
-def test_a_file_that_is_off_is_not_kept(tmp_path, monkeypatch):
+def test_an_exported_stream_with_wrong_outputs_is_not_kept(tmp_path, monkeypatch):
     stream = vov3d.streaming(small(causal=True).float(), window=3)
     monkeypatch.setattr("vov3d.deploy._stream_files.STEPS", 3)
     step = type(stream).forward
@@ -300,7 +301,7 @@ def test_a_file_that_is_off_is_not_kept(tmp_path, monkeypatch):
         ("s.pt2", {"size": 4}, "size=8 or more"),
     ],
 )
-def test_what_a_file_of_a_stream_cannot_be(path, kwargs, match, tmp_path):
+def test_unsupported_exports_of_streams_are_refused(path, kwargs, match, tmp_path):
     with pytest.raises((ValueError, ImportError), match=match):
         vov3d.export(vov3d.streaming(small().float()), tmp_path / path, **kwargs)
 
@@ -311,13 +312,13 @@ def test_without_a_classifier_it_gives_features():
     assert out.shape == (2, model.head_hidden_size)
 
 
-def test_what_cannot_be_a_stream_says_why():
+def test_models_that_cannot_be_streamed_are_refused_with_the_reason():
     model = small()
     for wrong, match in (
         (nn.Conv3d(3, 4, 1), "a Conv3d cannot be made a stream"),
         (vov3d.optimize_for_inference(model), "optimize the stream, not the model"),
         (small(global_pool="max"), "'max'"),
-        (vov3d.create_model("vov3d_m", norm_layer="instancenorm3d", **SMALL), "streams take batch norms"),
+        (vov3d.create_model("vov3d_m", norm_layer="instancenorm3d", **SMALL), "streams need batch norms"),
     ):
         with pytest.raises(ValueError, match=match):
             vov3d.streaming(wrong)
@@ -330,7 +331,7 @@ def test_what_cannot_be_a_stream_says_why():
         vov3d.streaming(model)
 
 
-def test_a_stream_leaves_its_model_alone():
+def test_streaming_does_not_change_the_model():
     model = vov3d.create_model("vov3d_n", **{k: v for k, v in SMALL.items() if k == "num_classes"})
     before = {name: value.clone() for name, value in model.state_dict().items()}
     vov3d.streaming(model)(torch.randn(1, 3, 16, 16))
@@ -351,7 +352,7 @@ def test_the_temperature_of_the_weights_goes_with_them(tmp_path):
 def test_another_head_is_refused():
     model = small()
     model.head = nn.Identity()
-    with pytest.raises(ValueError, match="Identity was put in its place"):
+    with pytest.raises(ValueError, match="it was replaced by Identity"):
         vov3d.streaming(model)
 
 

@@ -1,4 +1,4 @@
-"""The check of a data set: what is broken is found, named with its cause, and counted."""
+"""The check of a data set: broken videos are found, named with their cause, and counted."""
 
 import csv
 import os
@@ -56,7 +56,7 @@ def test_broken_videos_are_listed_with_their_cause(data: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "found.csv"]
 
 
-def test_what_is_missing_is_broken(data: Path, tmp_path: Path, capsys) -> None:
+def test_missing_videos_count_as_broken(data: Path, tmp_path: Path, capsys) -> None:
     file = tmp_path / "list.csv"
     file.write_text("run/good one.mp4,0\nrun/none.mp4,1\n")
     assert check_data.main([str(file), "--root", str(data), "--workers", "1"]) == 1

@@ -1,4 +1,4 @@
-"""The detector of actions: AVA's files, frame mAP, training that goes on, and what is written of a video."""
+"""The detector of actions: AVA's files, frame mAP, resumed training, and the results for a video."""
 
 import csv
 import json
@@ -55,7 +55,7 @@ detections = st.builds(Detection, names, times, boxes, st.one_of(st.none(), st.i
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(annotations, max_size=6), st.lists(detections, max_size=6))
-def test_files_come_back(tmp_path_factory, true, found):
+def test_written_files_are_read_back(tmp_path_factory, true, found):
     file = tmp_path_factory.mktemp("ava") / "rows.csv"
     write_rows(file, true)
     assert read_annotations(file) == true
@@ -86,14 +86,14 @@ GOOD = "a,1,0.1,0.2,0.5,0.6"
         (f"{GOOD},1,-3", "person_id '-3' is not a whole number"),
     ],
 )
-def test_lines_that_cannot_be_understood(line, message, tmp_path):
+def test_invalid_lines_are_refused(line, message, tmp_path):
     file = tmp_path / "true.csv"
     file.write_text(f"{GOOD},1,0\n{line}\n")
     with pytest.raises(ValueError, match=rf"true\.csv, line 2: .*{message.removeprefix('line 2: ')}"):
         read_annotations(file, {1: "stand", 2: "sit"})
 
 
-def test_scores_that_cannot_be_understood(tmp_path):
+def test_invalid_scores_are_refused(tmp_path):
     file = tmp_path / "found.csv"
     for line, message in ((f"{GOOD},1,1.5", "score 1.5 is not from 0 to 1"), (f"{GOOD},1", "got 7 columns")):
         file.write_text(f"\n{line}\n")
@@ -278,7 +278,7 @@ def test_a_few_scenes_are_learnt(tmp_path):
     assert mean_ap(values) > 0.9
 
 
-def test_training_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch):
+def test_a_resumed_training_gives_equal_results(tmp_path, monkeypatch):
     data, plan = SceneMoments(4, 0, 4, 32), Plan(epochs=2, batch=2, lr=0.01)
     whole, first, second = (small_detector() for _ in range(3))
     for name in ("whole", "parts"):
@@ -294,7 +294,7 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch):
         train(first, data, Plan(epochs=3, batch=2, lr=0.01), tmp_path / "parts", CPU)
 
 
-def test_a_loss_that_is_no_number(tmp_path):
+def test_a_loss_of_nan_ends_the_training(tmp_path):
     data, detector = SceneMoments(2, 0, 4, 32), small_detector()
     nn.init.constant_(detector.fc.weight, float("nan"))
     with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1: try a lower --lr"):
@@ -306,7 +306,7 @@ def test_a_loss_that_is_no_number(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Scenes as videos with AVA's files, and a detector that was hardly trained."""
+    """Writes scenes as videos with AVA's files, and a detector that was hardly trained."""
     home = tmp_path_factory.mktemp("detect")
     assert detect.main(["scenes", "--output", str(home / "data"), "--scenes", "2", "--val-scenes", "2"]) == 0
     small_detector().save(home / "model")
@@ -325,7 +325,7 @@ def test_clips_are_around_their_key_frame(folder):
             clip_around(reader, 3, own)
 
 
-def test_from_training_to_pictures(folder, tmp_path, capsys):
+def test_train_evaluate_and_predict_run_one_after_the_other(folder, tmp_path, capsys):
     data, out = str(folder / "data"), tmp_path / "run"
     command = ["train", "--data", data, "--output", str(out), "--from-scratch", "--size", "32", "--interval", "0.1"]
     assert detect.main([*command, "--epochs", "1", "--batch", "2"]) == 0
@@ -378,7 +378,7 @@ def test_boxes_by_a_detector_of_torchvision(folder, tmp_path, capsys):
     [
         (["train", "--data", "{data}", "--output", "{home}/r", "--from-scratch"], "say how far apart frames are"),
         (["train", "--data", "{home}", "--output", "{home}/r"], "actions.pbtxt"),
-        (["train", "--data", "scenes", "--output", "{home}/run"], "holds a run: go on with --resume"),
+        (["train", "--data", "scenes", "--output", "{home}/run"], "holds a run: continue it with --resume"),
         (["train", "--data", "scenes", "--output", "{home}/r", "--backbone", "vov3d_x"], "no model 'vov3d_x'"),
         (
             ["train", "--data", "scenes", "--output", "{home}/r", "--from-scratch", "--checkpoint", "x"],
@@ -399,7 +399,7 @@ def test_boxes_by_a_detector_of_torchvision(folder, tmp_path, capsys):
         (["predict", "nothing.mp4", "--model", "{home}/model", "--proposer", "resnet18"], "nothing.mp4"),
     ],
 )
-def test_what_is_refused(command, message, folder, capsys):
+def test_invalid_commands_are_refused(command, message, folder, capsys):
     (folder / "run").mkdir(exist_ok=True)
     (folder / "run" / "checkpoint.pt").touch()
     fields = dict(home=folder, data=folder / "data", video=folder / "data" / "videos" / "scene_1_00000.mp4")
@@ -416,7 +416,7 @@ def test_the_page_is_what_was_measured():
     assert report["map_key"] < report["map"] / 2
 
 
-def test_measured_in_small(tmp_path):
+def test_the_measurement_runs_on_a_small_detector(tmp_path):
     small_detector().save(tmp_path / "model")
     (tmp_path / "results.json").write_text('{"seconds": 60, "core_seconds": 60}')
     report = detected_scenes.measure(tmp_path, 30)
@@ -455,7 +455,7 @@ def test_lists_with_a_byte_order_mark_and_excluded_key_frames(tmp_path, capsys):
     words = ["evaluate", "--data", str(data), "--found", str(tmp_path / "found.csv")]
     assert detect.main(words) == 0
     text = capsys.readouterr().out
-    assert "what is found in 1 frames without annotation counts as wrong" in text
+    assert "detections in 1 frames without annotation count as wrong" in text
     counted = float(text.partition("0.5 IoU: ")[2].split()[0])
     (data / "val_excluded_timestamps.csv").write_text("elsewhere,5\n")
     assert detect.main(words) == 0
@@ -500,7 +500,7 @@ def test_a_broken_video_is_replaced_counted_and_listed(tmp_path, capsys):
     words = ["train", "--data", str(data), "--from-scratch", *TINY_RUN]
     assert detect.main([*words, "--output", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
-    assert "1 videos are broken, others stood for them:" in text
+    assert "1 videos are broken, others replaced them:" in text
     assert "scene_0_00002.mp4" in text
     assert detect.main([*words, "--output", str(tmp_path / "other"), "--max-broken", "0.1"]) == 1
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Evaluation: figures that hold, runs that go on where they were, broken videos that are seen."""
+"""Evaluation: metrics and intervals, continued runs, broken videos, comparisons of models."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ NAMES = ["red", "green", "blue", "grey", "black", "white", "pink"]
 
 
 def make_model(folder: Path, seed: int, **cfg) -> Path:
-    """A small model of seven classes, saved with its names."""
+    """Saves a small model of seven classes with its names."""
     torch.manual_seed(seed)
     sizes = dict(input_size=(3, 32, 32), test_input_size=(3, 40, 40), pool_size=(1, 1))
     overlay = dict(num_frames=4, frame_stride=2, sampling="dense") | sizes | cfg
@@ -48,7 +48,7 @@ def make_model(folder: Path, seed: int, **cfg) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    """A folder with two models of dense sampling, `a` and `b`, and one of segments."""
+    """Saves two models of dense sampling, `a` and `b`, and one of segments."""
     folder = tmp_path_factory.mktemp("models")
     make_model(folder / "a", 1)
     make_model(folder / "b", 2)
@@ -58,7 +58,7 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """Twelve clips in memory; their class order is not the models'."""
+    """Writes twelve clips in memory; their class order is not the models'."""
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 255, (12, 9, 1, 1, 3), np.uint8)
     noise = rng.integers(0, 99, (12, 9, 40, 52, 3), np.uint8)
@@ -153,7 +153,7 @@ def test_pairs_in_which_two_models_differ() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(done=st.integers(0, 4), lost=st.integers(0, 400))
-def test_a_file_torn_anywhere_goes_on(tmp_path_factory, done: int, lost: int) -> None:
+def test_scores_that_were_cut_off_anywhere_are_continued(tmp_path_factory, done: int, lost: int) -> None:
     """As after a kill in the middle of writing: whole videos are kept, torn ones computed again."""
     folder = tmp_path_factory.mktemp("scores")
     begin(folder, {})
@@ -247,7 +247,7 @@ def test_clips_of_segments_are_drawn_and_repeat(home: Path, clips: Path) -> None
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
-    """A list with good videos, one cut short, two broken ones and one that is not there."""
+    """Writes a list with good videos, one cut short, two broken ones and one that is not there."""
     folder = tmp_path_factory.mktemp("videos")
     write_video(folder / "one.mp4", num_frames=12)
     folder_of_frames(folder / "two", 9)
@@ -280,7 +280,7 @@ def test_broken_videos_are_listed_and_both_figures_given(home: Path, videos: Pat
     assert "3 of 5 videos have scores already" in err
 
 
-def test_a_partial_set_is_said(home: Path, videos: Path, capsys) -> None:
+def test_a_partial_set_is_reported(home: Path, videos: Path, capsys) -> None:
     command = ["--data", str(videos / "more.txt"), "--model", "a", "--protocol", "single"]
     assert evaluate.main(command) == 1
     assert "1 of 6 videos are not there" in capsys.readouterr().err
@@ -289,7 +289,7 @@ def test_a_partial_set_is_said(home: Path, videos: Path, capsys) -> None:
     assert "A PARTIAL SET: 1 videos of the list are not there and do not count" in capsys.readouterr().out
 
 
-def test_a_killed_run_goes_on(home: Path, tmp_path: Path) -> None:
+def test_a_killed_run_is_continued(home: Path, tmp_path: Path) -> None:
     """Killed for good, in the middle: the scores are those of an unbroken run, to the byte."""
     np.savez(
         "many.npz",
@@ -451,4 +451,4 @@ def test_models_of_other_classes_are_not_compared(home: Path, capsys) -> None:
         vov3d.save_pretrained(model, home / name, label_names=names)
     np.savez("set.npz", clips=np.zeros((2, 4, 32, 32, 3), np.uint8), labels=np.arange(2), classes=np.array(NAMES[:2]))
     assert evaluate.main(["--data", "set.npz", "--compare", "x", "y"]) == 1
-    assert "x and y have other classes, or number them otherwise" in capsys.readouterr().err
+    assert "x and y have different classes, or number them differently" in capsys.readouterr().err

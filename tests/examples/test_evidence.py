@@ -1,4 +1,4 @@
-"""Networks to compare cost the same; runs are named, done once, and reported as far as they are there."""
+"""Networks of the comparison have equal cost; runs are named, done once and reported."""
 
 import json
 
@@ -35,7 +35,7 @@ def stub(run: Run, accuracy: int) -> dict:
 
 @pytest.fixture
 def stubs(monkeypatch):
-    """Runs that take no time; the names of those that were done."""
+    """Replaces runs by ones that take no time; returns the names of those that were done."""
     names: list[str] = []
 
     def write(run, sizes, results, work):
@@ -56,7 +56,7 @@ def test_networks_cost_the_same_to_5_percent():
             assert max(values) <= 1.05 * min(values), (figure, values)
 
 
-def test_both_is_the_model_in_the_package():
+def test_the_network_both_is_the_packaged_model():
     assert cost("both").params == vov3d.measure_budget("vov3d_n", 8, 32).params
     for name in TABLE3:
         assert (NETWORKS[name].model, NETWORKS[name].conv) == {
@@ -80,7 +80,7 @@ def test_table_3_is_twenty_runs_each_done_once(stubs, tmp_path, capsys):
     assert "both-16f-lr0.016-seed2               to do" in capsys.readouterr().out
 
 
-def test_the_page_works_with_what_is_there_and_names_what_is_not(stubs, tmp_path):
+def test_the_page_shows_finished_runs_and_names_missing_ones(stubs, tmp_path):
     text = evidence.PAGE.read_text()
     assert "`table3`, X3D: depthwise 3D: 3 of 3 seeds" in filled(text, {}, tmp_path)
     evidence.run("table3", tmp_path, tmp_path / "work", Sizes())
@@ -99,7 +99,7 @@ def test_a_page_without_a_place_for_a_table_is_refused(tmp_path):
         filled("# Nothing", {}, tmp_path)
 
 
-def test_a_file_that_no_run_wrote_is_named(tmp_path, capsys):
+def test_a_foreign_file_among_the_results_is_named(tmp_path, capsys):
     (tmp_path / "both-lr0.008-seed0.json").write_text("{}")
     assert evidence.main(["--results", str(tmp_path), "list"]) == 1
     assert "both-lr0.008-seed0.json: is not what a run of evidence.py wrote; delete it" in capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_the_page_is_what_was_measured(tmp_path):
 
 
 @pytest.mark.parametrize("run", [Run("both", 8e-3, 1, epochs=1), Run("baseline", 8e-3, 0, frames=16, epochs=2)])
-def test_a_run_in_small(tmp_path, run):
+def test_a_small_run_is_stored_with_all_measurements(tmp_path, run):
     found = execute(run, SMALL, tmp_path / "results", tmp_path / "work")
     stored = plans.read(tmp_path / "results")[run.name]
     assert stored == json.loads(json.dumps(found))
@@ -135,7 +135,7 @@ def test_kernels_odd_and_even_in_time():
     assert odd_in_time(model) == [0, 0.5, 0]
 
 
-def test_shares_of_what_is_aggregated():
+def test_shares_of_aggregated_features():
     torch.manual_seed(0)
     model, clips = vov3d.create_model("vov3d_n"), torch.randn(2, 3, 8, 32, 32)
     shares = aggregated_shares(model, clips)

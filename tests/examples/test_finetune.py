@@ -29,7 +29,7 @@ def test_the_script_is_short_and_stands_alone():
     assert imported - set(sys.stdlib_module_names) == {"vov3d", "torch", "tqdm"}
 
 
-def test_two_motions_are_told_apart_after_two_epochs(tmp_path):
+def test_two_motions_are_classified_after_two_epochs(tmp_path):
     write_folder(tmp_path / "videos", 10)
     (tmp_path / "videos" / NAMES[0] / "notes.txt").write_text("no video")
     command = [sys.executable, finetune.__file__, str(tmp_path / "videos"), "--output", str(tmp_path / "model")]
@@ -63,3 +63,17 @@ def test_a_class_without_enough_videos_is_named(tmp_path, each, message):
 def test_a_folder_without_classes_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="holds 0 folders"):
         finetune.find_videos(tmp_path)
+
+
+def test_a_data_set_in_the_layout_of_the_hub_is_streamed(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write_folder(tmp_path / "videos" / "train", 4)
+    write_folder(tmp_path / "videos" / "validation", 1)
+    command = ["finetune.py", "--data", f"hf:{tmp_path / 'videos'}", "--output", str(tmp_path / "model")]
+    monkeypatch.setattr("sys.argv", [*command, "--epochs", "1", "--batch", "4", "--workers", "0"])
+    finetune.main()
+    said = capsys.readouterr().out
+    assert "% of 2 held-out videos are right" in said
+    assert "the first held-out video shows" in said
+    assert vov3d.class_names(vov3d.from_pretrained(tmp_path / "model")) == sorted(NAMES)

@@ -1,4 +1,4 @@
-"""Labels over time: the best cut is the best, files are what they are to be, the page shows what was measured."""
+"""Labels over time: the cut is the best one, files hold the segments, the page shows the stored measurement."""
 
 import itertools
 import json
@@ -8,6 +8,7 @@ import localize
 import localized_shapes
 import numpy as np
 import pytest
+import streamed_shapes
 from helpers.numbered_videos import write_video
 from helpers.recording_model import StandIn
 from hypothesis import given, settings
@@ -45,12 +46,13 @@ def test_the_cut_is_the_best_of_all(count, least, threshold, seed):
     assert total(scores, threshold, labels) == pytest.approx(max(total(scores, threshold, way) for way in allowed))
 
 
-def timeline(labels: str, step: float = 0.5) -> Timeline:
+def timeline(labels: str, step: float = 0.5, shots: tuple[float, ...] = (0.0,)) -> Timeline:
     moments = np.full((len(labels), 3), 0.1, np.float32)
     for i, label in enumerate(labels):
         if label != ".":
             moments[i, "udl".index(label)] = 0.8
-    return Timeline(step, 1.0, len(labels) * step - 0.1, moments, moments, [])
+    duration = len(labels) * step - 0.1
+    return Timeline(step, 1.0, duration, np.zeros((0, 2)), moments, moments, list(shots), [])
 
 
 def test_segments_leave_out_what_is_short_or_weak():
@@ -61,13 +63,31 @@ def test_segments_leave_out_what_is_short_or_weak():
     assert segments_of(timeline("....."), NAMES, 0.3, 1) == []
 
 
-def test_moments_are_the_mean_of_the_windows_that_hold_them():
+def test_segments_end_at_cuts():
+    found = segments_of(timeline("uuuuuudd", shots=(0.0, 1.6, 3.1)), NAMES, 0.3, min_length=1)
+    assert [(s.start, s.end, s.label) for s in found] == [(0, 1.6, "up"), (1.6, 3.1, "up"), (3.1, 3.9, "down")]
+    short = segments_of(timeline("uuudul", shots=(0.0, 1.5, 2.0)), NAMES, 0.3, min_length=1)
+    assert [(s.start, s.end, s.label) for s in short][:2] == [(0, 1.5, "up"), (1.5, 2.0, "down")]
+
+
+@pytest.mark.parametrize("shots", [(0.0, 0.0, 0.0), (0.0, 0.0, 3.0)])
+def test_moments_are_the_mean_of_the_windows_that_hold_them(shots):
+    spans = np.array([(0.0, 4), (1, 5), (3, 7)])
     windows = np.eye(3, dtype=np.float32)
-    moments = localize._moments(windows, 4, 7)
+    moments = localize._timeline(1.0, 9.5, spans, windows, np.ones(3), np.array(shots), []).moments
+    assert len(moments) == 10
     np.testing.assert_allclose(moments.sum(1), 1, rtol=1e-6)
-    np.testing.assert_allclose(moments[0], [1, 0, 0])
-    np.testing.assert_allclose(moments[1:3], [[1 / 2, 1 / 2, 0], [1 / 3] * 3], rtol=1e-6)
-    np.testing.assert_allclose(moments[5:], [[0, 0, 1]] * 2)  # the last is in no window
+    np.testing.assert_allclose(moments[:3], [[1, 0, 0], [1 / 2, 1 / 2, 0], [1 / 2, 1 / 2, 0]])
+    np.testing.assert_allclose(moments[5:], [[0, 0, 1]] * 5)  # the last three are in no window
+    half = localize._timeline(1.0, 4.0, spans[:2], windows[:2], np.array([1, 3]), np.zeros(2), [])
+    np.testing.assert_allclose(half.moments[1], [1 / 4, 3 / 4, 0])
+
+
+def test_moments_that_no_window_holds_take_the_nearest_of_their_shot():
+    spans = np.array([(0.0, 1), (5, 6), (6, 7)])
+    found = localize._timeline(1.0, 12, spans, np.eye(3, dtype=np.float32), np.ones(3), np.array([0, 0, 6.0]), [])
+    assert found.moments.argmax(1).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2]
+    assert found.shots == [0, 6]
 
 
 def test_subtitles():
@@ -79,7 +99,7 @@ def test_subtitles():
 def test_windows_are_those_of_the_classifier(tmp_path: Path, times):
     video = write_video(tmp_path / "a.mp4", num_frames=40, times_ms=times)
     classifier = VideoClassifier(StandIn())  # windows of 8 frames at 30 per second
-    found = look_over(classifier, video, every=0.1, seconds=None, pictures=True)
+    found = look_over(classifier, video, every=0.1, seconds=None, pictures=True, across_cuts=True)
     assert len(found.shown) == 9
     assert len(found.moments) * found.step == pytest.approx(found.duration, abs=found.step)
     np.testing.assert_allclose(found.windows.sum(1), 1, rtol=1e-5)
@@ -88,7 +108,7 @@ def test_windows_are_those_of_the_classifier(tmp_path: Path, times):
         assert len(found.windows) == 1 + (40 - 8) // 3
 
 
-def test_files_of_a_video_of_known_shots(tmp_path: Path, capsys):
+def test_files_written_for_a_video_of_known_shots(tmp_path: Path, capsys):
     video, out = tmp_path / "shots.mp4", tmp_path / "out.json"
     truth = localized_shapes.write_motions(video, 4, seed=7)
     options = ["--seconds", "1.6", "--every", "0.4", "--srt", str(tmp_path / "out.srt"), "--threshold", "0"]
@@ -97,8 +117,10 @@ def test_files_of_a_video_of_known_shots(tmp_path: Path, capsys):
     assert content["duration"] == pytest.approx(truth[-1].end)
     segments = [Segment(**segment) for segment in content["segments"]]
     assert (segments[0].start, segments[-1].end) == (0, content["duration"])
-    assert all(a.end == b.start and a.label != b.label for a, b in itertools.pairwise(segments))
-    assert len(content["windows"]) == 1 + (round(truth[-1].end * 10) - 16) // 4
+    assert all(a.end == b.start for a, b in itertools.pairwise(segments))
+    assert content["shots"] == pytest.approx([one.start for one in truth])
+    lengths = [round((one.end - one.start) * 10) for one in truth]
+    assert len(content["windows"]) == sum(1 + (length - 16) // 4 for length in lengths)
     assert (tmp_path / "out.srt").read_text() == as_srt(segments)
     assert len(capsys.readouterr().out.splitlines()) == len(segments)
     with Image.open(tmp_path / "out.png") as picture:
@@ -109,16 +131,17 @@ def test_files_of_a_video_of_known_shots(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--every", "0"], "--every is 0.0"),
         (["--threshold", "2"], "--threshold is 2.0"),
         (["--min-length", "-1"], "--min-length is -1.0"),
         (["--srt", "nowhere/a.srt"], "nowhere/a.srt: there is no folder"),
         (["--picture", "a.txt"], "a picture's name must end in .png"),
         ([], "seconds is None: this model takes its frames from equal segments"),
-        (["--seconds", "9"], "the frames ended after 20; a window takes 270"),
+        (["--every", "0.01", "--seconds", "1"], "every 0.01 s is less than one frame of this video"),
+        (["--streaming", "--every", "1"], "--every 1 would have no effect: a stream has the window and the rate"),
+        (["--streaming", "--seconds", "1"], "--seconds 1 would have no effect"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys, monkeypatch, options, message):
+def test_errors_are_one_line(tmp_path: Path, capsys, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "a.mp4", num_frames=20)
     assert localize.main(["a.mp4", "-o", "out.json", *options]) == 1
@@ -150,18 +173,39 @@ def test_scenes_are_several_clips_of_one_motion(tmp_path: Path):
     assert all(0 <= share <= 100 for share in report["shares"].values())
 
 
-def test_a_stream_takes_every_frame_once(tmp_path):
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_stream_takes_every_frame_once(tmp_path, causal):
     video, folder = tmp_path / "motions.mp4", tmp_path / "model"
     truth = localized_shapes.write_motions(video, 2, seed=5)
-    vov3d.save_pretrained(vov3d.create_model("vov3d_n", pretrained=True, causal=True), folder)
+    vov3d.save_pretrained(vov3d.create_model("vov3d_n", pretrained=True, causal=causal), folder)
     out = tmp_path / "found.json"
     assert localize.main([str(video), "--model", str(folder), "--streaming", "-o", str(out)]) == 0
     found = json.loads(out.read_text())
     assert found["duration"] == pytest.approx(truth[-1].end, abs=0.01)
-    steps = round(truth[-1].end * 5)
-    assert len(found["windows"]) == steps - 7
-    assert found["windows"][-1]["end"] == pytest.approx(truth[-1].end, abs=0.21)
-    assert localize.main([str(video), "--streaming", "--seconds", "2", "-o", str(out)]) == 1
-    stream = vov3d.StreamClassifier(vov3d.create_model("vov3d_n", pretrained=True))
-    with pytest.raises(ValueError, match="takes 6.00 s or more"):
-        localize.stream_over(stream, video)
+    assert found["shots"] == pytest.approx([one.start for one in truth])
+    steps = [-(-round(10 * (one.end - one.start)) // 2) for one in truth]  # a label for every second frame of each shot
+    ends = [window["end"] for window in found["windows"]]
+    starts = [window["start"] for window in found["windows"]]
+    assert len(ends) == sum(steps)
+    assert (max(ends[: steps[0]]), min(starts[steps[0] :])) == pytest.approx((truth[0].end, truth[1].start))
+    assert ends[-1] == pytest.approx(truth[-1].end)
+
+
+def test_a_stream_labels_each_shot_as_if_it_were_alone(tmp_path):
+    video = tmp_path / "motions.mp4"
+    truth = localized_shapes.write_motions(video, 3, seed=6)
+    classifier = vov3d.StreamClassifier(vov3d.create_model("vov3d_n.shapes_stream", pretrained=True))
+    found = localize.stream_over(classifier, video)
+    with vov3d.video.VideoReader(video) as reader:
+        frames = list(reader.read(range(round(truth[1].start * 10), round(truth[1].end * 10), 2)))
+    alone = classifier.scores_of(frames).numpy()
+    first = -(-round(10 * truth[0].end) // 2)
+    np.testing.assert_allclose(found.windows[first : first + len(alone)], alone, rtol=1e-3, atol=1e-5)
+    across = localize.stream_over(classifier, video, across_cuts=True)
+    assert len(across.windows) == -(-round(10 * truth[-1].end) // 2)
+    assert across.shots == [0]
+
+
+def test_the_page_shows_what_streams_take():
+    report = json.loads(streamed_shapes.RESULTS.read_text())
+    assert part_of(streamed_shapes.PAGE.read_text(), "streamed") == streamed_shapes.table(report)

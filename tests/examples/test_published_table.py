@@ -1,4 +1,4 @@
-"""The table of published accuracies is the registry's, and its commands do what they say."""
+"""The table of published accuracies is current, and its commands follow the published protocols."""
 
 import shlex
 
@@ -18,7 +18,7 @@ def test_the_table_is_current() -> None:
     assert again == TABLE, "write it anew with `python docs/measure published_weights`"
 
 
-def test_what_was_measured_is_kept() -> None:
+def test_measured_accuracies_are_kept() -> None:
     rows = TABLE.splitlines()
     assert len(rows) == 2 + 24
     filled = TEXT.replace(rows[2], rows[2].removesuffix(" |") + "76.2, 92.9 (19,877 videos) |")

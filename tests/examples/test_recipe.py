@@ -116,7 +116,7 @@ def test_the_learning_rate_over_the_epochs(name):
     updates=st.integers(1, 6),
     warmup=st.integers(0, 40),
 )
-def test_no_step_has_a_rate_of_nothing_however_few_there_are(name, epochs, updates, warmup):
+def test_no_update_has_a_learning_rate_of_zero(name, epochs, updates, warmup):
     keys = dict(schedule_warmup_epochs=0, schedule_warmup_updates=warmup)
     found = whole(name, updates, schedule_epochs=epochs, **keys)
     assert min(found) > 0
@@ -147,7 +147,7 @@ def test_norms_and_biases_decay_as_the_recipe_says():
             assert sorted(id(p) for group in optimizer.param_groups for p in group["params"]) == sorted(everything)
 
 
-def test_blocks_learn_the_slower_the_nearer_to_the_clip():
+def test_layer_decay_lowers_the_learning_rate_towards_the_stem():
     model = vov3d.create_model("x3d_xs", depths=(1, 1, 1, 1))
     settings = sections(load_recipe("finetune", {"optimizer.layer_decay": "0.5"})).optimizer
     scale = {
@@ -215,7 +215,7 @@ def test_values_of_the_command_line_have_the_type_of_their_key():
         (["--model.name", "vov3d_k"], "did you mean"),
     ],
 )
-def test_what_is_wrong_is_one_error(tmp_path, capsys, words, message):
+def test_invalid_settings_give_one_error(tmp_path, capsys, words, message):
     assert train.main([*command(clips_file(tmp_path), tmp_path / "run"), *words]) == 1
     error = capsys.readouterr().err
     assert error.startswith("train.py: ")

@@ -21,7 +21,7 @@ from vov3d.cli import main as vov3d_command
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """A folder with three clips, and vectors of them in both forms."""
+    """Writes a folder with three clips, and vectors of them in both forms."""
     folder = tmp_path_factory.mktemp("retrieval")
     (folder / "clips").mkdir()
     for name, frames in (("a", 12), ("b", 13), ("c", 40)):
@@ -40,10 +40,20 @@ def here(files: Path, monkeypatch) -> None:
     monkeypatch.chdir(files)
 
 
-def test_both_forms_hold_the_same() -> None:
+def test_npz_and_parquet_hold_the_same_vectors() -> None:
     npz, parquet = read_vectors(Path("clips.npz")), read_vectors(Path("clips.parquet"))
     assert (npz.paths, npz.about) == (parquet.paths, parquet.about)
     np.testing.assert_array_equal(npz.vectors, parquet.vectors)
+
+
+def test_windows_of_long_videos_are_named_with_their_times() -> None:
+    options = ["--every", "0.5s", "--seconds", "0.4", "--across-cuts"]
+    for ending in ("npz", "parquet"):
+        assert vov3d_command(["embed", "clips", "-o", f"windows.{ending}", *options]) == 0
+    npz, parquet = read_vectors(Path("windows.npz")), read_vectors(Path("windows.parquet"))
+    assert (npz.paths, npz.about) == (parquet.paths, parquet.about)
+    assert npz.paths[-2:] == ["clips/c.mp4 at 0.20 s", "clips/c.mp4 at 0.70 s"]
+    assert npz.about["every"] == "0.5"
 
 
 def test_neighbours_are_those_of_the_greatest_cosine() -> None:
@@ -65,7 +75,7 @@ def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
 
 
 @pytest.mark.parametrize("index", ["clips.npz", "clips.parquet"])
-def test_a_clip_finds_the_others(capsys, files: Path, index: str) -> None:
+def test_a_clip_of_the_index_finds_the_others(capsys, files: Path, index: str) -> None:
     query = str(files / "clips" / "a.mp4")
     code, out, err = run(capsys, index, "--query", query)
     assert (code, err) == (0, [])
@@ -84,7 +94,7 @@ def test_a_clip_finds_the_others(capsys, files: Path, index: str) -> None:
         (["clips.npz", "--query", "other.npz"], "other.npz was made with views '1x3', clips.npz with '1x1'"),
     ],
 )
-def test_what_cannot_be_compared(capsys, arguments, message) -> None:
+def test_vectors_that_cannot_be_compared_are_refused(capsys, arguments, message) -> None:
     code, out, err = run(capsys, *arguments)
     assert (code, out, len(err)) == (1, "", 1)
     assert message in err[0]
@@ -100,7 +110,7 @@ def test_faiss_is_named_where_it_is_missing(capsys, monkeypatch) -> None:
 # --- what is measured ------------------------------------------------------------------------------------------------
 
 
-def test_shares_of_what_is_found() -> None:
+def test_shares_of_right_neighbours() -> None:
     # two clips of each of four classes, the last four are looked for; that of class 3 lies beside one of class 2
     vectors = np.array(
         [[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0], [0.9, 0, 0.1], [0, 1, 0.1], [0, 0, 1], [0, 0.1, 1]]
@@ -150,6 +160,6 @@ def test_the_package_with_imagenet_weights_is_named(monkeypatch) -> None:
         retrieved_shapes.features("tf_efficientnet_lite0", None)
 
 
-def test_vectors_of_no_length_are_no_error() -> None:
+def test_zero_vectors_are_no_error() -> None:
     found = Index(np.zeros((2, 3), np.float32)).nearest(np.ones((1, 3), np.float32), 1)
     assert found[0].tolist() == [[0]]

@@ -1,4 +1,4 @@
-"""Pages that were measured are those of the stored figures; the videos to fine-tune on are what they say."""
+"""Pages of moving shapes show the stored measurements; videos of new motions are as described."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_the_page_of_the_packaged_model_is_what_was_measured():
     assert 100 * confusion.trace() / confusion.sum() == pytest.approx(report["top1"], abs=0.01)
 
 
-def test_motion_is_what_the_packaged_model_sees():
+def test_the_packaged_model_needs_motion():
     report = json.loads(packaged_model.WEIGHTS.with_suffix(".json").read_text())
     assert report["one_frame_top1"] < 20
     assert report["shuffled_frames_top1"] < report["top1"] / 2
@@ -35,7 +35,7 @@ def test_the_table_of_factorized_networks_is_what_was_measured():
     )
 
 
-def test_factorized_three_ways_in_small(monkeypatch):
+def test_the_factorization_script_runs_on_a_small_network(monkeypatch):
     monkeypatch.setattr(factorized_x3d, "NANO", factorized_x3d.NANO | {"depths": (1, 1, 1)})
     train_set = factorized_x3d.clips_of(64, 0)
     found = factorized_x3d.networks(train_set, passes=256)

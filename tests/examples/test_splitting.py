@@ -113,7 +113,7 @@ def test_no_video_is_on_both_sides_of_a_split(tmp_path):
 # --- what a model has seen -------------------------------------------------------------------------------------------
 
 
-def test_the_list_knows_files_that_were_moved_and_those_of_one_name(tmp_path):
+def test_the_list_recognises_moved_files_and_files_of_one_name(tmp_path):
     for name, size in (("x/1.mp4", 10), ("y/1.mp4", 10), ("x/2.mp4", 11), ("y/é\udcff.mp4", 12)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"v" * size)
@@ -131,7 +131,7 @@ def test_the_list_knows_files_that_were_moved_and_those_of_one_name(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "clips"])
-def test_evaluation_takes_what_was_held_out(tmp_path, monkeypatch, capsys, kind):
+def test_evaluation_takes_the_held_out_videos(tmp_path, monkeypatch, capsys, kind):
     monkeypatch.chdir(tmp_path)
     if kind == "folder":
         write_videos(Path("data"), 5, seed=0, num_frames=5, size=32, classes=CLASSES[:2])
@@ -150,7 +150,7 @@ def test_evaluation_takes_what_was_held_out(tmp_path, monkeypatch, capsys, kind)
     assert evaluate.main(words) == 0
     text = capsys.readouterr()
     assert f"run/model was trained on {out_of - number} of these {out_of} videos" in text.err
-    assert f"measured are the {number} that were held out" in text.err
+    assert f"measuring the {number} that were held out" in text.err
     assert f": {number} videos of 2 classes" in text.out
     assert evaluate.main([*words, "--all"]) == 0
     text = capsys.readouterr()
@@ -158,7 +158,7 @@ def test_evaluation_takes_what_was_held_out(tmp_path, monkeypatch, capsys, kind)
     assert f": {out_of} videos of 2 classes" in text.out
 
 
-def test_files_of_one_size_alone_are_looked_into(tmp_path, monkeypatch):
+def test_only_files_of_equal_size_are_compared_by_content(tmp_path, monkeypatch):
     for i in range(5):
         (tmp_path / f"{i}.mp4").write_bytes(b"v" * (100 + i // 4))
     looked = []

@@ -1,4 +1,4 @@
-"""A run that is told to stop, whose gradient is no number, whose readers are killed: what is kept, and what is said."""
+"""Runs that get a signal, a gradient of NaN or a killed reader: the files that they leave and the messages."""
 
 import math
 import os
@@ -24,13 +24,7 @@ from vov3d.video import VideoClassifier
 
 EXAMPLES = Path(train.__file__).parents[1]
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -43,8 +37,8 @@ def weights(output: Path) -> bytes:
     return (output / "model/model.safetensors").read_bytes()
 
 
-def at_the(number: int, function, deed):
-    """A function that does a deed before its `number`-th call."""
+def before_call(number: int, function, deed):
+    """Returns the function, with a deed done before its `number`-th call."""
     calls = []
 
     def wrapped(*args, **kwargs):
@@ -69,7 +63,7 @@ def at_the(number: int, function, deed):
         (signal.SIGTERM, "saving"),
     ],
 )
-def test_a_signal_ends_a_run_from_which_it_goes_on_to_the_bit(tmp_path, monkeypatch, capsys, number, place):
+def test_a_run_stopped_by_a_signal_resumes_bit_identically(tmp_path, monkeypatch, capsys, number, place):
     data, val = clips_file(tmp_path), clips_file(tmp_path, 6, seed=1)
     keys = dict(data_val=val, model_drop_rate=0.5, train_precise_bn=2, train_keep="best", train_accumulate=2)
     assert train.main(command(data, tmp_path / "whole", "shapes_adamw", **keys)) == 0
@@ -83,7 +77,7 @@ def test_a_signal_ends_a_run_from_which_it_goes_on_to_the_bit(tmp_path, monkeypa
     owner, name = where[place]
     with monkeypatch.context() as patch:
         calls = {"recalibration": 7, "saving": 1}
-        deed = at_the(calls.get(place, 3), getattr(owner, name), lambda: os.kill(os.getpid(), number))
+        deed = before_call(calls.get(place, 3), getattr(owner, name), lambda: os.kill(os.getpid(), number))
         patch.setattr(owner, name, deed)
         capsys.readouterr()
         status = train.main(command(data, tmp_path / "run", "shapes_adamw", **keys))
@@ -91,15 +85,15 @@ def test_a_signal_ends_a_run_from_which_it_goes_on_to_the_bit(tmp_path, monkeypa
     error = capsys.readouterr().err
     (said,) = [line for line in error.splitlines() if line.startswith("train.py: ")]
     assert f"stopped by {number.name}; {tmp_path / 'run/checkpoint.pt'} holds update " in said
-    assert "the same command with --resume auto goes on there" in said
+    assert "the same command with --resume auto resumes there" in said
     assert signal.getsignal(number) not in (signal.SIG_IGN, None)
     assert train.main(command(data, tmp_path / "run", "shapes_adamw", "--resume", "auto", **keys)) == 0
     assert column(tmp_path / "run", "loss") == column(tmp_path / "whole", "loss")
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
-def test_a_signal_before_anything_was_trained_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "read_sources", at_the(1, train.read_sources, lambda: os.kill(os.getpid(), 15)))
+def test_a_signal_before_the_first_update_is_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "read_sources", before_call(1, train.read_sources, lambda: os.kill(os.getpid(), 15)))
     assert train.main(command(clips_file(tmp_path), tmp_path / "run")) == 143
     assert capsys.readouterr().err == "train.py: stopped by SIGTERM; nothing was trained yet\n"
 
@@ -109,7 +103,7 @@ def test_the_second_signal_ends_a_run_at_once(tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(train.Trainer, "loss", at_the(2, train.Trainer.loss, twice))
+    monkeypatch.setattr(train.Trainer, "loss", before_call(2, train.Trainer.loss, twice))
     words = command(clips_file(tmp_path), tmp_path / "run", train_checkpoint_every=1)
     assert train.main(words) == 130
     assert "holds update 1: the same command" in capsys.readouterr().err
@@ -158,7 +152,7 @@ def test_a_signal_to_all_processes_and_their_readers(videos, tmp_path, launch, n
 # --- readers that are killed -----------------------------------------------------------------------------------------
 
 
-def test_a_reader_that_is_killed_is_told_with_its_file(videos, tmp_path, monkeypatch, capsys):
+def test_a_killed_reader_is_reported_with_its_file(videos, tmp_path, monkeypatch, capsys):
     read = VideoClips._read
 
     def killed(self, index, rng):
@@ -179,7 +173,7 @@ def test_a_reader_that_is_killed_is_told_with_its_file(videos, tmp_path, monkeyp
 
 
 def poisoned(loss, at: int):
-    """A loss that is finite, and whose gradient is not, at an update."""
+    """Returns a loss that is finite, and whose gradient is not, at an update."""
 
     def changed(self, *args):
         value = loss(self, *args)
@@ -191,7 +185,7 @@ def poisoned(loss, at: int):
     return changed
 
 
-def test_a_gradient_that_is_no_number_reaches_neither_weights_nor_checkpoint(tmp_path, monkeypatch, capsys):
+def test_a_gradient_of_nan_reaches_neither_weights_nor_checkpoint(tmp_path, monkeypatch, capsys):
     data, out = clips_file(tmp_path), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(train.Trainer, "loss", poisoned(train.Trainer.loss, 4))
@@ -199,7 +193,7 @@ def test_a_gradient_that_is_no_number_reaches_neither_weights_nor_checkpoint(tmp
     error = capsys.readouterr().err
     assert "the gradient is nan, of a loss of 0." in error
     assert "at update 5: lower optimizer.lr, or set train.clip_grad" in error
-    assert "holds update 4: the same command with --resume auto goes on there" in error
+    assert "holds update 4: the same command with --resume auto resumes there" in error
     content = checkpoints.load_checkpoint(out / "checkpoint.pt")
     assert all(v.isfinite().all() for v in content["model"].values())
     assert train.main(command(data, out, "shapes_adamw", "--resume", "auto", train_checkpoint_every=2)) == 0
@@ -212,7 +206,7 @@ def test_a_network_that_is_not_finite_is_not_saved(tmp_path):
     run.save()
     former = run.checkpoint.read_bytes()
     next(b for n, b in run.network.named_buffers() if n.endswith("running_var"))[0] = math.inf
-    with pytest.raises(ValueError, match=r"running_var is not finite behind update 0, and is not saved.*--resume auto"):
+    with pytest.raises(ValueError, match=r"running_var is not finite after update 0, and is not saved.*--resume auto"):
         run.save()
     assert run.checkpoint.read_bytes() == former
 
@@ -251,8 +245,8 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path, capsys, damage):
     capsys.readouterr()
     assert train.main(command(data, out, "shapes_adamw", "--resume", "auto", **keys)) == 0
     text = capsys.readouterr().out
-    assert "going on from epoch 2" in text
-    assert ("checkpoint.pt: " in text and "the checkpoint before it is taken" in text) == (damage != "gone")
+    assert "resuming from epoch 2" in text
+    assert ("checkpoint.pt: " in text and "using the checkpoint before it" in text) == (damage != "gone")
     assert (weights(out), column(out, "loss")) == (whole, losses)
     for name in ("checkpoint.pt", "checkpoint-before.pt"):
         (out / name).write_bytes(b"damaged")
@@ -268,7 +262,7 @@ def test_names_are_hashed_once_however_often_a_checkpoint_is_written(tmp_path, m
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
-def test_a_full_disk_is_told_by_the_file_that_does_not_fit(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_error_names_the_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(log, "_opened", lambda *_: Path("/dev/full").open("a", newline=""))  # noqa: SIM115
     assert train.main(command(clips_file(tmp_path), tmp_path / "run")) == 1
     assert "train.py: /dev/full: cannot be written ([Errno 28] No space left on device)" in capsys.readouterr().err
@@ -278,7 +272,7 @@ def test_a_full_disk_is_told_by_the_file_that_does_not_fit(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("sampling", ["dense", "segment"])
-def test_validation_gives_what_evaluation_gives(videos, tmp_path, monkeypatch, sampling):
+def test_validation_and_evaluation_agree(videos, tmp_path, monkeypatch, sampling):
     """On larger maps than in training, which are seen through a window; broken files are left out."""
     import csv
     import json

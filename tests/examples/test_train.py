@@ -26,17 +26,11 @@ from vov3d.synthetic.moving_shapes import CLASSES, write_videos
 EXAMPLES = Path(train.__file__).parents[1]
 TESTS = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Killed(BaseException):
-    """Stands for the end of a process."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    """A stand-in for the end of a process."""
 
 
 def environment() -> dict[str, str]:
@@ -45,7 +39,7 @@ def environment() -> dict[str, str]:
 
 
 def run_killed(data, output, at: int, **keys) -> None:
-    """A run that ends after `at` updates, whatever is being done."""
+    """Runs a training that is killed after `at` updates, whatever it is doing."""
     run = trainer(data, output, (output / "checkpoint.pt").exists(), **keys)
     whole = run.one_update
 
@@ -171,7 +165,7 @@ def test_backward_passes_give_the_gradients_of_one(tmp_path):
     accumulate=st.integers(1, 2),
     ema=st.sampled_from([0, 0.7]),
 )
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path_factory, ends, every, accumulate, ema):
+def test_a_killed_run_resumes_with_equal_results(tmp_path_factory, ends, every, accumulate, ema):
     folder = tmp_path_factory.mktemp("killed")
     data, val = clips_file(folder), clips_file(folder, 6, seed=1)
     keys = dict(
@@ -197,7 +191,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path_factory, ends, eve
     assert (folder / "run" / weights).read_bytes() == (folder / "whole" / weights).read_bytes()
 
 
-def test_a_process_that_is_killed_goes_on_to_the_bit(tmp_path):
+def test_a_killed_process_resumes_bit_identically(tmp_path):
     data = clips_file(tmp_path)
     keys = dict(schedule_epochs=25, train_checkpoint_every=2, model_drop_rate=0.5)
     trainer(data, tmp_path / "whole", **keys).run()
@@ -211,13 +205,13 @@ def test_a_process_that_is_killed_goes_on_to_the_bit(tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     done = subprocess.run([*line, "--resume", "auto"], env=environment(), capture_output=True, text=True, check=True)
-    assert "going on from epoch" in done.stdout
+    assert "resuming from epoch" in done.stdout
     assert column(tmp_path / "run", "loss") == column(tmp_path / "whole", "loss")
     weights = "model/model.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
 
 
-def test_the_end_in_the_middle_of_writing_leaves_the_former_checkpoint(tmp_path, monkeypatch):
+def test_a_kill_while_writing_leaves_the_former_checkpoint(tmp_path, monkeypatch):
     data, out = clips_file(tmp_path), tmp_path / "run"
     run_killed(data, out, 4, train_checkpoint_every=3)
     former = (out / "checkpoint.pt").read_bytes()
@@ -249,10 +243,10 @@ def test_a_full_disk_leaves_the_former_checkpoint_and_says_so(tmp_path, monkeypa
     assert "No space left on device" in error
     assert "the former one is still there" in error
     assert (out / "checkpoint.pt").read_bytes() == former
-    assert not list(out.glob(".*.part"))
+    assert not list(out.glob(".*.part*"))
 
 
-def test_going_on_with_other_settings_names_them(tmp_path, capsys):
+def test_resuming_with_other_settings_names_them(tmp_path, capsys):
     data, out = clips_file(tmp_path), tmp_path / "run"
     run_killed(data, out, 2, train_checkpoint_every=1)
     words = command(data, out, "shapes_adamw", "--resume", "auto", optimizer_lr=0.5, train_checkpoint_every=5)
@@ -261,7 +255,7 @@ def test_going_on_with_other_settings_names_them(tmp_path, capsys):
     assert "optimizer.lr (was 0.004, is 0.5)" in error
     assert "checkpoint_every" not in error
     assert train.main(command(clips_file(tmp_path, 22), out, "shapes_adamw", "--resume", "auto")) == 1
-    assert "the training data is another" in capsys.readouterr().err
+    assert "the training data is different" in capsys.readouterr().err
     assert train.main(command(data, out)) == 1
     assert "--resume auto" in capsys.readouterr().err
 
@@ -271,7 +265,7 @@ def test_going_on_with_other_settings_names_them(tmp_path, capsys):
 
 @pytest.fixture
 def videos(tmp_path):
-    """Six files of each of two classes, and one that is no video."""
+    """Writes six files of each of two classes, and one that is no video."""
     write_videos(tmp_path / "videos", 6, seed=0, num_frames=5, size=32, classes=CLASSES[:2])
     broken = tmp_path / "videos" / CLASSES[0] / "0_00002.mp4"
     broken.write_text("no video")
@@ -307,7 +301,7 @@ def test_a_broken_file_is_left_out_of_validation(videos, tmp_path):
 def test_two_processes_give_the_gradients_of_one_and_see_each_clip_once(tmp_path):
     """With norms that add up their sums over the processes as SyncBatchNorm does on GPUs, in float64."""
     data = clips_file(tmp_path, 21)
-    script = TESTS / "helpers/processes.py"
+    script = TESTS / "helpers/training_process.py"
     launch = {"1": [], "2": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]}
     for number, words in launch.items():
         line = [sys.executable, *words, str(script), str(data), str(tmp_path / number)]

@@ -1,4 +1,4 @@
-"""Batches: what is drawn, which clips an epoch has, what shards, arrays and shapes give; mixing."""
+"""Training data: epochs, random draws, shards, arrays, moving shapes, and mixing."""
 
 from types import SimpleNamespace
 
@@ -139,7 +139,7 @@ def test_longer_clips_in_memory_are_sampled():
     assert len(starts) > 3
 
 
-def test_bytes_and_floats_reach_the_network_alike():
+def test_uint8_clips_reach_the_network_as_the_transform_gives_them():
     clips = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16, 3), np.uint8)
     found = to_network(memory(clips, train=False).__getitems__([(0, 0), (0, 1)]).clips, CFG, torch.zeros(()))
     frames = torch.from_numpy(clips).permute(0, 1, 4, 2, 3)
@@ -223,7 +223,7 @@ def test_validation_is_what_lies_beside_training_or_a_share_of_each_class(videos
     assert read_sources(parts.data, parts.shapes)[1] is None
 
 
-def test_what_is_wrong_with_a_part_is_said(tmp_path):
+def test_errors_name_the_part_of_the_data(tmp_path):
     (tmp_path / "val.csv").write_text("a.mp4 0\n")
     (tmp_path / "train.csv").write_text("a.mp4 0\nno label\n")
     broken = recipe(data_path=tmp_path)

@@ -1,4 +1,4 @@
-"""Lists of videos: every layout is read as published, what is wrong is named by file and line."""
+"""Lists of videos: every layout is read as published, and errors name file and line."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def pairs(videos: VideoList, root: Path) -> dict[str, str]:
-    """Path below the root to class name."""
+    """Returns class names by path below the root."""
     return {
         path.relative_to(root).as_posix(): videos.classes[label]
         for path, label in zip(videos.paths, videos.labels, strict=True)
@@ -79,7 +79,7 @@ def test_names_of_two_sets_are_not_guessed(tmp_path: Path) -> None:
         (["1.mp4"], "holds no class folders"),
     ],
 )
-def test_what_is_no_class_folder(tmp_path: Path, files: list[str], message: str) -> None:
+def test_folders_without_classes_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
     touch(tmp_path, *files)
     with pytest.raises(ValueError, match=message):
         read_list(tmp_path)
@@ -169,7 +169,7 @@ HEAD = "label,youtube_id,time_start,time_end,split\n"
 
 @pytest.fixture
 def kinetics(tmp_path: Path) -> Path:
-    """A list as published, with quotes and a column more as in later copies."""
+    """Writes a list as published, with quotes and a column more as in later copies."""
     (tmp_path / "val.csv").write_text(
         "label,youtube_id,time_start,time_end,split,is_cc\n"
         '"massaging person\'s head",-0r6NmrdKCU,43,53,val,0\n'
@@ -421,7 +421,7 @@ def test_headings_are_no_videos(tmp_path: Path, heading: str) -> None:
     assert len(read_list(file)) == 2
 
 
-def test_columns_that_are_none_of_a_list(tmp_path: Path) -> None:
+def test_columns_of_other_tables_are_refused(tmp_path: Path) -> None:
     file = a_list(tmp_path, ["id,video,start,class", "1,a,0,run", "2,b,5,jump"], there=False)
     with pytest.raises(ValueError, match=r"l\.txt:1: found 'id,video,start,class', 4 columns"):
         read_list(file)
@@ -444,7 +444,7 @@ def test_a_list_beside_folders_is_not_ignored(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
-def test_what_computers_leave_behind_is_left_out_and_named(tmp_path: Path) -> None:
+def test_system_files_are_left_out_and_named(tmp_path: Path) -> None:
     touch(tmp_path, "run/1.mp4", "run/1.srt", "run/Thumbs.db", "jump/2.mp4", "jump/desktop.ini", "jump/.DS_Store")
     touch(tmp_path, "__MACOSX/run/._1.mp4", "@eaDir/x")
     videos = read_list(tmp_path)
@@ -457,7 +457,7 @@ def test_what_computers_leave_behind_is_left_out_and_named(tmp_path: Path) -> No
         read_list(tmp_path)
 
 
-def test_what_was_read_is_said(tmp_path: Path) -> None:
+def test_the_reading_is_described(tmp_path: Path) -> None:
     file = a_list(tmp_path, ["a.mp4 0", "b.mp4 0", "c.mp4 3", "c.mp4 3"])
     first, *others = described(read_list(file))
     assert first == f"{file}, csv: 4 videos of 2 classes, 2 of each; 0 is 'class 0', 3 is 'class 3'"

@@ -1,4 +1,4 @@
-"""A file host on the loopback interface that serves one file, and fails in the ways that dying hosts do."""
+"""A file host on the loopback interface that serves one file, and fails in the ways that real hosts do."""
 
 import re
 import struct
@@ -31,7 +31,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def send_file(self, cut: int | None = None, ranges: bool = True, validators: bool = True) -> None:
-        """The file, or what is asked for of it; the connection breaks after `cut` bytes."""
+        """Sends the file, or the range that is asked for; the connection breaks after `cut` bytes."""
         content, start = self.server.content, 0
         etag = f'"{hash(content)}"'
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -88,7 +88,7 @@ def short_body(handler: _Handler, n: int) -> None:
 
 
 def reset(times: int, after: int) -> Answer:
-    """The connection is reset, not closed."""
+    """Answers so that the connection is reset, not closed."""
 
     def answer(handler: _Handler, n: int) -> None:
         handler.send_file(after if n <= times else None)

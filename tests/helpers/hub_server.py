@@ -147,7 +147,7 @@ class HubServer(ThreadingHTTPServer):
 
 
 def start_hub() -> HubServer:
-    """A Hub that serves until the process ends."""
+    """Starts a Hub that serves until the process ends."""
     server = HubServer()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

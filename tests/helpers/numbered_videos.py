@@ -1,4 +1,4 @@
-"""Video files made on the spot, each frame carrying its own number in a form that survives lossy coding."""
+"""Writes video files whose frames carry their own numbers in a form that survives lossy coding."""
 
 import struct
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ BITS = WIDTH // BLOCK
 
 
 def numbered_frame(number: int) -> np.ndarray:
-    """An RGB picture (64, 96, 3): twelve black or white blocks on top spell `number`, below is a moving pattern."""
+    """Draws an RGB picture (64, 96, 3): black or white blocks on top spell `number`, a moving pattern is below."""
     frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     bits = [(number >> bit) & 1 for bit in range(BITS)]
     frame[: 2 * BLOCK] = np.repeat(np.array(bits, np.uint8) * 235 + 10, BLOCK)[None, :, None]
@@ -29,13 +29,13 @@ def numbered_frame(number: int) -> np.ndarray:
 
 
 def frame_number(frame: torch.Tensor) -> int:
-    """The number that a decoded picture (3, 64, 96) carries."""
+    """Returns the number that a decoded picture (3, 64, 96) carries."""
     row = frame[:, 4 : 2 * BLOCK - 4].float().mean((0, 1))
     return sum(int(row[bit * BLOCK + 2 : (bit + 1) * BLOCK - 2].mean() > 128) << bit for bit in range(BITS))
 
 
 def frame_numbers(frames: torch.Tensor) -> list[int]:
-    """The numbers of a stack of decoded pictures (T, 3, 64, 96)."""
+    """Returns the numbers of a stack of decoded pictures (T, 3, 64, 96)."""
     return [frame_number(frame) for frame in frames]
 
 
@@ -86,7 +86,7 @@ def write_pictures(path: Path, pictures: Sequence[np.ndarray]) -> Path:
 
 
 def folder_of_frames(folder: Path, count: int, name: str = "{:05}.jpg") -> Path:
-    """A folder of pictures that carry their numbers, named from 1."""
+    """Writes a folder of pictures that carry their numbers, named from 1."""
     folder.mkdir()
     for number in range(count):
         Image.fromarray(numbered_frame(number)).save(folder / name.format(number + 1), quality=95)
@@ -94,7 +94,7 @@ def folder_of_frames(folder: Path, count: int, name: str = "{:05}.jpg") -> Path:
 
 
 def write_audio(path: Path) -> Path:
-    """A file with half a second of silence and no picture."""
+    """Writes a file with half a second of silence and no picture."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("aac", rate=44100)
         for k in range(20):
@@ -134,6 +134,6 @@ def keep_part(path: Path, part: float) -> Path:
 
 
 def sequential_frames(path: Path) -> list[np.ndarray]:
-    """Every picture in the order in which a plain decode from the start gives them: the truth for random access."""
+    """Returns every picture in the order of a plain decode from the start: the truth for random access."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

@@ -1,4 +1,4 @@
-"""A network that shows what it was given, in place of a real one."""
+"""A small network that records the views it is given, in place of a real one."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CFG = {
 
 
 class StandIn(nn.Module):
-    """Softmax of a linear map of the mean colour of each frame; remembers the views it saw."""
+    """A softmax over a linear map of the mean colour of each frame; it records its inputs."""
 
     def __init__(self, num_classes: int = 7, **change) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The published checkpoint formats, rebuilt from `tests/reference/*.json` and `reference_recipe.py`."""
+"""Checkpoints in the published formats, rebuilt from `tests/reference/*.json` and `reference_recipe.py`."""
 
 import json
 from functools import cache
@@ -26,7 +26,7 @@ def load_reference(name: str) -> dict[str, Any]:
 
 
 def published_state_dict(name: str, salt: int | None = None) -> dict[str, torch.Tensor]:
-    """Tensors in the published format; the salt is that of the reference's first case unless given."""
+    """Returns tensors in the published format; the salt is that of the reference's first case unless given."""
     reference = load_reference(name)
     salt = reference["cases"][0]["salt"] if salt is None else salt
     return {k: torch.from_numpy(weight(k, tuple(s), salt)) for k, s in reference["state_dict"].items()}

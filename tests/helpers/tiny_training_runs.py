@@ -25,7 +25,7 @@ TINY = {
 
 
 def clips_file(folder: Path, number: int = 20, seed: int = 0) -> Path:
-    """An `.npz` of two classes, which grow lighter or darker."""
+    """Writes an `.npz` of clips of two classes, which grow lighter or darker."""
     rng = np.random.default_rng(seed)
     labels = np.arange(number) % 2
     ramp = np.linspace(-60, 60, 4)[None, :] * (1 - 2 * labels)[:, None]
@@ -36,20 +36,20 @@ def clips_file(folder: Path, number: int = 20, seed: int = 0) -> Path:
 
 
 def command(data: Path, output: Path, recipe: str = "shapes_adamw", *words: str, **keys: object) -> list[str]:
-    """The words behind `train.py`; `_` in a key's name stands for the first dot."""
+    """Returns the arguments of `train.py`; `_` in a key's name stands for the first dot."""
     given = TINY | {name.replace("_", ".", 1): str(value) for name, value in keys.items()}
     overrides = [word for key, value in given.items() for word in (f"--{key}", value)]
     return ["--recipe", recipe, "--data", str(data), "--output", str(output), *words, *overrides]
 
 
 def trainer(data: Path, output: Path, resume: bool = False, **keys: object) -> train.Trainer:
-    """A trainer of `shapes_adamw` on a tiny network."""
+    """Returns a trainer of `shapes_adamw` on a tiny network."""
     args, rest = train.parser("").parse_known_args(command(data, output, **keys))
     overrides = train.parse_overrides(rest) | {"data.path": args.data}
     return train.Trainer(train.load_recipe(args.recipe, overrides), output, resume)
 
 
 def column(output: Path, name: str, file: str = "updates.csv") -> list[str]:
-    """A column of a log, as text."""
+    """Returns a column of a log, as text."""
     heading, *rows = [line.split(",") for line in (output / file).read_text().splitlines()]
     return [row[heading.index(name)] for row in rows]

@@ -1,4 +1,4 @@
-"""Networks whose weights look as training leaves them."""
+"""Gives networks weights and statistics like those of trained ones."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from helpers.reference_recipe import weight
 
 
 def as_trained(model: nn.Module) -> nn.Module:
-    """Gives norms statistics and weights as training leaves them; in float64 and eval mode."""
+    """Sets statistics and weights of norms to values as after training; returns the model in float64 and eval mode."""
     torch.manual_seed(0)
     for m in model.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None:
@@ -20,7 +20,7 @@ def as_trained(model: nn.Module) -> nn.Module:
 
 
 def without_zeros(model: nn.Module) -> nn.Module:
-    """Weights of which none is zero: a fresh model's blocks start as their shortcuts."""
+    """Sets weights of which none is zero: the blocks of a new model start as their shortcuts."""
     state = {k: torch.from_numpy(weight(k, tuple(v.shape))) for k, v in model.state_dict().items()}
     model.load_state_dict(state)
     return model

@@ -33,7 +33,7 @@ def test_the_published_formats_are_converted_without_naming_the_model(reference,
     assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_what_no_tag_describes_claims_nothing(tmp_path):
+def test_weights_without_a_tag_state_no_published_accuracy(tmp_path):
     found, model = convert(published_file("vov3d_l_ssv1", tmp_path), tmp_path / "out")
     assert (found.num_classes, model.pretrained_cfg["sampling"]) == (174, "segment")
     cfg = json.loads((tmp_path / "out/config.json").read_text())["pretrained_cfg"]
@@ -77,10 +77,10 @@ def test_files_that_cannot_be_converted_leave_nothing(tmp_path):
     torch.save({"a.weight": torch.ones(2)}, tmp_path / "other.pth")
     for file, kwargs, error, message in (
         (path, dict(model_name="vov3d_m"), WeightsError, "this file holds x3d_m .*, not vov3d_m"),
-        (path, dict(model_name="x3d_m.ssv1_f16"), WeightsError, "holds 400 classes, and x3d_m.ssv1_f16 has 174"),
+        (path, dict(model_name="x3d_m.ssv1_f16"), WeightsError, "has 400 classes, but x3d_m.ssv1_f16 has 174"),
         (path, dict(model_name="x3d_m.k600"), ValueError, "has no tag 'k600'"),
         (path, dict(label_names=["one"]), ValueError, "got 1 label_names for a model of 400 classes"),
-        (tmp_path / "other.pth", {}, WeightsError, "its 1 tensors, a.weight, .* no VoV3D or X3D"),
+        (tmp_path / "other.pth", {}, WeightsError, "its 1 tensors, a.weight, .* a VoV3D or X3D"),
         (tmp_path / "none.pth", {}, FileNotFoundError, "no such weights file"),
     ):
         with pytest.raises(error, match=message):
@@ -142,7 +142,7 @@ def test_what_the_older_codebases_cannot_hold():
         convert_state_dict(create_model("vov3d_m", conv="d1plus2d", device="meta"), "slowfast")
     with pytest.raises(ValueError, match="format 'mmaction' has no x3d_m; it can be written as pytorchvideo, slowfast"):
         convert_state_dict(create_model("x3d_m", device="meta"), "mmaction")
-    with pytest.raises(WeightsError, match="those of no VoV3D or X3D"):
+    with pytest.raises(WeightsError, match="not those of a VoV3D or X3D"):
         convert_state_dict(torch.nn.Conv3d(1, 1, 1), "slowfast")
 
 

@@ -5,6 +5,7 @@ import re
 
 import huggingface_hub.utils._http as hub_http
 import pytest
+import safetensors.torch
 import torch
 from helpers.numbered_videos import write_video
 from helpers.reference_files import published_state_dict
@@ -12,6 +13,7 @@ from helpers.reference_files import published_state_dict
 import vov3d
 from vov3d import create_model, from_pretrained, push_to_hub
 from vov3d.cli import main
+from vov3d.hub.card import model_card
 
 NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 1, 1, 1), head_chs=8, hidden_chs=8)
 TAG = "vov3d_m.k400_f16"
@@ -29,7 +31,7 @@ def posts(hub) -> list[str]:
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """A published tag's weights, found on this machine."""
+    """Puts the weights of a published tag on this machine."""
     folder = tmp_path / "weights"
     folder.mkdir()
     torch.save({"model_state": published_state_dict("vov3d_m_k400")}, folder / f"{TAG}.pth")
@@ -52,7 +54,7 @@ def test_models_that_are_in_no_registry_come_back_from_their_configuration(hub, 
     assert len(from_pretrained("me/mine", features_only=True)(torch.randn(1, model.in_chans, 2, 32, 32))) == 5
 
 
-def test_what_is_there_is_not_sent_again(hub):
+def test_uploaded_files_are_not_uploaded_again(hub):
     model = create_model("vov3d_m", num_classes=3, **NANO)
     push_to_hub(model, "me/mine")
     hub.requests.clear()
@@ -136,7 +138,7 @@ def test_commands_that_make_no_sense(args, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_only_untouched_weights_claim_what_was_published(weights, tmp_path):
+def test_only_unchanged_weights_state_the_published_accuracy(weights, tmp_path):
     def config(model):
         return json.loads((vov3d.save_pretrained(model, tmp_path / "m") / "config.json").read_text())["pretrained_cfg"]
 
@@ -147,3 +149,57 @@ def test_only_untouched_weights_claim_what_was_published(weights, tmp_path):
     assert not {"tag", "top1", "views"} & set(trained)
     assert (trained["license"], trained["label_set"]) == ("cc-by-nc-4.0", "k400")
     assert not {"tag", "top1", "license"} & set(config(create_model("vov3d_m")))
+
+
+def test_files_for_transformers_are_sent_and_the_card_says_so(hub):
+    model = create_model("vov3d_m", num_classes=3, **NANO)
+    sent = push_to_hub(model, "me/mine", label_names=["a", "b", "c"], transformers=True)
+    assert sorted(sent) == sorted([*FILES, "modeling_vov3d.py", "video_preprocessor_config.json"])
+    assert same(from_pretrained("me/mine"), model)
+    card = hub.repos["me/mine"]["README.md"].decode()
+    assert "- transformers\n" in card
+    assert 'AutoModelForVideoClassification.from_pretrained("me/mine")' in code_of(card)
+    push_to_hub(model, "me/plain")
+    assert "transformers" not in hub.repos["me/plain"]["README.md"].decode()
+
+
+@pytest.mark.parametrize("task", ["single", "multilabel", "regression", "multihead"])
+def test_the_card_has_a_pipeline_for_the_tasks_that_it_scores(task):
+    heads = {"verb": 2, "noun": 2} if task == "multihead" else None
+    model = create_model("vov3d_m", num_classes=4, task=task, heads=heads, **NANO)
+    code = model_card(model, "me/mine", list("abcd"), transformers=True)
+    assert "AutoModelForVideoClassification" in code
+    assert ("pipeline(" in code) == (", pipeline\n" in code) == (task != "multihead")
+
+
+def test_the_code_of_the_card_runs_in_transformers(hub, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    model = create_model("vov3d_m", num_classes=3, pretrained_cfg_overlay={"test_input_size": (3, 32, 32)}, **NANO)
+    push_to_hub(model, "me/mine", label_names=["a", "b", "c"], transformers=True)
+    write_video(tmp_path / "clip.mp4", num_frames=4)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    code = code_of(hub.repos["me/mine"]["README.md"].decode())
+    exec("import vov3d" + code.split("import vov3d", 2)[2], namespace)
+    assert same(namespace["model"].model, model)
+    assert namespace["outputs"].logits.shape == (1, 3)
+
+
+def test_shards_of_a_repository_are_downloaded(hub, tmp_path):
+    model = create_model("vov3d_m", num_classes=3, **NANO)
+    push_to_hub(model, "me/mine")
+    files, state = hub.repos["me/mine"], model.state_dict()
+    del files["model.safetensors"]
+    names = sorted(state)
+    index = {}
+    for part, chosen in (("a.safetensors", names[::2]), ("b.safetensors", names[1::2])):
+        files[part] = safetensors.torch.save({name: state[name] for name in chosen})
+        index |= dict.fromkeys(chosen, part)
+    config = json.loads(files["config.json"])
+    del config["pretrained_cfg"]["sha256"]
+    files["config.json"] = json.dumps(config).encode()
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": index}).encode()
+    assert same(from_pretrained("me/mine"), model)
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"x": "../a.safetensors"}}).encode()
+    with pytest.raises(vov3d.WeightsError, match="is no index of 1 to 1000 safetensors files beside it"):
+        from_pretrained("me/mine", cache_dir=tmp_path / "new")

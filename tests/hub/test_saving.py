@@ -194,8 +194,8 @@ def test_warm_cache_needs_no_hub(hub, folder, tmp_path, monkeypatch):
 
 
 ANSWERS = {
-    "401": ((401, "RepoNotFound"), "no such repository, or not without logging in"),
-    "404": (None, "no such repository, or not without logging in"),
+    "401": ((401, "RepoNotFound"), "no such repository, or it needs a log-in"),
+    "404": (None, "no such repository, or it needs a log-in"),
     "gated": ((403, "GatedRepo"), "access to this repository is restricted"),
     "503": ((503, ""), "503 Service Unavailable"),
 }
@@ -222,7 +222,7 @@ def test_one_error_names_the_repository_and_the_ways_out(answer, name, hub, tmp_
 def test_repository_without_weights_or_with_a_web_page(hub, folder, tmp_path):
     config = {"config.json": (folder / "config.json").read_bytes()}
     hub.repos |= {"me/empty": config, "me/page": {**config, "model.safetensors": b"<html>sorry</html>"}}
-    with pytest.raises(WeightsError, match="the repository does not hold the file"):
+    with pytest.raises(WeightsError, match="the repository does not have the file"):
         create_model("hf-hub:me/empty", pretrained=True, cache_dir=tmp_path / "cache")
     with pytest.raises(WeightsError, match="is a web page, not weights"):
         create_model("hf-hub:me/page", pretrained=True, cache_dir=tmp_path / "cache")
@@ -251,7 +251,7 @@ for name in sys.argv[1:]:
 
 
 def run(names, **env) -> list[str]:
-    """What a new process, with the client's environment variables set, makes of the names."""
+    """Resolves the names in a new process, with the client's environment variables set."""
     command = [sys.executable, "-c", SCRIPT, *names]
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout.splitlines()

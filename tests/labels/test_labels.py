@@ -1,4 +1,4 @@
-"""Files of class names: every encoding, any length, and what is no name."""
+"""Files of class names: every encoding, any length, and files without names."""
 
 import codecs
 
@@ -29,14 +29,14 @@ def test_every_encoding_that_says_what_it_is(content, tmp_path):
     [
         ("naïve".encode("latin-1"), "is not text in UTF-8"),
         (b"a\n" + b" " * 200_000 + b"\nb", "holds empty names"),
-        (b"a\n" + b"b" * 20_000, "line 2, .* is no name"),
-        (b"a\nb\x1b[2J", "line 2, .* is no name"),
+        (b"a\n" + b"b" * 20_000, "line 2, .* is not a name"),
+        (b"a\nb\x1b[2J", "line 2, .* is not a name"),
         (b"a\nb\na", "names 'a' twice"),
         (b"[" * 100_000, "expected JSON"),
         (b'[["a"], "b"]', "holds empty names"),
     ],
 )
-def test_what_is_no_list_of_names_is_told(content, message, tmp_path):
+def test_files_that_are_no_list_of_names_are_refused(content, message, tmp_path):
     (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(ValueError, match=rf"names\.txt: .*{message}|names\.txt: {message}"):
         read_label_names(tmp_path / "names.txt")

@@ -86,7 +86,7 @@ def test_tosa_refuses_odd_widths_and_no_blocks():
 
 
 def measured_field(block: torch.nn.Module, layer: int) -> int:
-    """Frames whose change reaches the middle frame of a bottleneck's output."""
+    """Returns the number of frames whose change reaches the middle frame of a bottleneck's output."""
     frames = 41
     x = torch.randn(1, 4, frames, 3, 3, dtype=torch.float64, requires_grad=True)
     y = x

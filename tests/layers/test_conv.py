@@ -22,7 +22,7 @@ odd = st.sampled_from([1, 3, 5, 7])
 
 
 def table1(conv: str, c: int, t: int, k: int, s: int, frames: int, h: int, w: int) -> tuple[int, int]:
-    """Parameters and multiply-adds; H and W are multiples of s."""
+    """Returns parameters and multiply-adds by Table 1; H and W are multiples of s."""
     whole, strided = frames * h * w, frames * h * w // s**2
     return {
         "3d": (t * k**2 * c**2, t * k**2 * c**2 * strided),
@@ -190,7 +190,7 @@ print(len(grid))
 
 
 def run_grid(first: int, last: int) -> int:
-    """A child, since what went wrong there was memory: it ended in a segmentation fault."""
+    """Runs a child process, as the error under test is one of memory: it ended in a segmentation fault."""
     child = subprocess.run(
         [sys.executable, "-c", GRID, str(first), str(last)], capture_output=True, text=True, timeout=500
     )
@@ -198,12 +198,12 @@ def run_grid(first: int, last: int) -> int:
     return int(child.stdout)
 
 
-def test_narrow_convolutions_train_without_harm():
+def test_narrow_convolutions_train_without_memory_errors():
     run_grid(0, 36)  # 12 to 16 channels, as the first shortcut of vov3d_n
 
 
 @pytest.mark.slow
-def test_all_narrow_convolutions_train_without_harm():
+def test_all_narrow_convolutions_train_without_memory_errors():
     for first in range(0, run_grid(0, 0), 200):
         run_grid(first, first + 200)
 

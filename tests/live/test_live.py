@@ -1,4 +1,4 @@
-"""Live video: files as if live, fake cameras on this machine, and all that `vov3d live` tells."""
+"""Live video: files played in real time, fake cameras on this machine, and the output of `vov3d live`."""
 
 import contextlib
 import io
@@ -98,7 +98,7 @@ def test_a_file_in_real_time_drops_what_comes_too_late(clip):
 
 
 def mpegts(size, frames=12):
-    """Bytes of a short video."""
+    """Returns the bytes of a short video."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mpegts") as container:
         stream = container.add_stream("mpeg2video", rate=25)
@@ -112,7 +112,7 @@ def mpegts(size, frames=12):
 
 
 def camera(*visits):
-    """A server on this machine that does with each visitor what a function says; returns its address."""
+    """Serves each visitor on this machine by a function; returns the address."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve():
@@ -175,7 +175,7 @@ def test_closing_does_not_wait_for_a_silent_stream():
         ("nothing.mp4", {}, "nothing.mp4: no such file"),
         ("-", {}, "need their size"),
         ("0", {"realtime": True}, "is live already"),
-        ("0", {"size": (4, 4)}, "nothing else takes one"),
+        ("0", {"size": (4, 4)}, "other sources do not take one"),
         ("0", {"fps": 0}, "fps 0"),
     ],
 )
@@ -204,7 +204,7 @@ def test_raw_frames_from_a_pipe(monkeypatch):
 # --- the classifier --------------------------------------------------------------------------------------------------
 
 
-def test_a_classifier_says_what_its_stream_says():
+def test_a_classifier_equals_its_stream():
     model = vov3d.create_model("vov3d_n", pretrained=True, causal=True).eval()
     classifier = StreamClassifier(model, topk=2)
     assert classifier.fps == 5

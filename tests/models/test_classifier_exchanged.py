@@ -74,12 +74,12 @@ def test_the_former_classifier_in_another_place_keeps_its_names():
     assert vov3d.class_names(vov3d.optimize_for_inference(model.eval())) == names
 
 
-def test_a_classifier_that_does_not_tell_is_asked_for():
+def test_a_classifier_of_unknown_size_needs_the_number_of_classes():
     model = packaged()
     model.head.fc = Wrapped(nn.Linear(256, 9), None)
     assert vov3d.class_names(model) is None
     for ask in (vov3d.VideoClassifier, lambda m: m.num_classes):
-        with pytest.raises(ValueError, match=r"the classifier is a Wrapped, .*set model\.num_classes"):
+        with pytest.raises(ValueError, match=r"classes of the classifier, a Wrapped, .*set model\.num_classes"):
             ask(model)
     model.num_classes = 9
     assert vov3d.VideoClassifier(model).class_names[8] == "class 8"
@@ -108,7 +108,7 @@ def test_a_whole_head_of_another_class():
             lambda: model.reset_classifier(3),
             lambda: model.forward_head(model.forward_features(x), pre_logits=True),
         ):
-            with pytest.raises(ValueError, match=r"needs the head of these networks.* exchange head\.fc alone"):
+            with pytest.raises(ValueError, match=r"needs the original head.* replace only head\.fc"):
                 call()
 
 

@@ -1,3 +1,5 @@
+"""Clips stay channels-last through the whole network."""
+
 import pytest
 import torch
 
@@ -6,7 +8,7 @@ import vov3d
 
 @pytest.fixture(params=[1, 2])
 def threads(request):
-    """PyTorch takes other convolutions where one thread runs."""
+    """Sets the number of threads: PyTorch takes other convolutions where one thread runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield

@@ -24,7 +24,7 @@ def clip(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("output_stride", [8, 4, 2])
 @pytest.mark.parametrize("conv", MIDDLE_CONVS)
 @pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
-def test_where_the_strided_map_had_its_pixels_there_is_the_same(name, conv, output_stride):
+def test_dilated_maps_equal_strided_maps_at_their_pixels(name, conv, output_stride):
     # Squeeze-and-excitation averages over all pixels; without it the two maps agree in every value.
     strided, dilated = (small(name, s, conv=conv, se_ratio=0, kernel_size=5) for s in (16, output_stride))
     dilated.load_state_dict(strided.state_dict())

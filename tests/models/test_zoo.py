@@ -30,7 +30,7 @@ SMALL = (2, 3, 4, 32, 32)
 
 @cache
 def built(name: str) -> nn.Module:
-    """One instance a worker; tests that change it copy it."""
+    """Builds one instance a worker; tests that change it copy it."""
     model = vov3d.create_model(name, num_classes=11).eval()
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     model.load_state_dict({k: torch.from_numpy(weight(k, shape)) for k, shape in shapes.items()})
@@ -293,7 +293,7 @@ def test_every_convolution_is_pytorchs_own_class(name):
 
 
 @pytest.mark.parametrize("name", ["vov3d_n", "x3d_xs"])
-def test_tools_that_go_by_exact_type_find_all_there_is(name):
+def test_tools_that_check_exact_types_find_every_module(name):
     model, x = built(name), clip(1, 3, 2, 32, 32)
     fused = fuse(copy.deepcopy(model))
     assert not [m for m in fused.modules() if isinstance(m, nn.BatchNorm3d)]
@@ -314,7 +314,7 @@ def test_tools_that_go_by_exact_type_find_all_there_is(name):
 
 @pytest.mark.parametrize("way", ["forward_features", "forward_intermediates", "features_only", "a map of logits"])
 @pytest.mark.parametrize("chans", [1, 3])
-def test_maps_lie_as_clips_do(way, chans):
+def test_feature_maps_have_the_memory_format_of_the_clips(way, chans):
     kwargs = {"features_only": dict(features_only=True), "a map of logits": dict(global_pool="")}.get(way, {})
     model = vov3d.create_model("vov3d_n", in_chans=chans, num_classes=5, **kwargs).eval()
     call = getattr(model, way, model)
@@ -329,7 +329,7 @@ def test_maps_lie_as_clips_do(way, chans):
 
 
 @pytest.mark.parametrize("name", ["vov3d_n", "x3d_xs"])
-def test_torch_func_sees_through(name):
+def test_torch_func_transforms_work(name):
     model = vov3d.create_model(name, num_classes=3, depths=(1, 1, 1) if name == "vov3d_n" else (1, 1, 1, 1)).eval()
     x, parameters, buffers = clip(2, 3, 2, 32, 32), dict(model.named_parameters()), dict(model.named_buffers())
 
@@ -413,7 +413,7 @@ def test_constructor_arguments():
     assert not [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
     with pytest.raises(ValueError, match="must agree in length"):
         vov3d.X3D(depths=(1, 2, 3))
-    with pytest.raises(ValueError, match="one block or more for each stage"):
+    with pytest.raises(ValueError, match="one or more for each stage"):
         vov3d.VoV3D(depths=(1, 0, 3, 2))
     with pytest.raises(TypeError, match="img_size"):
         vov3d.create_model("vov3d_m", img_size=224)

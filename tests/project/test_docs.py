@@ -17,7 +17,7 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "refer
 
 @pytest.fixture
 def page_files(tmp_path, monkeypatch):
-    """A folder with what the pages speak of: a clip, a checkpoint, and a folder of published weights."""
+    """Writes the files that the pages name: a clip, a checkpoint, and a folder of published weights."""
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "clip.mp4", num_frames=20)
     (tmp_path / "downloads").mkdir()
@@ -38,7 +38,7 @@ def test_python_blocks_run_one_after_the_other(page, page_files):
 
 
 def commands(text):
-    """Lines for the shell that call `vov3d`, without those of blocks that are marked `no-run`."""
+    """Returns lines for the shell that call `vov3d`, without those of blocks that are marked `no-run`."""
     text = re.sub(r"^```bash no-run\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     return re.findall(r"^(?:.*&& )?vov3d ([^#\n|`]*)$", text, re.MULTILINE)
 

@@ -16,7 +16,7 @@ import vov3d
 
 
 def public_modules():
-    """Modules that name what is public in them, without those that begin with an underscore."""
+    """Returns modules that name what is public in them, without those that begin with an underscore."""
     found = [vov3d]
     for info in pkgutil.walk_packages(vov3d.__path__, "vov3d."):
         if not any(part.startswith("_") for part in info.name.split(".")):
@@ -26,7 +26,7 @@ def public_modules():
 
 
 def public_names():
-    """Every public object once, by the shortest path to it."""
+    """Returns every public object once, by the shortest path to it."""
     found = {}
     for module in sorted(public_modules(), key=lambda m: m.__name__.count(".")):
         for name in module.__all__:
@@ -39,7 +39,7 @@ def public_names():
 
 
 def public_methods(cls):
-    """Methods and properties that a class of ours adds or overrides."""
+    """Returns methods and properties that a class of ours adds or overrides."""
     for owner in [c for c in cls.__mro__ if c.__module__.startswith("vov3d")]:
         for name, member in vars(owner).items():
             function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
@@ -57,22 +57,22 @@ CLASSES = {path: cls for path, cls in NAMES.items() if inspect.isclass(cls)}
 
 
 def section(doc, title):
-    """What stands, indented, under a title of a docstring in Google's style, by the names that it explains."""
+    """Returns the entries under a title of a docstring in Google's style, by the names that they explain."""
     text = re.search(rf"^{title}:\n((?:    .*\n|\n)*)", inspect.cleandoc(doc or "") + "\n", re.MULTILINE)
     entries = re.finditer(r"^    ([*\w.]+)(?: \([^)]*\))?: ", text[1] if text else "", re.MULTILINE)
     return [entry[1] for entry in entries]
 
 
 def parameters(function):
-    """Names of a function's parameters, starred as they are written."""
+    """Returns the names of a function's parameters, starred as they are written."""
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     taken = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
     return [stars.get(p.kind, "") + p.name for p in taken if not p.name.startswith("_")]
 
 
 def raised(function):
-    """Exceptions that a function raises itself, by name."""
-    if function.__code__.co_filename == "<string>":
+    """Returns the exceptions that a function raises itself, by name."""
+    if inspect.unwrap(function).__code__.co_filename == "<string>":
         return set()  # the constructor of a data class
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     raises = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
@@ -80,13 +80,13 @@ def raised(function):
 
 
 def own_fields(cls):
-    """Fields of a data class or a named tuple, in order."""
+    """Returns the fields of a data class or a named tuple, in order."""
     if dataclasses.is_dataclass(cls):
         return [f for f in vars(cls).get("__annotations__", inspect.get_annotations(cls)) if not f.startswith("_")]
     return list(getattr(cls, "_fields", ()))
 
 
-def test_there_is_something_to_look_at():
+def test_enough_public_names_are_found():
     assert len(CLASSES) > 20
     assert len(FUNCTIONS) > 30
     assert len(METHODS) > 50

@@ -1,4 +1,4 @@
-"""The README: its Python runs as printed, its table is the registry's, its commands exist."""
+"""The README: its Python runs as printed, its table is current, its commands exist."""
 
 import re
 import shlex

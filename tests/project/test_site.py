@@ -1,4 +1,4 @@
-"""The site: what its pages show is what the code is."""
+"""The site: its pages and pictures agree with the code."""
 
 import importlib.util
 import re
@@ -24,7 +24,7 @@ MIGRATE = (DOCS / "migrate.md").read_text()
 
 
 def loaded(script):
-    """A script of docs/ as a module, without running it."""
+    """Loads a script of docs/ as a module, without running it."""
     spec = importlib.util.spec_from_file_location(f"docs_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -60,7 +60,7 @@ def test_pictures_are_shown_with_their_script(script):
 # --- generated and listed --------------------------------------------------------------------------------------------
 
 
-def test_zoo_is_the_registrys():
+def test_zoo_tables_are_current():
     page = DOCS / "zoo.md"
     assert filled(page.read_text(), **zoo.tables()) == page.read_text(), "run python docs/measure zoo"
 
@@ -82,7 +82,7 @@ ROWS = [row for row in ROWS if row[0] not in ("you wrote", "---")]
 
 @pytest.fixture
 def page_files(tmp_path, monkeypatch, hub):
-    """A folder with a clip and with checkpoints; and the names that the page begins with."""
+    """Writes a clip and checkpoints; returns the names that the page begins with."""
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "clip.mp4", num_frames=20)
     published_file("vov3d_m_k400", tmp_path).rename(tmp_path / "weights.pth")
@@ -97,13 +97,13 @@ def page_files(tmp_path, monkeypatch, hub):
     return names
 
 
-def test_every_line_has_something_to_write():
+def test_every_row_names_its_replacement():
     assert len(ROWS) > 40
     assert all(len(row) == 2 for row in ROWS)
     assert all(re.search("`[^`]+`", now) for _, now in ROWS)
 
 
-def test_what_to_write_now_runs(page_files):
+def test_replacements_run(page_files):
     torch.manual_seed(0)
     lines = [code for _, now in ROWS for code in re.findall(r"`([^`]+)`", now)]
     for code in lines:
@@ -149,6 +149,16 @@ def test_a_model_in_one_file(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['plain3d_l', 'plain3d_s']"
+
+
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+def test_search_needs_no_other_host():
+    # the plugin `offline` adds a script of unpkg.com, unless one of this name is there
+    scripts = re.findall(r"^ +- (\S*iframe-worker\S*)", (DOCS.parent / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert len(scripts) == 1
+    assert "file:" in (DOCS / scripts[0]).read_text()
 
 
 # --- the hook --------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_what_does_not_fit_leaves_the_model_as_it_was(model, blocks, message):
 
 
 class TwoPathways(nn.Module):
-    """As SlowFast: a list of clips in, a list of maps between blocks."""
+    """A network like SlowFast: a list of clips in, a list of maps between blocks."""
 
     def __init__(self):
         super().__init__()
@@ -95,5 +95,5 @@ def test_lists_of_clips_and_of_maps(name):
 
 
 def test_a_model_that_takes_another_input_says_so():
-    with pytest.raises(ValueError, match=r"does not run as it is on clip_shape=\(1, 3, 8, 64, 64\): input needs to be"):
+    with pytest.raises(ValueError, match=r"does not run on clip_shape=\(1, 3, 8, 64, 64\): input needs to be"):
         replace_blocks(TwoPathways(), {"pathways": lambda old: Pathways()})

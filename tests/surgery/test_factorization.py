@@ -1,4 +1,4 @@
-"""3D convolutions split in place: exact where kernels have the rank, nearest where they have not."""
+"""3D convolutions split in place: exact if the kernels have the rank, the nearest approximation otherwise."""
 
 import copy
 import math
@@ -174,7 +174,7 @@ class Scaled(Renamed):
 
 
 @pytest.mark.parametrize("mark", ["subclass", "instance"])
-def test_what_a_convolution_is_decides_and_not_its_class(mark):
+def test_subclasses_are_treated_by_what_they_compute(mark):
     model = nn.Sequential(Renamed(4), nn.Conv3d(4, 4, 3, padding=1, groups=4))
     if mark == "instance":
         model[0].forward = lambda x: 2 * nn.Conv3d.forward(model[0], x)  # as dispatchers of large models do
@@ -219,7 +219,7 @@ def test_an_error_at_any_convolution_leaves_the_model_whole():
         assert [type(m) for m in model.modules() if isinstance(m, nn.Conv3d)] == [Renamed, Renamed]
 
 
-def test_what_is_left_and_why():
+def test_skipped_convolutions_are_listed_with_the_reason():
     normed = nn.utils.parametrizations.weight_norm(nn.Conv3d(2, 2, 3, groups=2))
     model = nn.Sequential(
         nn.Conv3d(2, 2, 3, groups=2),

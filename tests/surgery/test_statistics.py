@@ -129,7 +129,7 @@ def test_every_kind_of_norm_is_frozen_with_its_numbers(kind):
     "convert", [nn.SyncBatchNorm.convert_sync_batchnorm, timm.layers.convert_sync_batchnorm], ids=["torch", "timm"]
 )
 @pytest.mark.parametrize("kind", list(NORMS)[:6])
-def test_a_conversion_wakes_no_frozen_norm(kind, convert):
+def test_a_conversion_keeps_frozen_norms_frozen(kind, convert):
     model, x = moved(nn.Sequential(nn.Conv2d(3, 4, 1), NORMS[kind]())), torch.randn(2, 3, 5, 5)
     want = freeze_batchnorm(model)(x)
     model = convert(model).train()
@@ -157,7 +157,7 @@ def test_norms_without_statistics_yet():
     [
         (
             [torch.randn(2, 2, 3, 3, 3), torch.tensor([0, 1])],
-            r"got a list of \(2, 2, 3, 3, 3\), \(2,\); where a loader",
+            r"got a list of \(2, 2, 3, 3, 3\), \(2,\); if a loader",
         ),
         ((torch.randn(2, 2, 3, 3, 3), ["a", "b"]), r"got a tuple of \(2, 2, 3, 3, 3\), list"),
         ({"video": torch.randn(2, 2, 3, 3, 3), "label": 1}, "got a dictionary of video, label"),

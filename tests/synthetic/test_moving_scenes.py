@@ -1,4 +1,4 @@
-"""Scenes: boxes and actions are those of what is drawn, and the key frame tells no action."""
+"""Scenes: boxes and actions are those of the drawing, and the key frame does not show the action."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_a_longer_set_begins_with_the_shorter_one_and_seeds_differ():
 
 @pytest.fixture(scope="module")
 def shapes():
-    """Boxes `(T, N, 4)` and actions of many shapes whose boxes are cut by no edge."""
+    """Returns boxes `(T, N, 4)` and actions of many shapes whose boxes are cut by no edge."""
     scenes = make_scenes(400, seed=5, size=32)
     boxes = np.concatenate([s.boxes for s in scenes], 1)
     actions = np.concatenate([s.actions for s in scenes])
@@ -44,7 +44,7 @@ def shapes():
     return boxes[:, inside], actions[inside], boxes[4], actions
 
 
-def test_boxes_do_what_the_actions_say(shapes):
+def test_boxes_move_as_their_actions_say(shapes):
     boxes, actions, *_ = shapes
     moved = ((boxes[-1] - boxes[0])[:, :2] + (boxes[-1] - boxes[0])[:, 2:]) / 2
     grown = np.log(np.prod(boxes[-1][:, 2:] - boxes[-1][:, :2], 1) / np.prod(boxes[0][:, 2:] - boxes[0][:, :2], 1))

@@ -1,4 +1,4 @@
-"""Clips that only motion tells apart: what they are made of, and that no shortcut tells them."""
+"""Tests the classes of moving shapes, which differ only in motion, and that no shortcut distinguishes them."""
 
 import numpy as np
 import pytest
@@ -37,9 +37,22 @@ def test_clips_of_any_length_and_size(label, num_frames, size, seed):
     assert np.array_equal(clip, make_clip(label, rng(seed), num_frames, size))
 
 
+def test_shapes_stand_still_around_their_motion():
+    for label in range(0, 20, 3):
+        for track in _tracks(label, rng(label), 8):
+            longer = track.standing(3, 2)
+            for name in ("x", "y", "size", "angle", "alpha", "depth"):
+                own, values = getattr(track, name), getattr(longer, name)
+                assert values.tolist() == [own[0]] * 3 + own.tolist() + [own[-1]] * 2
+    assert make_clip(0, rng(0), 8, before=3, after=2).shape == (13, 64, 64, 3)
+    assert np.array_equal(make_clip(0, rng(0), 8, before=0, after=0), make_clip(0, rng(0), 8))
+    with pytest.raises(ValueError, match="cannot have -1 frames before"):
+        make_clip(0, rng(0), 8, before=-1)
+
+
 @pytest.mark.parametrize("pair", [i for i in range(len(PAIRS)) if i != _BOUNCING], ids=lambda i: PAIRS[i][0])
 def test_pairs_are_time_reverses(pair):
-    """What moves is the reverse; bystanders, drawn afterwards, are as likely either way."""
+    """The moving shape is reversed; bystanders, drawn afterwards, are as likely either way."""
     for seed in range(5):
         first, second = (_tracks(2 * pair + i, rng(seed), 16)[-2:] for i in range(2))
         count = 1 if len(first) == 1 or first[0].size[0] < 0.17 else len(first)
@@ -49,7 +62,7 @@ def test_pairs_are_time_reverses(pair):
 
 
 @pytest.mark.parametrize("label", range(len(CLASSES)), ids=lambda i: CLASSES[i])
-def test_what_moves_is_in_the_picture_in_most_frames(label):
+def test_the_moving_shape_is_visible_in_most_frames(label):
     """A quarter of a disc is inside where its centre is 0.4 radii outside."""
     for seed in range(150):
         for track in _tracks(label, rng(seed), 16)[-2 if label // 2 in (4, 6, 9) else -1 :]:
@@ -94,7 +107,7 @@ def test_video_files_in_class_folders(tmp_path):
 
 
 def accuracy(inputs: torch.Tensor, labels: torch.Tensor, model: nn.Module, passes: int) -> float:
-    """Held-out accuracy, in percent, of a small network trained on four fifths."""
+    """Returns the held-out accuracy, in percent, of a small network trained on four fifths."""
     cut = len(inputs) * 4 // 5
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
     for _ in range(passes):
@@ -116,7 +129,7 @@ def network(channels: int) -> nn.Sequential:
 
 
 @pytest.mark.slow
-def test_neither_a_frame_nor_frames_without_order_tell_the_classes_of_a_pair():
+def test_single_or_shuffled_frames_do_not_distinguish_the_classes_of_a_pair():
     """Within pairs, one frame is worth a coin, and so are all of them shuffled."""
     torch.manual_seed(0)
     clips, labels = (torch.from_numpy(a) for a in make_set(2000, seed=7, num_frames=8, size=32))
@@ -126,7 +139,7 @@ def test_neither_a_frame_nor_frames_without_order_tell_the_classes_of_a_pair():
     mixed = torch.stack([clip[torch.randperm(8)] for clip in clips])
 
     def within_pairs(inputs: torch.Tensor, model: nn.Module, passes: int) -> float:
-        """Accuracy of telling the two classes of each pair, whichever pair it is: 50 is chance."""
+        """Returns the accuracy within pairs of classes, the pair being known: 50 is chance."""
         return accuracy(inputs, labels % 2, model, passes)
 
     linear = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(768, 2))

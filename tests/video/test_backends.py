@@ -1,4 +1,4 @@
-"""PyAV and torchcodec give the same frames to the bit; where torchcodec does not load, that is told plainly."""
+"""PyAV and torchcodec give the same frames to the bit; a torchcodec that does not load gives a clear error."""
 
 import random
 import sys
@@ -95,7 +95,7 @@ def test_pictures_that_torchcodec_shows_otherwise_are_left_to_pyav(
 
 
 @needs_torchcodec
-def test_key_frames_are_not_taken_on_trust(tmp_path: Path) -> None:
+def test_key_frame_flags_are_verified(tmp_path: Path) -> None:
     path = write_video(tmp_path / "source.mp4", codec="mpeg4", num_frames=30, gop=10, b_frames=0)
     with av.open(str(path)) as source, av.open(str(tmp_path / "a.mp4"), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])

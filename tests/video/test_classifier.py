@@ -1,4 +1,4 @@
-"""The classifier shows the model the right views and averages what it says."""
+"""The classifier gives the model the right views and averages its scores."""
 
 import io
 import re
@@ -97,7 +97,7 @@ def test_variable_rate_is_sampled_by_time(tmp_path: Path) -> None:
     assert frame_numbers(torch.cat([left, right[..., 32:]], -1)) == [0, 33, 43, 46]  # 0, 667, 1333 and 2000 ms
 
 
-def test_a_pause_leaves_the_frames_around_it_apart(tmp_path: Path) -> None:
+def test_clips_do_not_jump_over_a_pause(tmp_path: Path) -> None:
     times = [round(1000 * (i + 1710 * (i >= 90)) / 30) for i in range(180)]  # 3 seconds, a pause of 57, 3 seconds
     model = StandIn(num_frames=16, frame_stride=5)
     result = VideoClassifier(model, views="10x1").result(write_video(tmp_path / "a.mkv", times_ms=times))
@@ -293,7 +293,7 @@ def test_predictions_are_a_table(path: Path, model: StandIn) -> None:
     assert "<b>" not in table
 
 
-def test_a_look_is_a_picture(path: Path, model: StandIn, tmp_path: Path) -> None:
+def test_a_result_is_drawn_as_a_picture(path: Path, model: StandIn, tmp_path: Path) -> None:
     classifier = VideoClassifier(model)
     result = classifier.result(path)
     with Image.open(io.BytesIO(result._repr_png_() or b"")) as picture:
@@ -304,7 +304,7 @@ def test_a_look_is_a_picture(path: Path, model: StandIn, tmp_path: Path) -> None
     assert "no such file" in repr(broken)
 
 
-def test_a_classifier_says_what_it_is(model: StandIn) -> None:
+def test_a_classifier_describes_itself(model: StandIn) -> None:
     assert repr(VideoClassifier(model, views="10x3")) == (
         "VideoClassifier(StandIn: 7 classes, 10x3 views of 4 frames every 2 at 30 fps, 32x32 pixels, on cpu)"
     )
@@ -312,11 +312,11 @@ def test_a_classifier_says_what_it_is(model: StandIn) -> None:
     assert packaged.startswith("VideoClassifier(vov3d_n.shapes_f8: 20 classes, 1x1 views of 8 frames in equal segments")
 
 
-def test_a_name_is_a_model_with_its_weights() -> None:
+def test_a_name_loads_a_model_with_its_weights() -> None:
     clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
     model = vov3d.create_model("vov3d_n", pretrained=True)
     assert VideoClassifier("vov3d_n")(clip) == VideoClassifier(model)(clip)
-    with pytest.raises(ValueError, match=r"m\.onnx: is an exported file; give what vov3d\.load_exported makes of it"):
+    with pytest.raises(ValueError, match=r"m\.onnx is an exported file: load it with vov3d\.load_exported"):
         VideoClassifier("m.onnx")
     with pytest.raises(ValueError, match="vov3d has no model 'vov3d_q'"):
         VideoClassifier("vov3d_q")

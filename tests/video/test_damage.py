@@ -1,4 +1,4 @@
-"""Files that lie or are damaged: each frame is the one that a decode from the start gives, or counts as missing."""
+"""Damaged files and wrong metadata: each frame equals that of a decode from the start, or counts as missing."""
 
 import contextlib
 import os
@@ -55,7 +55,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One sound video of 40 frames for each kind that this FFmpeg can write."""
+    """Writes one sound video of 40 frames for each kind that this FFmpeg can write."""
     folder = tmp_path_factory.mktemp("videos")
     found = {}
     for name, settings in KINDS.items():
@@ -80,12 +80,12 @@ def _written(path: Path, codec: str = "libx264", **settings: Any) -> Path:
     return write_video(path, num_frames=40, gop=10, codec=codec, **settings)
 
 
-def test_enough_kinds_are_tried(videos: dict[str, Path]) -> None:
+def test_enough_codecs_and_containers_are_tested(videos: dict[str, Path]) -> None:
     assert len(videos) > 12
 
 
 def _mutated(data: bytes, rng: random.Random) -> bytes:
-    """One kind of damage: flipped bits, zeros, noise, a cut end, bytes left out."""
+    """Applies one kind of damage: flipped bits, zeros, noise, a cut end, bytes left out."""
     found, kind = bytearray(data), rng.randrange(6)
     at, width = rng.randrange(len(data) // 10, len(data)), rng.choice([8, 100, 1000])
     if kind < 2:
@@ -103,7 +103,7 @@ def _mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def _in_a_row_and_alone(data: bytes, rng: random.Random, alone: int) -> tuple[str, list[int]]:
-    """What a reader makes of a file, and frames that come out otherwise when read alone by a fresh one, unsaid."""
+    """Returns "sound", "damaged" or "refused", and the frames that a new reader silently decodes differently."""
     try:
         with VideoReader(data) as reader:
             count, row = reader.num_frames, reader.read(range(reader.num_frames))
@@ -123,13 +123,13 @@ def _in_a_row_and_alone(data: bytes, rng: random.Random, alone: int) -> tuple[st
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_sound_files_are_the_same_alone_and_in_a_row(videos: dict[str, Path]) -> None:
+def test_frames_of_sound_files_are_equal_read_singly_and_in_a_row(videos: dict[str, Path]) -> None:
     for name, path in videos.items():
         assert _in_a_row_and_alone(path.read_bytes(), random.Random(name), 3) == ("sound", []), name
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_damaged_files_are_the_same_alone_and_in_a_row(videos: dict[str, Path]) -> None:
+def test_frames_of_damaged_files_are_equal_read_singly_and_in_a_row(videos: dict[str, Path]) -> None:
     _try_mutations(videos, each=4)
 
 
@@ -140,7 +140,7 @@ def test_a_thousand_damaged_files(videos: dict[str, Path]) -> None:
 
 
 def _try_mutations(videos: dict[str, Path], each: int) -> None:
-    """Nothing but `VideoError`, and what is read alone is what is read in a row.
+    """Checks that only `VideoError` is raised, and that frames read singly equal those read in a row.
 
     Decoders without checks (VP8, FFV1) carry damage from one key frame to the next without a sign: one file in a
     hundred may differ.
@@ -158,7 +158,7 @@ def _try_mutations(videos: dict[str, Path], each: int) -> None:
 
 
 def _remuxed(path: Path, out: Path, change: Callable[[int, Any], bool]) -> Path:
-    """The packets of a file for which `change(number, packet)` holds, in another file."""
+    """Copies the packets of a file for which `change(number, packet)` holds to another file."""
     with av.open(str(path)) as source, av.open(str(out), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         packets = (packet for packet in source.demux(video=0) if packet.size)
@@ -191,7 +191,7 @@ def test_key_flags_are_not_trusted(tmp_path: Path, videos: dict[str, Path], name
             assert reader.missing == 0
 
 
-def test_a_damaged_key_frame_is_said(tmp_path: Path) -> None:
+def test_a_damaged_key_frame_is_reported(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=40, gop=10, muxer={"movflags": "faststart"})
     with av.open(str(path)) as container:
         key = container.streams.video[0].index_entries[20]
@@ -240,7 +240,7 @@ def test_a_recording_that_begins_between_key_frames(tmp_path: Path, name: str) -
 @pytest.mark.parametrize("name", ["h264.ts", "h264.mp4", "h264.mkv"])
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_packets_without_a_picture_are_no_frames(tmp_path: Path, videos: dict[str, Path], name: str) -> None:
-    note = bytes([6, 5, 17, *range(16), 7, 0x80])  # a message of H.264 to nobody
+    note = bytes([6, 5, 17, *range(16), 7, 0x80])  # user data of H.264, without a picture
     note = (bytes([0, 0, 0, 1]) if name == "h264.ts" else len(note).to_bytes(4, "big")) + note
     path = tmp_path / f"a{Path(name).suffix}"
     with (
@@ -262,7 +262,7 @@ def test_packets_without_a_picture_are_no_frames(tmp_path: Path, videos: dict[st
         assert (reader.num_frames, reader.fps) == (
             40,
             pytest.approx(30, rel=0.02),
-        )  # the container's word may count more
+        )  # the container may take precedence
         assert frame_numbers(reader.read(range(40))) == list(range(40))
         assert frame_numbers(reader.read([25])) == [25]
 
@@ -293,7 +293,7 @@ def test_pictures_that_are_never_shown_are_no_frames(tmp_path: Path, videos: dic
         assert torch.equal(reader.read([27])[0], frames[27])
 
 
-def test_a_time_far_from_the_others_moves_no_frame(tmp_path: Path) -> None:
+def test_an_outlying_timestamp_moves_no_frame(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.flv", 40, codec="flv", gop=10)
     data, tags = bytearray(path.read_bytes()), []
     at = 13  # behind the header
@@ -310,7 +310,7 @@ def test_a_time_far_from_the_others_moves_no_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.1, 30.0])
-def test_durations_in_headers_are_not_believed(tmp_path: Path, factor: float) -> None:
+def test_durations_in_headers_are_not_trusted(tmp_path: Path, factor: float) -> None:
     data = bytearray(write_video(tmp_path / "a.mkv", 40).read_bytes())
     at = data.index(b"\x44\x89\x88") + 3
     struct.pack_into(">d", data, at, struct.unpack_from(">d", data, at)[0] * factor)
@@ -424,7 +424,7 @@ LAYS = [(a, b, c, d) for a, d in ((1, 1), (-1, 1), (1, -1), (-1, -1)) for b, c i
 
 
 @pytest.mark.parametrize("matrix", [*LAYS, (0, 0, 0, 0)])
-def test_every_way_to_lay_a_picture(tmp_path: Path, matrix: tuple[int, ...]) -> None:
+def test_every_display_matrix_is_followed(tmp_path: Path, matrix: tuple[int, ...]) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=4)
     plain = sequential_frames(path)[2]
     data = bytearray(path.read_bytes())
@@ -462,7 +462,7 @@ def test_the_default_stream_is_read(tmp_path: Path, default: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "open_gop.mp4", "hevc.mp4", "mpeg4.mp4"])
-def test_a_table_of_frames_is_taken_and_tells_what_the_packets_tell(
+def test_a_given_table_of_frames_equals_that_of_the_packets(
     videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     media = media_of(videos[name])
@@ -478,7 +478,7 @@ def test_a_table_of_frames_is_taken_and_tells_what_the_packets_tell(
     assert np.array_equal(table.key_dts, walked.key_dts)
 
 
-def test_streams_that_take_turns(tmp_path: Path) -> None:
+def test_interleaved_streams_of_one_reader(tmp_path: Path) -> None:
     with VideoReader(write_video(tmp_path / "a.mp4", num_frames=40, gop=10)) as reader:
         one, other = reader.stream(range(0, 40, 3)), reader.stream(range(39, 0, -2))
         found = [(next(one), next(other)) for _ in range(10)]

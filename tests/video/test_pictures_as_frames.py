@@ -87,14 +87,14 @@ def test_pictures_of_a_folder_over_the_limit(tmp_path: Path, monkeypatch: pytest
         reader.read([2])
 
 
-def test_what_stands_among_the_frames_but_is_none(tmp_path: Path) -> None:
+def test_other_files_among_the_frames_are_refused(tmp_path: Path) -> None:
     folder = folder_of_frames(tmp_path / "f", 1)
     os.mkfifo(folder / "2.png")  # would be waited for
     (folder / "3.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # would be run
     (folder / "4.png").mkdir()
     (folder / "5.png").symlink_to("nowhere.png")
     with VideoReader(folder) as reader:
-        for index, cause in enumerate(("no file", "cannot identify", "no file", "no file"), 1):
+        for index, cause in enumerate(("regular file", "cannot identify", "regular file", "regular file"), 1):
             with pytest.raises(
                 VideoError, match=rf"{index + 1}\.png: this frame of the folder cannot be read.*{cause}"
             ):
@@ -105,7 +105,7 @@ def test_what_stands_among_the_frames_but_is_none(tmp_path: Path) -> None:
 
 
 def write_webp(path: Path, durations: list[int]) -> Path:
-    """Animated WebP whose frames carry their numbers, with milliseconds for each."""
+    """Writes an animated WebP whose frames carry their numbers, with milliseconds for each."""
     first, *others = (Image.fromarray(numbered_frame(number)) for number in range(len(durations)))
     first.save(path, save_all=True, append_images=others, duration=durations, lossless=True)
     return path
@@ -149,7 +149,7 @@ def test_damaged_webp_is_named_whatever_was_cut_or_changed(tmp_path: Path) -> No
         VideoReader(data[:300]).read([0])
 
 
-def test_what_looks_like_a_video(tmp_path: Path) -> None:
+def test_videos_are_recognised_by_their_name(tmp_path: Path) -> None:
     animated = write_webp(tmp_path / "a.webp", [40] * 2)
     Image.new("RGB", (8, 8)).save(tmp_path / "still.webp")
     os.mkfifo(tmp_path / "pipe.webp")

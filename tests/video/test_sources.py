@@ -44,7 +44,9 @@ def test_broken_frames_of_a_folder_are_named(tmp_path: Path) -> None:
     with VideoReader(folder) as reader:
         with pytest.raises(VideoError, match=r"00002\.jpg: this frame of the folder cannot be read \(.*truncated"):
             reader.read([1])
-        with pytest.raises(VideoError, match=r"00003\.jpg: has 8x8 pixels, but the first frame of the folder 96x64"):
+        with pytest.raises(
+            VideoError, match=r"00003\.jpg: has 8x8 pixels, but the first frame of the folder has 96x64"
+        ):
             reader.read([2])
     (tmp_path / "nothing").mkdir()
     with pytest.raises(VideoError, match="is a folder without pictures"):
@@ -67,7 +69,7 @@ def test_bytes_that_are_no_video(data: bytes, cause: str) -> None:
         VideoReader(data)
 
 
-def test_bytes_lead_to_no_other_file(path: Path) -> None:
+def test_bytes_cannot_refer_to_other_files(path: Path) -> None:
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{path}\n#EXT-X-ENDLIST\n".encode()
     with pytest.raises(VideoError, match="is an HLS playlist, which names other files"):
         VideoReader(playlist)
@@ -148,7 +150,7 @@ def address(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["video.mp4", "moved", "video.mp4?name=x/../y"])
-def test_an_address_is_fetched_and_forgotten(
+def test_a_download_is_deleted_after_use(
     address: str, path: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
@@ -171,7 +173,7 @@ def test_an_address_is_fetched_and_forgotten(
         ("loop", "cannot be downloaded"),
     ],
 )
-def test_what_an_address_does_not_give_is_told(
+def test_failed_downloads_of_videos_are_reported(
     address: str, name: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
@@ -182,7 +184,7 @@ def test_what_an_address_does_not_give_is_told(
     assert os.listdir(tmp_path / "temp") == []
 
 
-def test_nobody_there_and_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_and_silent_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VideoError, match=r"http://127\.0\.0\.1:1/a\.mp4: cannot be downloaded"):
         VideoReader("http://127.0.0.1:1/a.mp4")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.1)

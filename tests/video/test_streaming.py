@@ -38,7 +38,7 @@ def test_stream_gives_pairs_in_order(paths: list[Path], model: StandIn) -> None:
     assert list(classifier.stream([])) == []
 
 
-def test_a_broken_source_raises_at_its_turn_or_stands_in_its_place(
+def test_a_broken_source_raises_at_its_turn_or_is_returned_in_its_place(
     paths: list[Path], model: StandIn, tmp_path: Path
 ) -> None:
     classifier = VideoClassifier(model)
@@ -107,7 +107,7 @@ def test_clips_hold_their_frames_and_no_more_are_kept_than_needed(plan: list[lis
     assert all(found[clip][:, 0, 0, 0].tolist() == list(clip) for clip in clips)
 
 
-def test_frames_are_let_go_when_no_clip_needs_them(tmp_path: Path) -> None:
+def test_frames_are_freed_when_no_clip_needs_them(tmp_path: Path) -> None:
     import weakref
 
     alive: list[weakref.ref] = []
@@ -149,7 +149,7 @@ def test_free_memory_is_read() -> None:
 
 @pytest.mark.parametrize(("hop", "fps", "stride"), [(1, 30, 2), (3, 30, 2), (5, 25, 3), (20, 60, 1.5), (2, 30, 0.5)])
 @pytest.mark.parametrize("views", ["1x1", "1x3"])
-def test_a_window_says_what_a_call_on_its_frames_says(hop: int, fps: float, stride: float, views: str) -> None:
+def test_a_window_equals_a_call_on_its_frames(hop: int, fps: float, stride: float, views: str) -> None:
     torch.manual_seed(0)
     model = StandIn(frame_stride=stride)
     classifier = VideoClassifier(model, views=views)
@@ -238,7 +238,7 @@ def test_settings_without_effect_or_sense(sampling: str, settings: dict, cause: 
         VideoClassifier(StandIn(sampling=sampling), **settings)
 
 
-def test_a_cut_file_is_labelled_and_says_what_is_missing(tmp_path: Path, model: StandIn) -> None:
+def test_a_cut_file_is_labelled_and_the_missing_frames_reported(tmp_path: Path, model: StandIn) -> None:
     path = keep_part(write_video(tmp_path / "a.mp4", muxer={"movflags": "faststart"}, gop=12), 0.6)
     with pytest.warns(RuntimeWarning, match=rf"{path}: \d+ of the \d+ frames asked for are missing"):
         assert len(VideoClassifier(model, views="10x1")(path)) == 5

@@ -104,7 +104,7 @@ def mirrored_share(transform) -> float:
         ({}, False, False),
     ],
 )
-def test_who_is_mirrored(change: dict, flip: bool | None, flips: bool) -> None:
+def test_mirroring_follows_the_sampling_or_the_argument(change: dict, flip: bool | None, flips: bool) -> None:
     torch.manual_seed(0)
     share = mirrored_share(train_transform(CFG | change, scales=(36, 50), flip=flip))
     assert 0.25 < share < 0.75 if flips else share == 0

@@ -202,7 +202,7 @@ def test_variable_rate(tmp_path: Path, name: str) -> None:
         ("b.mp4", {"muxer": FRAGMENTED, "gop": 12}, None),
     ],
 )
-def test_cut_file_gives_what_it_has(tmp_path: Path, name: str, settings: dict, total: int | None) -> None:
+def test_a_cut_file_gives_its_remaining_frames(tmp_path: Path, name: str, settings: dict, total: int | None) -> None:
     path = keep_part(write_video(tmp_path / name, **settings), 0.75)
     with VideoReader(path) as reader:
         n = reader.num_frames
@@ -263,7 +263,7 @@ def test_damage_in_the_middle_leaves_the_rest_exact(tmp_path: Path) -> None:
 
 
 def _decoded_by_one_thread(path: Path) -> dict[int, np.ndarray]:
-    """Whatever can be decoded of a damaged file at 30 frames per second, by frame number, in the order it comes."""
+    """Decodes all frames of a damaged file at 30 frames per second, by frame number, in the order they come."""
     found: dict[int, np.ndarray] = {}
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -331,7 +331,7 @@ def _socket(tmp_path: Path) -> Path:
         (_text, "cannot be read as a video"),
         (_sound, "no video stream, only audio"),
         (_no_index, "cut short"),
-        (_no_frame, "not one frame can be decoded"),
+        (_no_frame, "no frame can be decoded"),
         (_pipe, "is a pipe"),
         (_socket, "is a pipe, socket"),
     ],

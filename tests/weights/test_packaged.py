@@ -1,4 +1,4 @@
-"""The model that comes with the package: no network, its labels, what it reaches, the places that go before it."""
+"""The packaged model: use without a network, class names, accuracy, and the places searched before the package."""
 
 import json
 import re
@@ -21,24 +21,24 @@ TAG = "vov3d_n.shapes_f8"
 
 @pytest.fixture
 def offline(hub, monkeypatch):
-    """No network, and nothing that an earlier call could have left."""
+    """Blocks the network, and removes what an earlier call could have left."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     yield
     assert not hub.requests
 
 
-def test_it_reaches_what_it_claims_on_clips_it_has_not_seen(offline):
+def test_the_packaged_model_reaches_its_stated_accuracy_on_held_out_clips(offline):
     model = vov3d.create_model("vov3d_n", pretrained=True).eval()
     clips, labels = make_set(400, seed=4321)
     x = (torch.from_numpy(clips[:, 1::2]).permute(0, 4, 1, 2, 3) / 255 - 0.45) / 0.225
     with torch.inference_mode():
         right = (model(x).argmax(1).numpy() == labels).mean()
-    claim = resolve_cfg("vov3d_n", None, None).top1
-    assert claim
-    assert 100 * right == pytest.approx(claim, abs=5)  # three deviations of 400 clips
+    stated = resolve_cfg("vov3d_n", None, None).top1
+    assert stated
+    assert 100 * right == pytest.approx(stated, abs=5)  # three deviations of 400 clips
 
 
-def test_it_is_small_and_knows_its_names(offline):
+def test_the_packaged_model_is_small_and_has_class_names(offline):
     assert load_labels("shapes") == CLASSES
     assert measure_budget(TAG, 8, 64).params < 300_000
     place, path = find_local(resolve_cfg("vov3d_n", None, None))
@@ -61,13 +61,13 @@ def test_predict_and_demo_need_neither_a_name_nor_a_network(offline, capsys, tmp
     assert {path.suffix for path in (tmp_path / "first").iterdir()} == {".mp4", ".png"}
 
 
-def test_predict_and_embed_say_what_the_model_knows(offline, capsys, tmp_path):
+def test_predict_and_embed_describe_the_classes_of_the_model(offline, capsys, tmp_path):
     clip = str(tmp_path / "clip.mp4")
     write_clip(clip, make_clip(0, np.random.default_rng(0)))
     for command in (["predict", clip], ["predict", clip, "--json"], ["embed", clip, "-o", str(tmp_path / "v.npz")]):
         assert main(command) == 0
         (line,) = capsys.readouterr().err.splitlines()
-        assert "knows 20 motions of generated shapes" in line
+        assert "knows only 20 motions of generated shapes" in line
         assert "vov3d_m" in line
     assert main(["predict", clip, "--model", "x3d_xs", "--random-weights"]) == 0
     assert "knows" not in capsys.readouterr().err
@@ -100,7 +100,7 @@ def test_the_temperature_is_the_measured_one_and_softens_scores_alone(offline, t
     torch.testing.assert_close(vov3d.VideoClassifier(model).scores(frames.numpy()), expected[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_on_frames_alone_has_the_temperature_too(offline):
+def test_the_form_on_frames_has_the_temperature_too(offline):
     from vov3d.deploy.graphs import frame_graph_of
 
     model = vov3d.create_model("vov3d_n", pretrained=True).eval()

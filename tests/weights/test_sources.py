@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: the order of the places, and what each failure leads to."""
+"""Sources of pretrained weights: the order of the places, and the error of each failure."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ FILE = "vov3d_M_k400_weight.pth"
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """The authors' file."""
+    """Writes the authors' file."""
     path = tmp_path_factory.mktemp("published") / FILE
     torch.save({"model_state": published_state_dict("vov3d_m_k400")}, path)
     return path
@@ -37,7 +37,7 @@ def published(tmp_path_factory):
 
 @pytest.fixture
 def authors(published, monkeypatch):
-    """Their host, in the place of the published address."""
+    """Starts their host, in the place of the published address."""
     server = FileHost(published.read_bytes())
     monkeypatch.setattr(_registry._model_pretrained_cfgs[TAG], "url", f"{server.url.rsplit('/', 1)[0]}/{FILE}")
     yield server
@@ -110,14 +110,14 @@ def test_a_folder_of_ones_own_comes_first(authors, hub, expected, published, tmp
     assert not authors.requests
 
 
-def test_what_others_send_through_the_proxy_is_not_asked_of_the_hub(hub):
+def test_requests_of_others_through_the_proxy_do_not_count_as_the_hubs(hub):
     """The telemetry of OpenVINO posts in the background, for seconds after a test that exported."""
     with pytest.raises(OSError, match="501"):
         urlopen(f"https://{hub.server_address[0]}.invalid/collect", timeout=5)
     assert not hub.requests
 
 
-def test_a_folder_of_ones_own_that_is_not_there_is_told(tmp_path, monkeypatch):
+def test_a_missing_folder_of_weights_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("VOV3D_WEIGHTS_DIR", str(tmp_path / "weihgts"))
     with pytest.raises(vov3d.WeightsError, match=r"VOV3D_WEIGHTS_DIR=.*weihgts: no such folder"):
         load()
@@ -148,7 +148,7 @@ def test_one_error_names_the_tag_the_places_and_the_ways_out(authors, hub, tmp_p
     assert not list(tmp_path.glob("vov3d-cache/*.safetensors"))
 
 
-def test_what_is_not_the_tags_network_is_not_kept(authors, hub, tmp_path):
+def test_a_download_of_another_network_is_not_kept(authors, hub, tmp_path):
     class Code:
         def __reduce__(self):
             return print, ("ran",)
@@ -190,7 +190,7 @@ def test_two_at_once_download_once(authors, hub, expected):
     assert authors.requests == ["whole"]
 
 
-def test_the_lock_of_a_killed_process_holds_nobody(authors, hub, expected, tmp_path):
+def test_the_lock_of_a_killed_process_blocks_no_other(authors, hub, expected, tmp_path):
     lock = tmp_path / "vov3d-cache" / f"{TAG}.lock"
     lock.parent.mkdir()
     code = (
@@ -223,7 +223,7 @@ def test_a_damaged_copy_says_what_to_delete(authors, hub, tmp_path):
         load()
 
 
-def test_an_address_given_for_one_call_is_the_only_one_and_is_kept_apart(authors, hub, expected):
+def test_an_address_given_for_one_call_is_the_only_one_and_is_cached_separately(authors, hub, expected):
     other = FileHost(authors.content)
     assert same(load(pretrained_cfg_overlay={"url": other.url}), expected)
     assert not hub.requests
@@ -274,12 +274,12 @@ def test_links_that_others_planted_in_the_cache_are_not_followed(authors, hub, t
 
 @pytest.fixture
 def silent():
-    """A host that takes connections and never answers."""
+    """Starts a host that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_without_an_answer_the_error_comes_soon_and_in_the_words_of_the_door(silent, tmp_path):
+def test_a_silent_network_gives_one_error_of_the_command_soon(silent, tmp_path):
     """Neither the Hub's client, which asks six times over half a minute, nor ours goes on asking."""
     env = os.environ | {"HF_ENDPOINT": silent, "HF_HOME": str(tmp_path), "VOV3D_CACHE": str(tmp_path)}
     env |= {"https_proxy": silent, "HTTPS_PROXY": silent}

@@ -33,7 +33,7 @@ def state_dict():
 
 @pytest.fixture
 def native(state_dict):
-    """The published weights under this package's names."""
+    """Returns the published weights under this package's names."""
     return vov3d.models.vov3d.checkpoint_filter_fn(state_dict, torch.nn.Identity())
 
 
@@ -307,7 +307,7 @@ def test_a_safetensors_header_that_begins_like_json(tmp_path):
         (torch.ones(2, dtype=torch.int8), r"floating-point tensors, got b\.weight \(int8\)"),
         (torch.ones(2, dtype=torch.complex64), r"got b\.weight \(complex64\)"),
         (torch.ones(2).to_sparse(), r"expected dense"),
-        ([1.0, 2.0], r"no tensors: b\.weight"),
+        ([1.0, 2.0], r"not tensors: b\.weight"),
     ],
 )
 def test_wrong_values_are_refused_by_name(value, message, tmp_path):
@@ -415,7 +415,7 @@ REFUSED = {
         lambda sd: (
             {k: v for k, v in under("backbone.", sd).items() if "head" not in k} | {"cls_head.fc": torch.ones(1)}
         ),
-        r"under 'backbone\.' \(beside it: cls_head\): \d+ tensors missing: head\.conv\.weight",
+        r"under 'backbone\.' \(others: cls_head\): \d+ tensors missing: head\.conv\.weight",
     ),
     "recognizer of theirs": (
         lambda sd: {"backbone.conv1_s.conv.weight": torch.ones(1), "cls_head.fc_cls.bias": torch.ones(1)},
@@ -430,7 +430,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_told_or_held_is_refused_by_name(kind, tensors, tmp_path):
+def test_ambiguous_or_unsupported_files_are_refused_by_name(kind, tensors, tmp_path):
     make, message = REFUSED[kind]
     path = save(make(tensors), tmp_path / "last.ckpt")
     with pytest.raises(WeightsError, match=message) as error:
@@ -438,7 +438,7 @@ def test_what_cannot_be_told_or_held_is_refused_by_name(kind, tensors, tmp_path)
     assert str(error.value).startswith(str(path))
 
 
-def test_threads_load_while_others_change_what_pytorch_holds_safe(tensors, tmp_path):
+def test_threads_load_while_others_change_the_safe_globals(tensors, tmp_path):
     path = save({"state_dict": tensors, "args": argparse.Namespace(lr=1)}, tmp_path / "last.ckpt")
     stop = threading.Event()
 
@@ -450,13 +450,13 @@ def test_threads_load_while_others_change_what_pytorch_holds_safe(tensors, tmp_p
     other = threading.Thread(target=disturb)
     other.start()
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: read_state_dict(path).keys() == tensors.keys(), range(40)))
+        found = list(pool.map(lambda _: read_state_dict(path).keys() == tensors.keys(), range(12)))
     stop.set()
     other.join()
-    assert found == [True] * 40
+    assert found == [True] * 12
 
 
-def test_what_is_made_safe_by_others_is_not_run_either(tensors, tmp_path):
+def test_globals_that_others_declared_safe_are_not_run(tensors, tmp_path):
     with torch.serialization.safe_globals([os.mkdir, getattr]):
         for i, code in enumerate((Bomb(str(tmp_path / "ran")), [getattr, "x"])):
             path = save({"model_state": tensors, "x": code}, tmp_path / f"{i}.pth")
@@ -530,7 +530,7 @@ def test_values_are_read_after_names_and_shapes_were_compared(tensors, tmp_path,
         small(checkpoint_path=path)
 
 
-def test_every_flipped_bit_of_an_archive_is_seen_or_means_nothing(tensors, tmp_path):
+def test_every_flipped_bit_of_an_archive_is_detected_or_harmless(tensors, tmp_path):
     path = save(tensors, tmp_path / "weights.pth")
     content, random = path.read_bytes(), Random(0)
     refused = 0
@@ -555,7 +555,7 @@ def test_archives_without_checksums_load(tensors, tmp_path):
 
 
 def damaged(content: bytes, random: Random) -> bytes:
-    """Cut, flipped, grown, blanked; or an archive whose members were changed, with checksums that fit."""
+    """Damages a file: cut, flipped, grown, blanked; or changes members of an archive, with checksums that fit."""
     at, how = random.randrange(len(content)), random.randrange(7)
     if how > 3 and content.startswith(b"PK"):
         return repacked(content, random, how)

@@ -1,6 +1,7 @@
-"""Backbones in the forms that other frameworks take: torchvision, MMAction2, Detectron2.
+"""Backbones for other frameworks: torchvision, MMAction2, Detectron2.
 
-A framework is imported when it is first needed, with an error that says what installs it.
+The modules `vov3d.adapters.transformers` and `vov3d.adapters.datasets` are imported by their names.
+A framework is imported when it is first needed; if it is missing, the error says how to install it.
 """
 
 from vov3d.adapters.detectron import detectron2_backbone

@@ -11,22 +11,22 @@ __all__ = ["detectron2_backbone"]
 
 
 def detectron2_backbone(model: nn.Module, pool: str = "avg") -> PooledBackbone:
-    """A 3D network as a `detectron2.modeling.Backbone`, for its `FPN` (as `bottom_up`) or a meta architecture.
+    """Wraps a 3D network as a `detectron2.modeling.Backbone`, for its `FPN` (as `bottom_up`) or a meta architecture.
 
-    Beside what `PooledBackbone` has, it has `output_shape()`, a `ShapeSpec` for each map by its name (`"0"`, `"1"`,
-    ...), and `size_divisibility`, the largest stride. Detectron2 passes images; give it clips `(C * T, H, W)`, with
-    `MODEL.PIXEL_MEAN` and `PIXEL_STD` of as many values.
+    It adds to `PooledBackbone` `output_shape()`, a `ShapeSpec` for each map by its name (`"0"`, `"1"`, ...), and
+    `size_divisibility`, the largest stride. Detectron2 passes images; give it clips `(C * T, H, W)`, with
+    `MODEL.PIXEL_MEAN` and `PIXEL_STD` of C * T values.
 
     Args:
-        model: As of `PooledBackbone`.
-        pool: As of `PooledBackbone`.
+        model: As for `PooledBackbone`.
+        pool: As for `PooledBackbone`.
 
     Returns:
         The backbone.
 
     Raises:
         ValueError: As `PooledBackbone`.
-        ImportError: If Detectron2 is not there.
+        ImportError: If Detectron2 is not installed.
     """
     return _backbone_class()(model, pool)
 
@@ -47,11 +47,11 @@ def _backbone_class() -> Any:
 
         @property
         def size_divisibility(self) -> int:
-            """What height and width are padded to a multiple of."""
+            """Height and width are padded to a multiple of this."""
             return max(self.strides)
 
         def output_shape(self) -> dict[str, Any]:
-            """Channels and stride of each map."""
+            """Returns channels and stride of each map."""
             shapes = zip(self.map_chs, self.strides, strict=True)
             return {str(i): ShapeSpec(channels=chs, stride=stride) for i, (chs, stride) in enumerate(shapes)}
 

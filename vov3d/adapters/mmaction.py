@@ -17,12 +17,12 @@ class MMActionBackbone(nn.Module):
 
     Args:
         name: Model, or model.tag, of `vov3d.list_models`.
-        pretrained: `init_weights` brings the weights of the tag, or reads this file.
-        checkpoint_path: `init_weights` reads this file.
-        out_indices: Which maps: 0 is the stem, stages follow from 1, -1 is the last.
-        frozen_stages: Stem and this many stages are frozen, norms included; 0 the stem alone, -1 nothing.
+        pretrained: `init_weights` loads the weights of the tag, or this file.
+        checkpoint_path: `init_weights` loads this file.
+        out_indices: Indices of the maps: 0 is the stem, stages follow from 1, -1 is the last.
+        frozen_stages: Freezes the stem and this many stages, norms included; 0 the stem alone, -1 nothing.
         norm_eval: Batch norms keep their statistics in training.
-        init_cfg: MMEngine's way to name a file: `dict(type="Pretrained", checkpoint="weights.pth")`.
+        init_cfg: A file in MMEngine's form: `dict(type="Pretrained", checkpoint="weights.pth")`.
         **kwargs: For `vov3d.create_model`.
 
     Attributes:
@@ -32,9 +32,9 @@ class MMActionBackbone(nn.Module):
         `(B, C, T, H, W)` to `(B, out_channels[0], T, H / stride, W / stride)`; to a tuple of maps for several.
 
     Raises:
-        ValueError: If weights are asked for twice, `init_cfg` asks for something else, or there are fewer stages than
-            are to be frozen.
-        FileNotFoundError: If a file is named that is not there.
+        ValueError: If weights are given twice, `init_cfg` has another form, or `frozen_stages` exceeds the number of
+            stages.
+        FileNotFoundError: If a given file does not exist.
     """
 
     def __init__(
@@ -68,24 +68,24 @@ class MMActionBackbone(nn.Module):
         self.train()
 
     def init_weights(self) -> None:
-        """Loads the weights that were asked for; without any, those that the model began with stay.
+        """Loads the requested weights; without any, the initial ones are kept.
 
-        MMEngine calls it once before training, and not where a checkpoint of the whole recognizer is read.
+        MMEngine calls it once before training, unless it loads a checkpoint of the whole recognizer.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            vov3d.WeightsError: If the weights cannot be had, read or fitted.
+            vov3d.WeightsError: If the weights cannot be found, read or fitted.
         """
         if self._weights:
             self.model.load_state_dict(create_model(**self._arguments, **self._weights).state_dict())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Clips `(B, C, T, H, W)`, those of all views in one batch, to the map or a tuple of maps."""
+        """Computes the map or a tuple of maps of clips `(B, C, T, H, W)`, with all views in one batch."""
         maps = tuple(self.model(x))
         return maps[0] if len(maps) == 1 else maps
 
     def train(self, mode: bool = True) -> "MMActionBackbone":
-        """As of any module, but frozen stages stay in eval mode, and norms with `norm_eval`."""
+        """Sets the mode; frozen stages stay in eval mode, and so do norms with `norm_eval`."""
         super().train(mode)
         for part in self._frozen if mode else ():
             part.eval()
@@ -98,15 +98,15 @@ class MMActionBackbone(nn.Module):
 def _weights(
     pretrained: bool | str | None, checkpoint_path: str | None, init_cfg: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Arguments for `create_model` that bring the weights that were asked for, by any of three names."""
+    """Returns the arguments of `create_model` for the weights, which are given in one of three ways."""
     given = {"pretrained": pretrained, "checkpoint_path": checkpoint_path, "init_cfg": init_cfg}
     named = [f"{name}={value!r}" for name, value in given.items() if value]
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)} all name weights; give one")
     if init_cfg and (init_cfg.get("type") != "Pretrained" or set(init_cfg) != {"type", "checkpoint"}):
         raise ValueError(
-            f"init_cfg={dict(init_cfg)} is not understood; give dict(type='Pretrained', checkpoint='weights.pth'), or "
-            "nothing: the network starts itself"
+            f"init_cfg={dict(init_cfg)} is not supported; give dict(type='Pretrained', checkpoint='weights.pth'), or "
+            "nothing: the network initialises itself"
         )
     if pretrained is True:
         return {"pretrained": True}
@@ -114,17 +114,17 @@ def _weights(
     if not file:
         return {}
     if not Path(file).is_file():
-        raise FileNotFoundError(f"{named[0]}: there is no such file; a tag's weights come by pretrained=True")
+        raise FileNotFoundError(f"{named[0]}: there is no such file; for a tag's weights use pretrained=True")
     return {"checkpoint_path": str(file)}
 
 
 def register_mmaction() -> None:
-    """Makes `MMActionBackbone` known to MMEngine's registry `MODELS` under its name; a second call does nothing.
+    """Registers `MMActionBackbone` in MMEngine's registry `MODELS`; a second call does nothing.
 
-    Configurations then say `backbone=dict(type="MMActionBackbone", name="vov3d_m", pretrained=True)`.
+    Configurations then use `backbone=dict(type="MMActionBackbone", name="vov3d_m", pretrained=True)`.
 
     Raises:
-        ImportError: If MMEngine is not there.
+        ImportError: If MMEngine is not installed.
     """
     try:
         from mmengine.registry import MODELS

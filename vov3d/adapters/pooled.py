@@ -1,4 +1,4 @@
-"""A 3D network whose feature maps are pooled over time: a 2D backbone that has seen motion, for 2D heads."""
+"""A 3D network whose feature maps are pooled over time: a 2D backbone with motion features, for 2D heads."""
 
 from collections import OrderedDict
 from typing import Any
@@ -12,23 +12,23 @@ _POOLS = ("avg", "max", "middle")
 
 
 class PooledBackbone(nn.Module):
-    """A 3D network as a 2D backbone, in the manner of torchvision's `BackboneWithFPN`.
+    """A 3D network as a 2D backbone, like torchvision's `BackboneWithFPN`.
 
     Args:
-        model: A network made with `features_only=True`; `out_indices` chooses its maps.
-        pool: What becomes of time: `"avg"`, `"max"`, or `"middle"`, the frame in the middle of each map.
-        fpn_chs: Channels of a feature pyramid (torchvision's) over the pooled maps; None for the maps as they are.
+        model: A network made with `features_only=True`; `out_indices` selects its maps.
+        pool: Pooling over time: `"avg"`, `"max"`, or `"middle"`, the middle frame of each map.
+        fpn_chs: Channels of a feature pyramid (torchvision's) over the pooled maps; None for no pyramid.
 
     Attributes:
-        out_channels: Channels of the maps where all have as many, as with a pyramid; else a tuple, one for each.
+        out_channels: Channels of the maps if all have the same number, as with a pyramid; else a tuple.
 
     Shape:
         `(B, C, T, H, W)`, or `(B, C * T, H, W)` with the frames of a channel one after the other, to maps
         `(B, out_channels, H / stride, W / stride)`.
 
     Raises:
-        ValueError: If the model gives no list of feature maps, or the pooling is not known.
-        ImportError: If a pyramid is asked for and torchvision is not there.
+        ValueError: If the model does not return a list of feature maps, or the pooling is not known.
+        ImportError: If a pyramid is requested and torchvision is not installed.
     """
 
     def __init__(self, model: nn.Module, pool: str = "avg", fpn_chs: int | None = None) -> None:
@@ -37,7 +37,7 @@ class PooledBackbone(nn.Module):
             raise ValueError(f"pool={pool!r} is not known; use one of {', '.join(map(repr, _POOLS))}")
         channels, self.strides = _channels_and_strides(model)
         convs = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv3d))
-        self.in_chans: int = getattr(model, "in_chans", None) or next(convs)  # optimized ones hold no Conv3d
+        self.in_chans: int = getattr(model, "in_chans", None) or next(convs)  # optimized models have no Conv3d
         self.model = model
         self.pool = pool
         self.fpn = None if fpn_chs is None else _pyramid(channels, fpn_chs)
@@ -45,11 +45,11 @@ class PooledBackbone(nn.Module):
         self.out_channels: int | tuple[int, ...] = self.map_chs[0] if len(set(self.map_chs)) == 1 else self.map_chs
 
     def forward(self, clip: torch.Tensor) -> "OrderedDict[str, torch.Tensor]":
-        """Clips to maps.
+        """Computes the maps of clips.
 
         Args:
-            clip: `(B, C, T, H, W)`, normalised as the model wants it; or `(B, C * T, H, W)`, as `clip.flatten(1, 2)`
-                gives it, for detectors that take images: they resize, pad and stack clips in this form as they are.
+            clip: `(B, C, T, H, W)`, normalised for the model; or `(B, C * T, H, W)`, as from `clip.flatten(1, 2)`, for
+                detectors that take images: they resize, pad and stack clips in this form without changes.
 
         Returns:
             Maps `(B, C, H, W)` by their number from `"0"`, finest first.
@@ -74,11 +74,11 @@ class PooledBackbone(nn.Module):
 
 
 def _channels_and_strides(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and spatial strides of a model's maps."""
+    """Returns the channels and spatial strides of a model's maps."""
     info: Any = getattr(model, "feature_info", None)
     if not hasattr(info, "channels"):  # a whole network has a list of all its maps there
         raise ValueError(
-            f"{type(model).__name__} gives no list of feature maps; make it with "
+            f"{type(model).__name__} does not return a list of feature maps; make it with "
             "vov3d.create_model(..., features_only=True)"
         )
     return tuple(info.channels()), tuple(info.reduction())

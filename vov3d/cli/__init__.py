@@ -1,10 +1,10 @@
-"""The command line, one module a group of commands.
+"""The command line, one module per group of commands.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 something failed (named on stderr), 2 the
-command was not understood, 130 ended by Ctrl-C.
+Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 an error (named on stderr), 2 wrong
+arguments, 130 ended by Ctrl-C.
 
-Only the module of the command that was given is imported: `--version`, `--help` and `list` need no network and do not
-wait for PyTorch.
+Only the module of the given command is imported: `--version`, `--help` and `list` need no network and do not import
+PyTorch.
 """
 
 import argparse
@@ -16,18 +16,18 @@ from importlib import import_module
 
 import vov3d
 
-# The module of each command, and what `vov3d --help` says of it.
+# The module of each command, and its summary in `vov3d --help`.
 COMMANDS = {
-    "demo": ("demo", "make clips, label them and show which labels are correct, without any network"),
-    "list": ("zoo", "the models and their published weights"),
-    "info": ("info", "parameters, multiply-adds, activations and shapes of a model"),
-    "predict": ("predict", "labels for video files"),
-    "live": ("live", "labels for what a camera, an address or a file shows, frame by frame"),
-    "embed": ("embed", "videos as vectors to compare them by"),
-    "convert": ("weights", "checkpoints of PySlowFast and PyTorchVideo into folders, and back"),
-    "publish": ("weights", "published weights to the Hub, converted, with their cards"),
-    "export": ("export", "a model into a file of ONNX, OpenVINO, torch.export or ExecuTorch"),
-    "benchmark": ("benchmark", "time and memory of models on this machine, against its roofline"),
+    "demo": ("demo", "make clips, label them and show which labels are correct, without a network"),
+    "list": ("zoo", "list the models and their published weights"),
+    "info": ("info", "show parameters, multiply-adds, activations and shapes of a model"),
+    "predict": ("predict", "label video files"),
+    "live": ("live", "label a camera, an address or a file frame by frame"),
+    "embed": ("embed", "turn videos into vectors for comparison"),
+    "convert": ("weights", "convert checkpoints of PySlowFast and PyTorchVideo to folders, and back"),
+    "publish": ("weights", "convert published weights and upload them to the Hub with their cards"),
+    "export": ("export", "export a model to ONNX, OpenVINO, torch.export or ExecuTorch"),
+    "benchmark": ("benchmark", "measure time and memory of models on this machine, against its roofline"),
 }
 
 
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None, begin: Callable[[], object] = lambda
     """Runs a command.
 
     Args:
-        argv: The command and its arguments, those of the process if None.
-        begin: Called when all is imported and the arguments are understood, before the command runs.
+        argv: The command and its arguments; those of the process if None.
+        begin: Called after imports and parsing, before the command runs.
 
     Returns:
         The exit code.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None, begin: Callable[[], object] = lambda
         code = args.run(args)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as e:
@@ -58,21 +58,21 @@ def main(argv: Sequence[str] | None = None, begin: Callable[[], object] = lambda
             print(f"vov3d {command}: interrupted", file=sys.stderr)
             return 130
         if isinstance(e, ImportError | OSError | RuntimeError | ValueError):
-            print(f"vov3d {command}: {_in_words_of_commands(str(e))}", file=sys.stderr)
+            print(f"vov3d {command}: {_with_options(str(e))}", file=sys.stderr)
             return 1
         raise
 
 
 def _print_any_name() -> None:
-    """From now on names that the terminal's encoding lacks are printed with escapes, where Python would stop."""
+    """Sets stdout and stderr to print characters outside their encoding as escapes instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _in_words_of_commands(message: str) -> str:
-    """An error that names arguments of Python, with the options that they are here."""
-    from vov3d.weights.hub_client import ON_THE_COMMAND_LINE  # not before: it waits for timm
+def _with_options(message: str) -> str:
+    """Replaces Python arguments in an error by the options of the command line."""
+    from vov3d.weights.hub_client import ON_THE_COMMAND_LINE  # only here: it imports timm
 
     for python, option in ON_THE_COMMAND_LINE.items():
         message = message.replace(python, option)
@@ -80,7 +80,7 @@ def _in_words_of_commands(message: str) -> str:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is what an error comes from; modules in C turn it into errors of their own while they load."""
+    """Returns whether Ctrl-C caused an error; C extensions turn it into other errors while they load."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt):
@@ -91,7 +91,7 @@ def _interrupted(error: BaseException | None) -> bool:
 
 
 def command_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser: of one command, of all if None, or for a word that is none, only the list of them."""
+    """Builds the parser of one command, of all if None, or for an unknown word of the list of commands only."""
     parser = argparse.ArgumentParser(prog="vov3d", description="Efficient video 3D CNNs: VoV3D and X3D.")
     parser.add_argument("--version", action="version", version=f"vov3d {vov3d.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -1,4 +1,4 @@
-"""The videos that arguments name: files, folders, lists, addresses."""
+"""Collects the videos that arguments name: files, folders, lists, addresses."""
 
 import os
 import sys
@@ -6,22 +6,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-_NAMED = 3  # of what was left out, so many are named
+_NAMED = 3  # names shown of each kind that was left out
 
 
 class LeftOut:
-    """What of a folder is no video, so that nothing is passed over without a word."""
+    """The entries of a folder that are not videos, so that they can be reported."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._names: dict[str, list[str]] = {}
 
     def add(self, reason: str, paths: Sequence[str]) -> None:
-        """Notes files or folders."""
+        """Adds files or folders."""
         self._names.setdefault(reason, []).extend(os.path.relpath(path, self._folder) for path in paths)
 
     def __str__(self) -> str:
-        """One line, or nothing where nothing was left out."""
+        """Returns one line, or an empty text if nothing was left out."""
         parts = []
         for reason, names in self._names.items():
             if names:
@@ -31,16 +31,16 @@ class LeftOut:
 
 
 def named_videos(arguments: Sequence[str], command: str) -> list[str]:
-    """The videos that arguments name; what is left out of folders is told on stderr.
+    """Returns the videos that arguments name; reports on stderr what is left out of folders.
 
     Args:
         arguments: Video files, addresses, folders of videos or of frames, `@FILE` for a list of these, one a line,
             and `-` for such a list on the standard input.
-        command: What tells.
+        command: Name of the command, for messages.
 
     Raises:
-        FileNotFoundError: If a folder holds no video, or a list is not there.
-        ValueError: If a list is empty or one video would stand for all, as an empty name.
+        FileNotFoundError: If a folder has no video, or a list does not exist.
+        ValueError: If a list is empty, or `-` is given twice.
     """
     found: list[str] = []
     for argument in _expanded(arguments):
@@ -55,10 +55,10 @@ def named_videos(arguments: Sequence[str], command: str) -> list[str]:
 
 
 def _expanded(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments with lists in the place of their names."""
+    """Yields the arguments, with lists replaced by their entries."""
     again = [name for name, count in Counter(arguments).items() if name == "-" and count > 1]
     if again:
-        raise ValueError("- is given twice, but the standard input can be read once")
+        raise ValueError("- is given twice, but the standard input can be read only once")
     for argument in arguments:
         if argument == "-":
             yield from _lines(sys.stdin.buffer.read(), "the standard input")
@@ -76,23 +76,23 @@ def _content(path: Path) -> bytes:
 
 
 def _lines(content: bytes, name: str) -> list[str]:
-    """The names in a list, one a line; bytes that are no UTF-8 are kept as the file system has them."""
+    """Returns the names in a list, one per line; bytes that are not UTF-8 are kept, as in file names."""
     lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
     names = [os.fsdecode(line.strip()) for line in lines if line.strip()]
     if not names:
-        raise ValueError(f"{name}: names no videos; a list holds one a line")
+        raise ValueError(f"{name}: names no videos; a list has one per line")
     return names
 
 
 def videos_in(folder: Path, frames: bool = False) -> tuple[list[str], LeftOut]:
-    """The videos of a folder and the folders in it, in the order of their paths, and what else is there.
+    """Returns the videos of a folder and its subfolders, in the order of their paths, and the other entries.
 
     Args:
-        folder: Where to look.
-        frames: Takes a folder that holds pictures and no video for the frames of one.
+        folder: The folder.
+        frames: Treats a folder of pictures without videos as the frames of one video.
 
     Raises:
-        FileNotFoundError: If there is none, or no such folder.
+        FileNotFoundError: If there is no video, or no such folder.
     """
     from vov3d.video import looks_like_picture, looks_like_video  # needs the extra `video`
 
@@ -112,16 +112,16 @@ def videos_in(folder: Path, frames: bool = False) -> tuple[list[str], LeftOut]:
             found.append(parent)
         else:
             left_out.add("pictures", pictures)
-        left_out.add("whose names end like no video's", sorted({*shown} - {*videos} - {*pictures}))
+        left_out.add("without a video's extension", sorted({*shown} - {*videos} - {*pictures}))
     left_out.add("folders that may not be read", unread)
     if not found:
         note = f" ({left_out})" if str(left_out) else ""
-        raise FileNotFoundError(f"{folder}: holds no file whose name ends like a video's, such as .mp4{note}")
+        raise FileNotFoundError(f"{folder}: has no file with a video's extension, such as .mp4{note}")
     return sorted(found), left_out
 
 
 def _leave_folders(parent: str, folders: list[str], left_out: LeftOut) -> None:
-    """Takes out the folders that are not walked."""
+    """Removes the folders that are not searched."""
     paths = {name: os.path.join(parent, name) for name in folders}
     hidden = [name for name in folders if name.startswith(".") or name == "__MACOSX"]
     links = [name for name in folders if name not in hidden and os.path.islink(paths[name])]

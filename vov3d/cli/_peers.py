@@ -1,4 +1,4 @@
-"""Other people's networks, as their authors build them, to be measured beside ours."""
+"""Networks of other packages, built as by their authors, to be measured along with ours."""
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -12,31 +12,31 @@ from vov3d.extras import install
 
 
 class OnFrames(nn.Module):
-    """A 2D network on every frame of a clip, averaged."""
+    """A 2D network applied to every frame of a clip, with averaged logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, C, T, H, W)` to logits `(B, K)`."""
+        """Computes logits `(B, K)` of `(B, C, T, H, W)`."""
         return self.model(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (x.shape[0], x.shape[2])).mean(1)
 
 
 class TwoPathways(nn.Module):
-    """SlowFast on one clip: the slow pathway sees every fourth frame."""
+    """SlowFast on one clip: the slow pathway gets every fourth frame."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, C, T, H, W)` to logits."""
+        """Computes logits of `(B, C, T, H, W)`."""
         return self.model([x[:, :, ::4], x])
 
 
 def peers(frames: int, size: int) -> tuple[dict[str, Callable[[], nn.Module]], dict[str, str]]:
-    """Networks that can be built here for clips of `frames` x `size` x `size`, and why others cannot.
+    """Returns networks that can be built here for clips of `frames` x `size` x `size`, and reasons for the others.
 
     Raises:
         ImportError: If torchvision is missing.

@@ -1,7 +1,8 @@
-"""What several commands take and tell."""
+"""Arguments and messages that several commands share."""
 
 import argparse
 import os
+import re
 import sys
 import time
 import warnings
@@ -14,14 +15,23 @@ import torch
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """Parses a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
     return int(text)
 
 
+def span(text: str) -> float:
+    """Reads a time in seconds, above 0: `0.5`, `0.5s` or `500ms`."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s)?", text.strip())
+    value = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a time above 0 such as 0.5s, 0.5 or 500ms, got {text!r}")
+    return value
+
+
 def device(name: str) -> torch.device:
-    """A device that can be used here.
+    """Returns a device, after checking that it can be used here.
 
     Raises:
         ValueError: If it cannot.
@@ -34,7 +44,7 @@ def device(name: str) -> torch.device:
 
 @contextmanager
 def show_warnings(command: str, before: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within it, a RuntimeWarning is one line on stderr, as an error of the command is; `before` is called first."""
+    """Prints each RuntimeWarning as one line on stderr, like an error of the command; calls `before` first."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         before()
@@ -47,12 +57,12 @@ def show_warnings(command: str, before: Callable[[], None] = lambda: None) -> It
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
-    """Refuses a file that could not be written, before anything is computed.
+    """Checks that a file can be written, before anything is computed.
 
     Raises:
-        ValueError: For a folder in its place.
-        FileNotFoundError: If the folder that it is to lie in is not there.
-        PermissionError: If nothing may be written there.
+        ValueError: If it is a folder.
+        FileNotFoundError: If its folder does not exist.
+        PermissionError: If its folder is not writable.
     """
     path = Path(path)
     folder = path.absolute().parent
@@ -61,13 +71,13 @@ def check_output(path: str | os.PathLike[str]) -> None:
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; name a file")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path}: nothing may be written into {folder}; change its permissions or name another")
+        raise PermissionError(f"{path}: {folder} is not writable; change its permissions or name another")
 
 
 class Progress:
-    """How many of many files are done and how long the others take, on stderr.
+    """Progress over many files on stderr: files done and time left.
 
-    On a terminal it is one line that is written over; elsewhere a line twice a minute. One file shows nothing.
+    On a terminal it is one line that is overwritten; elsewhere a line twice a minute. Nothing is shown for one file.
     """
 
     _EVERY = 30.0  # seconds
@@ -75,15 +85,29 @@ class Progress:
     def __init__(self, command: str, total: int) -> None:
         self._command, self._total, self._done = command, total, 0
         self._begin = self._told = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        self._terminal, self._within = sys.stderr.isatty(), False
 
     def clear(self) -> None:
         """Makes room for what is printed next."""
-        if self._terminal and self._total > 1:
+        if self._terminal and (self._total > 1 or self._within):
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
+    def within(self, name: str, done: float, total: float) -> None:
+        """Tells how many seconds of one long file are done: twice a minute, on a terminal every second."""
+        now = time.monotonic()
+        if now - self._told < (1.0 if self._terminal else self._EVERY):
+            return
+        self._told, self._within = now, True
+        text = f"vov3d {self._command}: {name}, {_duration(done)} of {_duration(total)}"
+        print(
+            f"\r\x1b[K{text}" if self._terminal else text,
+            end="" if self._terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
     def step(self) -> None:
-        """One more is done."""
+        """Counts a file as done and shows the progress."""
         self._done += 1
         now = time.monotonic()
         if self._total < 2:
@@ -100,17 +124,17 @@ class Progress:
 
 
 def _duration(seconds: float) -> str:
-    """As people say it."""
+    """Returns a duration in a readable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say_what_it_knows(command: str, model: Any) -> None:
-    """One line on stderr where a model knows nothing but generated clips, as the one in the package."""
+    """Prints one line on stderr if a model was trained on generated clips only, as the packaged one."""
     if getattr(model, "pretrained_cfg", {}).get("label_set") == "shapes":
         print(
-            f"vov3d {command}: this model knows 20 motions of generated shapes ('vov3d demo') and nothing else; for"
-            " what people do take --model vov3d_m (Kinetics-400) or --model vov3d_m.ssv2_f16 (Something-Something)",
+            f"vov3d {command}: this model knows only 20 motions of generated shapes ('vov3d demo'); for human"
+            " actions use --model vov3d_m (Kinetics-400) or --model vov3d_m.ssv2_f16 (Something-Something)",
             file=sys.stderr,
         )

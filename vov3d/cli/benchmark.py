@@ -1,8 +1,7 @@
-"""`vov3d benchmark`: how fast models are here, and how far from what the machine can do."""
+"""`vov3d benchmark`: measures the speed of models on this machine, and compares it with the machine's roofline."""
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -29,6 +28,7 @@ from vov3d.cli._peers import peers
 from vov3d.cli.arguments import check_output, device, positive
 from vov3d.deploy import optimize_for_inference
 from vov3d.extras import install
+from vov3d.files import replacing
 from vov3d.models import create_model
 from vov3d.models.budget import Budget, budget_of
 from vov3d.models.names import model_name
@@ -55,7 +55,7 @@ _TABLE8 = (
 def add_commands(commands: Any) -> None:
     """Adds `benchmark` to the parser's commands."""
     p = commands.add_parser("benchmark")
-    p.add_argument("models", nargs="+", metavar="NAME", help="models of 'vov3d list'; weights do not matter for speed")
+    p.add_argument("models", nargs="+", metavar="NAME", help="models of 'vov3d list'; weights do not affect speed")
     p.add_argument("--mode", choices=("infer", "train"), default="infer", help="forward pass or training step by SGD")
     p.add_argument("--frames", type=positive, default=16, help="frames of a clip (default: 16)")
     p.add_argument("--size", type=positive, default=224, help="height and width in pixels (default: 224)")
@@ -63,8 +63,8 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--backends", type=_choices(BACKENDS), default=["eager"], help=f"of {','.join(BACKENDS)}")
     p.add_argument("--dtypes", type=_choices(tuple(_DTYPES)), default=["fp32"], help=f"of {','.join(_DTYPES)}")
     p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    p.add_argument("--repetitions", type=positive, default=10, metavar="N", help="of each, in turn (default: 10)")
-    p.add_argument("--peers", action="store_true", help="other people's networks in the same run, as they come")
+    p.add_argument("--repetitions", type=positive, default=10, metavar="N", help="timed calls of each (default: 10)")
+    p.add_argument("--peers", action="store_true", help="measure networks of other packages too")
     p.add_argument("--table8", action="store_true", help="the columns of the paper's Table 8")
     p.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     p.add_argument("--picture", type=Path, metavar="FILE.png", help="draw the times as bars")
@@ -75,7 +75,7 @@ def _choices(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         names = text.split(",")
         if wrong := [name for name in names if name not in allowed]:
-            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(allowed)}")
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not one of {', '.join(allowed)}")
         return names
 
     return parse
@@ -89,7 +89,7 @@ def _benchmark(args: argparse.Namespace) -> int:
     with TemporaryDirectory() as folder, _bar(len(args.dtypes) + cases * (1 + WARMUP + args.repetitions + 1)) as bar:
         rooflines = {}
         for name in args.dtypes:
-            bar.set_description(f"what the machine can do in {name}")
+            bar.set_description(f"measuring the roofline in {name}")
             rooflines[name] = measure_roofline(target, _DTYPES[name])
             bar.update()
         bar.set_description("preparing")
@@ -105,7 +105,7 @@ def _benchmark(args: argparse.Namespace) -> int:
         bar.set_description("measuring memory")
         for i, row in enumerate(rows):
             _fill(row, times[str(i)], rooflines[row["dtype"]], args.mode == "train")
-            # What exported files allocate, PyTorch's allocator does not see.
+            # PyTorch's allocator does not see the memory of exported files.
             row["peak_bytes"] = None if row["backend"] in _SUFFIXES else peak_memory(calls[i], target)
             bar.update()
     report = {
@@ -141,7 +141,7 @@ def _check(args: argparse.Namespace, target: torch.device) -> None:
 
 
 def _bar(steps: int) -> Any:
-    """A bar on stderr, or where that is no terminal, a line now and then."""
+    """Returns a progress bar on stderr; without a terminal, it prints a line every 10 seconds."""
     from tqdm import tqdm
 
     quiet = 0.1 if sys.stderr.isatty() else 10.0
@@ -149,7 +149,7 @@ def _bar(steps: int) -> Any:
 
 
 def _builders(args: argparse.Namespace) -> Builders:
-    """What builds each network, and the backends that it is measured with; ours first."""
+    """Returns the builder of each network, and the backends to measure it with; ours first."""
     builders: Builders = {name: (partial(create_model, name), args.backends) for name in args.models}
     if args.peers:
         found, absent = peers(args.frames, args.size)
@@ -162,7 +162,7 @@ def _builders(args: argparse.Namespace) -> Builders:
 def _cases(
     args: argparse.Namespace, builders: Builders, target: torch.device, folder: Path
 ) -> Iterator[tuple[dict[str, Any], Callable[[], object]]]:
-    """A row and a call for each combination."""
+    """Yields a row and a call for each combination."""
     clip = torch.randn(1, 3, args.frames, args.size, args.size, generator=torch.Generator().manual_seed(0))
     for name, (build, backends) in builders.items():
         counts = budget_of(build().eval(), clip)._asdict()
@@ -202,7 +202,7 @@ def _inference(
 
 
 def _training_step(model: nn.Module, backend: str, dtype: torch.dtype) -> Callable[[torch.Tensor], object]:
-    """Forward, cross-entropy, backward and SGD with momentum; autocast where the precision is lower."""
+    """Returns a training step: forward, cross-entropy, backward and SGD with momentum; autocast in low precision."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     network: Any = torch.compile(model) if backend == "compile" else model
@@ -218,7 +218,7 @@ def _training_step(model: nn.Module, backend: str, dtype: torch.dtype) -> Callab
 
 
 def _fill(row: dict[str, Any], times: Times, roofline: Roofline, train: bool) -> None:
-    """Adds what was measured to a row."""
+    """Adds the measurements to a row."""
     cost = Budget(row["params"], row["macs"], row["activations"])
     row |= times._asdict()
     row["clips_per_second"] = row["batch"] / times.median
@@ -227,7 +227,7 @@ def _fill(row: dict[str, Any], times: Times, roofline: Roofline, train: bool) ->
 
 
 def _text(report: dict[str, Any], table8: bool) -> str:
-    """The report as aligned columns under what it was measured on."""
+    """Returns the report as aligned columns, below the conditions of the measurement."""
     cells = [_TABLE8 if table8 else _COLUMNS, *map(_table8_cells if table8 else _cells, report["rows"])]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
@@ -256,7 +256,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _table8_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """Parameters and activations in millions, a video of several views as so many clips."""
+    """Returns a row with parameters and activations in millions, and the time of a video by its number of views."""
     figures = (f"{row['params'] / 1e6:.2f}", f"{row['activations'] / 1e6:.1f}", _megabytes(row))
     seconds = (f"{views / row['clips_per_second']:.2f}" for views in (30, 6))
     return (row["model"], row["backend"], row["dtype"], str(row["batch"]), *figures, *seconds)
@@ -278,7 +278,7 @@ def _pyplot() -> Any:
 
 
 def _draw(report: dict[str, Any], path: Path) -> None:
-    """Bars of milliseconds per clip, with quartiles and a mark where the roofline is."""
+    """Draws bars of milliseconds per clip, with quartiles and a mark at the roofline."""
     plt, rows = _pyplot(), report["rows"]
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.4 * len(rows)), layout="constrained")
     names = ["{model}  {backend} {dtype}  batch {batch}".format(**row) for row in rows]
@@ -294,6 +294,5 @@ def _draw(report: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("milliseconds per clip (median, quartiles)")
     axes.set_title("{mode}, {clip[frames]} x {clip[size]}², {machine[device]}".format(**report), fontsize=10)
     axes.legend(loc="lower right")
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format=path.suffix.lstrip(".") or "png", dpi=150)
-    os.replace(part, path)
+    with replacing(path) as draft:
+        figure.savefig(draft, format=path.suffix.lstrip(".") or "png", dpi=150)

@@ -1,4 +1,4 @@
-"""`vov3d demo`: makes clips, labels them with the model that comes with the package, and shows which are correct."""
+"""`vov3d demo`: makes clips, labels them with the packaged model, and shows which labels are correct."""
 
 import argparse
 import random
@@ -16,13 +16,13 @@ def add_commands(commands: Any) -> None:
     p = commands.add_parser(
         "demo",
         description="Writes clips of moving shapes as video files, labels them with vov3d_n, whose weights come with"
-        " the package, and draws what it saw and said. The classes are told apart by motion alone.",
+        " the package, and draws the frames with their labels. The classes differ only in motion.",
     )
     p.add_argument(
         "-o", "--output", type=Path, default=Path("vov3d_demo"), metavar="FOLDER", help="default: vov3d_demo"
     )
     p.add_argument("--clips", type=positive, default=6, metavar="N", help="clips to make (default: 6)")
-    p.add_argument("--seed", type=int, help="the same clips again (default: others at each call)")
+    p.add_argument("--seed", type=int, help="seed of the clips (default: a new one for each call)")
     p.set_defaults(run=_demo)
 
 
@@ -49,10 +49,10 @@ def _demo(args: argparse.Namespace) -> int:
     correct = sum(result.predictions[0].label == truth for result, truth in zip(results, truths, strict=True))
     picture = args.output / f"{seed}.png"
     save_board(results, truths, picture)
-    print(f"\n{correct} of {len(files)} correct; seen and said: {picture}; the same again: --seed {seed}")
+    print(f"\n{correct} of {len(files)} correct; picture: {picture}; to repeat: --seed {seed}")
     return 0
 
 
-def _line(file: Path, said: Any, truth: str) -> str:
-    wrong = "" if said.label == truth else f"   wrong: {truth}"
-    return f"{file}  {said.score:4.0%}  {said.label}{wrong}"
+def _line(file: Path, best: Any, truth: str) -> str:
+    wrong = "" if best.label == truth else f"   wrong: {truth}"
+    return f"{file}  {best.score:4.0%}  {best.label}{wrong}"

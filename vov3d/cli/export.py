@@ -1,4 +1,4 @@
-"""`vov3d export`: a model into a file of another runtime."""
+"""`vov3d export`: exports a model to a file for another runtime."""
 
 import argparse
 import sys
@@ -20,8 +20,8 @@ def add_commands(commands: Any) -> None:
     """Adds `export` to the parser's commands."""
     p = commands.add_parser(
         "export",
-        description="Writes a model into a file and compares what the file computes with the model, on noise, on"
-        " made-up motion, and on your videos. A file that differs by more than its bound is not kept: "
+        description="Exports a model to a file and compares its outputs with the model's, on noise, on generated"
+        " motion, and on your videos. A file that differs by more than its bound is not kept: "
         + ", ".join(f"{dtype} {bound:g}" for dtype, bound in BOUNDS.items())
         + " of the largest output.",
     )
@@ -29,18 +29,18 @@ def add_commands(commands: Any) -> None:
     endings = ", ".join(f"{ending} ({form.title})" for ending, form in FORMATS.items())
     p.add_argument("-o", "--output", required=True, metavar="FILE", help=f"the file to write: {endings}")
     weights = p.add_mutually_exclusive_group()
-    weights.add_argument("--checkpoint", metavar="FILE", help="weights; without it the tag's are fetched from the Hub")
-    weights.add_argument("--random-weights", action="store_true", help="no weights: to try the speed")
-    p.add_argument("--frames", type=positive, metavar="T", help="frames of its clips (default: the tag's)")
+    weights.add_argument("--checkpoint", metavar="FILE", help="weights (default: the tag's, from the Hub)")
+    weights.add_argument("--random-weights", action="store_true", help="no trained weights, to try the speed")
+    p.add_argument("--frames", type=positive, metavar="T", help="frames of the file's clips (default: the tag's)")
     p.add_argument("--size", type=positive, metavar="S", help="their height and width (default: the tag's test crop)")
     kind = p.add_mutually_exclusive_group()
     kind.add_argument(
         "--dtype",
         choices=("fp32", "fp16", "bf16"),
         default="fp32",
-        help="of .xml files: fp16 halves the file, bf16 also computes in bf16 where the CPU can (default: fp32)",
+        help="for .xml files: fp16 halves the file, bf16 also computes in bf16 if the CPU can (default: fp32)",
     )
-    kind.add_argument("--int8", metavar="FOLDER", help="of .xml files: int8, with ranges from the videos of a folder")
+    kind.add_argument("--int8", metavar="FOLDER", help="for .xml files: int8, with ranges from the videos of a folder")
     p.add_argument("--video", nargs="+", default=[], metavar="FILE", help="compare on the middle clips of these too")
     p.set_defaults(run=_export)
 
@@ -77,7 +77,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _calibration(folder: Path) -> list[str]:
-    """The videos of a folder; what else is there is told."""
+    """Returns the videos of a folder; reports its other entries on stderr."""
     files, left_out = videos_in(folder)
     if str(left_out):
         print(f"vov3d export: {left_out}", file=sys.stderr)
@@ -85,13 +85,13 @@ def _calibration(folder: Path) -> list[str]:
 
 
 def _cfg(cfg: Mapping[str, Any], frames: int | None, size: int | None) -> dict[str, Any]:
-    """The configuration with the clip that was asked for."""
+    """Returns the configuration with the requested clip."""
     clip = {"num_frames": frames, "test_input_size": size and (cfg["input_size"][0], size, size)}
     return {**cfg, **{key: value for key, value in clip.items() if value}}
 
 
 class _Clips:
-    """The middle clip `(1, C, T, S, S)` of each video, read whenever it is asked for."""
+    """The middle clip `(1, C, T, S, S)` of each video, read at each iteration."""
 
     def __init__(self, files: Iterable[str], cfg: Mapping[str, Any]) -> None:
         self.files = list(files)
@@ -99,7 +99,7 @@ class _Clips:
         if self.files:
             from vov3d.video import VideoReader  # needs the extra `video`
 
-            for file in self.files:  # opened, so that a broken one is named before any work
+            for file in self.files:  # opened here, so that a broken one is reported before any work
                 with VideoReader(file):
                     pass
 

@@ -1,4 +1,4 @@
-"""`vov3d info`: what a model costs, and what its clips are."""
+"""`vov3d info`: shows the cost of a model and its clips."""
 
 import argparse
 from typing import Any

@@ -1,4 +1,4 @@
-"""`vov3d live`: labels for what a camera or another stream shows now."""
+"""`vov3d live`: labels a camera or another stream as it runs."""
 
 import argparse
 import json
@@ -30,30 +30,31 @@ def add_commands(commands: Any) -> None:
     p.add_argument(
         "--model", default="vov3d_n.shapes_stream", metavar="NAME", help="model.tag, folder, or file of a stream"
     )
-    p.add_argument("--checkpoint", metavar="FILE", help="weights in place of the tag's")
+    p.add_argument("--checkpoint", metavar="FILE", help="weights (default: the tag's)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     p.add_argument("--window", type=positive, metavar="N", help="frames that are pooled (default: those of a clip)")
-    p.add_argument("--fps", type=float, metavar="F", help="frames a second to take (default: as in the model's clips)")
+    p.add_argument("--fps", type=float, metavar="F", help="frames per second to use (default: as in the model's clips)")
     p.add_argument("--hop", type=positive, default=1, metavar="N", help="frames between two labels (default: 1)")
-    p.add_argument(
-        "--smooth", type=positive, metavar="N", help="a label is announced once it led N labels (default: 3)"
-    )
+    p.add_argument("--smooth", type=positive, metavar="N", help="announce a label after N in a row (default: 3)")
     p.add_argument(
         "--threshold",
         type=float,
         metavar="P",
-        help="score that it must have (default: 0.3; of many labels, which are announced together, 0.5)",
+        help="least score to announce (default: 0.3; 0.5 for a multilabel model, whose labels are announced together)",
     )
     p.add_argument(
-        "--topk", type=positive, metavar="K", help="labels drawn and in JSON (default: 5; of many labels all)"
+        "--topk",
+        type=positive,
+        metavar="K",
+        help="labels in the video and in JSON (default: 5; all for a multilabel model)",
     )
-    p.add_argument("--realtime", action="store_true", help="read a file at its own speed, and drop what comes too late")
-    p.add_argument("--size", metavar="HxW", help="rows and columns of the raw frames of -")
-    p.add_argument("--stall", type=float, default=10.0, metavar="S", help="seconds until a silent one is opened again")
+    p.add_argument("--realtime", action="store_true", help="read a file at its own speed, and drop late frames")
+    p.add_argument("--size", metavar="HxW", help="rows and columns of raw frames from -")
+    p.add_argument("--stall", type=float, default=10.0, metavar="S", help="seconds until a silent source is reopened")
     p.add_argument("--retries", type=int, default=8, metavar="N", help="attempts in a row that may fail (default: 8)")
-    p.add_argument("--json", action="store_true", help="one JSON object for each label, a line each")
-    p.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a video with the labels drawn in")
-    p.add_argument("--serve", type=int, metavar="PORT", help="show it on a page of this machine")
+    p.add_argument("--json", action="store_true", help="print one JSON object per label, one per line")
+    p.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a video with the labels")
+    p.add_argument("--serve", type=int, metavar="PORT", help="show it on a web page, on this machine only")
     p.set_defaults(run=_live)
 
 
@@ -71,22 +72,22 @@ def _live(args: argparse.Namespace) -> int:
     classifier = StreamClassifier(model, args.window, topk=args.topk, threshold=threshold)
     fps = args.fps or classifier.fps
     source = LiveSource(args.source, fps, args.realtime, _size(args.size), args.stall, args.retries)
-    said = _Said(args, classifier, Announcer(args.smooth, args.threshold, task), source)
+    session = _Session(args, classifier, Announcer(args.smooth, args.threshold, task), source)
     with ExitStack() as stack:
         if args.output:
-            said.writer = VideoWriter(args.output, fps)
-            stack.callback(said.writer.close)
+            session.writer = VideoWriter(args.output, fps)
+            stack.callback(session.writer.close)
         if args.serve is not None:
-            said.page = Page(args.serve)
-            stack.callback(said.page.close)
-            print(f"vov3d live: {said.page.address}", file=sys.stderr)
+            session.page = Page(args.serve)
+            stack.callback(session.page.close)
+            print(f"vov3d live: {session.page.address}", file=sys.stderr)
         stack.enter_context(source)
         try:
             for frame in source:
-                said.take(frame)
+                session.take(frame)
         except KeyboardInterrupt:
             pass
-    print(f"vov3d live: {said.summary()}", file=sys.stderr)
+    print(f"vov3d live: {session.summary()}", file=sys.stderr)
     return 0
 
 
@@ -94,23 +95,23 @@ def _model(args: argparse.Namespace) -> torch.nn.Module:
     if Path(args.model).suffix in FORMATS:
         exported = load_exported(args.model)
         if not hasattr(exported, "initial_state"):
-            raise ValueError(f"{args.model} holds no stream; make one: vov3d.export(vov3d.streaming(model), ...)")
+            raise ValueError(f"{args.model} is not a stream; make one with vov3d.export(vov3d.streaming(model), ...)")
         return exported
     model = create_model(model_name(args.model), pretrained=True, checkpoint_path=args.checkpoint)
     return model.to(device(args.device))
 
 
 def _check_task(args: argparse.Namespace, task: Task) -> None:
-    """Fills in what the command line leaves open, by the task.
+    """Sets the defaults of options that depend on the task.
 
     Raises:
-        ValueError: For an option without effect on values, which are told as they are.
+        ValueError: For an option that has no effect on a regression.
     """
     if task.name == "regression":
         given = {"--threshold": args.threshold, "--smooth": args.smooth, "--topk": args.topk}
         if without := [name for name, value in given.items() if value is not None]:
             raise ValueError(
-                f"{' and '.join(without)} has no effect on a regression, whose values are told as they are"
+                f"{' and '.join(without)} has no effect on a regression, whose values are printed as they are"
             )
         args.smooth, args.threshold = 1, 0.0
     args.smooth = args.smooth or 3
@@ -127,8 +128,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(rows), int(columns)
 
 
-class _Said:
-    """What has been said of a stream, and says more of it."""
+class _Session:
+    """A run of the command: labels frames, writes the outputs and keeps statistics."""
 
     def __init__(self, args: argparse.Namespace, classifier: Any, announcer: Any, source: Any) -> None:
         self.args, self.classifier, self.announcer, self.source = args, classifier, announcer, source
@@ -141,12 +142,12 @@ class _Said:
         self._labels = 0
 
     def take(self, frame: Any) -> None:
-        """Labels a frame, and tells what is asked for."""
+        """Labels a frame and writes the requested outputs."""
         predictions = self.classifier(frame.picture)
         now = time.monotonic()
         self._times.append(now)
         self._delays.append(now - frame.arrived)
-        known = self.classifier.frames > self.classifier.delay  # of many labels, none may be it
+        known = self.classifier.frames > self.classifier.delay  # a multilabel model may predict no label
         if known and self.classifier.frames % self.args.hop == 0:
             self._tell(frame, predictions)
         if self.writer or self.page:
@@ -170,7 +171,7 @@ class _Said:
             print(f"{frame.seconds:8.2f} s  {text}  ({rates})", flush=True)
 
     def _announced(self, predictions: list[Any]) -> str:
-        """The label that is announced, with its score where it has one of its own."""
+        """Returns the text for the announced label, with its score if it has one of its own."""
         label = self.announcer.label
         if label is None:
             return "   -  nothing"
@@ -180,7 +181,7 @@ class _Said:
         return f"{score:4.0%}  {label}"
 
     def _line(self, frame: Any, predictions: list[Any]) -> dict[str, Any]:
-        """What is known now; `delay` is from the frame to its label, without the frames that the model waits for."""
+        """Returns the present state; `delay` is the time from a frame to its label, without the model's own delay."""
         span = self._times[-1] - self._times[0]
         return {
             "time": round(frame.seconds, 3),
@@ -194,11 +195,11 @@ class _Said:
         }
 
     def summary(self) -> str:
-        """One line at the end."""
+        """Returns the line that is printed at the end."""
         frames, seconds = self.classifier.frames, time.monotonic() - self._begun
         delays = sorted(self._delays) or [0.0]
         return (
             f"{frames} frames in {seconds:.1f} s, {self.source.dropped} dropped, {self.source.reconnects} reconnects,"
             f" {self._labels} changes; from frame to label {1000 * delays[len(delays) // 2]:.0f} ms"
-            f" (and {self.classifier.delay} frames that the model waits for)"
+            f" (plus {self.classifier.delay} frames of the model's delay)"
         )

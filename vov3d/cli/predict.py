@@ -1,4 +1,4 @@
-"""`vov3d predict`: labels for video files."""
+"""`vov3d predict`: labels video files."""
 
 import argparse
 import csv
@@ -35,47 +35,50 @@ def add_commands(commands: Any) -> None:
     add_files(p)
     add_settings(p)
     p.add_argument(
-        "--topk", type=positive, metavar="K", help="labels per file (default: 5; of many labels all over the threshold)"
+        "--topk",
+        type=positive,
+        metavar="K",
+        help="labels per file (default: 5; all above the threshold for a multilabel model)",
     )
     p.add_argument(
-        "--threshold", type=float, metavar="P", help="score from which one of many labels is named (default: 0.5)"
+        "--threshold", type=float, metavar="P", help="least score of a label of a multilabel model (default: 0.5)"
     )
     form = p.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
-    form.add_argument("--csv", action="store_true", help="print a line a label: file, rank, label, index, score, error")
+    form.add_argument("--csv", action="store_true", help="print lines of file, rank, label, index, score, error")
     p.add_argument(
         "--picture",
         metavar="FILE",
-        help="draw the frames seen, the labels and the time line; of several videos into FILE-1, FILE-2, ...",
+        help="draw the input frames, the labels and a time line; for several videos FILE-1, FILE-2, ...",
     )
     p.set_defaults(run=_predict)
 
 
 def add_files(p: argparse.ArgumentParser) -> None:
-    """Adds which videos are looked at: what `named_videos` takes."""
+    """Adds the argument for videos, for `named_videos`."""
     p.add_argument(
         "files",
         nargs="+",
         metavar="FILE",
         help="video files, folders of videos or of frames (00001.jpg ...), http(s) addresses; @LIST for a file that "
-        "names them, one a line, - for the standard input",
+        "names them, one per line, - for the standard input",
     )
-    p.epilog = "Exit codes: 0 done, 1 something failed, which stderr names, 2 the command was not understood."
+    p.epilog = "Exit codes: 0 success, 1 an error, named on stderr, 2 wrong arguments."
 
 
 def add_settings(p: argparse.ArgumentParser) -> None:
-    """Adds which model is used, and how: what `classifier_for` takes."""
+    """Adds the arguments for the model and its settings, for `classifier_for`."""
     p.add_argument(
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME",
         help="model or model.tag of 'vov3d list', the folder of a saved model, or a file of 'vov3d export' (default: "
-        "vov3d_n, which comes with the package and knows the motions of 'vov3d demo')",
+        "vov3d_n, which comes with the package and knows only the motions of 'vov3d demo')",
     )
     weights = p.add_mutually_exclusive_group()
-    weights.add_argument("--checkpoint", metavar="FILE", help="weights; without it the tag's are fetched from the Hub")
-    weights.add_argument("--random-weights", action="store_true", help="no weights: to try the speed, labels are noise")
-    p.add_argument("--views", default="1x1", metavar="CLIPSxCROPS", help="as 10x3 or 2x3 (default: 1x1)")
+    weights.add_argument("--checkpoint", metavar="FILE", help="weights (default: the tag's, from the Hub)")
+    weights.add_argument("--random-weights", action="store_true", help="no trained weights: labels are noise")
+    p.add_argument("--views", default="1x1", metavar="CLIPSxCROPS", help="such as 10x3 or 2x3 (default: 1x1)")
     p.add_argument("--frames", type=positive, metavar="T", help="frames of a clip (default: the model's)")
     p.add_argument(
         "--stride",
@@ -84,8 +87,8 @@ def add_settings(p: argparse.ArgumentParser) -> None:
         help="distance of a clip's frames, at 30 fps (default: the model's)",
     )
     p.add_argument("--fps", type=float, help="frames per second of folders (default: 12); files have their own")
-    p.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: by the free memory)")
-    p.add_argument("--backend", choices=("pyav", "torchcodec"), help="what decodes files (default: pyav)")
+    p.add_argument("--batch-size", type=positive, metavar="N", help="views at once (default: as many as fit in memory)")
+    p.add_argument("--backend", choices=("pyav", "torchcodec"), help="decoder for files (default: pyav)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
 
 
@@ -123,7 +126,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
-    """The model in an exported file, or None where `--model` names none."""
+    """Returns the model in an exported file, or None if `--model` is not one."""
     if Path(args.model).suffix not in FORMATS:
         return None
     without_effect = {
@@ -133,12 +136,12 @@ def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
     }
     for option, given in without_effect.items():
         if given:
-            raise ValueError(f"{option} has no effect on {args.model}: it has its weights inside and runs on the CPU")
+            raise ValueError(f"{option} has no effect on {args.model}, which contains its weights and runs on the CPU")
     return load_exported(args.model)
 
 
 def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
-    """The model that was asked for, rewritten for speed where that is measured to gain: on CPUs."""
+    """Returns the requested model, optimized on CPUs, where this was measured to be faster."""
     model = create_model(
         model_name(args.model), pretrained=not args.random_weights, checkpoint_path=args.checkpoint
     ).eval()
@@ -146,14 +149,14 @@ def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Modu
 
 
 def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int, threshold: float | None = None) -> Any:
-    """The `VideoClassifier` of a model, with the settings of the command line, for a number of files."""
+    """Returns the `VideoClassifier` of a model, with the settings of the command line, for a number of files."""
     from vov3d.video import VideoClassifier
 
     return VideoClassifier(
         model,
         views=args.views,
         batch_size=args.batch_size,
-        progress=files == 1,  # of several the files are counted
+        progress=files == 1,  # for several, `Progress` counts the files
         stride=args.stride,
         num_frames=args.frames,
         backend=args.backend,
@@ -162,7 +165,7 @@ def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int,
 
 
 def _draw(picture: str, result: Any, number: int | None) -> None:
-    """Writes the picture of one file, with its number in the name where there are several."""
+    """Writes the picture of one file, with its number in the name if there are several."""
     from vov3d.video.picture import save_result
 
     stem, ending = os.path.splitext(picture)
@@ -173,13 +176,13 @@ def _draw(picture: str, result: Any, number: int | None) -> None:
 
 
 class _Text:
-    """Results as people read them, each as it comes."""
+    """Prints results as readable text, one by one."""
 
     def __init__(self, class_names: list[str]) -> None:
         self._names = class_names
 
     def add(self, file: str, result: Any) -> None:
-        """Prints the result of a file; errors are on stderr."""
+        """Prints the result of a file; errors go to stderr."""
         if result.error is None:
             print("\n".join([file, *(f"  {said}" for said in self._lines(result))]), flush=True)
 
@@ -192,11 +195,11 @@ class _Text:
         return [f"no label reaches its threshold; the best is {self._names[best]}, {100 * result.scores[best]:.1f}%"]
 
     def close(self) -> None:
-        """Ends."""
+        """Does nothing: each result is complete."""
 
 
 class _Csv:
-    """A line for each label, and one for each file without any."""
+    """Prints a line for each label, and one for each file without labels."""
 
     def __init__(self, task: Any) -> None:
         self._heads = [name for name, _ in task.heads]
@@ -215,11 +218,11 @@ class _Csv:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Ends."""
+        """Does nothing: each result is complete."""
 
 
 class _Json:
-    """One list, an entry for each file as it comes; whole also when the command is ended early."""
+    """Prints one list with an entry for each file; it is valid even if the command ends early."""
 
     def __init__(self, random_weights: bool) -> None:
         self._random_weights = random_weights
@@ -244,7 +247,7 @@ class _Json:
 
 
 def _entry(prediction: Any) -> dict[str, Any]:
-    """A prediction as JSON has it; a value is called so, and a class of each head is told with its own score."""
+    """Returns a prediction for JSON, with `value` in place of `score` for a regression, and each head's class."""
     from vov3d.video.predictions import Combination, Value
 
     score = "value" if isinstance(prediction, Value) else "score"
@@ -255,7 +258,7 @@ def _entry(prediction: Any) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    """JSON, indented; letters that the output cannot take are written as JSON's own escapes."""
+    """Returns indented JSON; characters outside the output's encoding become JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

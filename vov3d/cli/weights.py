@@ -1,4 +1,4 @@
-"""`vov3d convert` and `vov3d publish`: weights between formats, and to the Hub."""
+"""`vov3d convert` and `vov3d publish`: converts weights between formats, and uploads them to the Hub."""
 
 import argparse
 import sys
@@ -21,9 +21,9 @@ def add_commands(commands: Any) -> None:
     p.add_argument("source", metavar="FILE", help="a checkpoint in any known format; with --to also a saved folder")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="the folder to write; with --to the file")
     p.add_argument("--to", choices=("slowfast", "pytorchvideo"), help="write a checkpoint of that codebase instead")
-    p.add_argument("--model", metavar="NAME.TAG", help="what the weights are, where tensors and file name do not tell")
-    p.add_argument("--labels", metavar="FILE", help="class names in index order, one a line or JSON")
-    p.add_argument("--conv", choices=MIDDLE_CONVS, help="d1plus2d, whose tensors look like those of d2plus1d")
+    p.add_argument("--model", metavar="NAME.TAG", help="the weights' tag, if tensors and file name leave it open")
+    p.add_argument("--labels", metavar="FILE", help="class names in index order, one per line or JSON")
+    p.add_argument("--conv", choices=MIDDLE_CONVS, help="d1plus2d, whose tensors are named like those of d2plus1d")
     p.set_defaults(run=_convert)
 
     p = commands.add_parser("publish")
@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--all", action="store_true", help="every tag of 'vov3d list'")
     p.add_argument("--org", required=True, metavar="ORG", help="organisation or user on the Hub")
     p.add_argument("--dry-run", action="store_true", help="write the folders and send nothing")
-    p.add_argument("-o", "--output", metavar="FOLDER", help="where --dry-run writes (default: published)")
+    p.add_argument("-o", "--output", metavar="FOLDER", help="folder for --dry-run (default: published)")
     p.set_defaults(run=_publish)
 
 
@@ -48,11 +48,11 @@ def _convert(args: argparse.Namespace) -> int:
     print(f"format    {found.format}")
     print(f"network   {found}")
     if len(found.variants) > 1:
-        hint = "" if args.model or tag else "; --model says otherwise"
+        hint = "" if args.model or tag else "; --model selects another"
         print(f"          {', '.join(found.variants)} are one network: taken for {cfg['architecture']}{hint}")
     print(f"classes   {found.num_classes}, {_names(cfg, names)}")
     if found.num_classes == 174 and not tag and not names:
-        print("          V1 and V2 of Something-Something have as many; --model NAME.TAG or --labels says which")
+        print("          V1 and V2 of Something-Something have as many; give --model NAME.TAG or --labels")
     print(f"weights   {tag or 'of no published tag'}, licence {cfg.get('license') or 'not stated'}")
     print(f"written   {args.output}: vov3d.create_model('local-dir:{args.output}', pretrained=True)")
     return 0
@@ -67,7 +67,7 @@ def _names(cfg: dict[str, Any], names: list[str] | None) -> str:
 def _convert_back(args: argparse.Namespace) -> int:
     unused = [f"--{name}" for name in ("model", "labels", "conv") if getattr(args, name)]
     if unused:
-        raise ValueError(f"{', '.join(unused)} has no effect with --to, which renames tensors and keeps nothing else")
+        raise ValueError(f"{', '.join(unused)} has no effect with --to, which only renames tensors")
     source = Path(args.source)
     tensors = convert_state_dict(from_pretrained(source) if source.is_dir() else read_state_dict(source), args.to)
     output = Path(args.output)

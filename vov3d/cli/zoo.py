@@ -1,7 +1,7 @@
-"""`vov3d list`: what models there are, with the published figures of their weights.
+"""`vov3d list`: lists the models, with the published figures of their weights.
 
-The table is read from `zoo.json`, so that it is there at once; `python -m vov3d.cli.zoo` writes that file from the
-registry, which takes the import of PyTorch and timm.
+The table is read from `zoo.json`, which needs no slow imports; `python -m vov3d.cli.zoo` writes that file from the
+registry, which imports PyTorch and timm.
 """
 
 import argparse
@@ -21,28 +21,28 @@ def add_commands(commands: Any) -> None:
     p.add_argument("filter", nargs="?", default="", help="wildcard, as in 'vov3d_l*'")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    what.add_argument("--weights", action="store_true", help="sizes, sources, and what is on this machine already")
+    what.add_argument("--weights", action="store_true", help="show sizes, sources, and weights on this machine")
     p.set_defaults(run=_list)
 
 
 def zoo_rows(filter: str = "") -> list[list[str]]:
-    """One row a set of published weights, in the order of `_COLUMNS`; accuracies are the published ones.
+    """Returns one row per set of published weights, in the order of `_COLUMNS`; accuracies are the published ones.
 
     Args:
-        filter: Wildcards as of `vov3d.list_models`; all if empty.
+        filter: Wildcards, as in `vov3d.list_models`; all if empty.
     """
     rows = json.loads(_TABLE.read_text(encoding="utf-8"))
-    # A filter that names no tag means all tags of its models.
+    # A filter without a tag means all tags of its models.
     model, _, tag = filter.partition(".")
     patterns = [filter] if tag else [filter, f"{model}.*"]
     return [row for row in rows if not filter or any(fnmatchcase(row[0], pattern) for pattern in patterns)]
 
 
 def zoo_table(filter: str = "") -> str:
-    """The zoo as a Markdown table.
+    """Returns the zoo as a Markdown table.
 
     Args:
-        filter: As of `zoo_rows`.
+        filter: As in `zoo_rows`.
     """
     lines = [_COLUMNS, tuple("---" for _ in _COLUMNS), *((f"`{row[0]}`", *row[1:]) for row in zoo_rows(filter))]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -68,7 +68,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def registered_rows() -> list[list[str]]:
-    """What `zoo.json` holds."""
+    """Builds the rows of `zoo.json` from the registry."""
     from vov3d.models import list_pretrained
     from vov3d.weights.config import resolve_cfg
 
@@ -86,7 +86,7 @@ def registered_rows() -> list[list[str]]:
 
 
 def _weights_rows(names: list[str]) -> list[tuple[str, ...]]:
-    """One row a set of weights, in the order of `_WEIGHTS_COLUMNS`; nothing is asked over the network."""
+    """Returns one row per set of weights, in the order of `_WEIGHTS_COLUMNS`, without using the network."""
     from huggingface_hub import constants
 
     from vov3d.weights.config import resolve_cfg
@@ -107,7 +107,7 @@ def _weights_rows(names: list[str]) -> list[tuple[str, ...]]:
 
 
 def _skeleton(model: str, num_classes: int) -> Any:
-    """A network without memory, to count."""
+    """Builds a network on the meta device, for counting."""
     from vov3d.models import model_entrypoint
 
     return model_entrypoint(model)(device="meta", num_classes=num_classes)

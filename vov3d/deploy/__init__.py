@@ -1,4 +1,4 @@
-"""Models made fast, here (`optimize_for_inference`, torch only) or in files of other runtimes (`export`).
+"""Makes models fast: in PyTorch (`optimize_for_inference`) or in files for other runtimes (`export`).
 
 Each file format names the extra that it needs.
 """

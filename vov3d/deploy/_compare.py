@@ -1,4 +1,4 @@
-"""An exported file against the model it was made from."""
+"""Compares an exported file with the model it was made from."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -10,15 +10,15 @@ from vov3d.weights.tasks import SCORES, task_of
 
 
 class Comparison(NamedTuple):
-    """What a file and its source make of the same clips.
+    """Differences between the outputs of a file and those of its source for the same clips.
 
     Attributes:
-        clips: What clips they are.
+        clips: Description of the clips.
         shapes: Their shapes.
-        number: How many clips.
+        number: Number of clips.
         difference: The largest difference between two outputs.
-        relative: The largest, as a part of the largest absolute output of its clip and kind.
-        agreement: Clips whose best class, or whose labels, are the same; None where there are none.
+        relative: The largest difference relative to the largest absolute value of the same output for the same clip.
+        agreement: Clips whose best class, or whose labels, are the same; None if the outputs decide no class.
     """
 
     clips: str
@@ -41,14 +41,14 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
     number = agreement = 0
     task = task_of(model)
     difference = relative = 0.0
-    shapes: dict[tuple[int, ...], None] = {}  # a set that keeps its order
+    shapes: dict[tuple[int, ...], None] = {}  # used as an ordered set
     names = exported.metadata.outputs
-    if exported.metadata.dtype == "int8":  # whose errors the softmax magnifies at will
+    if exported.metadata.dtype == "int8":  # the softmax magnifies its errors without limit
         names = [name for name in names if name not in SCORES]
     for clip in clips:
         found = exported.outputs(clip)
         for key, expected in _outputs(model, clip, names).items():
-            # not `max`, which passes over nan
+            # amax propagates NaN, unlike Python's max
             off = (found[key] - expected).abs().amax().nan_to_num(float("inf"))
             difference = max(difference, float(off))
             relative = max(relative, float(off / expected.abs().amax().clamp(min=1e-12)))
@@ -62,7 +62,7 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
 
 
 def _outputs(model: Any, clip: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
-    """What the source gives under the names of a file's outputs, by its own methods."""
+    """Returns the outputs of the source, by the names of the file's outputs."""
     with torch.inference_mode():
         out = model(clip)
         outputs = dict(zip(names, out if isinstance(out, list | tuple) else [out], strict=False))

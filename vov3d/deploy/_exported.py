@@ -1,4 +1,4 @@
-"""Models read back from exported files."""
+"""Loads exported files as models."""
 
 import os
 from pathlib import Path
@@ -15,20 +15,20 @@ from vov3d.weights.tasks import SCORES, checked_heads, make_task
 
 
 class ExportedModel(nn.Module):
-    """A model in a file of another runtime, called as the one it was made from. It runs on the CPU, in inference only.
+    """A model in a file for another runtime, called like the original. It runs on the CPU, for inference only.
 
     `load_exported` makes it.
 
     Args:
-        metadata: All that the file says of itself.
-        run: Clip `(B, C, T, H, W)` in float32 on the CPU to the file's outputs, in the order of `metadata.outputs`.
+        metadata: The file's metadata.
+        run: Maps a clip `(B, C, T, H, W)` in float32 on the CPU to the outputs in the order of `metadata.outputs`.
 
     Attributes:
-        pretrained_cfg: What the weights want of their clips; `class_names` are its `label_names`.
+        pretrained_cfg: Clip settings of the weights; its `label_names` are `class_names`.
         class_names: Names in index order, or None where they are not known.
         num_classes: Classes; 0 for features.
         in_chans: Channels of the clip.
-        metadata: All that the file says of itself.
+        metadata: The file's metadata.
     """
 
     def __init__(self, metadata: Metadata, run: Run) -> None:
@@ -45,7 +45,7 @@ class ExportedModel(nn.Module):
         self.training = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Clip `(B, C, T, H, W)` to what the source's `forward` gives: logits, or a list of feature maps.
+        """Computes the source's `forward` for a clip `(B, C, T, H, W)`: logits, or a list of feature maps.
 
         Raises:
             ValueError: If the clip has another shape than the file takes.
@@ -55,7 +55,7 @@ class ExportedModel(nn.Module):
         return outputs[names[0]] if names[0] in ("logits", "features") else [outputs[name] for name in names]
 
     def outputs(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Every output of the file by its name, where `x` is and in its floating type.
+        """Returns every output of the file by its name, on the device of `x` and in its floating type.
 
         Raises:
             ValueError: If the clip has another shape than the file takes.
@@ -83,16 +83,16 @@ class ExportedModel(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What the file holds."""
+        """Returns architecture, precision and outputs for `repr`."""
         m = self.metadata
         return f"{m.architecture}, {m.dtype}, {', '.join(m.outputs)}"
 
 
 class ExportedClassifier(ExportedModel):
-    """An exported model whose file holds the published evaluation too, as `forward_dense`."""
+    """An exported model whose file also holds the published evaluation, as `forward_dense`."""
 
     def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
-        """Clip `(B, C, T, H, W)` to the scores `(B, num_classes)` that `VoV3D.forward_dense` gives.
+        """Computes scores `(B, num_classes)` of a clip `(B, C, T, H, W)`, as `VoV3D.forward_dense` does.
 
         The window is `pool_size` of the source's configuration.
 
@@ -103,24 +103,24 @@ class ExportedClassifier(ExportedModel):
 
 
 class ExportedStream(nn.Module):
-    """A stream in a file of another runtime, called as the one it was made from. It runs on the CPU.
+    """A streaming network in a file for another runtime, called like the original. It runs on the CPU.
 
     `load_exported` makes it.
 
     Args:
-        metadata: All that the file says of itself.
-        run: Frame and state in float32 on the CPU to outputs and state.
+        metadata: The file's metadata.
+        run: Maps a frame and the state, in float32 on the CPU, to outputs and the new state.
 
     Attributes:
-        pretrained_cfg: What the weights want of their frames; `class_names` are its `label_names`.
+        pretrained_cfg: Frame settings of the weights; its `label_names` are `class_names`.
         class_names: Names in index order, or None where they are not known.
         num_classes: Classes; 0 for features.
         in_chans: Channels of a frame.
-        temperature: What logits are divided by before the softmax.
-        delay: Frames that an output waits for.
-        receptive_field: Frames that an output sees through the convolutions.
+        temperature: Divisor of the logits before the softmax.
+        delay: Frames by which an output lags behind its input.
+        receptive_field: Frames in the receptive field of the convolutions.
         window: Frames that are pooled.
-        metadata: All that the file says of itself.
+        metadata: The file's metadata.
     """
 
     def __init__(self, metadata: Metadata, run: Run) -> None:
@@ -143,7 +143,7 @@ class ExportedStream(nn.Module):
         self.training = False
 
     def initial_state(self, batch: int, height: int | None = None, width: int | None = None) -> State:
-        """The state of streams that have seen nothing: zeros.
+        """Returns the state of streams before their first frame: zeros.
 
         Args:
             batch: Streams.
@@ -168,10 +168,10 @@ class ExportedStream(nn.Module):
 
         Args:
             frames: `(B, C, H, W)`.
-            state: What the call before returned, or `initial_state`; None begins the streams.
+            state: The state that the previous call returned, or `initial_state`; None starts the streams.
 
         Returns:
-            Logits `(B, N)`, or a list of maps, and the state behind them.
+            Logits `(B, N)`, or a list of maps, and the new state.
 
         Raises:
             ValueError: If frames have another shape than the file takes.
@@ -197,8 +197,8 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel | ExportedStrea
         the published evaluation as well, an `ExportedStream` where it holds a stream.
 
     Raises:
-        FileNotFoundError: If the file is not there.
-        ImportError: If the format's runtime is not installed; says what installs it.
+        FileNotFoundError: If the file does not exist.
+        ImportError: If the format's runtime is not installed; names the extra.
         ValueError: If the file is damaged, or `export` did not write it.
     """
     path = Path(path)
@@ -211,7 +211,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel | ExportedStrea
         strings, run = form.backend.read(path)
         metadata = Metadata.from_strings(strings)
         checked_heads(make_task(*map(metadata.pretrained_cfg.get, ("task", "heads"))), metadata.num_classes)
-    except Exception as e:  # runtimes raise what they like
+    except Exception as e:  # runtimes raise errors of any type
         cause = " ".join(str(e).split()) or type(e).__name__
         raise ValueError(f"{path}: cannot be loaded as {form.title}: {cause[:300]}") from e
     if metadata.stream is not None:

@@ -1,4 +1,4 @@
-"""What models are rewritten into: convolutions and blocks for inference, without norms, in place where they can."""
+"""Convolutions and blocks that models are rewritten to for inference: without norms, and in place where possible."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -13,9 +13,9 @@ from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D, SqueezeExcite3d
 from vov3d.layers.conv import is_channels_last, is_followed, keeps_layout, refuse_scripting, takes_other_forms
 
 FRAMES_BYTES = 16 << 20
-"""Above this size a CPU computes a map a few frames at a time, since allocating memory is slow."""
+"""Above this size in bytes, a CPU computes a map a few frames at a time, since allocating memory is slow."""
 
-# Names that oneDNN has for activations which it can apply while a convolution writes its output.
+# oneDNN's names of the activations that it can fuse with a convolution.
 _EPILOGUES = {nn.ReLU: "relu", nn.SiLU: "swish"}
 _PLAIN: dict[str | None, Callable[..., torch.Tensor]] = {"relu": F.relu, "swish": F.silu}
 ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.Hardswish, nn.ReLU6, nn.LeakyReLU, nn.ELU)
@@ -23,17 +23,17 @@ ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.Hardswish, nn.ReLU6, nn.LeakyReLU, nn.ELU)
 
 
 def to_rows(x: torch.Tensor) -> torch.Tensor:
-    """`(B, C, T, H, W)` to `(B, T, H, W, C)`, the order in which channels-last memory lies."""
+    """Turns `(B, C, T, H, W)` into `(B, T, H, W, C)`, the order of channels-last memory."""
     return x.permute(0, 2, 3, 4, 1)
 
 
 def from_rows(x: torch.Tensor) -> torch.Tensor:
-    """`(B, T, H, W, C)` to `(B, C, T, H, W)`."""
+    """Turns `(B, T, H, W, C)` into `(B, C, T, H, W)`."""
     return x.permute(0, 4, 1, 2, 3)
 
 
 def in_place(act: nn.Module) -> nn.Module:
-    """The activation, made to overwrite its input where its class can."""
+    """Sets an activation to overwrite its input, if its class can, and returns it."""
     if type(act) in ACTIVATIONS:
         act.inplace = True  # type: ignore[assignment]
     return act
@@ -41,9 +41,9 @@ def in_place(act: nn.Module) -> nn.Module:
 
 @cache
 def has_onednn(device_type: str, dtype: torch.dtype) -> bool:
-    """Whether oneDNN's convolution with an activation, which torch.compile calls, runs here and is right.
+    """Returns whether oneDNN's fused convolution and activation, which torch.compile uses, runs here and is correct.
 
-    It is not a documented function of PyTorch: one small convolution is compared.
+    It is not a documented function of PyTorch, so one small convolution is compared.
     """
     if device_type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return False
@@ -67,7 +67,7 @@ def _same(x: torch.Tensor) -> torch.Tensor:
 
 
 def _is_plain(x: torch.Tensor) -> bool:
-    """Whether oneDNN's own functions do not serve: for exporters and the like, and for nothing."""
+    """Returns whether oneDNN's functions cannot be used: while a model is traced, and for empty inputs."""
     return is_followed() or not x.numel()
 
 
@@ -81,7 +81,7 @@ def _activated(
     groups: int,
     act: str,
 ) -> torch.Tensor:
-    """Convolves by oneDNN with an activation (`"none"`, `"relu"`, `"swish"`), applied while the output is written."""
+    """Convolves by oneDNN with a fused activation (`"none"`, `"relu"`, `"swish"`)."""
     if _is_plain(x):
         return _PLAIN.get(act, _same)(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, act, [], "")
@@ -93,7 +93,7 @@ _1x1: Any = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
 def _rectified_sum(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, other: torch.Tensor
 ) -> torch.Tensor:
-    """`relu(conv(x) + other)` of a 1x1 convolution in one pass."""
+    """Computes `relu(conv(x) + other)` of a 1x1 convolution in one pass."""
     if _is_plain(x):
         return F.relu(F.conv2d(x, weight, bias) + other)
     return torch.ops.mkldnn._convolution_pointwise.binary(x, other, weight, bias, *_1x1, "add", 1.0, "relu", [], "")
@@ -102,7 +102,7 @@ def _rectified_sum(
 def _added(
     total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
 ) -> torch.Tensor:
-    """Adds a 1x1 convolution to `total`, in place, and activates the sum in the same pass."""
+    """Adds a 1x1 convolution to `total`, in place, and applies the activation in the same pass."""
     if _is_plain(x):
         return _PLAIN.get(act, _same)(total + F.conv2d(x, weight, bias))
     unary = None if act == "none" else act
@@ -110,10 +110,10 @@ def _added(
 
 
 def run_channels_last(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Calls with clips stored channels-last; maps come out contiguous where a clip came so.
+    """Calls a model with channels-last clips; outputs are contiguous if an input clip was.
 
     Raises:
-        RuntimeError: Of the model's own code, such as `.view()` of a map, which takes contiguous memory only.
+        RuntimeError: From the model's own code, such as `.view()` of a map, which needs contiguous memory.
     """
     contiguous = [x for x in tree_leaves((args, kwargs)) if takes_other_forms(x) and not is_channels_last(x)]
     if not contiguous:
@@ -127,21 +127,21 @@ def _laid_out(x: Any, format: torch.memory_format) -> Any:
 
 
 def to_frames(x: torch.Tensor) -> torch.Tensor:
-    """`(B, C, T, H, W)` to channels-last `(B T, C, H, W)`."""
+    """Turns `(B, C, T, H, W)` into channels-last `(B T, C, H, W)`."""
     return to_rows(x.contiguous(memory_format=torch.channels_last_3d)).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def from_frames(x: torch.Tensor, batch: int, frames: int) -> torch.Tensor:
-    """Channels-last `(B T, C, H, W)` to `(B, C, T, H, W)`."""
+    """Turns channels-last `(B T, C, H, W)` into `(B, C, T, H, W)`."""
     return from_rows(x.permute(0, 2, 3, 1).unflatten(0, (batch, frames)))
 
 
 class Convolution(nn.Module):
-    """A `Conv3d` and the activation behind it, for inference, fast on channels-last memory.
+    """A `Conv3d` and the activation after it, for inference, fast on channels-last memory.
 
-    Kernels of one frame run as `conv2d` on `(B T, C, H, W)`. Where `onednn`, the activation is applied while the
-    output is written; elsewhere 1x1x1 is a matrix product and the activation works in place. The output lies as the
-    input does.
+    Kernels of one frame run as `conv2d` on `(B T, C, H, W)`. With `onednn` the activation is fused into the
+    convolution; otherwise 1x1x1 is a matrix product and the activation works in place. The output has the memory
+    format of the input.
     """
 
     def __init__(self, conv: nn.Conv3d, act: nn.Module | None, onednn: bool) -> None:
@@ -169,7 +169,7 @@ class Convolution(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolves and activates `(B, C, T, H, W)`, or `(C, T, H, W)`."""
         if not takes_other_forms(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
-            # What lies contiguous gives what .view() takes.
+            # contiguous input gives contiguous output, which .view() takes
             out = F.conv3d(
                 x, self.weight.reshape(self.shape), self.bias, self.stride, self.padding, self.dilation, self.groups
             )
@@ -184,7 +184,7 @@ class Convolution(nn.Module):
             return self._convolve(x, self.stride, self.padding, self.dilation)
         x = x[:, :, ::t]
         if self.is_point:
-            x, h, w = x[..., ::h, ::w], 1, 1  # what the kernel looks at; see vov3d.layers.conv
+            x, h, w = x[..., ::h, ::w], 1, 1  # the positions that the kernel reads; see vov3d.layers.conv
         frames = self._convolve(to_frames(x), [h, w], self.padding[1:], self.dilation[1:])
         return from_frames(frames, len(x), x.shape[2])
 
@@ -209,33 +209,33 @@ class Gate(nn.Module):
 
 
 def linear(conv: nn.Conv3d) -> nn.Linear:
-    """A 1x1x1 convolution as a linear layer."""
+    """Returns a 1x1x1 convolution as a linear layer."""
     linear = nn.Linear(conv.in_channels, conv.out_channels, device="meta")
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1))
     linear.bias = conv.bias  # type: ignore[assignment]
     return linear
 
 
-@torch.fx.wrap  # which way it goes is not for those to know who trace a model
+@torch.fx.wrap  # a leaf in traced graphs, so that its branches stay
 def pool(x: torch.Tensor) -> torch.Tensor:
-    """Means of `(B, C, T, H, W)` over the clip, `(B, C)`, summed in float32 or better."""
+    """Averages `(B, C, T, H, W)` over the clip to `(B, C)`, summed in float32 or better."""
     rows, voxels = to_rows(x), x.shape[2:].numel()
-    if x.dtype == torch.bfloat16:  # a product with ones adds up in float32 without a copy in it
+    if x.dtype == torch.bfloat16:  # a product with ones sums in float32 without a float32 copy
         return (rows.new_ones(1, voxels) @ rows.flatten(1, 3)).squeeze(1).div_(voxels)
-    if x.dtype == torch.float32:  # frame by frame, which threads share
+    if x.dtype == torch.float32:  # frame by frame, which runs in parallel threads
         return rows.flatten(2, 3).mean(2).mean(1)
     return x.mean((2, 3, 4))
 
 
 class FrameWise(nn.Sequential):
-    """Layers that see one frame at a time, run on a few frames after another where their widest map is large."""
+    """Layers that work on single frames, run on a few frames at a time where their widest map is large."""
 
     def __init__(self, width: int, *layers: nn.Module) -> None:
         super().__init__(*layers)
         self.width = width
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, C, T, H, W)` to the layers' output; frames are divided on CPUs only."""
+        """Runs the layers on `(B, C, T, H, W)`; frames are divided on CPUs only."""
         wide = x.element_size() * x.numel() // x.shape[1] * self.width
         parts = -(-wide // FRAMES_BYTES) if x.device.type == "cpu" and not is_followed() else 1
         if parts < 2:
@@ -246,20 +246,20 @@ class FrameWise(nn.Sequential):
 
 
 class RectifiedSum(nn.Module):
-    """`relu(conv(x) + other)` of a 1x1x1 `Convolution` by oneDNN, written once."""
+    """`relu(conv(x) + other)` of a 1x1x1 `Convolution` by oneDNN, in one pass."""
 
     def __init__(self, conv: Convolution) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Convolves `(B, C, T, H, W)` and adds."""
+        """Convolves `(B, C, T, H, W)`, adds and rectifies."""
         out = _rectified_sum(to_frames(x), self.weight, self.bias, to_frames(other))
         return from_frames(out, len(x), x.shape[2])
 
 
 class ConvolvedParts(nn.Module):
-    """A 1x1x1 `Convolution` by oneDNN of what would be a concatenation, added up part by part: nothing is copied."""
+    """A 1x1x1 `Convolution` of a concatenation by oneDNN, summed over its parts so that nothing is copied."""
 
     def __init__(self, conv: Convolution, widths: list[int]) -> None:
         super().__init__()
@@ -294,13 +294,13 @@ class Bottleneck(nn.Module):
         self.sum: RectifiedSum | None = None
 
     def fuse(self) -> None:
-        """Runs, once all is rewritten, expansion and spatial convolution frame by frame, projection and sum at once."""
+        """Fuses layers once all are rewritten: expansion and spatial convolution by frames, projection with the sum."""
         layers: list[Any] = list(self.branch)
         expand, norm, act, spatial, *others = layers
         if self.spatial_first and type(norm) is nn.Identity:
             self.branch = nn.Sequential(FrameWise(expand.weight.shape[0], expand, act, spatial), *others)
         conv: Any = self.project[0]
-        if self.shortcut is not None and type(self.act) is nn.ReLU and _is_bare(conv, self.project[1]):
+        if self.shortcut is not None and type(self.act) is nn.ReLU and _is_only_onednn(conv, self.project[1]):
             self.sum = RectifiedSum(conv)
 
     __prepare_scriptable__ = refuse_scripting
@@ -314,13 +314,13 @@ class Bottleneck(nn.Module):
         return self.act(y if self.shortcut is None else y.add_(self.shortcut(x)))
 
 
-def _is_bare(conv: Any, norm: nn.Module) -> bool:
-    """Whether a 1x1x1 convolution runs by oneDNN, without an activation and a norm of its own."""
+def _is_only_onednn(conv: Any, norm: nn.Module) -> bool:
+    """Returns whether a convolution runs by oneDNN without an activation or a norm."""
     return type(conv) is Convolution and conv.epilogue == "none" and type(norm) is nn.Identity
 
 
 def is_mergeable(block: Any) -> bool:
-    """Whether T-OSA's aggregation and shortcut are convolutions with folded norms and nothing else."""
+    """Returns whether T-OSA's aggregation and shortcut are convolutions with folded norms and nothing else."""
     shortcut = block.shortcut
     if type(shortcut) is ConvNormAct3d:
         plain = type(shortcut.bn) is type(shortcut.act) is nn.Identity and shortcut.conv.bias is not None
@@ -356,9 +356,9 @@ class Aggregation(nn.Module):
         self.sum: ConvolvedParts | None = None
 
     def fuse(self, add_up: bool) -> None:
-        """Activates while the aggregation is written, once that is rewritten; `add_up` does without concatenation."""
+        """Fuses the activation into the rewritten aggregation; `add_up` sums parts instead of concatenating them."""
         conv: Any = self.mix
-        if _is_bare(conv, nn.Identity()) and type(self.act) in _EPILOGUES:
+        if _is_only_onednn(conv, nn.Identity()) and type(self.act) in _EPILOGUES:
             conv.epilogue, self.act = _EPILOGUES[type(self.act)], nn.Identity()
             self.sum = ConvolvedParts(conv, self.widths) if add_up else None
 

@@ -1,4 +1,4 @@
-"""What travels inside an exported file beside the network."""
+"""Metadata of an exported file."""
 
 import dataclasses
 import json
@@ -10,18 +10,18 @@ from typing import Any
 from vov3d.hub.saving import known_cfg
 from vov3d.labels import class_names
 
-_LONGEST = 1 << 25  # letters of a field; 100,000 class names have 3 million
+_LONGEST = 1 << 25  # characters of a field; 100,000 class names have 3 million
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The fields that a file holds, each as JSON under its own name.
+    """Fields of a file's metadata, each stored as JSON under its own name.
 
     Attributes:
         vov3d_version: Version that wrote the file.
         architecture: Name of the model.
         license: Licence of the weights, where it is known.
-        pretrained_cfg: What the weights want of their clips, and where they come from.
+        pretrained_cfg: Clip settings and origin of the weights.
         class_names: Names in index order, where they are known.
         num_classes: Classes; 0 for features.
         in_chans: Channels of the clip.
@@ -29,7 +29,7 @@ class Metadata:
         dtype: `"fp32"`, `"fp16"`, `"bf16"` or `"int8"`.
         min_size: Smallest height and width in pixels.
         clip: Frames, height and width, where the file takes no others.
-        stream: Of a stream, what it waits for and the shapes of its state; None of a network on clips.
+        stream: Delay, receptive field, window and state shapes of a stream; None for a network on clips.
     """
 
     vov3d_version: str
@@ -46,7 +46,7 @@ class Metadata:
     stream: dict[str, Any] | None = None
 
     def to_strings(self) -> dict[str, str]:
-        """Every field as JSON."""
+        """Returns every field as JSON."""
         return {f.name: json.dumps(getattr(self, f.name), ensure_ascii=False) for f in dataclasses.fields(self)}
 
     @classmethod
@@ -54,14 +54,14 @@ class Metadata:
         """Reads what `to_strings` wrote; other keys are ignored.
 
         Raises:
-            ValueError: If a field is missing, is no JSON, or of another kind than `to_strings` writes.
+            ValueError: If a field is missing, is not JSON, or has another type than `to_strings` writes.
         """
         fields = dataclasses.fields(cls)
         missing = [f.name for f in fields if f.name not in strings and f.default is dataclasses.MISSING]
         if missing:
             raise ValueError(f"it was not written by vov3d.export: it lacks {', '.join(missing)}")
         if (size := max(len(strings[f.name]) for f in fields if f.name in strings)) > _LONGEST:
-            raise ValueError(f"what it says of itself has {size:,} letters")
+            raise ValueError(f"its metadata has a field of {size:,} characters")
         found = cls(**{f.name: json.loads(strings[f.name]) for f in fields if f.name in strings})
         found._check()
         return found
@@ -81,7 +81,7 @@ class Metadata:
             and (self.stream is None or (self.clip is not None and _is_stream(self.stream)))
         )
         if not right or not self.outputs:
-            raise ValueError("what it says of itself is not what vov3d.export writes")
+            raise ValueError("its metadata is not what vov3d.export writes")
 
 
 def _is_list(value: Any, kind: type) -> bool:
@@ -102,10 +102,10 @@ def _is_stream(value: Any) -> bool:
 def describe(
     model: Any, frames: int, size: int, outputs: tuple[str, ...], dtype: str, min_size: int, fixed: bool
 ) -> Metadata:
-    """The metadata of a model that is meant for clips of `frames` x `size` x `size`.
+    """Returns the metadata of a model exported for clips of `frames` x `size` x `size`.
 
-    The clip becomes that of the configuration, so that `predict` shows the file what it was made for; where it is
-    another one than that of the weights, their published accuracy is left out.
+    The clip size is stored in the configuration, so that `predict` gives the file such clips; if it differs from
+    that of the weights, their published accuracy is left out.
     """
     names = class_names(model)
     cfg = known_cfg(model, names)

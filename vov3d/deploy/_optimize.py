@@ -1,9 +1,9 @@
-"""A trained model rewritten for speed on one device, with the same call and the same numbers.
+"""Rewrites a trained model for speed on one device, with the same calls and the same outputs.
 
 Batch norms are folded (`vov3d.fold_batchnorm`). Then, for any model: 3D convolutions keep clips channels-last, kernels
-of one frame run as 2D convolutions or matrix products, and an activation that alone reads a convolution's output is
-part of it. For the blocks of this package: T-OSA's shortcut is part of its aggregation, sums and gates work in place.
-Large batches of their models run in pieces. What is not known exactly stays as it is.
+of one frame run as 2D convolutions or matrix products, and an activation that is the only reader of a convolution is
+fused into it. For the blocks of this package: T-OSA's shortcut is merged into its aggregation, sums and gates work in
+place. Large batches of their models run in pieces. Modules that are not exactly of a known kind stay unchanged.
 """
 
 import sys
@@ -34,7 +34,7 @@ from vov3d.surgery.hooks import check_no_hooks, has_hooks
 from vov3d.surgery.kinds import is_only
 
 PIECE_VOXELS = 16 * 224 * 224
-"""Frames x height x width that go through a model of this package at once on a CPU: more falls out of the cache
+"""Frames x height x width that go through a model of this package at once on a CPU: more does not fit in the cache
 (docs/results/benchmarks.md)."""
 
 _AGAIN = "call vov3d.optimize_for_inference on the original again, with the device= and dtype= that it needs"
@@ -43,7 +43,7 @@ _EXPORT = "call vov3d.export, torch.jit.trace or torch.export.export with the or
 # New in torch 2.7.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
-# PyTorchVideo's own x * sigmoid(x), which keeps its input for a backward pass.
+# PyTorchVideo's x * sigmoid(x), which keeps its input for a backward pass.
 _SWISH = ("pytorchvideo.layers.swish", "Swish")
 
 
@@ -58,16 +58,16 @@ def optimize_for_inference(
 
     Args:
         model: A model in eval mode: one of this package, also with `features_only`, or any other; it is not changed.
-        device: Where it will run; where it is if None.
-        dtype: Its precision; the one that it has if None. Floating-point inputs are converted, others stay as they
-            are; outputs stay in it.
-        compile: True compiles `forward` with `torch.compile`, a string is its mode (`"reduce-overhead"` for CUDA
+        device: The device to run on; the model's if None.
+        dtype: The precision; the model's if None. Floating-point inputs are converted to it, others stay as they are;
+            outputs have it.
+        compile: True compiles `forward` with `torch.compile`; a string is the mode (`"reduce-overhead"` for CUDA
             graphs).
 
     Returns:
         A module with the calls (`forward`, `forward_features`, `forward_dense`, ...) and the settings
-        (`pretrained_cfg`, `num_classes`, `feature_info`, ...) of the model, without gradients. It takes and gives
-        whatever the model does, tensors in lists and dictionaries too. Device and precision are final.
+        (`pretrained_cfg`, `num_classes`, `feature_info`, ...) of the model, without gradients. Its inputs and outputs
+        are those of the model, tensors in lists and dictionaries too. Device and precision cannot be changed later.
 
     Raises:
         ValueError: If the model is in train mode or optimized already, or a part that would be replaced has hooks.
@@ -81,9 +81,9 @@ def optimize_for_inference(
         raise ValueError(f"dtype must be a floating type such as torch.float32 or torch.bfloat16, got {dtype}")
     floats = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()] or [torch.empty(0)]
     device = floats[0].device if device is None else torch.device(device)
-    if dtype is None and len({t.dtype for t in floats}) == 1:  # a model of several keeps them all
+    if dtype is None and len({t.dtype for t in floats}) == 1:  # a model of mixed precision stays so
         dtype = floats[0].dtype
-    # The compiler fuses more itself than what it is given fused.
+    # torch.compile fuses more if it is given separate operations.
     onednn = not compile and dtype is not None and has_onednn(device.type, dtype)
     rewritten = _rewrite(fold_batchnorm(model), onednn, add_up=dtype == torch.float32)  # bf16 would round each sum
     rewritten.requires_grad_(False).to(device, dtype)
@@ -91,7 +91,7 @@ def optimize_for_inference(
 
 
 def _is_per_clip(model: nn.Module) -> bool:
-    """Whether a model is one of this package, of layers that are known to look at one clip of a batch at a time."""
+    """Returns whether a model is one of this package whose layers all treat the clips of a batch separately."""
     features_only = type(model).__module__.startswith("timm.models._features") and hasattr(model, "model_args")
     return (family_of(model) is not None or features_only) and all(
         type(m).__module__.partition(".")[0] in ("torch", "timm", "vov3d")
@@ -103,7 +103,7 @@ def _is_per_clip(model: nn.Module) -> bool:
 
 
 class OptimizedModel(nn.Module):
-    """What `optimize_for_inference` returns: the rewritten model behind the calls and the settings of the original.
+    """A model rewritten by `optimize_for_inference`, with the calls and the settings of the original.
 
     Attributes:
         device: Where it runs.
@@ -123,16 +123,16 @@ class OptimizedModel(nn.Module):
         super().train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the model with its own arguments, clips `(B, C, T, H, W)` as a rule."""
+        """Calls the model with its own arguments, usually clips `(B, C, T, H, W)`."""
         return self._run(self.model, *args, **kwargs)
 
     def train(self, mode: bool = True) -> "OptimizedModel":
-        """Stays in eval mode, also as a part of a model that is trained.
+        """Stays in eval mode, also as a part of a model in train mode.
 
         Raises:
-            ValueError: If it is itself asked to train: folded norms cannot be trained.
+            ValueError: If it is itself set to train mode: folded norms cannot be trained.
         """
-        # A frozen part is reached by its parent's train().
+        # The parent's train() calls this too.
         if mode and sys._getframe(1).f_code is not nn.Module.train.__code__:
             raise ValueError(f"an optimized model cannot be trained; train the original, then {_AGAIN}")
         return self
@@ -154,7 +154,7 @@ class OptimizedModel(nn.Module):
         return super().load_state_dict(state_dict, strict, assign)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "OptimizedModel":
-        """What `to()`, `half()`, `cuda()` and the like go through, those of a parent too."""
+        """Refuses changes of device and precision by `to()`, `half()`, `cuda()` and the like, also of a parent."""
         for dtype in {t.dtype for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()}:
             old = torch.empty(0, dtype=dtype, device=self.device)
             new = fn(old)
@@ -166,11 +166,11 @@ class OptimizedModel(nn.Module):
         return super()._apply(fn, recurse)
 
     def __prepare_scriptable__(self) -> None:
-        """Answers `torch.jit.script`."""
+        """Raises an error in `torch.jit.script`."""
         raise ValueError(f"an optimized model cannot be scripted; {_EXPORT}")
 
     def __getattr__(self, name: str) -> Any:
-        """Every `forward_*` of the model, run as `forward` is, its settings, and what makes the states of streams."""
+        """Returns a `forward_*` of the model, run as `forward` is, a setting, or a stream's functions of states."""
         model = self.__dict__.get("_modules", {}).get("model")
         if model is None or name.startswith("_") or name in self._modules or not hasattr(model, name):
             return super().__getattr__(name)
@@ -197,13 +197,13 @@ class OptimizedModel(nn.Module):
         return _join([call(piece, *args[1:], **kwargs) for piece in clips.split(size)])
 
     def _placed(self, leaf: Any) -> Any:
-        """An input where the model runs, in its precision if it is a floating-point tensor."""
+        """Moves an input to the model's device, in its precision if it is a floating-point tensor."""
         if not isinstance(leaf, torch.Tensor):
             return leaf
         return leaf.to(self.device, self.dtype if leaf.is_floating_point() else None)
 
     def _laid_out(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls on channels-last clips, or as they are once the model's own code could not take that layout."""
+        """Calls with channels-last clips, or with clips as given once the model's own code failed on that layout."""
         if self._channels_last:
             try:
                 return run_channels_last(call, args, kwargs)
@@ -215,14 +215,14 @@ class OptimizedModel(nn.Module):
 
 
 def _join(outputs: Sequence[Any]) -> Any:
-    """Outputs for pieces of a batch, tensors in any structure, as those for the batch."""
+    """Concatenates outputs for pieces of a batch, tensors in any structure."""
     leaves, structure = tree_flatten(outputs[0])
     parts = [leaves, *(tree_leaves(output) for output in outputs[1:])]
     return tree_unflatten([torch.cat(same) for same in zip(*parts, strict=True)], structure)
 
 
 def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
-    """Rewrites a folded copy, blocks first and last."""
+    """Rewrites a folded copy: blocks, then convolutions, then fuses inside the blocks."""
     _replace(model, _fast_block)
     for owner, first, second in list(pairs(model)):
         conv: Any = owner.get_submodule(first)
@@ -244,7 +244,7 @@ def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
 
 
 def _replace(model: nn.Module, fast_form: Callable[[Any], nn.Module | None]) -> None:
-    """Puts fast forms in the places of the modules inside a model that have one."""
+    """Replaces the modules inside a model that have a fast form."""
     for owner_name, owner in list(model.named_modules()):
         for name, module in list(owner.named_children()):
             fast = fast_form(module)
@@ -254,7 +254,7 @@ def _replace(model: nn.Module, fast_form: Callable[[Any], nn.Module | None]) -> 
 
 
 def _fast_block(module: nn.Module) -> nn.Module | None:
-    """The fast form of a block, if it has one."""
+    """Returns the fast form of a block, if it has one."""
     if type(module) is TOSA and is_mergeable(module):
         return Aggregation(module)
     if type(module) is D2plus1D:
@@ -265,7 +265,7 @@ def _fast_block(module: nn.Module) -> nn.Module | None:
 
 
 def _is_plain(module: Any) -> bool:
-    """Whether a module is a 3D convolution and nothing more."""
+    """Returns whether a module is a 3D convolution and nothing more."""
     return (
         is_only(module, nn.Conv3d)
         and module.padding_mode == "zeros"

@@ -1,4 +1,4 @@
-"""Streams in files: what goes into one, and whether it does what its source does."""
+"""Streaming networks in files: the graph that is exported, and its comparison with the source."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ STEPS = 12
 
 
 class StreamGraph(nn.Module):
-    """One step: a frame and the state in, outputs and the new state out, each a tensor of its own.
+    """One step of a stream: from a frame and the state to outputs and the new state, each a separate tensor.
 
     Attributes:
         output_names: A name for each output, without the state.
@@ -30,40 +30,40 @@ class StreamGraph(nn.Module):
 
     @property
     def input_names(self) -> list[str]:
-        """Names of what goes in, in order."""
+        """Names of the inputs, in order."""
         return ["frame", *self.state_names]
 
     @property
     def all_output_names(self) -> list[str]:
-        """Names of what comes out, in order."""
+        """Names of the outputs and the new state, in order."""
         return [*self.output_names, *(f"{name}.next" for name in self.state_names)]
 
     def forward(self, frame: torch.Tensor, *state: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Frame `(B, C, H, W)` and state to a tuple of outputs and state."""
+        """Computes a tuple of outputs and new state from a frame `(B, C, H, W)` and the state."""
         out, after = self.stream(frame, dict(zip(self.state_names, state, strict=True)))
         outputs = tuple(out) if isinstance(out, list) else (out,)
         return (*outputs, *(after[name] for name in self.state_names))
 
     def trace(self) -> torch.export.ExportedProgram:
-        """The step as `torch.export` sees it, for any number of streams."""
+        """Exports the step with `torch.export`, for any number of streams."""
         state = self.stream.initial_state(2, *self.size)
         example = (torch.zeros(2, self.stream.in_chans, *self.size), *state.values())
         any_batch = {0: torch.export.Dim.DYNAMIC}
-        with torch.no_grad():  # else the graph switches gradients off itself
+        with torch.no_grad():  # else the graph contains operations that switch gradients off
             return torch.export.export(self, example, dynamic_shapes=(any_batch, (any_batch,) * len(state)))
 
 
-def described(stream: StreamingNetwork, size: tuple[int, int]) -> dict[str, Any]:
-    """What a file says of the stream in it: the shapes of its state, without the batch, and what it waits for."""
+def stream_metadata(stream: StreamingNetwork, size: tuple[int, int]) -> dict[str, Any]:
+    """Returns the metadata of a stream: shapes of its state without the batch, delay, receptive field and window."""
     shapes = {name: list(value.shape[1:]) for name, value in stream.initial_state(1, *size).items()}
     names = ("delay", "receptive_field", "window")
     return {name: getattr(stream, name) for name in names} | {"state": shapes}
 
 
 def compare_steps(stream: StreamingNetwork, exported: ExportedStream, size: tuple[int, int]) -> Iterator[Comparison]:
-    """Runs both, frame by frame, each on its own state, from the beginning and from one that has begun long ago."""
+    """Compares both frame by frame, each with its own state, for new streams and for ones that began long ago."""
     generator = torch.Generator().manual_seed(0)
-    for name, batch, seen in (("a stream from its first frame", 1, 0), ("streams that go on", 2, 1000)):
+    for name, batch, seen in (("a stream from its first frame", 1, 0), ("running streams", 2, 1000)):
         ours, theirs = stream.initial_state(batch, *size), exported.initial_state(batch)
         for state in (ours, theirs):
             state["frames"] += seen

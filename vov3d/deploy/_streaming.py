@@ -1,12 +1,12 @@
-"""A network over frames that keep coming: each is computed once, and what later ones need of it is the state.
+"""A network for streams of frames: each frame is computed once, and the state keeps the maps that later frames need.
 
-Time is never strided, so a network is layers on single frames, kernels over the last few frames, and means over a
-window. One thing keeps all of it: a map, one frame later (`_Step.earlier`). A kernel of t frames looks at t - 1 maps of
-the past. What has no kernel waits beside those that have: the features that T-OSA concatenates are added up on the
-way, each sum waiting for the next feature, so that a moment's sum meets the features of the same moment.
+Time is never strided, so a network consists of layers on single frames, kernels over the last few frames, and means
+over a window. The state is built from one operation: a map delayed by one frame (`_Step.earlier`). A kernel of t frames
+reads t - 1 past maps. Branches without a kernel are delayed to match those with one: T-OSA's concatenation becomes a
+running sum, delayed before each feature is added, so that all parts belong to the same moment.
 
-Batch norms are folded. Maps of `t` frames of `B` streams are `(B t, H, W, C)`: memory lies so, and a matrix product
-takes it as it is.
+Batch norms are folded. Maps of `t` frames of `B` streams are `(B t, H, W, C)`, contiguous, as a matrix product takes
+them.
 """
 
 import copy
@@ -27,18 +27,18 @@ from vov3d.surgery.folding import fold_batchnorm
 from vov3d.surgery.hooks import has_hooks
 
 State = dict[str, torch.Tensor]
-"""What a stream keeps: `frames` `(B,)`, those seen; maps `(B, H, W, C)`; means of frames `(B, window, C)`."""
+"""State of streams: `frames` `(B,)`, those seen; maps `(B, H, W, C)`; means of frames `(B, window, C)`."""
 
 _exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # new in torch 2.7
 
 
 class _Step:
-    """One call: the state before it, and the state behind it as it grows.
+    """One call: the state before it, and the state after it as it is built.
 
     Args:
-        before: The state; None begins a stream.
+        before: The state; None starts the streams.
         frames: The call's frames `(B, C, t, H, W)`.
-        delay: Frames that the network waits for.
+        delay: Frames by which the network's outputs lag.
         window: Frames that are pooled.
     """
 
@@ -49,13 +49,13 @@ class _Step:
         self.numbers = seen[:, None] + torch.arange(self.frames, device=frames.device)  # (B, t), of each frame
         self.after: State = {"frames": seen + self.frames}
         self.window = window
-        # A stream that has begun has no moments before its first frame, and full windows. Where that must not be
-        # asked, as in an exported graph, it is never taken for granted.
+        # A stream far from its start has full windows and no moments before its first frame. Where the values cannot
+        # be read, as in an exported graph, the general case is computed.
         ask = frames.device.type == "cpu" and not torch.compiler.is_compiling() and not _exporting()
         self.begins = not ask or bool((seen < delay + window).any())
 
     def earlier(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """The maps `(B t, H, W, C)` of one frame earlier; keeps the newest as `name`."""
+        """Returns the maps `(B t, H, W, C)` of one frame earlier; keeps the newest as `name`."""
         kept = x.new_zeros(self.batch, *x.shape[1:]) if self.before is None else self.before[name]
         if self.frames == 1:
             self.after[name] = x
@@ -65,15 +65,15 @@ class _Step:
         return torch.cat([kept[:, None], x[:, :-1]], 1).flatten(0, 1)
 
     def delayed(self, name: str, x: torch.Tensor, frames: int) -> torch.Tensor:
-        """The maps of so many frames earlier."""
+        """Returns the maps of `frames` frames earlier."""
         for number in range(frames):
             x = self.earlier(f"{name}.{number}", x)
         return x
 
     def since_start(self, x: torch.Tensor, delay: int) -> torch.Tensor:
-        """Maps or vectors of moments `delay` frames ago, zero where that is before the stream's first frame.
+        """Sets maps or vectors of `delay` frames ago to zero where that is before the stream's first frame.
 
-        A clip is padded by zeros there, at every layer.
+        A clip is padded with zeros there, at every layer.
         """
         if not delay or not self.begins:
             return x
@@ -81,9 +81,9 @@ class _Step:
         return x * alive.view(-1, *[1] * (x.ndim - 1))
 
     def mean(self, name: str, x: torch.Tensor, delay: int) -> torch.Tensor:
-        """Means of maps of moments `delay` frames ago over the window that ends there, `(B t, C)`.
+        """Returns the means `(B t, C)` of maps of `delay` frames ago over the window that ends there.
 
-        The frames' means are kept and added up anew, so that nothing drifts.
+        The means of single frames are kept and summed again each time, so that rounding errors do not add up.
         """
         rows = self.since_start(x.mean((1, 2)), delay).view(self.batch, self.frames, -1)
         window = self.window
@@ -101,13 +101,13 @@ class _Step:
 
 
 class FrameConv(nn.Module):
-    """One frame of a 3D kernel on single frames, what is added to it, and the activation behind.
+    """One frame of a 3D kernel applied to single frames, an optional addend, and the activation.
 
     Args:
         conv: The convolution.
-        tap: Which frame of its kernel.
-        bias: Whether its bias is added here.
-        act: What follows, if anything does.
+        tap: Index of the kernel's frame.
+        bias: Whether the bias is added here.
+        act: The activation, if any.
     """
 
     def __init__(self, conv: nn.Conv3d, tap: int = 0, bias: bool = True, act: nn.Module | None = None) -> None:
@@ -140,14 +140,14 @@ class FrameConv(nn.Module):
         return x if self.act is None else self.act(x)
 
     def _mixed(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-        """A kernel of one point: for a single frame, a matrix product is faster than oneDNN's convolution."""
+        """Applies a kernel of one point; for a single frame, a matrix product is faster than oneDNN's convolution."""
         if other is None or self.bias is not None:
             x = F.linear(x, self.weight, self.bias)
             return x if other is None else x.add_(other)
         return torch.addmm(other.flatten(0, 2), x.flatten(0, 2), self.weight.mT).view_as(other)
 
     def _scaled(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-        """A depthwise kernel of one point."""
+        """Applies a depthwise kernel of one point."""
         if other is not None:
             return torch.addcmul(other, x, self.weight)
         return x * self.weight if self.bias is None else torch.addcmul(self.bias, x, self.weight)
@@ -157,8 +157,8 @@ class _Conv(nn.Module):
     """A 3D convolution over the last frames, and its activation.
 
     Attributes:
-        reach: Frames that it waits for.
-        field: Frames that it sees.
+        reach: Frames by which its output lags.
+        field: Frames in its kernel.
     """
 
     def __init__(self, name: str, conv: nn.Conv3d, delay: int, causal: bool, act: nn.Module | None = None) -> None:
@@ -197,10 +197,10 @@ class _Gate(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """`D2plus1D`; the shortcut waits for what goes through the kernel.
+    """`D2plus1D`; the shortcut is delayed as much as the temporal kernel delays the branch.
 
     Attributes:
-        delay: Of its output.
+        delay: Delay of its output, in frames.
     """
 
     def __init__(self, name: str, block: Any, delay: int) -> None:
@@ -232,10 +232,10 @@ class _Bottleneck(nn.Module):
 
 
 class _TOSA(nn.Module):
-    """`TOSA`; what is aggregated so far waits for the next feature.
+    """`TOSA`; the sum so far is delayed until the next feature.
 
     Attributes:
-        delay: Of its output.
+        delay: Delay of its output, in frames.
     """
 
     def __init__(self, name: str, block: Any, delay: int) -> None:
@@ -266,7 +266,7 @@ class _TOSA(nn.Module):
 
 
 class _Head(nn.Module):
-    """The classifier of the mean over the window."""
+    """The classifier, applied to the mean over the window."""
 
     def __init__(self, head: ClassifierHead3d, delay: int) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ class _Head(nn.Module):
         self.hidden, self.act, self.fc = linear(head.hidden), head.act2, head.fc
 
     def forward(self, x: torch.Tensor, step: _Step) -> torch.Tensor:
-        """Maps of a step to logits `(B, t, N)`."""
+        """Computes logits `(B, t, N)` from the maps of a step."""
         mean = step.mean("head", self.conv(x), self.delay)
         return self.fc(self.act(self.hidden(mean))).unflatten(0, (step.batch, step.frames))
 
@@ -284,26 +284,26 @@ class _Head(nn.Module):
 
 
 class StreamingNetwork(nn.Module):
-    """What `streaming` returns: a network over frames that keep coming, for inference.
+    """A network for streams of frames, made by `streaming`, for inference.
 
-    `forward(frames, state)` gives the outputs and the state behind them. Outputs after frame `i`, counted from 0, are
-    of the moment `i - delay`; those of moments before a stream's first frame mean nothing.
+    `forward(frames, state)` returns the outputs and the new state. Outputs after frame `i`, counted from 0, are for
+    the moment `i - delay`; those for moments before a stream's first frame are meaningless.
 
     Args:
         model: A copy of a model, with folded norms.
         window: Frames that are pooled.
 
     Attributes:
-        delay: Frames that an output waits for, one for each temporal kernel of 3 and two for the stem's 5; 0 for
+        delay: Frames by which an output lags: one for each temporal kernel of 3 and two for the stem's 5; 0 for
             causal models.
-        receptive_field: Frames that an output sees through the convolutions.
-        window: Frames that squeeze-and-excitation and the head take the mean over.
+        receptive_field: Frames in the receptive field of the convolutions.
+        window: Frames over which squeeze-and-excitation and the head average.
         in_chans: Channels of a frame.
         min_size: Smallest height and width in pixels.
         num_classes: Classes; 0 for features.
-        temperature: What logits are divided by before the softmax.
-        pretrained_cfg: What the weights want of their frames.
-        feature_info: Of the model's feature maps.
+        temperature: Divisor of the logits before the softmax.
+        pretrained_cfg: Frame settings of the weights.
+        feature_info: Information about the model's feature maps.
         output_names: A name for each output.
     """
 
@@ -333,7 +333,7 @@ class StreamingNetwork(nn.Module):
         self.delay = delay
         self.receptive_field = 1 + sum(m.field - 1 for m in self.modules() if isinstance(m, _Conv))
         self.head = _Head(model.head, delay) if kept is None else None
-        # What feature maps are given, under which key, and how long they wait for the last.
+        # By level: the key of each returned feature map, and its delay to match the last.
         self._features = {level: (key, delay - delays[level]) for level, key in (kept or {}).items()}
         self._keyed = type(model) is FeatureDictNet
         self.output_names = ("logits" if self.num_classes else "features",)
@@ -352,20 +352,20 @@ class StreamingNetwork(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """The state of streams that have seen nothing: zeros.
+        """Returns the state of streams before their first frame: zeros.
 
         Args:
             batch: Streams.
             height: Of a frame, in pixels.
             width: Of a frame, in pixels.
-            device: Where it is; the network's if None.
+            device: Its device; the network's if None.
             dtype: Floating type of all but `frames`; the network's if None.
 
         Raises:
-            ValueError: If there is no stream, or frames are too small.
+            ValueError: If `batch` is below 1, or frames are too small.
         """
         if batch < 1:
-            raise ValueError(f"a state is of 1 stream or more, got {batch}")
+            raise ValueError(f"a state needs 1 stream or more, got {batch}")
         own = self._example
         _, state = self(own.new_zeros(1, self.in_chans, height, width))
         made: State = {}
@@ -376,11 +376,11 @@ class StreamingNetwork(nn.Module):
 
     @staticmethod
     def reset(state: Mapping[str, torch.Tensor], mask: torch.Tensor) -> State:
-        """The state in which some of the streams begin anew.
+        """Returns a state in which some of the streams start again.
 
         Args:
             state: Of `B` streams; it is not changed.
-            mask: Bool `(B,)`, true for those that begin.
+            mask: Bool `(B,)`, true for those that start again.
 
         Raises:
             ValueError: If the mask has another form.
@@ -399,11 +399,12 @@ class StreamingNetwork(nn.Module):
 
         Args:
             frames: One frame `(B, C, H, W)`, or several `(B, C, t, H, W)`.
-            state: What the call before returned, or `initial_state`; None begins the streams. It is not changed.
+            state: The state that the previous call returned, or `initial_state`; None starts the streams. It is not
+                changed.
 
         Returns:
-            Logits `(B, N)`, or `(B, t, N)`; of `features_only` models a list (or a dictionary) of maps
-            `(B, C, H, W)`, or `(B, C, t, H, W)`. And the state behind them.
+            Logits `(B, N)`, or `(B, t, N)`; for `features_only` models a list (or a dictionary) of maps
+            `(B, C, H, W)`, or `(B, C, t, H, W)`. And the new state.
 
         Raises:
             ValueError: If frames have other dimensions or channels, are too small, or do not fit the state.
@@ -445,7 +446,7 @@ class StreamingNetwork(nn.Module):
         name = f"{self.stem_t.name}.1"
         wanted = (len(clip), *(-(-n // 2) for n in clip.shape[3:]), self.stem_s.weight.shape[0])
         if "frames" not in state or (self.stem_t.field > 1 and name not in state):
-            raise ValueError(f"this is no state of this network: it lacks 'frames' or {name!r}; call initial_state")
+            raise ValueError(f"this is not a state of this network: it lacks 'frames' or {name!r}; call initial_state")
         found = tuple(state[name].shape) if name in state else wanted
         if found != wanted or len(state["frames"]) != len(clip):
             raise ValueError(
@@ -465,23 +466,23 @@ class StreamingNetwork(nn.Module):
 
 
 def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
-    """A network that takes a video frame by frame, and computes each frame once.
+    """Returns a network that takes a video frame by frame and computes each frame once.
 
-    The weights are the model's. Convolutions see real frames where those of a clip see its padding, and
-    squeeze-and-excitation and the head take the mean over the last `window` frames. A stream begins as a clip does.
+    The weights are the model's. Convolutions get real frames where a clip has padding, and squeeze-and-excitation
+    and the head average over the last `window` frames. A stream starts as a clip does.
 
     Args:
-        model: A model made by `create_model`, whole or with `features_only`; a copy in eval mode is taken. With
+        model: A model made by `create_model`, whole or with `features_only`; a copy in eval mode is used. With
             `causal=True` outputs have no delay.
-        window: Frames that squeeze-and-excitation and the head take the mean over; those of the model's clips if None.
+        window: Frames over which squeeze-and-excitation and the head average; those of the model's clips if None.
 
     Returns:
         A module: `logits, state = stream(frames, state)`; `optimize_for_inference` makes it faster, `export` writes it
-        into a file.
+        to a file.
 
     Raises:
-        ValueError: If the model is none of this package's or was optimized, has hooks, or has layers that see the
-            whole clip: other norms than batch norms, or another pooling than the average.
+        ValueError: If the model is not one of this package or was optimized, has hooks, or has layers that need the
+            whole clip: norms other than batch norms, or pooling other than the average.
     """
     if type(model) not in (FeatureListNet, FeatureDictNet) and not isinstance(model, VideoNetwork):
         raise ValueError(
@@ -490,8 +491,8 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
         )
     if isinstance(model, VideoNetwork) and not isinstance(model.head, ClassifierHead3d):
         raise ValueError(
-            f"a stream needs the head of these networks, and {type(model.head).__name__} was put in its place; exchange"
-            " head.fc alone to keep it"
+            f"a stream needs the original head, but it was replaced by {type(model.head).__name__}; replace only"
+            " head.fc to keep it"
         )
     hooked = [name or "the model" for name, module in model.named_modules() if has_hooks(module)]
     if hooked:
@@ -499,25 +500,25 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
     cfg: Any = getattr(model, "pretrained_cfg", {})
     window = cfg.get("num_frames") if window is None else window
     if window is None or window < 1:
-        raise ValueError(f"window is {window}: give the frames that are pooled, 1 or more")
+        raise ValueError(f"window is {window}: give the number of frames to pool, 1 or more")
     return StreamingNetwork(_checked(fold_batchnorm(model)), window).requires_grad_(False).eval()
 
 
 def _checked(model: Any) -> nn.Module:
-    """A folded model, unless it has layers that see a whole clip."""
+    """Checks that a folded model has no layers that need a whole clip, and returns it."""
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
         if last.startswith("bn") and type(module) is not nn.Identity:
-            raise ValueError(f"streams take batch norms, which see single frames, and {name} is {module}")
+            raise ValueError(f"streams need batch norms, which work on single frames, but {name} is {module}")
         if isinstance(module, ClassifierHead3d) and module.global_pool.pool_type != "avg":
-            raise ValueError(f"streams pool by the average, but global_pool is {module.global_pool.pool_type!r}")
+            raise ValueError(f"streams need average pooling, but global_pool is {module.global_pool.pool_type!r}")
         if hasattr(module, "conv_agg"):
             assert is_mergeable(module)
     return model
 
 
 def _parts(model: Any) -> tuple[Stem3d, list[Any], dict[int, str] | None]:
-    """Stem and stages, and the feature maps that are given: their keys by level, the stem being 0."""
+    """Returns stem, stages, and the keys of the feature maps to return by level, where the stem is level 0."""
     if isinstance(model, VideoNetwork):
         return model.stem, list(model.stages), None
     stem, *stages = model.values()

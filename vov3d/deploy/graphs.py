@@ -1,4 +1,4 @@
-"""What of a model goes into a file: its forward pass, and for classifiers the published evaluation beside it."""
+"""Graphs of a model to export: the forward pass, and for classifiers the published evaluation too."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from vov3d.weights.tasks import task_of
 
 
 class PlainGraph(nn.Module):
-    """The forward pass as it is.
+    """The forward pass, unchanged.
 
     Attributes:
         output_names: A name for each output.
@@ -26,17 +26,17 @@ class PlainGraph(nn.Module):
         self.output_names = output_names
 
     def forward(self, clip: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Clip `(B, C, T, H, W)` to a tuple of outputs."""
+        """Computes a tuple of outputs from a clip `(B, C, T, H, W)`."""
         out = self.model(clip)
         return tuple(out) if isinstance(out, list | tuple) else (out,)
 
 
 class ClassifierGraph(nn.Module):
-    """Logits, as `forward` gives them, and the scores of `forward_dense`, from one feature map.
+    """The logits of `forward` and the scores of `forward_dense`, from one feature map.
 
-    `forward_dense` slides a window of fixed size, or of the map's where the map is smaller. A graph whose sizes are
-    open cannot hold that choice, so the window is laid over every position, as a matrix product, and the positions
-    at which it does not fit weigh nothing. That adds between 1% and 2% to the network's multiply-adds.
+    `forward_dense` slides a window of fixed size, or of the map's size if the map is smaller. A graph of dynamic sizes
+    cannot express that choice, so windows at all positions are computed, as a matrix product, and those that do not
+    fit get weight 0. This adds between 1% and 2% to the network's multiply-adds.
 
     Attributes:
         output_names: A name for each output.
@@ -50,7 +50,7 @@ class ClassifierGraph(nn.Module):
         self.window = window
 
     def forward(self, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Clip `(B, C, T, H, W)` to logits and scores `(B, num_classes)`."""
+        """Computes logits and scores `(B, num_classes)` from a clip `(B, C, T, H, W)`."""
         head = self.model.head
         x = head.act1(head.bn(head.conv(self.model.forward_features(clip))))
         logits = self._classify(x.mean((2, 3, 4), keepdim=True)).flatten(1)
@@ -62,17 +62,17 @@ class ClassifierGraph(nn.Module):
         return logits, (scores * (row_weights[:, None] * column_weights)).sum((2, 3))
 
     def _classify(self, x: torch.Tensor) -> torch.Tensor:
-        """Pooled features `(B, C, T, H, W)` to logits `(B, num_classes, T, H, W)`."""
+        """Computes logits `(B, num_classes, T, H, W)` from pooled features `(B, C, T, H, W)`."""
         head = self.model.head
         return head.fc(head.act2(head.hidden(x)).movedim(1, -1)).movedim(-1, 1)
 
 
 def _windows(length: int, window: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows over a line of so many positions.
+    """Computes the windows along one dimension of a map.
 
     Returns:
         The matrix `(length, length)` that averages over the window that starts at each position, cut off at the end,
-        and the weight of each start `(length,)`: equal where the window fits, 0 elsewhere; all on the first where it
+        and the weight of each start `(length,)`: equal where the window fits, 0 elsewhere; all on the first if it
         fits nowhere.
     """
     at = torch.arange(length, device=like.device)
@@ -82,7 +82,7 @@ def _windows(length: int, window: int, like: torch.Tensor) -> tuple[torch.Tensor
 
 
 def graph_of(model: Any) -> PlainGraph | ClassifierGraph:
-    """The graph of a model that `create_model` made.
+    """Returns the graph of a model made by `create_model`.
 
     Raises:
         ValueError: If it returns a dictionary of features.
@@ -98,17 +98,17 @@ def graph_of(model: Any) -> PlainGraph | ClassifierGraph:
 
 def _feature_names(model: Any) -> tuple[str, ...]:
     if type(model) is FeatureDictNet:
-        raise ValueError("cannot export features as a dictionary; leave out feature_cls='dict', then they are a list")
+        raise ValueError("cannot export features as a dictionary; leave out feature_cls='dict' to get a list")
     return tuple(name.replace(".", "_") for name in model.feature_info.module_name())
 
 
 def trace(graph: Any, in_chans: int) -> torch.export.ExportedProgram:
-    """The graph as `torch.export` sees it, with batch, frames, height and width open.
+    """Exports a graph with `torch.export`, with dynamic batch, frames, height and width.
 
-    The sizes of the example are all different, above 1, and odd where that is possible, so that none is taken for a
-    constant or for another.
+    The sizes of the example all differ, are above 1, and odd where possible, so that none is taken for a constant or
+    for another size.
     """
-    if hasattr(graph, "trace"):  # a stream, whose inputs are others
+    if hasattr(graph, "trace"):  # a stream, which has other inputs
         program = graph.trace()
     else:
         open_size = torch.export.Dim.DYNAMIC
@@ -116,12 +116,12 @@ def trace(graph: Any, in_chans: int) -> torch.export.ExportedProgram:
         shapes = ({0: open_size, 2: open_size, 3: open_size, 4: open_size},)
         program = torch.export.export(graph, (example,), dynamic_shapes=shapes)
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # lines of source with their paths on this machine would go into the file
+        node.meta.pop("stack_trace", None)  # else the file would contain source lines and paths of this machine
     return program
 
 
 def names_of(graph: Any) -> tuple[list[str], list[str]]:
-    """Names of a graph's inputs and outputs."""
+    """Returns the names of a graph's inputs and outputs."""
     return getattr(graph, "input_names", ["clip"]), getattr(graph, "all_output_names", list(graph.output_names))
 
 
@@ -159,7 +159,7 @@ class _FrameGate(nn.Module):
 
 
 class FrameGraph(nn.Module):
-    """A classifier on one clip: logits and, where it has a window, scores.
+    """A classifier for one clip at a time: logits and, if it has a window, scores.
 
     Attributes:
         output_names: A name for each output.
@@ -174,7 +174,7 @@ class FrameGraph(nn.Module):
         self.temperature = model.temperature
 
     def forward(self, clip: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Clip `(1, C, T, H, W)` to a tuple of outputs."""
+        """Computes a tuple of outputs from a clip `(1, C, T, H, W)`."""
         stem, head = self.model.stem, self.model.head
         x = stem.act(stem.conv_t(stem.conv_s(clip[0].transpose(0, 1))))
         x = head.act1(head.conv(self.model.stages(x))).mean(0, keepdim=True)
@@ -191,17 +191,17 @@ class FrameGraph(nn.Module):
 
 
 def frame_graph_of(model: Any) -> FrameGraph:
-    """The graph of a classifier that `create_model` made.
+    """Returns the graph of a classifier made by `create_model`, for one clip at a time.
 
     Raises:
-        ValueError: If it is no such classifier, pools by something else than the average, is causal, or has other
-            norms than batch norm.
+        ValueError: If the model is not such a classifier, does not pool by the average, is causal, or has norms
+            other than batch norm.
     """
     classifies = isinstance(model, VideoNetwork) and isinstance(model.head, ClassifierHead3d) and model.num_classes
     if not classifies or model.head.global_pool.pool_type != "avg":
-        raise ValueError("ExecuTorch files hold classifiers that pool by the average, and this model is none")
+        raise ValueError("ExecuTorch files hold only classifiers with average pooling; export .onnx, .xml or .pt2")
     if model.causal:
-        raise ValueError("ExecuTorch files hold no causal models yet; export it as .onnx, .xml or .pt2")
+        raise ValueError("ExecuTorch files do not support causal models; export it as .onnx, .xml or .pt2")
     cfg: Any = model.pretrained_cfg
     window = cfg.get("pool_size")
     names = ("logits", task_of(model).scored) if window else ("logits",)
@@ -209,11 +209,11 @@ def frame_graph_of(model: Any) -> FrameGraph:
 
 
 def _on_frames(model: nn.Module) -> nn.Module:
-    """A copy of a network whose layers take frames."""
+    """Returns a copy of a network whose layers take frames as a batch."""
     model = fold_batchnorm(model)
     for name, module in list(model.named_modules()):
         if name.rpartition(".")[2].startswith("bn") and type(module) is not nn.Identity:
-            raise ValueError(f"ExecuTorch files fold batch norms, and {name} is a {type(module).__name__}")
+            raise ValueError(f"ExecuTorch files need batch norms to fold, but {name} is a {type(module).__name__}")
         for child_name, child in list(module.named_children()):
             if isinstance(child, SqueezeExcite3d):
                 setattr(module, child_name, _FrameGate(child))

@@ -1,8 +1,8 @@
-"""Models in folders and on the Hub: saved, converted from and to other formats, published with their cards.
+"""Saves models in folders, converts them from and to other formats, and publishes them on the Hub with their cards.
 
-A folder holds `model.safetensors`, `config.json` in timm's form with the video fields, and a card. It is what a
-repository of the Hub holds: `create_model("local-dir:folder", pretrained=True)` and
-`create_model("hf-hub:org/name", pretrained=True)` read the same files.
+A folder holds `model.safetensors`, `config.json` in timm's form with the video fields, and a card, as a repository of
+the Hub does: `create_model("local-dir:folder", pretrained=True)` and `create_model("hf-hub:org/name", pretrained=True)`
+read the same files.
 """
 
 from vov3d.hub.conversion import convert, convert_state_dict

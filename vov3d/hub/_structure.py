@@ -1,4 +1,4 @@
-"""Whether a network is what its configuration builds: compared module by module, on the meta device."""
+"""Compares a network, module by module on the meta device, with the one that its configuration builds."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from vov3d.surgery.kinds import is_batch_norm, is_only
 from vov3d.surgery.recipe import Recipe, follow_recipe, read_recipe
 from vov3d.surgery.statistics import FrozenBatchNorm
 
-# Of one kind are layers that give the same outputs of the same tensors in evaluation.
+# Layers of one kind give the same outputs in evaluation, given the same tensors.
 _KINDS: dict[type[nn.Module], str] = {
     nn.Identity: "Identity",
     nn.Dropout: "Identity",
     DropPath: "Identity",
 }
 
-# What leaves these in the names of tensors or types, and how the tensors become plain ones.
+# Traces of changes in the names of tensors or types, and how to undo the changes.
 _CURES = {
     "parametri": "torch.nn.utils.parametrize.remove_parametrizations",
     "weight_orig": "torch.nn.utils.prune.remove, or torch.nn.utils.remove_spectral_norm",
@@ -27,14 +27,14 @@ _CURES = {
 
 
 def recipe_of(model: nn.Module, fresh: nn.Module) -> Recipe:
-    """The surgery that makes a network like `model` of the one that its arguments build.
+    """Returns the surgery that turns the network built from a model's arguments into the model.
 
     Args:
         model: The network.
-        fresh: What its arguments build, on the meta device; it is changed.
+        fresh: The network built from its arguments, on the meta device; it is changed.
 
     Raises:
-        ValueError: If the network differs by more than such surgery; says where, and what to do.
+        ValueError: If the network differs by more than such surgery; names the place, and what to do.
     """
     recipe = read_recipe(model, fresh)
     again = follow_recipe(fresh, recipe) if recipe else fresh
@@ -60,7 +60,7 @@ def _kind(module: nn.Module) -> str | type[nn.Module]:
 
 
 def _settings(module: nn.Module) -> Any:
-    """What a layer does with its tensors."""
+    """Returns the settings of a layer that affect its outputs."""
     if isinstance(module, nn.Conv3d):
         padding = module.padding if isinstance(module.padding, str) else tuple(module.padding)
         return module.kernel_size, module.stride, padding, module.dilation, module.groups, module.padding_mode
@@ -77,7 +77,7 @@ def _other_modules(model: nn.Module, wanted: nn.Module) -> list[str]:
     for name in [*others, *(name for name in own if name not in others)]:
         have, want = own.get(name), others.get(name)
         if any(name.startswith(f"{outer}.") for outer in problems) or _is_dropped(have, want):
-            continue  # where its owner is another one, that is said already
+            continue  # a difference of its parent is reported already
         if have is None or want is None:
             problems[name] = f"{name} was {'removed' if have is None else f'added, a {type(have).__name__}'}"
         elif _kind(have) != _kind(want):
@@ -93,7 +93,7 @@ def _title(module: nn.Module) -> str:
 
 
 def _is_dropped(have: nn.Module | None, want: nn.Module | None) -> bool:
-    """Whether one of the two is not there and the other does nothing in evaluation."""
+    """Returns whether one of the two is missing and the other does nothing in evaluation."""
     there = have if want is None else want if have is None else None
     return there is not None and _kind(there) == "Identity"
 

@@ -1,4 +1,4 @@
-"""Model cards: what a network is, how to use it, what it is known to reach, what it costs, what it may be used for."""
+"""Model cards: description of a network, use, published accuracy, cost, origin and licence."""
 
 import json
 import re
@@ -40,26 +40,32 @@ _CITATIONS = {
 
 
 def model_card(
-    model: Any, place: str, label_names: Sequence[str] | None = None, source: Mapping[str, str] | None = None
+    model: Any,
+    place: str,
+    label_names: Sequence[str] | None = None,
+    source: Mapping[str, str] | None = None,
+    transformers: bool = False,
 ) -> str:
-    """The README of a saved model, with the Hub's metadata in front.
+    """Returns the README of a saved model, with the Hub's metadata in front.
 
     Args:
         model: A model made by `create_model`.
         place: The repository or folder that it will be loaded from.
-        label_names: Class names in index order; those that the model knows itself if None.
-        source: What the weights were made from: `file`, `sha256`, `format`.
+        label_names: Class names in index order; those of the model if None.
+        source: Origin of the weights: `file`, `sha256`, `format`.
+        transformers: Adds how to load the model in transformers, for folders saved with `transformers=True`.
 
     Raises:
-        ValueError: If the model cannot be saved, as `save_pretrained` tells.
+        ValueError: If the model cannot be saved, as in `save_pretrained`.
     """
     config = describe(model, label_names)
     cfg = {**config["pretrained_cfg"], "architecture": config["architecture"]}
     sections = [
-        _metadata(cfg, place),
+        _metadata(cfg, place, transformers),
         f"# {_plain(place.rsplit('/', 1)[-1])}",
-        _what(cfg, config),
+        _description(cfg, config),
         _use(cfg, place),
+        _use_in_transformers(config, place) if transformers else "",
         _accuracy(cfg),
         _budget(config),
         _origin(cfg, source or {}),
@@ -76,7 +82,7 @@ def _dataset(cfg: Mapping[str, Any]) -> str | None:
     return DATASETS.get(cfg.get("label_set") or "")
 
 
-def _metadata(cfg: Mapping[str, Any], place: str) -> str:
+def _metadata(cfg: Mapping[str, Any], place: str, transformers: bool) -> str:
     results = [
         EvalResult(
             task_type="video-classification",
@@ -93,14 +99,14 @@ def _metadata(cfg: Mapping[str, Any], place: str) -> str:
         license=cfg.get("license"),
         library_name="vov3d",
         pipeline_tag="video-classification",
-        tags=["video-classification", "action-recognition", "3d-cnn", "timm"],
+        tags=["video-classification", "action-recognition", "3d-cnn", "timm", *["transformers"] * transformers],
         model_name=place.rsplit("/", 1)[-1] if results else None,
         eval_results=results or None,
     )
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _what(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _description(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     task = make_task(cfg.get("task"), cfg.get("heads"))
     classes = task.describe(config["num_classes"]) + (f" of {_dataset(cfg)}" if _dataset(cfg) else "")
     if task.name == "regression" and config.get("label_names"):
@@ -127,17 +133,17 @@ def _what(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def _surgery(config: Mapping[str, Any]) -> str:
     steps = [next(iter(step)) for step in config["model_args"].get("surgery", ())]
     done = {"factorize": "3D kernels were split in space and time", "fold_batchnorm": "batch norms were folded"}
-    said = " and ".join(dict.fromkeys(done[step] for step in steps))
-    return f" Its {said}; it loads as any other." if said else ""
+    changes = " and ".join(dict.fromkeys(done[step] for step in steps))
+    return f" Its {changes}; it loads like any other model." if changes else ""
 
 
 def _plain(name: str) -> str:
-    """A file's name without what Markdown or HTML would make of it."""
+    """Replaces the characters of a file's name that Markdown or HTML would interpret."""
     return re.sub(r"[^\w.,+=@() -]", "_", name)
 
 
 def _quoted(place: str) -> str:
-    """A name as Python source in double quotes."""
+    """Returns a name as Python source in double quotes."""
     return json.dumps(place, ensure_ascii=False)
 
 
@@ -146,7 +152,7 @@ def _use(cfg: Mapping[str, Any], place: str) -> str:
     most = ", topk=3" if cfg.get("task") in (None, "multihead") else ""
     return f"""## Use
 
-`pip install "vov3d[video]"`, then a label for a video, with the frames, crops and class names that belong to the
+Run `pip install "vov3d[video]"`, then classify a video with the frames, crops and class names that belong to the
 weights:
 
 ```python
@@ -157,6 +163,26 @@ print(vov3d.VideoClassifier(model, views="{views}")("clip.mp4"{most}))
 ```
 
 `vov3d.from_pretrained({_quoted(place)}, features_only=True)` gives a backbone, `num_classes=...` a fresh classifier."""
+
+
+def _use_in_transformers(config: Mapping[str, Any], place: str) -> str:
+    kind = "AutoModelForVideoClassification" if config["num_classes"] else "AutoModel"
+    has_pipeline = config["num_classes"] and config["pretrained_cfg"].get("task") != "multihead"
+    pipe = f"""
+print(pipeline("video-classification", model={_quoted(place)})("clip.mp4"))""" * bool(has_pipeline)
+    imports = f"{kind}, AutoVideoProcessor" + ", pipeline" * bool(has_pipeline)
+    return f"""## Use in transformers
+
+`pip install "vov3d[transformers]"`; the same files, with the same outputs:
+
+```python
+import vov3d.adapters.transformers  # or trust_remote_code=True in each of the calls
+from transformers import {imports}
+
+model = {kind}.from_pretrained({_quoted(place)})
+processor = AutoVideoProcessor.from_pretrained({_quoted(place)})
+outputs = model(**processor("clip.mp4", return_tensors="pt")){pipe}
+```"""
 
 
 def _accuracy(cfg: Mapping[str, Any]) -> str:
@@ -174,7 +200,7 @@ As published, not measured again:
 
 
 def _budget(config: Mapping[str, Any]) -> str:
-    cfg, args = config["pretrained_cfg"], config["model_args"]
+    cfg, args = config["pretrained_cfg"], {**config["model_args"], "num_classes": config["num_classes"]}
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
     cost = measure_budget(config["architecture"], cfg["num_frames"], size, **args)
     stages = "\n".join(f"| {name} | {' x '.join(map(str, shape))} |" for name, shape in cost.stages)

@@ -1,4 +1,4 @@
-"""Weights from the formats of older codebases into folders of ours, and back."""
+"""Converts weights from the formats of older codebases to saved folders, and back."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from vov3d.models.identify import Identity, identify
 from vov3d.weights.config import VideoPretrainedCfg, resolve_cfg, unnamed_protocol
 from vov3d.weights.state_dict import read_state_dict
 
-# What a tag says of its weights alone, and other weights of the same network cannot claim.
+# Fields of a tag that hold for its own weights only, not for other weights of the same network.
 _NO_CLAIMS: dict[str, Any] = dict(tag=None, top1=None, top5=None, gmacs_per_view=None, license=None, origin_url=None)
 
 
@@ -28,25 +28,25 @@ def convert(
     label_names: Sequence[str] | None = None,
     conv: str | None = None,
 ) -> tuple[Identity, nn.Module]:
-    """Turns a checkpoint of any known format into a folder that `create_model("local-dir:folder")` loads.
+    """Converts a checkpoint of any known format to a folder that `create_model("local-dir:folder")` loads.
 
-    Architecture, width, number of classes and input channels are read off the tensors. Where several models are one
-    network (X3D-XS, S and M), `model_name` decides, else the name of a published file, else M.
+    Architecture, width, number of classes and input channels are read from the tensors. If several models are one
+    network (X3D-XS, S and M), `model_name` decides, else the name of a published file, else it is M.
 
     Args:
-        file: A checkpoint of PySlowFast, PyTorchVideo, or with our own names.
-        folder: Where to; made if it is not there. Other files in it stay.
-        model_name: `model` or `model.tag` that the weights are. A tag brings its sampling, class names, published
-            accuracy and licence, which weights of other origin do not get.
+        file: A checkpoint of PySlowFast, PyTorchVideo, or with this package's names.
+        folder: The folder to write; made if it does not exist. Other files in it stay.
+        model_name: `model` or `model.tag` of the weights. A tag adds its sampling, class names, published accuracy
+            and licence, which weights of other origin do not get.
         label_names: Class names in index order.
         conv: `"d1plus2d"` for weights of D(1+2)D, whose tensors look like those of D(2+1)D.
 
     Returns:
-        What was recognised, and the model.
+        The recognised network, and the model.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        vov3d.WeightsError: If it holds no weights, or those of no network of this package.
+        vov3d.WeightsError: If it holds no weights, or weights of another network.
         ValueError: If names do not fit.
     """
     file = Path(file)
@@ -73,21 +73,21 @@ def _identified(state_dict: Mapping[str, torch.Tensor], origin: object) -> Ident
     found = identify(dict(state_dict))
     if found is None:
         raise WeightsError(
-            f"{origin}: its {len(state_dict)} tensors, {', '.join(list(state_dict)[:3])}, ..., are those of no VoV3D or"
-            " X3D in the formats of vov3d, PySlowFast or PyTorchVideo; load it into the network that it was saved from"
+            f"{origin}: its {len(state_dict)} tensors, {', '.join(list(state_dict)[:3])}, ..., are not those of a VoV3D"
+            " or X3D in a format of vov3d, PySlowFast or PyTorchVideo; load it into the network that it was saved from"
         )
     return found
 
 
 def _published_name(file: Path, found: Identity, model_name: str | None) -> str | None:
-    """The model or tag that was asked for, or the tag that the file's name is published under."""
+    """Returns the requested model or tag, or the tag that was published under the file's name."""
     if model_name:
         model, tag = split_model_name_tag(model_name)
         if model not in found.variants:
             raise WeightsError(f"{file}: this file holds {found}, not {model}")
         classes = resolve_cfg(model, tag or None, None).num_classes
         if tag and classes != found.num_classes:
-            raise WeightsError(f"{file}: holds {found.num_classes} classes, and {model_name} has {classes}")
+            raise WeightsError(f"{file}: has {found.num_classes} classes, but {model_name} has {classes}")
         return model_name
     for name in list_pretrained():
         cfg = _cfg(name)
@@ -103,16 +103,16 @@ def _cfg(name: str) -> VideoPretrainedCfg:
 
 
 def _unpublished(found: Identity) -> dict[str, Any]:
-    """What is known of weights that no tag describes: Kinetics' and Something-Something's classes are counted."""
+    """Returns the fields of weights without a tag: Kinetics and Something-Something are known by their class counts."""
     label_set = "k400" if found.num_classes == 400 else None
     return {**_NO_CLAIMS, "label_set": label_set, **unnamed_protocol(found.num_classes)}
 
 
 def convert_state_dict(model: nn.Module | Mapping[str, torch.Tensor], to: str) -> dict[str, torch.Tensor]:
-    """Tensors under the names of an older codebase, for those who are still on it.
+    """Renames tensors to those of an older codebase.
 
-    They are the same tensors, with one exception: X3D has a norm that PyTorchVideo lacks, in the shortcut that keeps
-    its width. Where that was trained it is folded into its neighbours, which gives the same outputs in evaluation.
+    The tensors are the same, with one exception: X3D has a norm that PyTorchVideo lacks, in the shortcut that keeps
+    its width. If it was trained, it is folded into its neighbours, which gives the same outputs in evaluation.
 
     Args:
         model: A VoV3D or X3D with its published middle convolution, or its state dict in any known format.
@@ -123,7 +123,7 @@ def convert_state_dict(model: nn.Module | Mapping[str, torch.Tensor], to: str) -
 
     Raises:
         ValueError: If the format has no names for the network.
-        vov3d.WeightsError: If the tensors are those of no network of this package.
+        vov3d.WeightsError: If the tensors are not those of a network of this package.
     """
     given = model.state_dict() if isinstance(model, nn.Module) else dict(model)
     found = _identified(given, type(model).__name__)

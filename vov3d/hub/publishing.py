@@ -1,4 +1,4 @@
-"""Models to the Hub and from it."""
+"""Loads models from the Hub and uploads them."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ from vov3d.weights.sources import find_local, source_file_name, source_sha256
 
 
 def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:
-    """A model with its weights: a saved one, built from its `config.json` alone, or a published one.
+    """Loads a model with its weights: a saved one, built from its `config.json` alone, or a published one.
 
     Args:
         name: A folder; a repository of the Hub, `"org/name"` or `"org/name@revision"`; either with its source in
@@ -30,9 +30,9 @@ def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:
             `cache_dir` for the Hub.
 
     Raises:
-        FileNotFoundError: If it can only be a folder, and there is none, or none of a saved model.
+        FileNotFoundError: If it can only be a folder, which does not exist or does not hold a saved model.
         ValueError: If it is a file, or its configuration does not describe a model of this package.
-        vov3d.WeightsError: If weights cannot be had, read or fitted.
+        vov3d.WeightsError: If weights cannot be found, read or fitted.
     """
     name = str(name)
     source = _with_source(name)
@@ -41,11 +41,11 @@ def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:
     except WeightsError as e:
         if source != f"hf-hub:{name}":
             raise
-        raise WeightsError(f"{e}; nor is there a folder {name} on this machine") from e
+        raise WeightsError(f"{e}; and there is no folder {name} on this machine") from e
 
 
 def _with_source(name: str) -> str:
-    """The name with its source in front, where it needs one."""
+    """Returns a name with its source in front, if it needs one."""
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or is_model(name):
         return name
     path = Path(name).expanduser()
@@ -53,7 +53,7 @@ def _with_source(name: str) -> str:
         _check_folder(path)
         return f"local-dir:{path}"
     if path.exists():
-        raise ValueError(f"{name} is a file, and from_pretrained takes folders and repositories; {_door(path)}")
+        raise ValueError(f"{name} is a file, but from_pretrained takes folders and repositories; {_advice(path)}")
     repository = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[^@\s]+)?", name)
     if repository and not path.parent.is_dir():
         return f"hf-hub:{name}"
@@ -70,19 +70,19 @@ def _check_folder(path: Path) -> None:
     raise FileNotFoundError(f"{path}: holds no {CONFIG}, so it is not the folder of a saved model{hint}")
 
 
-def _door(path: Path) -> str:
+def _advice(path: Path) -> str:
     if path.name in (CONFIG, WEIGHTS, CARD):
         return f"give its folder, {path.parent}"
     if path.suffix in (".onnx", ".xml", ".pt2", ".pte"):
-        return f"vov3d.load_exported({str(path)!r}) opens exported ones"
+        return f"vov3d.load_exported({str(path)!r}) loads exported files"
     return (
-        f"for weights, create_model('vov3d_m', checkpoint_path={str(path)!r}), or vov3d.convert, which makes a folder"
-        " of them"
+        f"for weights, use create_model('vov3d_m', checkpoint_path={str(path)!r}), or convert them to a folder with"
+        " vov3d.convert"
     )
 
 
 def _near(path: Path) -> str | None:
-    """The folder beside a missing one whose name is most like it, or a model's name."""
+    """Returns the most similar name of a neighbouring folder or a model."""
     beside = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
     near = get_close_matches(str(path), [*beside, *list_models(), *list_pretrained()], 1)
     return near[0] if near else None
@@ -95,25 +95,28 @@ def push_to_hub(
     private: bool = False,
     *,
     token: str | bool | None = None,
+    transformers: bool = False,
 ) -> list[str]:
-    """Uploads a model with its configuration and a card; what is there already is not sent again.
+    """Uploads a model with its configuration and a card; files that are there already are not sent again.
 
     Args:
         model: A model made by `create_model`.
-        repo_id: `"org/name"`; made if it is not there.
-        label_names: Class names in index order; those that the model knows itself if None.
+        repo_id: `"org/name"`; created if it does not exist.
+        label_names: Class names in index order; those of the model if None.
         private: Makes a new repository private.
-        token: Of one who may write there; that of `hf auth login` if None.
+        token: A token with write access; that of `hf auth login` if None.
+        transformers: Adds the files that transformers needs, as `save_pretrained` does.
 
     Returns:
         The files that were sent.
 
     Raises:
-        ValueError: If the model cannot be saved, as `save_pretrained` tells.
-        RuntimeError: If the Hub refuses; one error names the repository, the cause and the cure.
+        ValueError: If the model cannot be saved, as in `save_pretrained`.
+        RuntimeError: If the Hub refuses; one error names the repository, the cause and the remedy.
     """
     with TemporaryDirectory() as tmp:
-        folder = write_folder(model, Path(tmp) / "model", label_names, card=model_card(model, repo_id, label_names))
+        card = model_card(model, repo_id, label_names, transformers=transformers)
+        folder = write_folder(model, Path(tmp) / "model", label_names, card=card, transformers=transformers)
         return _upload(folder, repo_id, private, token)
 
 
@@ -130,7 +133,7 @@ def publish(name: str, org: str, folder: str | Path | None = None) -> list[str]:
 
     Raises:
         ValueError: If there is no such tag.
-        vov3d.WeightsError: If its weights cannot be had.
+        vov3d.WeightsError: If its weights cannot be found.
         RuntimeError: If the Hub refuses.
     """
     model_name, _, tag = name.partition(".")
@@ -149,7 +152,7 @@ def publish(name: str, org: str, folder: str | Path | None = None) -> list[str]:
 
 
 def _upload(folder: Path, repo_id: str, private: bool, token: str | bool | None = None) -> list[str]:
-    """Sends the files that the repository does not hold yet, in one commit."""
+    """Uploads the files that the repository does not have yet, in one commit."""
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -159,14 +162,14 @@ def _upload(folder: Path, repo_id: str, private: bool, token: str | bool | None 
             api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=new, commit_message="Upload by vov3d")
     except HUB_ERRORS as e:
         raise RuntimeError(
-            f"{constants.ENDPOINT}/{repo_id}: cannot be written: {hub_cause(e)}. Log in with 'hf auth login' as one who"
-            " may write there, and run it again: what was sent is not sent twice"
+            f"{constants.ENDPOINT}/{repo_id}: cannot be written: {hub_cause(e)}. Log in with 'hf auth login' to an"
+            " account with write access, and run it again: files that were sent are not sent twice"
         ) from e
     return new
 
 
 def _is_there(path: Path, file: RepoSibling | None) -> bool:
-    """Whether the repository holds the same bytes: large files are known by SHA-256, small ones by git's hash."""
+    """Returns whether the repository has the same bytes, by SHA-256 of large files and git's hash of small ones."""
     if file is None:
         return False
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Saved models: a folder of `model.safetensors`, `config.json`, and a card where there is one."""
+"""Saves models as a folder of `model.safetensors`, `config.json`, and a card if there is one."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ from torch import nn
 
 from vov3d.files import alone_in, replacing
 from vov3d.hub._structure import recipe_of
+from vov3d.hub.transformers_files import LOADER, LOADER_SOURCE, PROCESSOR, model_fields, processor_fields
 from vov3d.labels import check_names, class_names, load_labels
 from vov3d.layers import ClassifierHead3d
 from vov3d.models import create_model
@@ -25,64 +26,86 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
-# What a tag says of its own weights, and neither a model trained further nor another one inherits.
+# Fields of a tag that hold for its own weights only, not for a model trained further.
 _CLAIMS = ("tag", "top1", "top5", "views", "gmacs_per_view", "temperature")
 _TERMS = ("license", "origin_url")
 
 
-def save_pretrained(model: nn.Module, folder: str | Path, label_names: Sequence[str] | None = None) -> Path:
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    label_names: Sequence[str] | None = None,
+    *,
+    transformers: bool = False,
+) -> Path:
     """Saves weights, configuration and class names of a model made by `create_model`.
 
-    Files are written into the folder under other names first and then renamed, the configuration, which holds the
-    digest of the weights, last: an interruption or a full disk leaves what was there before, and one between the two
-    leaves a folder that says so when it is loaded.
+    Files are first written under other names and then renamed, the configuration, which holds the digest of the
+    weights, last: an interruption or a full disk leaves the previous files, and an interruption between the two
+    renames is detected when the folder is loaded.
 
-    What `factorize` and `fold_batchnorm` did to the model is saved with it.
+    The changes of `factorize` and `fold_batchnorm` are saved with the model.
 
     Args:
         model: The model; it is not changed.
-        folder: Where to; made if it is not there. Other files in it stay.
-        label_names: Class names in index order; those that the model knows itself if None.
+        folder: The folder to write; made if it does not exist. Other files in it stay.
+        label_names: Class names in index order; those of the model if None.
+        transformers: Adds what Hugging Face transformers needs to open the same folder: keys in `config.json`, the
+            settings of the video processor, and a loader for programs that do not import
+            `vov3d.adapters.transformers`.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the model was not made by `create_model`, gives features only, was changed in ways that the
+        ValueError: If the model was not made by `create_model`, returns features only, was changed in ways that the
             configuration cannot hold, has arguments that JSON cannot hold, or another number of classes than names.
     """
-    return write_folder(model, Path(folder), label_names)
+    return write_folder(model, Path(folder), label_names, transformers=transformers)
 
 
 def write_folder(
-    model: Any, folder: Path, label_names: Sequence[str] | None, source: Mapping[str, str] | None = None, card: str = ""
+    model: Any,
+    folder: Path,
+    label_names: Sequence[str] | None,
+    source: Mapping[str, str] | None = None,
+    card: str = "",
+    transformers: bool = False,
 ) -> Path:
-    """`save_pretrained`, with what the weights were made from and a model card, for those that have them."""
+    """Saves a model as `save_pretrained` does, with the origin of its weights and a model card if given."""
     config = describe(model, label_names) | ({"source": dict(source)} if source else {})
+    texts = {CARD: card} if card else {}
+    if transformers:
+        config |= model_fields(config)
+        texts |= {PROCESSOR: _json(processor_fields(config["pretrained_cfg"])), LOADER: LOADER_SOURCE}
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    # save_file would make a file that only its owner can read
+    # save_file would create a file that only its owner can read
     weights = safetensors.torch.save(tensors, metadata={"format": "pt", **(source or {})})
     config["pretrained_cfg"]["sha256"] = hashlib.sha256(weights).hexdigest()
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with alone_in(folder), replacing(folder / CONFIG) as draft:
-            draft.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+            draft.write_text(_json(config), encoding="utf-8")
             with replacing(folder / WEIGHTS) as draft:
                 draft.write_bytes(weights)
-            if card:
-                with replacing(folder / CARD) as draft:
-                    draft.write_text(card, encoding="utf-8")
+            for name, text in texts.items():
+                with replacing(folder / name) as draft:
+                    draft.write_text(text, encoding="utf-8")
     except BaseException:
         if new:
-            with suppress(OSError):  # holds what could be written whole
+            with suppress(OSError):  # it may hold files that were put in place
                 folder.rmdir()
         raise
     return folder
 
 
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
 def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The `config.json` of timm: how to build the model, how its weights want their clips, what is known of them.
+    """Returns timm's `config.json`: arguments of the model, clip settings and known facts of its weights.
 
     Raises:
         ValueError: As `save_pretrained`.
@@ -94,12 +117,11 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
         cure = (
             f"save its .{inner}"
             if inner
-            else "pass your widths and depths to create_model('vov3d_m', depths=..., ...); adapters such as LoRA are"
-            " merged into the model first"
+            else "pass your widths and depths to create_model('vov3d_m', depths=..., ...); merge adapters such as LoRA"
+            " into the model first"
         )
         raise ValueError(
-            f"cannot save a {type(model).__name__}: only whole models made by create_model know how to be made again;"
-            f" {cure}"
+            f"cannot save a {type(model).__name__}: only whole models made by create_model can be built again; {cure}"
         )
     args = _arguments(model, architecture)
     names = list(label_names) if label_names is not None else class_names(model)
@@ -119,9 +141,12 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
 
 
 def _arguments(model: Any, architecture: str) -> dict[str, Any]:
-    """What `create_model` is given to make the network again, surgery included."""
-    args = {k: v for k, v in model.model_args.items() if k != "surgery"}
-    args |= {"in_chans": model.in_chans, "num_classes": model.num_classes}
+    """Returns the arguments of `create_model` that build the network again, surgery included.
+
+    `num_classes` is not among them: it has its own key in the file, and transformers' wrapper of timm passes both.
+    """
+    args = {k: v for k, v in model.model_args.items() if k not in ("surgery", "num_classes")}
+    args["in_chans"] = model.in_chans
     if isinstance(model.head, ClassifierHead3d):
         args["global_pool"] = model.head.global_pool.pool_type
     for key, value in args.items():
@@ -131,12 +156,12 @@ def _arguments(model: Any, architecture: str) -> dict[str, Any]:
             raise ValueError(
                 f"cannot save {key}={value!r} in a file; name layers by strings, such as norm_layer='syncbatchnorm'"
             ) from None
-    recipe = recipe_of(model, create_model(architecture, device="meta", **args))
+    recipe = recipe_of(model, create_model(architecture, device="meta", num_classes=model.num_classes, **args))
     return args | ({"surgery": recipe} if recipe else {})
 
 
 def known_cfg(model: Any, names: list[str] | None) -> dict[str, Any]:
-    """The pretrained configuration, without what does not hold for the model's weights and their class names."""
+    """Returns the pretrained configuration without fields that do not hold for the model's weights and class names."""
     cfg = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True)
     dropped = {"architecture", "state_dict", "label_names", "custom_load", "packaged", "sha256"}
     if not names or not cfg.get("label_set") or tuple(names) != load_labels(cfg["label_set"]):

@@ -14,18 +14,18 @@ from torch import nn
 LABEL_SETS = ("k400", "ssv1", "ssv2", "shapes")
 """Kinetics-400, Something-Something V1 and V2, and the moving shapes of `vov3d.synthetic.moving_shapes`."""
 
-# They turn the direction of all text behind them.
+# These characters change the direction of the text after them.
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 _LARGEST = 1 << 26  # bytes of a file of names
-_LONGEST_NAME = 1000  # letters
+_LONGEST_NAME = 1000  # characters
 _WANTED = "give one name for each class, one a line, in index order"
 
 
 @cache
 def load_labels(label_set: str) -> tuple[str, ...]:
-    """Names of a label set in index order.
+    """Returns the names of a label set in index order.
 
     Args:
         label_set: `"k400"`, `"ssv1"` or `"ssv2"`.
@@ -39,17 +39,17 @@ def load_labels(label_set: str) -> tuple[str, ...]:
 
 
 def class_names(model: nn.Module) -> list[str] | None:
-    """Class names of a model in index order, or None where they are not known.
+    """Returns the class names of a model in index order, or None if they are not known.
 
     They come from `label_names` of the model's `pretrained_cfg` (a saved model's `config.json`), else from its
-    `label_set`. Names of another number of classes than the model has do not count, nor those of a classifier that
-    was exchanged since.
+    `label_set`. Names for another number of classes than the model's are ignored, and so are those of a classifier
+    that was replaced.
 
     Args:
         model: A model of this package, or any module with `pretrained_cfg` and `num_classes`.
 
     Raises:
-        ValueError: If the model's classifier does not tell how many classes it has.
+        ValueError: If the number of classes of the model's classifier is unknown.
     """
     cfg = getattr(model, "pretrained_cfg", {})
     names = cfg.get("label_names")
@@ -62,38 +62,38 @@ def class_names(model: nn.Module) -> list[str] | None:
 
 
 def check_text(text: object, longest: int = 500) -> str | None:
-    """Why a text is not fit to be shown on a terminal, in a picture or on a page; None if it is.
+    """Returns the reason why a text cannot be shown on a terminal, in a picture or on a page; None if it can.
 
     Args:
-        text: A class name, or whatever a file brings.
-        longest: Letters that it may have.
+        text: A class name, or any value from a file.
+        longest: Largest number of characters.
     """
     if not isinstance(text, str):
-        return f"is no text but {text!r:.50}"
+        return f"is not text: {text!r:.50}"
     if len(text) > longest:
-        return f"has {len(text):,} letters; {longest} are the most"
+        return f"has {len(text):,} characters; the limit is {longest}"
     if any(category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _TURNING for letter in text):
         return "holds line breaks or control characters"
     return None
 
 
 def check_names(names: Sequence[object]) -> None:
-    """Raises ValueError unless every class name can be shown: one line of at most 500 letters, no control codes."""
+    """Raises ValueError unless every class name is one line of at most 500 characters without control codes."""
     for index, name in enumerate(names):
         if problem := check_text(name):
             raise ValueError(f"the name of class {index}, {name!r:.50}, {problem}")
 
 
 def read_label_names(path: str | Path) -> list[str]:
-    """Class names in a file of one's own, in index order.
+    """Reads class names from a file, in index order.
 
     Args:
         path: One name a line, or JSON: a list of names, `{name: index}` or `{index: name}`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is neither, is no text in UTF-8, names a class twice or by what cannot be shown, or leaves out
-            an index.
+        ValueError: If it is neither, is not text in UTF-8, has a name twice or one that cannot be shown, or lacks an
+            index.
     """
     text = _text(Path(path))
     if not text.lstrip().startswith(("[", "{")):
@@ -108,14 +108,14 @@ def read_label_names(path: str | Path) -> list[str]:
     strange = next((name for name in names if len(name) > _LONGEST_NAME or not name.isprintable()), None)
     if strange is not None:
         raise ValueError(
-            f"{path}: line {names.index(strange) + 1}, {strange[:40]!a}, is no name: up to {_LONGEST_NAME} letters that"
-            " can be shown are one"
+            f"{path}: line {names.index(strange) + 1}, {strange[:40]!a}, is not a name: a name has up to"
+            f" {_LONGEST_NAME} printable characters"
         )
     return names
 
 
 def _text(path: Path) -> str:
-    """Text in UTF-8 or, told by its mark, UTF-16; with or without a mark."""
+    """Reads text in UTF-8, with or without a byte order mark, or in UTF-16 with one."""
     if path.stat().st_size > _LARGEST:
         raise ValueError(f"{path}: has {path.stat().st_size:,} bytes; {_WANTED}")
     data = path.read_bytes()

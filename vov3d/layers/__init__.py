@@ -1,4 +1,4 @@
-"""Building blocks on clips `(B, C, T, H, W)`: plain modules that know nothing of the models above them."""
+"""Building blocks on clips `(B, C, T, H, W)`: plain modules, independent of the models that use them."""
 
 from vov3d.layers.bottleneck import D2plus1D
 from vov3d.layers.conv import MIDDLE_CONVS, ConvNormAct3d

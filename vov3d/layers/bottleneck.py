@@ -2,7 +2,7 @@
 
 Paper: https://arxiv.org/abs/2012.00317, section III.C, Tables 1 and 4. The 3D depthwise convolution of X3D's
 bottleneck becomes a spatial and a temporal depthwise convolution in series. All five forms of the middle
-convolution share this one class, so that T-OSA and D(2+1)D switch on and off independently (Table 3).
+convolution share this class, so that T-OSA and D(2+1)D can be switched on and off independently (Table 3).
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ class D2plus1D(nn.Module):
         kernel_size: Spatial size of the middle convolution, odd.
         temporal_kernel_size: Temporal size of the middle convolution, odd.
         se_ratio: Width of squeeze-and-excitation relative to `mid_chs`; 0 for none.
-        shortcut: True adds the input where shapes match, False adds nothing, a module's output is added always
+        shortcut: True adds the input if shapes match, False adds nothing; the output of a module is always added
             (a projection, as in X3D).
         act_layer: Activation after the expansion and at the end.
         norm_layer: Norm, a name or a class.
@@ -40,8 +40,8 @@ class D2plus1D(nn.Module):
         mid_act_layer: Activation after the middle convolution.
         drop_path: Rate of stochastic depth on the residual branch.
         zero_init_last: Starts the last norm at zero, so that the block starts as its shortcut.
-        causal: Sees no later frame: the temporal convolution is padded before the clip only, and
-            squeeze-and-excitation takes the mean over the frames so far.
+        causal: Each output frame depends on no later frame: the temporal convolution is padded before the clip only,
+            and squeeze-and-excitation averages over the frames so far.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 

@@ -1,7 +1,7 @@
-"""What makes a network causal: each frame of its output is made of that frame of the clip and those before it.
+"""Causal layers: each frame of the output depends only on that frame of the clip and those before it.
 
-Convolutions are padded at the beginning only, and squeeze-and-excitation and pooling take the mean over the frames so
-far. Parameters keep their names and shapes, so that weights of the usual form are a start.
+Convolutions are padded at the beginning only, and squeeze-and-excitation and pooling average over the frames so far.
+Parameters keep their names and shapes, so that training can start from weights of a usual network.
 """
 
 import torch
@@ -13,10 +13,10 @@ from vov3d.layers.squeeze_excite import SqueezeExcite3d
 
 
 class CausalPad3d(nn.Module):
-    """Frames of zeros before a clip, as many as a temporal convolution looks back.
+    """Pads a clip with frames of zeros at the beginning, as many as a temporal convolution needs.
 
     Args:
-        frames: How many.
+        frames: Number of frames.
 
     Shape:
         `(B, C, T, H, W)` to `(B, C, frames + T, H, W)`.
@@ -28,23 +28,23 @@ class CausalPad3d(nn.Module):
 
     @classmethod
     def before(cls, conv: nn.Conv3d) -> "CausalPad3d":
-        """The padding in front of a temporal convolution, which loses its own in time."""
+        """Returns the padding for a temporal convolution, and removes the convolution's own padding in time."""
         assert not isinstance(conv.padding, str)
         conv.padding = (0, *conv.padding[1:])
         return cls(conv.kernel_size[0] - 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pads."""
+        """Pads a clip."""
         return F.pad(x, (0, 0, 0, 0, self.frames, 0))
 
     def extra_repr(self) -> str:
-        """How many."""
+        """Returns the number of frames for `repr`."""
         return str(self.frames)
 
 
-@torch.fx.wrap  # symbolic tracing does not know the number of frames
+@torch.fx.wrap  # the number of frames is unknown in symbolic tracing
 def running_mean(x: torch.Tensor) -> torch.Tensor:
-    """Means over the frames so far and all positions, `(B, C, T, H, W)` to `(B, C, T, 1, 1)`."""
+    """Averages over the frames so far and all positions, from `(B, C, T, H, W)` to `(B, C, T, 1, 1)`."""
     counts = torch.arange(1, x.shape[2] + 1, device=x.device).to(x.dtype)
     return x.mean((3, 4), keepdim=True).cumsum(2) / counts.view(-1, 1, 1)
 

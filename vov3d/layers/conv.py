@@ -13,7 +13,7 @@ d1plus2d   depthwise t x 1 x 1, then 1 x k x k (k^2 + t) C      (k^2 / s^2 + t) 
 d2plus1d   depthwise 1 x k x k, then t x 1 x 1 (k^2 + t) C      (k^2 + t) C T H W / s^2         (equation 2)
 ========== =================================== ================ =============================================
 
-The stride lies in the spatial convolution, which is the first of two in `d2plus1d` and the second in
+The spatial convolution has the stride; it is the first of two in `d2plus1d` and the second in
 `d1plus2d`. The pairs have neither norm nor activation between them, so that they factorize one kernel;
 `r2plus1d` keeps C channels between its two, not the wider middle of R(2+1)D that restores the parameters of (a).
 """
@@ -39,44 +39,44 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 _functorch_level = getattr(torch._C._functorch, "maybe_current_level", lambda: None)
 
 
-# --- the layout ------------------------------------------------------------------------------------------------------
+# --- memory format ---------------------------------------------------------------------------------------------------
 
 
 def is_followed() -> bool:
-    """Whether an exporter, TorchScript's tracer or `torch.func` follows what is computed: these get plain forms."""
+    """Returns whether an exporter, TorchScript's tracer or `torch.func` traces the computation; these get `conv3d`."""
     if torch.compiler.is_compiling():
         return _is_exporting()
     return torch.jit.is_tracing() or _functorch_level() is not None
 
 
 def takes_other_forms(x: Any) -> bool:
-    """Whether convolutions of `x` may run otherwise than as `conv3d`: a batch of clips that is not empty."""
+    """Returns whether convolutions of `x`, a batch of clips that is not empty, may run in other forms than `conv3d`."""
     plain = type(x) in (torch.Tensor, nn.Parameter) and x.ndim == 5 and x.numel() > 0
     return plain and not is_followed()
 
 
 def _gains(x: Any) -> bool:
-    """Whether a clip is faster channels-last, as on CPUs."""
+    """Returns whether a clip is faster channels-last, as on CPUs."""
     return takes_other_forms(x) and x.device.type == "cpu"
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
-    """Whether clips are stored channels-last and not also contiguous, as those of one channel or position are."""
+    """Returns whether clips are channels-last only; those of one channel or position are contiguous too."""
     return x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """A clip `(B, C, T, H, W)` in channels-last memory where that is faster; else as it is."""
+    """Converts a clip `(B, C, T, H, W)` to channels-last memory if that is faster."""
     return x.contiguous(memory_format=torch.channels_last_3d) if _gains(x) else x
 
 
 def as_given(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """A map in the memory format in which the clip `x` came: what lay contiguous gives what `.view()` takes."""
+    """Converts a map to the memory format of the clip `x`: contiguous clips give maps that `.view()` takes."""
     return y.contiguous() if _gains(x) and not is_channels_last(x) else y
 
 
 def keeps_layout(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Decorates `forward` of a block: clips are channels-last inside, and come out in the format in which they came."""
+    """Decorates `forward` of a block: clips are channels-last inside, and outputs have the input's memory format."""
 
     @functools.wraps(forward)
     def run(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -90,10 +90,10 @@ torch.fx.wrap("as_given")
 
 
 def refuse_scripting(self: nn.Module) -> nn.Module:
-    """What `torch.jit.script` calls first, as `__prepare_scriptable__` of a module that it cannot compile.
+    """Raises an error in `torch.jit.script`, which calls it as a module's `__prepare_scriptable__`.
 
     Raises:
-        RuntimeError: Always, with what to do instead.
+        RuntimeError: Always; says what to do instead.
     """
     raise RuntimeError(
         f"{type(self).__name__} cannot be scripted by TorchScript: write a file with vov3d.export(model, 'model.pt2'),"
@@ -101,14 +101,14 @@ def refuse_scripting(self: nn.Module) -> nn.Module:
     )
 
 
-# --- the fast form ---------------------------------------------------------------------------------------------------
+# --- fast convolutions ------------------------------------------------------------------------------------------------
 
 
 def _views_are_faster(x: torch.Tensor, weight: torch.Tensor, groups: int) -> bool:
-    """Whether `conv2d` beats `conv3d` on a CPU, as seen with torch 2.14 on two cores of an AVX2 processor.
+    """Returns whether `conv2d` is faster than `conv3d` on a CPU, measured with torch 2.14 on two AVX2 cores.
 
-    For the backward pass it does on most shapes of these networks, but not for 1x1x1. A full convolution of one clip
-    alone may not reach oneDNN as `conv3d`, and then loses the layout. Otherwise `conv3d` is at least as fast.
+    It is in the backward pass on most shapes of these networks, but not for 1x1x1. A full convolution of a single
+    clip may not use oneDNN as `conv3d`, and then loses the memory format. Otherwise `conv3d` is at least as fast.
     """
     if groups == 1 and x.shape[0] == 1:
         return True
@@ -128,14 +128,14 @@ def _convolve(
     dilation: tuple[int, ...],
     groups: int,
 ) -> torch.Tensor:
-    """A convolution of a channels-last clip, of stride 1 in time, in the form that is fastest."""
+    """Convolves a channels-last clip, with stride 1 in time, in the fastest form."""
     is_point = weight[0, 0, 0].numel() == 1 and not any(padding[1:])
     if is_point and max(stride) > 1:
-        # What the kernel looks at. oneDNN's gradient of a strided 1 x 1 kernel writes past its memory (AVX-512).
+        # The positions that the kernel reads. oneDNN's gradient of a strided 1 x 1 kernel writes past its memory.
         x = x[..., :: stride[1], :: stride[2]].contiguous(memory_format=torch.channels_last_3d)
         stride = (1, 1, 1)
     if is_point and not torch.compiler.is_compiling() and torch.get_num_threads() == 1:
-        # PyTorch keeps 1 x 1 from oneDNN where one thread runs, unless dilated, which a single point does not feel.
+        # With one thread, PyTorch uses oneDNN for 1 x 1 kernels only if dilated, which has no effect on one point.
         dilation = (dilation[0], 2, 2)
     if _views_are_faster(x, weight, groups):
         if is_point and weight.shape[2] > 1:
@@ -156,15 +156,15 @@ def _convolve_frames(
     dilation: tuple[int, ...],
     groups: int,
 ) -> torch.Tensor:
-    """Each of the kernel's frames as a `conv2d` on all frames of the clip; the results are shifted and summed."""
+    """Runs each frame of the kernel as a `conv2d` on all frames of the clip, and sums the shifted results."""
     frames, out = rearrange(x, "b c t h w -> (b t) c h w"), None
-    longer = 2 * padding[0] - (weight.shape[2] - 1) * dilation[0]  # by so many frames the output; below 0 unpadded
+    longer = 2 * padding[0] - (weight.shape[2] - 1) * dilation[0]  # frames that padding adds to the output
     for i, kernel in enumerate(weight.unbind(2)):
         shift = i * dilation[0] - padding[0]
         if -shift - longer < x.shape[2] > shift:
             part = F.conv2d(frames, kernel, None if shift else bias, stride[1:], padding[1:], dilation[1:], groups)
             part = rearrange(part, "(b t) c h w -> b c t h w", b=x.shape[0])
-            if shift or longer:  # a negative number cuts off
+            if shift or longer:  # a negative number crops
                 part = F.pad(part, (0, 0, 0, 0, -shift, shift + longer))
             out = part if out is None else out + part
     assert out is not None
@@ -172,13 +172,13 @@ def _convolve_frames(
 
 
 class FastForm:
-    """What a 1 x k x k, t x 1 x 1 or depthwise `nn.Conv3d` computes on CPUs, where clips are channels-last.
+    """The computation of a 1 x k x k, t x 1 x 1 or depthwise `nn.Conv3d` on CPUs, where clips are channels-last.
 
-    `conv3d` is several times faster on them, and frames laid beside the batch, or rows beside columns, are views of the
-    same memory, so that the same convolution can run as `conv2d`, whose backward pass is several times faster again.
+    `conv3d` is several times faster on them. Merging frames into the batch, or rows with columns, gives views of the
+    same memory, so that the convolution can also run as `conv2d`, whose backward pass is several times faster again.
 
-    It stands in a convolution as its `_conv_forward`. The class stays `nn.Conv3d`, which is what tools look for: those
-    that count operations, fuse norms or quantize by exact type. Hooks, copies and pickles work as for any module.
+    It replaces `_conv_forward` of a convolution. The class stays `nn.Conv3d`, since tools that count operations, fuse
+    norms or quantize go by exact type. Hooks, copies and pickles work as for any module.
     """
 
     def __init__(self, conv: nn.Conv3d) -> None:
@@ -194,7 +194,7 @@ class FastForm:
 
 
 def fast(conv: nn.Conv3d) -> nn.Conv3d:
-    """The convolution, made to run in its fast form."""
+    """Sets a convolution to run in its fast form and returns it."""
     conv._conv_forward = FastForm(conv)  # type: ignore[method-assign]
     return conv
 
@@ -202,7 +202,7 @@ def fast(conv: nn.Conv3d) -> nn.Conv3d:
 def conv3d(
     in_chs: int, out_chs: int, kernel: tuple[int, int], stride: int = 1, groups: int = 1, **dd: Any
 ) -> nn.Conv3d:
-    """A bias-free convolution that keeps the length and divides height and width by `stride` (rounded up).
+    """Builds a bias-free convolution that keeps the length and divides height and width by `stride` (rounded up).
 
     Args:
         in_chs: Channels of the input.
@@ -224,7 +224,7 @@ def conv3d(
 
 
 def middle_convs(conv: str, chs: int, kernel: tuple[int, int], stride: int = 1, **dd: Any) -> dict[str, nn.Conv3d]:
-    """The middle convolution of a bottleneck, as modules in the order in which they run.
+    """Builds the middle convolution of a bottleneck, as modules in the order in which they run.
 
     Args:
         conv: One of `MIDDLE_CONVS`.
@@ -237,7 +237,7 @@ def middle_convs(conv: str, chs: int, kernel: tuple[int, int], stride: int = 1, 
         `{"conv_st": ...}` for the whole kernels, `conv_s` (1 x k x k) and `conv_t` (t x 1 x 1) for the pairs.
 
     Raises:
-        ValueError: If `conv` is none of the five.
+        ValueError: If `conv` is not one of the five.
     """
     if conv not in MIDDLE_CONVS:
         raise ValueError(f"conv={conv!r} is not known; use one of {', '.join(MIDDLE_CONVS)}")
@@ -252,22 +252,22 @@ def middle_convs(conv: str, chs: int, kernel: tuple[int, int], stride: int = 1, 
 
 
 def stride_to_dilation(blocks: Iterable[nn.Module], dilation: int) -> int:
-    """Takes the spatial stride out of blocks in series and dilates the convolutions behind it, in place.
+    """Replaces the spatial stride of blocks in series by dilation of the convolutions after it, in place.
 
-    Parameters stay as they are. Where the strided map had its pixels, convolutions put out what they did before.
+    Parameters are unchanged. At the positions of the strided map, outputs are the same as before.
 
     Args:
-        blocks: Blocks whose first spatial convolution, and the shortcut beside it, are strided.
-        dilation: Strides that were taken out before these blocks, multiplied: the dilation up to the strided
-            convolution, which keeps it.
+        blocks: Blocks whose first spatial convolution, and the parallel shortcut, are strided.
+        dilation: Product of the strides removed before these blocks: the dilation up to and including the strided
+            convolution.
 
     Returns:
-        The dilation behind them.
+        The dilation after them.
     """
     for conv in (m for block in blocks for m in block.modules() if isinstance(m, nn.Conv3d)):
         k, stride = conv.kernel_size[1], conv.stride[1]
         conv.stride = (1, 1, 1)
-        if k > 1:  # where no kernel sees neighbours, there is nothing to dilate
+        if k > 1:  # kernels of one point have nothing to dilate
             conv.dilation = (1, dilation, dilation)
             conv.padding = (int(conv.padding[0]), dilation * (k // 2), dilation * (k // 2))
             dilation *= stride
@@ -277,7 +277,7 @@ def stride_to_dilation(blocks: Iterable[nn.Module], dilation: int) -> int:
 class ConvNormAct3d(nn.Module):
     """Convolution, norm and activation as separate submodules `conv`, `bn`, `act`.
 
-    timm's fused norm-and-activation layers take no clips and lose the activation in a SyncBN conversion.
+    timm's fused norm-and-activation layers do not take clips and lose the activation in a SyncBN conversion.
 
     Args:
         in_chs: Channels of the input.

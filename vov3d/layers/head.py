@@ -19,11 +19,11 @@ from vov3d.layers.causal import running_mean
 from vov3d.layers.conv import conv3d, keeps_layout, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
-torch.fx.wrap("rearrange")  # einops does not know the values of symbolic tracing
+torch.fx.wrap("rearrange")  # einops cannot handle symbolic values
 
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
-# Of torch.nn's layers, those that leave the last dimension as it is.
+# Layers of torch.nn that keep the last dimension.
 _KEEPS_WIDTH = (
     nn.Identity,
     nn.modules.dropout._DropoutNd,
@@ -45,14 +45,14 @@ def softmax(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
 
 
 def classes_of(classifier: nn.Module) -> int | None:
-    """How many classes a classifier, or a whole head, tells apart.
+    """Returns the number of classes of a classifier or a whole head.
 
     Args:
-        classifier: What `head.fc` is, or what was put in the place of the head.
+        classifier: `head.fc`, or a module that replaced the head.
 
     Returns:
-        The outputs of its last layer that has outputs of its own, also where that is wrapped (LoRA, parametrizations,
-        quantization); 0 where there is none; None where it cannot be told.
+        The outputs of the last layer that has a number of outputs, also if it is wrapped (LoRA, parametrizations,
+        quantization); 0 if there is none; None if it is unknown.
     """
     if isinstance(classifier, ClassifierHead3d):
         return classes_of(classifier.fc)
@@ -69,7 +69,7 @@ def classes_of(classifier: nn.Module) -> int | None:
 
 
 class ClassifierHead3d(nn.Module):
-    """From the last feature map to logits.
+    """Classifier on the last feature map.
 
     Args:
         in_chs: Channels of the feature map.
@@ -133,14 +133,14 @@ class ClassifierHead3d(nn.Module):
         return fc
 
     def reset(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts in a fresh classifier and, if given, another pooling.
+        """Replaces the classifier by a fresh one and, if given, the pooling.
 
         Args:
-            num_classes: Classes; 0 leaves the classifier out.
-            global_pool: One of `"avg"`, `"max"`, `"avgmax"`, `"catavgmax"` or `""`; None keeps what is there.
+            num_classes: Classes; 0 removes the classifier.
+            global_pool: One of `"avg"`, `"max"`, `"avgmax"`, `"catavgmax"` or `""`; None keeps the present one.
 
         Raises:
-            ValueError: If the pooling is not known, or would pool to another width than the hidden layer takes.
+            ValueError: If the pooling is not known, or its width is not that of the hidden layer.
         """
         weight = self.hidden.weight
         if global_pool is not None:
@@ -169,12 +169,12 @@ class ClassifierHead3d(nn.Module):
             pre_logits: Stops before the classifier.
 
         Returns:
-            Logits `(B, num_classes)`, or with `pre_logits` `(B, hidden_chs)`; with `global_pool=""` a map of either
-            in the size of `x`.
+            Logits `(B, num_classes)`, or with `pre_logits` `(B, hidden_chs)`; with `global_pool=""` a map of either,
+            of the size of `x`.
         """
         x = self.act1(self.bn(self.conv(x)))
         if not self.global_pool.is_identity():
-            # timm's pooling is 2-D: time is laid beside height.
+            # timm's pooling is 2-D, so time is merged with height
             x = self.global_pool(rearrange(x, "b c t h w -> b c (t h) w")).unsqueeze(2)
             x = self._hidden(x).flatten(1)
             return x if pre_logits else self.fc(x)
@@ -211,9 +211,9 @@ class ClassifierHead3d(nn.Module):
 
         Args:
             x: Feature map `(B, in_chs, T, H, W)`.
-            window: Height and width of the window in map positions; a larger one than the map covers it.
-            temperature: What logits are divided by before the softmax.
-            scores: Makes scores of logits `(B, num_classes, ...)` and the temperature.
+            window: Height and width of the window in map positions; a larger one is cut to the map.
+            temperature: Divisor of the logits before the softmax.
+            scores: Computes scores from logits `(B, num_classes, ...)` and the temperature.
 
         Returns:
             Scores `(B, num_classes)`: probabilities, unless others are asked for.

@@ -1,7 +1,7 @@
 """Norm and activation layers by name.
 
-timm's activation factory serves clips unchanged. Its norm factory names 2-D layers only, so the few norms that
-take `(B, C, T, H, W)` are named here.
+timm's activation factory works for clips. Its norm factory has 2-D layers only, so the few norms that take
+`(B, C, T, H, W)` are named here.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Squeeze-and-excitation on clips (https://arxiv.org/abs/1709.01507), pooled over time as well as space.
 
 Width: timm's `make_divisible(chs * ratio, 8)`, never more than 10% below `chs * ratio`; the two 1x1x1
-convolutions keep their biases. timm's own module is 2-D and rounds otherwise.
+convolutions keep their biases. timm's module is 2-D and rounds differently.
 """
 
 import torch

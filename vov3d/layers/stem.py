@@ -12,7 +12,7 @@ from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
 
 def check_clip(x: torch.Tensor, in_chans: int, min_size: int) -> None:
-    """Raises ValueError unless `x` is a clip of so many channels and at least so many pixels each way."""
+    """Raises ValueError unless `x` is a clip of `in_chans` channels and at least `min_size` pixels high and wide."""
     if x.ndim != 5:
         raise ValueError(f"expected a clip (B, C, T, H, W), got {x.ndim} dimensions of sizes {tuple(x.shape)}")
     if x.shape[1] != in_chans:
@@ -36,8 +36,8 @@ class Stem3d(nn.Module):
         temporal_kernel_size: Temporal kernel size, odd.
         act_layer: Activation, a timm name or a class.
         norm_layer: Norm, a name or a class.
-        min_size: Smallest height and width that the network behind the stem takes.
-        causal: Sees no later frame: the temporal convolution is padded before the clip only.
+        min_size: Smallest height and width that the network after the stem takes.
+        causal: Each output frame depends on no later frame: the temporal convolution is padded before the clip only.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 

@@ -1,7 +1,7 @@
 """T-OSA, temporal one-shot aggregation: features of growing temporal receptive field, aggregated once.
 
 Paper: https://arxiv.org/abs/2012.00317, section III.B, Figure 1. Five bottlenecks run in series; the outputs of all
-of them, and the block's input where nothing is strided, are concatenated and mixed by one 1x1x1 convolution.
+of them, and the block's input if nothing is strided, are concatenated and mixed by one 1x1x1 convolution.
 """
 
 from typing import Any
@@ -22,10 +22,10 @@ class TOSA(nn.Module):
 
     Args:
         in_chs: Channels of the input.
-        mid_chs: Middle channels of each bottleneck, even; each emits half as many.
+        mid_chs: Middle channels of each bottleneck, even; each outputs half as many.
         out_chs: Channels of the output.
         num_blocks: Bottlenecks in series.
-        stride: Spatial stride, carried by the first bottleneck; time is never strided.
+        stride: Spatial stride, of the first bottleneck; time is never strided.
         conv: Middle convolution, one of `vov3d.layers.MIDDLE_CONVS`.
         se_every_other: Squeeze-and-excitation in the 1st, 3rd, 5th ... bottleneck only, else in all.
         drop_path: Rate of stochastic depth on the aggregated branch.
@@ -36,7 +36,7 @@ class TOSA(nn.Module):
         mid_act_layer: Activation after the middle convolutions.
         norm_layer: Norm, a name or a class.
         zero_init_last: Starts the aggregation's norm at zero, so that the block starts as its shortcut.
-        causal: Sees no later frame, as in `D2plus1D`.
+        causal: Each output frame depends on no later frame, as in `D2plus1D`.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
@@ -70,7 +70,7 @@ class TOSA(nn.Module):
     ) -> None:
         super().__init__()
         if mid_chs % 2:
-            raise ValueError(f"mid_chs must be even, since each bottleneck emits half of it, got {mid_chs}")
+            raise ValueError(f"mid_chs must be even, since each bottleneck outputs half of it, got {mid_chs}")
         if num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -106,9 +106,9 @@ class TOSA(nn.Module):
         self.act = create_act(act_layer)
 
     def temporal_receptive_fields(self) -> list[int]:
-        """Frames that each concatenated feature sees through the convolutions, in the order of concatenation.
+        """Returns the temporal receptive field of each concatenated feature, in frames, in concatenation order.
 
-        Figure 1: 1 (the input, where it is aggregated), 3, 5, 7, 9, 11 for temporal kernels of 3. Squeeze-and-
+        Figure 1: 1 (the input, if it is aggregated), 3, 5, 7, 9, 11 for temporal kernels of 3. Squeeze-and-
         excitation, which pools over the whole clip, is not counted.
         """
         fields, seen = ([1] if self.aggregates_input else []), 1

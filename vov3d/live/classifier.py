@@ -1,4 +1,4 @@
-"""Frames in, predictions out, with the state of the stream inside."""
+"""Classifies a stream frame by frame, and keeps its state."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,20 +16,20 @@ from vov3d.weights.tasks import Task, task_of
 
 __all__ = ["StreamClassifier"]
 
-_SECONDS = {"shapes": 1.6}  # that a clip lasts, in data sets whose models take frames from all of it
-_USUAL = 4.0  # in Something-Something
+_SECONDS = {"shapes": 1.6}  # length of a clip, in data sets whose models sample the whole clip
+_USUAL = 4.0  # as in Something-Something
 
 
 class StreamClassifier:
-    """Names what happens in frames that keep coming; each is computed once.
+    """Classifies a stream of frames; each frame is computed once.
 
-    Frames should come at `fps`; they are resized, cut and normalised as the model wants them and may change their
-    size. Called with one frame it gives the predictions for the moment `delay` frames ago.
+    Frames should come at `fps`; they are resized, cropped and normalised for the model, and their size may change. A
+    call with one frame returns the predictions for the moment `delay` frames ago.
 
     Attributes:
         stream: the streaming network.
         class_names: the names, in index order.
-        task: what the outputs of the network mean.
+        task: the model's task.
         fps: frames per second that the model was trained on.
         delay: frames between a frame and its predictions; 0 for causal models.
         frames: frames seen since the last reset.
@@ -48,20 +48,20 @@ class StreamClassifier:
         topk: int | None = None,
         threshold: float | Sequence[float] | None = None,
     ) -> None:
-        """Makes a stream of a model, or takes one.
+        """Turns a model into a stream, or takes one.
 
         Args:
-            model: a model of `create_model`, which is made a stream, and on a CPU a fast one; or a stream of
+            model: a model of `create_model`, which is turned into a stream and optimized on a CPU; or a stream of
                 `vov3d.streaming`, optimized or not, or of a file.
-            window: frames that are pooled, those of the model's clips if None.
+            window: frames that are pooled; those of the model's clips if None.
             class_names: names in index order. By default those of the model's label set, else `"class 0"` and on.
-            topk: classes to name, best first. If None 5; of many labels all that reach the threshold. Values are given
-                all.
+            topk: number of classes to return. If None, 5; for a multilabel model, all that reach the threshold. Values
+                are all returned.
             threshold: as for `VideoClassifier`.
 
         Raises:
-            ValueError: for a model that cannot be a stream or has no classes, names, a `topk` or a threshold that do
-                not fit, or a window for a model that is a stream already.
+            ValueError: for a model that cannot be a stream or has no classes, `class_names`, a `topk` or a threshold
+                that do not fit, or a window for a model that is a stream already.
         """
         check_topk(topk)
         stream: Any = model
@@ -85,12 +85,12 @@ class StreamClassifier:
         self.reset()
 
     def reset(self) -> None:
-        """Begins anew: what was seen is forgotten."""
+        """Resets the stream to its beginning."""
         self._state: Any = None
         self.frames = 0
 
     def __call__(self, frame: np.ndarray | torch.Tensor) -> list[Prediction]:
-        """The best classes after one more frame; none while the model waits for its first moment.
+        """Returns the best classes after one more frame; none during the model's delay at the beginning.
 
         Args:
             frame: uint8 RGB `(H, W, 3)` or `(3, H, W)`.
@@ -104,13 +104,13 @@ class StreamClassifier:
         return list(predictions_of(self.task, scores, self.class_names, self._topk, self._threshold))
 
     def scores(self, frame: np.ndarray | torch.Tensor) -> torch.Tensor | None:
-        """The scores after one more frame: the softmax, or what the model's task has in its place.
+        """Returns the scores after one more frame: the softmax, or the scores of the model's task.
 
         Args:
             frame: as for a call.
 
         Returns:
-            float32 `(num_classes,)` on the CPU; None while the model waits for its first moment.
+            float32 `(num_classes,)` on the CPU; None during the model's delay at the beginning.
 
         Raises:
             ValueError: for a frame of another form.
@@ -119,13 +119,13 @@ class StreamClassifier:
         return rows[0] if len(rows) else None
 
     def scores_of(self, frames: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
-        """The scores after each of several frames, faster than one by one where they are there already.
+        """Returns the scores after each of several frames, which is faster than one by one.
 
         Args:
             frames: as for a call, one or more, all of one size.
 
         Returns:
-            float32 `(n, num_classes)` on the CPU; without those for which the model waits for its first moment.
+            float32 `(n, num_classes)` on the CPU, without frames during the model's delay at the beginning.
 
         Raises:
             ValueError: for a frame of another form.
@@ -134,7 +134,7 @@ class StreamClassifier:
         return self._rows(self._transform(torch.stack(pictures)))
 
     def _rows(self, views: torch.Tensor) -> torch.Tensor:
-        """Takes one normalised frame `(1, C, S, S)`, or several `(1, C, n, S, S)`."""
+        """Computes the scores for one normalised frame `(1, C, S, S)`, or several `(1, C, n, S, S)`."""
         device, dtype = self._kind
         logits, self._state = self.stream(views.to(device, dtype), self._state)
         outputs = logits[0].float().view(-1, logits.shape[-1])
@@ -145,7 +145,7 @@ class StreamClassifier:
 
 
 def rate_of(cfg: Mapping[str, Any]) -> float:
-    """Frames per second of a model's clips."""
+    """Returns the frames per second of a model's clips."""
     if cfg["sampling"] == "segment":
         return cfg["num_frames"] / _SECONDS.get(cfg.get("label_set") or "", _USUAL)
     return 30 / cfg["frame_stride"]

@@ -1,10 +1,10 @@
-"""What is told of a stream: changes of its label, a video with labels in it, a page that shows it."""
+"""Outputs for a stream: changes of its label, a video with labels, and a web page."""
 
 import io
 import json
-import os
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,21 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vov3d.files import replacing
 from vov3d.video.predictions import Prediction, Value
 from vov3d.weights.tasks import SINGLE, Task
 
 
 class Announcer:
-    """Which label is announced: one that has led for some steps, with a score that suffices.
+    """Announces a label once it has been the best for some steps, with a sufficient score.
 
-    Of a network of many labels, all that reach the threshold are announced together, in the order of their names; of
-    values, all of them, at each step.
+    For a multilabel network, all labels that reach the threshold are announced together, in alphabetical order. Values
+    of a regression are all announced at each step.
 
     Args:
-        steps: Steps for which it has to lead.
-        threshold: Score that it has to reach at each.
-        task: What the outputs of the network mean.
+        steps: Number of steps.
+        threshold: Least score at each step.
+        task: Task of the network.
     """
 
     def __init__(self, steps: int, threshold: float, task: Task = SINGLE) -> None:
@@ -36,7 +37,7 @@ class Announcer:
         self._for = 0
 
     def changed(self, predictions: Sequence[Prediction]) -> bool:
-        """Takes the predictions of a step; whether the label that is announced, None for nothing, is another now."""
+        """Takes the predictions of a step; returns whether the announced label (None for nothing) has changed."""
         leads = self._leading(predictions)
         self._for = self._for + 1 if leads == self._leads else 1
         self._leads = leads
@@ -46,7 +47,7 @@ class Announcer:
         return True
 
     def _leading(self, predictions: Sequence[Prediction]) -> str | None:
-        """What would be announced, were it to last."""
+        """Returns the text to announce if it lasts for enough steps; None for nothing."""
         if self.task.name == "regression":
             return ", ".join(f"{p.label} {p.text}" for p in predictions) or None
         reached = [p.label for p in predictions if p.score >= self.threshold]
@@ -56,17 +57,18 @@ class Announcer:
 
 
 def annotated(picture: np.ndarray, predictions: Sequence[Prediction]) -> Image.Image:
-    """A frame with its labels, each above a bar as long as its score; frames have even sizes, as codecs want them."""
+    """Draws labels into a frame, each on a bar whose length is its score; sizes become even, as codecs need."""
     height, width = picture.shape[:2]
     scale = max(1.0, 320 / max(width, 1))
     image = Image.fromarray(picture).resize((round(width * scale) // 2 * 2, round(height * scale) // 2 * 2))
     size = max(12, image.width // 32)
     font, draw = ImageFont.load_default(size), ImageDraw.Draw(image, "RGBA")
-    for number, said in enumerate(predictions[:5]):
+    for number, prediction in enumerate(predictions[:5]):
         top = number * round(1.6 * size) + 4
-        share, score = (1.0, said.text) if isinstance(said, Value) else (said.score, f"{said.score:4.0%}")
+        score = prediction.score
+        share, number_text = (1.0, prediction.text) if isinstance(prediction, Value) else (score, f"{score:4.0%}")
         draw.rectangle((0, top, image.width * share, top + 1.5 * size), (61, 111, 217, 150))
-        text = f"{score}  {said.label}".encode("latin-1", "replace").decode("latin-1")
+        text = f"{number_text}  {prediction.label}".encode("latin-1", "replace").decode("latin-1")
         draw.text((6, top), text, "white", font, stroke_width=1, stroke_fill="black")
     return image
 
@@ -79,7 +81,7 @@ class VideoWriter:
         fps: Frames per second.
 
     Raises:
-        ValueError: If its folder is not there or the name has no ending of a video.
+        ValueError: If its folder does not exist or the name does not have a video's extension.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -88,26 +90,26 @@ class VideoWriter:
         if not path.absolute().parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.absolute().parent}; make it first")
         self._path, self._fps = path, fps
-        self._draft = path.with_name(f".{path.stem}.draft{path.suffix}")
+        self._placing = ExitStack()  # holds the draft from the first frame on; closing it puts the file in place
         self._container: Any = None
         self._stream: Any = None
 
     def write(self, image: Image.Image) -> None:
         """Adds a frame; one of another size than the first is resized."""
         if self._container is None:
-            self._container = av.open(str(self._draft), "w")
+            self._container = av.open(str(self._placing.enter_context(replacing(self._path))), "w")
             self._stream = self._container.add_stream("libx264", rate=max(round(self._fps), 1), options={"crf": "23"})
             self._stream.width, self._stream.height, self._stream.pix_fmt = *image.size, "yuv420p"
         frame = image.resize((self._stream.width, self._stream.height))
         self._container.mux(self._stream.encode(av.VideoFrame.from_image(frame)))
 
     def close(self) -> None:
-        """Finishes the file, where there was a frame."""
-        if self._container is not None:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
-            self._container = None
-            os.replace(self._draft, self._path)
+        """Finishes the file, if there was a frame, and puts it in place; after an error the draft is removed."""
+        container, self._container = self._container, None
+        if container is not None:
+            with self._placing:
+                container.mux(self._stream.encode(None))
+                container.close()
 
 
 _PAGE = b"""<!doctype html><meta charset="utf-8"><title>vov3d live</title>
@@ -118,10 +120,10 @@ document.getElementById("label").textContent=now.label||"\\u00a0"},500)</script>
 
 
 class Page:
-    """A page on this machine alone, with the newest picture and its labels.
+    """A web page for this machine only, with the newest picture and its labels.
 
     Args:
-        port: Where; 0 for any that is free.
+        port: Port of the page; 0 for any free one.
     """
 
     def __init__(self, port: int) -> None:
@@ -135,7 +137,7 @@ class Page:
                 page._answer(self)
 
             def log_message(self, *_: object) -> None:
-                """Nothing: standard error is for the command."""
+                """Prints nothing: standard error is for the command."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
@@ -144,7 +146,7 @@ class Page:
         self._thread.start()
 
     def show(self, image: Image.Image, now: dict[str, Any]) -> None:
-        """Puts a picture and what is said of it on the page."""
+        """Shows a picture with its labels."""
         with io.BytesIO() as buffer:
             image.save(buffer, "JPEG", quality=80)
             jpeg = buffer.getvalue()
@@ -153,7 +155,7 @@ class Page:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends the page."""
+        """Closes the page."""
         with self._changed:
             self._open = False
             self._changed.notify_all()
@@ -189,5 +191,5 @@ class Page:
                         return
                     jpeg, sent = self._jpeg, self._number
                 request.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + jpeg + b"\r\n")
-        except OSError:  # the browser went away
+        except OSError:  # the browser closed the connection
             return

@@ -1,4 +1,4 @@
-"""The newest frame of a camera, an address, a pipe or a file, read in a thread beside the network."""
+"""Reads the newest frame of a camera, an address, a pipe or a file, in a thread beside the network."""
 
 import os
 import re
@@ -27,7 +27,7 @@ _LONGEST_PAUSE = 10.0  # seconds between two attempts
 
 @dataclass(frozen=True)
 class Captured:
-    """A frame as it came.
+    """A decoded frame with its times.
 
     Attributes:
         picture: uint8 RGB `(H, W, 3)`.
@@ -41,11 +41,11 @@ class Captured:
 
 
 class LiveSource:
-    """An iterator over the newest frames; a context that closes what it opened.
+    """An iterator over the newest frames, and a context manager that closes the source.
 
-    A thread decodes and keeps one frame: what nobody took before the next came is dropped and counted. A camera or an
-    address that ends, stalls or fails is opened again, after pauses that grow from `pause` seconds to 10. A file is
-    read frame by frame, as fast as they are taken and without a loss, or with `realtime` like a camera.
+    A thread decodes and keeps one frame: a frame that is not taken before the next one arrives is dropped and counted.
+    A camera or an address that ends, stalls or fails is opened again, after pauses that grow from `pause` seconds to
+    10. A file is read frame by frame, as fast as frames are taken and without loss, or with `realtime` like a camera.
 
     Args:
         source: `"0"` (a camera by its number), an address (`rtsp://`, `http://`, `tcp://` ...), a file, or `"-"` for
@@ -53,17 +53,17 @@ class LiveSource:
         fps: frames per second to take; all if None.
         realtime: reads a file at its own speed.
         size: rows and columns of the raw frames of `"-"`.
-        stall: seconds without a frame after which a stream is taken for dead.
-        retries: attempts in a row that may fail.
-        pause: seconds before the first of them.
+        stall: seconds without a frame after which a stream is opened again.
+        retries: consecutive attempts that may fail.
+        pause: seconds before the first attempt to reopen.
 
     Attributes:
-        dropped: frames that came too late to be taken.
-        reconnects: times that the source was opened again.
+        dropped: frames that were replaced by a newer one before they were taken.
+        reconnects: number of times that the source was opened again.
 
     Raises:
         ValueError: for settings that do not fit the source.
-        VideoError: for a file that is not there.
+        VideoError: for a file that does not exist.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class LiveSource:
         if fps is not None and not 0 < fps < float("inf"):
             raise ValueError(f"fps {fps} must be positive and finite")
         if (source == "-") != (size is not None):
-            raise ValueError("raw frames from a pipe, '-', need their size, and nothing else takes one")
+            raise ValueError("raw frames from a pipe, '-', need their size; other sources do not take one")
         self.source, self.fps, self.size = source, fps, size
         self.camera = source.isdecimal()
         self.address = re.match(r"[a-z][a-z0-9+]+://", source, re.IGNORECASE) is not None
@@ -87,7 +87,7 @@ class LiveSource:
         if realtime and not self.file:
             raise ValueError(f"realtime would have no effect: {source} is live already")
         if self.file and not os.path.isfile(source):
-            raise VideoError(f"{source}: no such file; a camera is named by its number, an address as rtsp://...")
+            raise VideoError(f"{source}: no such file; give a camera's number, or an address such as rtsp://...")
         self.realtime, self.stall, self.retries, self.pause = realtime, stall, retries, pause
         self.dropped = self.reconnects = 0
         self._newest: Captured | None = None
@@ -104,7 +104,7 @@ class LiveSource:
         self.close()
 
     def close(self) -> None:
-        """Ends the thread, which lets the source go."""
+        """Ends the thread, which closes the source."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -112,10 +112,10 @@ class LiveSource:
             self._thread.join(self.stall + 1)
 
     def __iter__(self) -> Iterator[Captured]:
-        """The newest frame, whenever there is one that was not taken.
+        """Yields the newest frame, whenever there is one that was not taken.
 
         Raises:
-            VideoError: if the source cannot be opened or read, and not be opened again.
+            VideoError: if the source cannot be opened or read, and reopening fails.
         """
         while True:
             with self._changed:
@@ -132,15 +132,15 @@ class LiveSource:
 
     def _work(self) -> None:
         try:
-            self._read_again_and_again()
-        except Exception as error:  # shown where frames are taken
+            self._read_with_retries()
+        except Exception as error:  # raised where frames are taken
             self._error = error if isinstance(error, VideoError) else VideoError(f"{self.source}: {error}")
         finally:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _read_again_and_again(self) -> None:
+    def _read_with_retries(self) -> None:
         failures = 0
         while not self._closed:
             count, why = self._read()
@@ -157,7 +157,7 @@ class LiveSource:
             self.reconnects += 1
 
     def _read(self) -> tuple[int, str]:
-        """Reads until the source ends; returns the frames that came, and why it ended if that was an error."""
+        """Reads until the source ends; returns the number of frames, and the error that ended it, if any."""
         count, due, begun = 0, 0.0, None
         try:
             for picture, seconds in self._pictures():
@@ -168,7 +168,7 @@ class LiveSource:
                 if self.realtime and (wait := begun + seconds - time.monotonic()) > 0:
                     time.sleep(min(wait, self.stall))
                 if self.fps is not None:
-                    if seconds < due - 0.1 / self.fps:  # cameras are not on time to the millisecond
+                    if seconds < due - 0.1 / self.fps:  # cameras are not exact to the millisecond
                         continue
                     due = max(due + 1 / self.fps, seconds)
                 self._put(picture() if callable(picture) else picture, seconds)
@@ -180,13 +180,13 @@ class LiveSource:
         with self._changed:
             if not (self.file and not self.realtime) and self._newest is not None:
                 self.dropped += 1
-            elif self.file and not self.realtime:  # nothing is late: wait until it is taken
+            elif self.file and not self.realtime:  # wait until the frame is taken
                 self._changed.wait_for(lambda: self._newest is None or self._closed)
             self._newest = Captured(picture, time.monotonic(), seconds)
             self._changed.notify_all()
 
     def _pictures(self) -> Iterator[tuple[Any, float]]:
-        """Pictures, or what makes one, with their seconds from the first."""
+        """Yields pictures, or functions that return one, with their seconds from the first."""
         if self.source == "-":
             assert self.size is not None
             yield from _raw(sys.stdin.buffer, self.size)
@@ -203,7 +203,7 @@ class LiveSource:
     def _opened(self) -> Any:
         limits = (self.stall, self.stall)
         if not self.camera:
-            name = os.path.abspath(self.source) if self.file else self.source  # a file is never taken for an address
+            name = os.path.abspath(self.source) if self.file else self.source  # absolute: never an address
             options = {"rtsp_transport": "tcp"} if self.source.lower().startswith("rtsp") else {}
             return av.open(name, options=options, timeout=None if self.file else limits)
         form, name = _CAMERAS.get(sys.platform, _CAMERAS["linux"])
@@ -211,7 +211,7 @@ class LiveSource:
 
 
 def _raw(pipe: BinaryIO, size: tuple[int, int]) -> Iterator[tuple[np.ndarray, float]]:
-    """RGB frames of one size, one after the other, at the times at which they come."""
+    """Yields RGB frames of one size with their times of arrival."""
     length, begun = size[0] * size[1] * 3, time.monotonic()
     while len(data := pipe.read(length)) == length:
         yield np.frombuffer(data, np.uint8).reshape(*size, 3), time.monotonic() - begun

@@ -1,4 +1,4 @@
-"""The networks, one file a paper, and the registry that names them."""
+"""The networks, one file per paper, and the registry of their names."""
 
 from vov3d.models.budget import Budget, measure_budget
 from vov3d.models.registry import create_model, is_model, list_models, list_pretrained, model_entrypoint

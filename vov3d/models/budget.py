@@ -1,7 +1,7 @@
-"""What a network costs: parameters, multiply-adds, activations, shapes. Counted on the meta device, nothing is run.
+"""Counts the cost of a network on the meta device: parameters, multiply-adds, activations, shapes.
 
 Multiply-adds are those of convolutions and linear layers, as in the paper's Tables 2 and 8; activations are the
-elements that these layers put out.
+elements of the outputs of these layers.
 """
 
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ from vov3d.models.registry import create_model
 
 
 class Budget(NamedTuple):
-    """Cost of a network for one clip, by the count of the paper.
+    """Cost of a network for one clip, counted as in the paper.
 
     Attributes:
         params: Parameters.
         macs: Multiply-adds of convolutions, linear layers and matrix products.
-        activations: Elements that convolutions and linear layers put out.
-        stages: Name and output shape `(C, T, H, W)` of stem and stages, in order; empty where they are not asked for.
+        activations: Elements of the outputs of convolutions and linear layers.
+        stages: Name and output shape `(C, T, H, W)` of stem and stages, in order; empty if they were not requested.
     """
 
     params: int

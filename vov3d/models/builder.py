@@ -1,7 +1,7 @@
-"""The bridge to timm: builds a registered model, with or without weights.
+"""Builds registered models through timm, with or without weights.
 
-timm resolves arguments and wraps features. Reading and fitting weights is ours: timm's loader drops a 3-D stem that
-it cannot adapt, and loads loosely as soon as the classifier differs.
+timm resolves arguments and wraps features. Weights are read and fitted here: timm's loader drops a 3-D stem that it
+cannot adapt, and loads non-strictly as soon as the classifier differs.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from vov3d.weights.sources import fetch
 from vov3d.weights.state_dict import CLASSIFIER, STEM, StateDict, WeightsError, differences, digest, load_weights, some
 from vov3d.weights.tasks import task_of
 
-# Arguments that belong to one use of a model, not to what it is.
+# Arguments of one use of a model, which are not saved with it.
 _NOT_SAVED = ("device", "dtype", "drop_rate", "drop_path_rate", "features_only", "out_indices", "feature_cls")
 
 
@@ -49,17 +49,17 @@ def build_video_model(
         model_args: Arguments that make the variant; `kwargs` override them.
         pretrained_cfg: Tag, dictionary or configuration; the variant's default tag if None.
         pretrained_cfg_overlay: Fields that replace those of the configuration.
-        cache_dir: Where downloads are kept.
+        cache_dir: Folder for downloads.
         token: For repositories of the Hub that are not public.
-        surgery: What was done to a saved model beside building it, in order.
+        surgery: Changes made to a saved model after it was built, in order.
         **kwargs: Arguments of the model, `features_only` and its companions.
 
     Raises:
         ValueError: If a tag, a field or an argument is not known or allowed.
         FileNotFoundError: If a weights file is missing.
-        vov3d.WeightsError: If weights cannot be had, read or fitted.
+        vov3d.WeightsError: If weights cannot be found, read or fitted.
     """
-    saved_args = kwargs.pop("pretrained_model_args", {})  # a saved model's own; they are in kwargs too
+    saved_args = kwargs.pop("pretrained_model_args", {})  # those of a saved model, which are in kwargs too
     place = _place(pretrained_cfg)
     if place and isinstance(pretrained_cfg, Mapping):
         pretrained_cfg = _checked(place, family, pretrained_cfg, {**saved_args, **kwargs}, saved_args)
@@ -76,12 +76,12 @@ def build_video_model(
     requested = _title(variant, kwargs.get("conv", family.conv), family)
 
     def construct(**model_kwargs: Any) -> nn.Module:
-        # Weights go in before timm wraps the model for features_only.
-        if place:  # sizes come from a file: compared with the weights before memory is taken for them
+        # Weights are loaded before timm wraps the model for features_only.
+        if place:  # sizes come from a file: they are compared with the weights before memory is allocated
             try:
                 skeleton = follow_recipe(family.model_cls(**{**model_kwargs, "device": "meta"}), surgery or [])
             except (TypeError, ValueError, RuntimeError) as e:
-                raise ValueError(f"{place}: its config.json builds no model: {e}") from e
+                raise ValueError(f"{place}: its config.json does not build a model: {e}") from e
             check_params(place, skeleton, weights[0] if weights else None)
         model = family.model_cls(**model_kwargs)
         if surgery:
@@ -101,7 +101,7 @@ def build_video_model(
         kwargs.setdefault("causal", True)
     given = {k: v for k, v in kwargs.items() if k not in _NOT_SAVED}
     kwargs = {**model_args, **kwargs}
-    if kwargs.get("features_only") and "depths" in kwargs:  # timm takes five maps unless told
+    if kwargs.get("features_only") and "depths" in kwargs:  # timm's default is five maps
         kwargs.setdefault("out_indices", tuple(range(len(kwargs["depths"]) + 1)))
     features = dict(flatten_sequential=True)
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
@@ -110,7 +110,7 @@ def build_video_model(
     if surgery:
         given["surgery"] = surgery
     model.model_args = given  # what save_pretrained needs to build the model again
-    # What the configuration says of its weights holds for those alone, and not for a file that nobody named.
+    # The configuration describes its own weights, not a file of another origin.
     described = weights is not None and (not from_file or pretrained_cfg is not None)
     model.weights_digest = digest(model) if described else None
     if not described:
@@ -127,7 +127,7 @@ def build_video_model(
 
 
 def _place(pretrained_cfg: Any) -> str | None:
-    """The folder or the repository that a configuration was read from, by us or by timm."""
+    """Returns the folder or the repository from which we or timm read a configuration."""
     if not isinstance(pretrained_cfg, Mapping) or pretrained_cfg.get("source") not in SOURCES:
         return None
     source = pretrained_cfg["source"]
@@ -137,7 +137,7 @@ def _place(pretrained_cfg: Any) -> str | None:
 def _checked(
     place: str, family: Family, cfg: Mapping[str, Any], args: Mapping[str, Any], saved_args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A saved configuration whose weights are in the folder or repository that it was read from and nowhere else."""
+    """Returns a checked saved configuration whose weights come only from the folder or repository it was read from."""
     own = "file" if cfg["source"] == "local-dir" else "hf_hub_id"
     kept = {key: cfg[key] for key in ("source", own)}
     fields = without_places(place, {k: v for k, v in cfg.items() if k not in kept})
@@ -148,7 +148,7 @@ def _checked(
 
 
 def _fit_window(model: Any) -> None:
-    """Where stages are dilated, the window of the weights becomes the finer map of their training crop."""
+    """Adapts the window of the weights to the larger map of the training crop if stages are dilated."""
     cfg, size = model.pretrained_cfg, model.pretrained_cfg["input_size"][1:]
     strides = 2 ** len(model.feature_info), model.feature_info[-1]["reduction"]
     published, own = (tuple(-(-pixels // stride) for pixels in size) for stride in strides)
@@ -157,7 +157,7 @@ def _fit_window(model: Any) -> None:
 
 
 def _fit_task(model: Any, overlay: Mapping[str, Any]) -> None:
-    """Makes a task that the caller names that of the model's classifier; a new classifier has none of the weights'."""
+    """Sets the task that the caller asks for; a new classifier does not keep the task of the weights."""
     cfg, outputs = model.pretrained_cfg, getattr(model, "num_classes", None)
     if outputs is None:  # feature maps
         return
@@ -172,7 +172,7 @@ def _fit_task(model: Any, overlay: Mapping[str, Any]) -> None:
 
 
 def _to_published(state_dict: StateDict, family: Family, model_args: Mapping[str, Any]) -> StateDict:
-    """The tensors of a published file under the names of its model, if they are exactly those of the model."""
+    """Renames the tensors of a published file to those of its model; raises an error unless they are exactly those."""
     model = family.model_cls(**model_args, device="meta")
     state = family.filter_fn(dict(state_dict), model)
     if problems := differences(model, state):
@@ -192,6 +192,6 @@ def _title(variant: str, conv: str, family: Family) -> str:
 
 def _explain(state_dict: StateDict, model: nn.Module, family: Family, requested: str) -> str | None:
     if _fits(state_dict, model, family):
-        return None  # it is the architecture that was asked for; only stem or classifier differ
+        return None  # the requested architecture; only stem or classifier differ
     found = identify(state_dict)
     return f"this file holds {found}, not {requested}" if found else None

@@ -1,4 +1,4 @@
-"""What the variants of one paper share: their class, the formats of their weights, how they differ."""
+"""Families: the variants of one paper, with their class and the formats of their weights."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,15 +9,15 @@ from vov3d.weights.state_dict import FilterFn, StateDict
 
 
 class Family(NamedTuple):
-    """What the variants of one paper share.
+    """The variants of one paper.
 
     Attributes:
         model_cls: Their class.
-        filter_fn: Renames the tensors of every format that holds them to the model's own names.
+        filter_fn: Renames the tensors of every known format to the model's own names.
         conv: Their published middle convolution.
         variants: Arguments of the class that make each variant.
-        formats: How tensors under the model's own names, of the published `conv`, become those of other codebases.
-        tag_of: Tag that a file's format gives away, for files loaded without naming one.
+        formats: Functions that rename the model's tensors, with the published `conv`, to those of other codebases.
+        tag_of: Returns the tag that a file's format implies, for files loaded without a tag.
     """
 
     model_cls: Callable[..., nn.Module]
@@ -32,16 +32,16 @@ _FAMILIES: dict[Any, Family] = {}
 
 
 def register_family(family: Family) -> Family:
-    """Makes a family known to all that asks for it by class or by weights."""
+    """Registers a family, so that it is found by class and by weights."""
     _FAMILIES[family.model_cls] = family
     return family
 
 
 def families() -> tuple[Family, ...]:
-    """All families."""
+    """Returns all families."""
     return tuple(_FAMILIES.values())
 
 
 def family_of(model: nn.Module) -> Family | None:
-    """The family of a model, if it is one of ours."""
+    """Returns the family of a model, if it is one of this package."""
     return _FAMILIES.get(type(model))

@@ -1,4 +1,4 @@
-"""What network tensors belong to, told by their names and shapes alone."""
+"""Recognises the network of tensors by their names and shapes."""
 
 import inspect
 import re
@@ -19,11 +19,11 @@ _SE_RATIOS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 @dataclass(frozen=True)
 class Identity:
-    """What was recognised.
+    """A recognised network.
 
     Attributes:
-        variants: Registered models that are this network; X3D-XS, S and M are one. Empty for other widths or depths.
-        model_args: Arguments over those of `base` that make the network, classes and input channels left out.
+        variants: Registered models of this network; X3D-XS, S and M are the same. Empty for other widths or depths.
+        model_args: Arguments that differ from those of `base`, without classes and input channels.
         base: The first of `variants`, or the model to build it from.
         format: `"slowfast"`, `"pytorchvideo"` or `"vov3d"`.
         num_classes: Classes; 0 if there is no classifier.
@@ -43,7 +43,7 @@ class Identity:
 
     @property
     def title(self) -> str:
-        """As in `vov3d_m(conv='dw3d')`."""
+        """The model with its arguments, such as `vov3d_m(conv='dw3d')`."""
         args = ", ".join(f"{k}={v!r}" for k, v in self.model_args.items())
         return f"{self.base}({args})" if args else self.base
 
@@ -53,32 +53,32 @@ class Identity:
 
 
 def identify(state_dict: StateDict) -> Identity | None:
-    """The network whose tensors these are, in any of the known formats, or None.
+    """Returns the network of the given tensors, in any of the known formats, or None.
 
-    Widths, depths, kernels, squeeze-and-excitation and `conv=` are read off the shapes, and the network that they
-    make is compared with all tensors. D(1+2)D and D(2+1)D hold the same tensors; the paper's own is told.
+    Widths, depths, kernels, squeeze-and-excitation and `conv=` are read from the shapes, and the network that results
+    is compared with all tensors. D(1+2)D and D(2+1)D have the same tensors; D(2+1)D is returned, which the paper uses.
     """
     for family in families():
         try:
             state = family.filter_fn(dict(state_dict), _NO_MODEL)
             args = _arguments(state)
             model = family.model_cls(**args, device="meta")
-        except Exception:  # tensors of other networks end the reading in every way
+        except Exception:  # tensors of other networks cause all kinds of errors
             continue
         if not differences(model, state):
             return _named(family, args, _format(state_dict, state))
     return None
 
 
-_NO_MODEL: Any = None  # the filters of this package's models do without
+_NO_MODEL: Any = None  # the filters of this package do not need the model
 
 
 def _arguments(state: StateDict) -> dict[str, Any]:
-    """Arguments of the network, read off its tensors.
+    """Reads the arguments of the network from its tensors.
 
     Raises:
         KeyError: If a tensor is missing that every network has.
-        ValueError: If there are fewer tensors than the blocks that they name would have.
+        ValueError: If there are fewer tensors than the named blocks would have.
     """
     depths = _counts(state, r"^stages\.(\d+)\.blocks\.(\d+)\.")
     tosa = "stages.0.blocks.0.conv_agg.weight" in state
@@ -110,25 +110,25 @@ def _arguments(state: StateDict) -> dict[str, Any]:
     if tosa:
         args["num_blocks"] = _counts(state, r"^stages\.(0)\.blocks\.0\.layers\.(\d+)\.")[0]
     if sum(depths) * args.get("num_blocks", 1) * _LEAST_OF_BLOCK > len(state):
-        raise ValueError("blocks are named that are not there")  # and would be built for nothing
+        raise ValueError("the names imply more blocks than there are")  # else they would be built
     return args
 
 
 def _counts(state: StateDict, pattern: str) -> tuple[int, ...]:
-    """How many different second numbers stand beside each first one, from 0 on.
+    """Counts the different second numbers in names with each first number, from 0 on.
 
     Raises:
-        ValueError: If a number is left out.
+        ValueError: If a first number is missing.
     """
     pairs = {(m[1], m[2]) for name in state if (m := re.match(pattern, name))}
     counts = Counter(int(i) for i, _ in pairs)
     if sorted(counts) != list(range(len(counts))):
-        raise ValueError("a stage is left out")
+        raise ValueError("a stage is missing")
     return tuple(counts[i] for i in range(len(counts)))
 
 
 def _middle(state: StateDict, block: str) -> tuple[str, tuple[int, int]]:
-    """`conv=` and the (temporal, spatial) kernel of a bottleneck."""
+    """Returns `conv=` and the (temporal, spatial) kernel of a bottleneck."""
     whole = state.get(f"{block}conv_st.weight")
     if whole is not None:
         return "dw3d" if whole.shape[1] == 1 else "3d", (whole.shape[2], whole.shape[3])
@@ -137,7 +137,7 @@ def _middle(state: StateDict, block: str) -> tuple[str, tuple[int, int]]:
 
 
 def _se_ratio(state: StateDict, blocks: list[str], mid_chs: tuple[int, ...]) -> float:
-    """The ratio that gives the widths found, 0 if there is no squeeze-and-excitation."""
+    """Returns the ratio that gives the widths found, 0 if there is no squeeze-and-excitation."""
     if f"{blocks[0]}se.fc1.weight" not in state:
         return 0
     widths = [state[f"{p}se.fc1.weight"].shape[0] for p in blocks]
@@ -147,13 +147,13 @@ def _se_ratio(state: StateDict, blocks: list[str], mid_chs: tuple[int, ...]) -> 
 
 
 def _named(family: Family, args: Mapping[str, Any], format: str) -> Identity:
-    """The arguments as a registered model, or as the nearest one and what differs."""
+    """Returns the registered model of the arguments, or the nearest one with the arguments that differ."""
     own = ("in_chans", "num_classes", "output_stride")
     found = {k: v for k, v in args.items() if k not in own}
     over = {name: _over(family, name, found) for name in family.variants}
     fewest = min(over.values(), key=len)
     same = tuple(name for name, differing in over.items() if differing == fewest)
-    # x3d_xs, s and m are one network; published files that do not say which are most likely M's.
+    # x3d_xs, s and m are one network; published files that do not name it are most likely M's.
     base = next((name for name in same if name.endswith("_m")), same[0])
     return Identity(
         variants=same if set(fewest) <= {"conv"} else (),
@@ -168,7 +168,7 @@ def _named(family: Family, args: Mapping[str, Any], format: str) -> Identity:
 
 
 def _over(family: Family, variant: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What differs from a variant; with another number of stages their stride has to follow."""
+    """Returns the arguments that differ from a variant, with the output stride of another number of stages."""
     parameters = inspect.signature(family.model_cls).parameters
     usual = {**{k: parameters[k].default for k in found}, **family.variants[variant]}
     differing = {k: v for k, v in found.items() if usual[k] != v}

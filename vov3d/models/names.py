@@ -1,10 +1,10 @@
-"""What a user calls a model."""
+"""Names of models as users give them."""
 
 from pathlib import Path
 
 
 def model_name(name: str) -> str:
-    """What `create_model` takes for a name or the folder of a saved model; a folder wins only if a model is in it."""
+    """Returns `create_model`'s name for a model or a saved folder; of equal names, a folder wins if it has a model."""
     folder = Path(name)
     if (folder / "config.json").is_file() or (folder.is_dir() and len(folder.parts) > 1):
         return f"local-dir:{name}"

@@ -1,4 +1,4 @@
-"""What VoV3D and X3D have in common: stem, stages of blocks, head, and the methods that timm's users expect."""
+"""The common base of VoV3D and X3D: stem, stages of blocks, head, and the methods that users of timm expect."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from vov3d.layers.norm_act import LayerType
 from vov3d.weights.state_dict import StateDict, rename
 from vov3d.weights.tasks import task_of
 
-# What VoV3D and X3D share in the format of PySlowFast: (fragment there, fragment here), see `rename`.
+# Names that VoV3D and X3D share in the format of PySlowFast: (fragment there, fragment here), see `rename`.
 PYSLOWFAST_FRAME = (
     ("^s1.pathway0_stem.conv_xy.", "^stem.conv_s."),
     ("^s1.pathway0_stem.conv.", "^stem.conv_t."),
@@ -35,16 +35,16 @@ PYSLOWFAST_FRAME = (
 
 
 def is_pyslowfast(state_dict: Mapping[str, Any]) -> bool:
-    """Whether tensors have the names of PySlowFast."""
+    """Returns whether tensors have the names of PySlowFast."""
     return any(name.startswith("s1.pathway0_stem.") for name in state_dict)
 
 
 def own_factors(state_dict: StateDict, model: nn.Module | None) -> StateDict:
-    """Names of kernels that `factorize` split with rank 1 as those of a network that is built of such pairs.
+    """Renames kernels that `factorize` split with rank 1 to those of a network built from such pairs.
 
     Args:
         state_dict: Tensors under our own names.
-        model: Where they go; a model that was factorized itself keeps the names. None if that is not known.
+        model: The model to load; if it was factorized itself, the names are kept. None if it is not known.
     """
     split = ".conv_st.conv_"
     if not any(split in name for name in state_dict):
@@ -55,11 +55,11 @@ def own_factors(state_dict: StateDict, model: nn.Module | None) -> StateDict:
 
 
 def check_stages(mid_chs: Sequence[int], out_chs: Sequence[int], depths: Sequence[int], output_stride: int) -> None:
-    """Raises ValueError unless stages agree in number and can give `output_stride`, 2 for the stem and for each."""
+    """Raises ValueError unless stages agree in number and allow `output_stride`; stem and stages have stride 2."""
     if not len(mid_chs) == len(out_chs) == len(depths):
         raise ValueError(f"mid_chs, out_chs and depths must agree in length, got {mid_chs}, {out_chs}, {depths}")
     if not depths or min(depths) < 1:
-        raise ValueError(f"depths must name one block or more for each stage, got {depths}")
+        raise ValueError(f"depths must be one or more for each stage, got {depths}")
     possible = [2**i for i in range(len(depths) + 1, 0, -1)]
     if output_stride not in possible:
         raise ValueError(
@@ -69,12 +69,12 @@ def check_stages(mid_chs: Sequence[int], out_chs: Sequence[int], depths: Sequenc
 
 
 def drop_path_rates(last: float, num_blocks: int) -> list[float]:
-    """Rates of stochastic depth, growing evenly from 0 at the first block."""
+    """Returns rates of stochastic depth, growing evenly from 0 at the first block."""
     return [last * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
 
 
 def init_weights(module: nn.Module) -> None:
-    """Kaiming-normal convolutions over the true fan-out (PyTorch's ignores groups); biases start at zero."""
+    """Initialises convolutions Kaiming-normal by the true fan-out (PyTorch's ignores groups), and biases with zero."""
     for m in module.modules():
         if isinstance(m, nn.Conv3d):
             fan_out = m.out_channels // m.groups * m.weight[0, 0].numel()
@@ -84,13 +84,13 @@ def init_weights(module: nn.Module) -> None:
 
 
 def _is_recomputed() -> bool:
-    """Whether a backward pass is running, which calls modules again where activations were not kept."""
+    """Returns whether a backward pass is running, which calls modules again for gradient checkpointing."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Lets a module work on copies of its buffers: statistics of norms move once for a clip, not at each look at it."""
+    """Lets a module update copies of its buffers, so that recomputing does not update norm statistics a second time."""
     owners = [(m, dict(m._buffers)) for m in module.modules() if m._buffers]
     try:
         for owner, buffers in owners:
@@ -134,7 +134,7 @@ class VideoNetwork(nn.Module):
 
     Args:
         stages: Blocks of each stage, strided.
-        stage_chs: Channels that each stage emits.
+        stage_chs: Output channels of each stage.
         output_stride: Stride of the last map; stages beyond it are dilated in place of their stride. None leaves all
             strides as they are.
         in_chans: Channels of the clip.
@@ -147,7 +147,7 @@ class VideoNetwork(nn.Module):
         drop_rate: Dropout before the classifier.
         act_layer: Activation of stem and head.
         norm_layer: Norm of stem and head.
-        causal: Whether no frame of the output sees a later one of the clip.
+        causal: Whether each frame of the output depends only on that frame of the clip and those before it.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
     """
@@ -214,19 +214,19 @@ class VideoNetwork(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Classes of the head that is there, whoever put it in; 0 without one.
+        """Classes of the present head; 0 without one.
 
-        Set it where the head does not tell, as one of a class of your own without `out_features`.
+        Set it if the head does not reveal the number, such as a class of your own without `out_features`.
 
         Raises:
-            ValueError: If the head does not tell and nobody did, or another number than the head's is set.
+            ValueError: If the number is unknown and was not set, or a number other than the head's is set.
         """
         found = classes_of(self.head)
         found = self._declared_classes if found is None else found
         if found is None:
             layer = getattr(self.head, "fc", self.head)
             raise ValueError(
-                f"the classifier is a {type(layer).__name__}, which does not tell how many classes it has; give it"
+                f"the number of classes of the classifier, a {type(layer).__name__}, is unknown; give it"
                 " out_features, or set model.num_classes"
             )
         return found
@@ -237,35 +237,35 @@ class VideoNetwork(nn.Module):
         if found is not None and found != value:
             raise ValueError(
                 f"num_classes={value} has no effect: the head has {found} classes; call reset_classifier({value}), or"
-                " put in a classifier first"
+                " replace the classifier first"
             )
         self._declared_classes = value
 
     def remember_names(self) -> None:
-        """Notes that the class names of `pretrained_cfg` are those of the present classifier."""
+        """Records that the class names of `pretrained_cfg` are those of the present classifier."""
         cfg = self.pretrained_cfg
         self._names = cfg.get("label_set"), cfg.get("label_names")
         self.get_classifier().names = self._names  # type: ignore[assignment]
 
     @property
     def lost_names(self) -> tuple[Any, Any] | None:
-        """`label_set` and `label_names` of a classifier that is no longer there, if it was exchanged."""
+        """`label_set` and `label_names` of the original classifier if it was replaced, else None."""
         kept = any(vars(layer).get("names") == self._names for layer in self.get_classifier().modules())
         return None if kept else self._names
 
     @keeps_layout
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, C, T, H, W)` to the last feature map `(B, num_features, T, H / output_stride, W / output_stride)`.
+        """Computes the last feature map `(B, num_features, T, H / output_stride, W / output_stride)` of a clip.
 
         Height and width are rounded up.
         """
         return self.stages(self.stem(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Feature map to logits.
+        """Computes logits from a feature map.
 
         Args:
-            x: Feature map `(B, num_features, T, H, W)`, as `forward_features` gives it.
+            x: Feature map `(B, num_features, T, H, W)` of `forward_features`.
             pre_logits: Stops before the classifier.
 
         Returns:
@@ -279,20 +279,20 @@ class VideoNetwork(nn.Module):
         return self.head(x)
 
     def _own_head(self, wanted: str) -> ClassifierHead3d:
-        """The head, where it is that of these networks.
+        """Returns the original head.
 
         Raises:
-            ValueError: If another one was put in its place, which does not know what is wanted.
+            ValueError: If it was replaced by one of another class.
         """
         if not isinstance(self.head, ClassifierHead3d):
             raise ValueError(
-                f"{wanted} needs the head of these networks, and {type(self.head).__name__} was put in its place;"
-                " exchange head.fc alone to keep it"
+                f"{wanted} needs the original head, but it was replaced by {type(self.head).__name__};"
+                " replace only head.fc to keep it"
             )
         return self.head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Clip `(B, C, T, H, W)` to logits `(B, num_classes)`, in train and eval mode alike.
+        """Computes logits `(B, num_classes)` of a clip `(B, C, T, H, W)`, in train and eval mode alike.
 
         Raises:
             ValueError: If the clip has another number of dimensions or channels, or fewer pixels than the strides need.
@@ -300,31 +300,31 @@ class VideoNetwork(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_frames(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits of every frame of a causal network, each pooled over that frame and those before it.
+        """Computes logits for every frame of a causal network, each pooled over that frame and those before it.
 
         Args:
             x: Clip `(B, C, T, H, W)`.
 
         Returns:
-            `(B, T, num_classes)`; those of the last frame are what `forward` gives.
+            `(B, T, num_classes)`; those of the last frame equal `forward`.
 
         Raises:
             ValueError: If the network is not causal, does not pool by the average, or has a head of another class.
         """
         if not self.causal:
-            raise ValueError("forward_frames needs a causal network, whose frames see no later one: causal=True")
+            raise ValueError("forward_frames needs a causal network: create it with causal=True")
         return self._own_head("forward_frames").forward_frames(self.forward_features(x))
 
     def forward_dense(self, x: torch.Tensor, window: int | tuple[int, int] | None = None) -> torch.Tensor:
-        """The published evaluation at crops larger than the training crop.
+        """Computes the published evaluation at crops larger than the training crop.
 
-        A head window slides over the last map, and the scores of the task, the softmax unless the weights are for
-        another, are averaged over its positions. Logits are divided by `temperature` before.
+        A window of the head slides over the last map, and the scores of the task (the softmax, unless the weights are
+        for another task) are averaged over its positions. Logits are divided by `temperature` before.
 
         Args:
             x: Clip `(B, C, T, H, W)`.
             window: Height and width of the window in positions of the last map; the map of the training crop
-                (`pool_size` of the pretrained configuration) when None. Where it exceeds the map it covers it,
+                (`pool_size` of the pretrained configuration) if None. A window larger than the map is cut to the map,
                 and the result is the softmax of `forward`.
 
         Returns:
@@ -347,7 +347,7 @@ class VideoNetwork(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by before the softmax: as the weights' configuration says, 1 for a new classifier."""
+        """Divisor of the logits before the softmax: that of the weights' configuration, 1 for a new classifier."""
         cfg = getattr(self, "pretrained_cfg", {})
         return (cfg.get("num_classes") == self.num_classes and cfg.get("temperature")) or 1.0
 
@@ -364,17 +364,17 @@ class VideoNetwork(nn.Module):
 
         Args:
             x: Clip `(B, C, T, H, W)`.
-            indices: The last n if an integer, all if None, else which.
+            indices: The last n if an integer, all if None, else their indices.
             norm: Must be False: every map ends in its own norm and activation.
             stop_early: Stops after the last map that is asked for.
-            output_fmt: Must be `"NCHW"`, timm's word for channels first; maps are `(B, C, T, H, W)`.
+            output_fmt: Must be `"NCHW"`, timm's name for channels first; maps are `(B, C, T, H, W)`.
             intermediates_only: Leaves out the final feature map.
 
         Returns:
             The maps, or the final map and the maps.
 
         Raises:
-            ValueError: If `norm` or `output_fmt` ask for what the network does not have.
+            ValueError: If `norm` or `output_fmt` has another value.
         """
         if norm:
             raise ValueError("norm=True has no effect here: every feature map ends in its own norm and activation")
@@ -395,15 +395,15 @@ class VideoNetwork(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops the stages behind the last wanted feature map (timm's feature getter calls this).
+        """Drops the stages after the last wanted feature map (timm's feature getter calls this).
 
         Args:
-            indices: The last n if an integer, else which; stem is 0, stages follow from 1.
-            prune_norm: Without effect, there is no final norm.
-            prune_head: Drops the head also where all stages stay.
+            indices: The last n if an integer, else their indices; the stem is 0, stages follow from 1.
+            prune_norm: Has no effect, there is no final norm.
+            prune_head: Drops the head even if all stages are kept.
 
         Returns:
-            The indices that were taken.
+            The indices of the kept feature maps.
         """
         del prune_norm  # timm passes it; there is no final norm
         take, last = feature_take_indices(len(self.stages) + 1, indices)
@@ -416,14 +416,14 @@ class VideoNetwork(nn.Module):
         return take
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer, or what was put in its place or in that of the head."""
+        """Returns the last linear layer, or the module that replaced it or the head."""
         return getattr(self.head, "fc", self.head)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts in a fresh classifier.
+        """Replaces the classifier by a fresh one.
 
         Args:
-            num_classes: Classes; 0 leaves the classifier out.
+            num_classes: Classes; 0 removes the classifier.
             global_pool: Another pooling, if given.
 
         Raises:
@@ -439,9 +439,9 @@ class VideoNetwork(nn.Module):
             stage.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Parameter groups for layer-wise decay, per stage if coarse, else per block."""
+        """Returns parameter groups for layer-wise decay, per stage if coarse, else per block."""
         return dict(stem=r"^stem", blocks=r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)")
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters to exempt beyond norms and biases, which timm exempts itself: none."""
+        """Returns the parameters to exempt besides norms and biases, which timm exempts itself: none."""
         return set()

@@ -1,4 +1,4 @@
-"""timm's registry, seen through our own models: names, tags, entry points, and `create_model`."""
+"""This package's models in timm's registry: names, tags, entry points, and `create_model`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -17,7 +17,7 @@ _PACKAGE = __name__.split(".")[0] + "."
 
 
 def is_model(model_name: str) -> bool:
-    """Whether a name is a model of this package.
+    """Returns whether a name is a model of this package.
 
     Args:
         model_name: Name, with or without a tag.
@@ -27,7 +27,7 @@ def is_model(model_name: str) -> bool:
 
 
 def list_models(filter: str | Iterable[str] = "", pretrained: bool = False) -> list[str]:
-    """Names of this package's models, sorted.
+    """Returns the names of this package's models, sorted.
 
     Args:
         filter: Wildcards, as in `"vov3d_*"`; all if empty.
@@ -37,7 +37,7 @@ def list_models(filter: str | Iterable[str] = "", pretrained: bool = False) -> l
 
 
 def list_pretrained(filter: str | Iterable[str] = "") -> list[str]:
-    """Names `model.tag` of all published weights, sorted.
+    """Returns the names `model.tag` of all published weights, sorted.
 
     Args:
         filter: Wildcards, as in `"vov3d_*"`; all if empty.
@@ -46,7 +46,7 @@ def list_pretrained(filter: str | Iterable[str] = "") -> list[str]:
 
 
 def model_entrypoint(model_name: str) -> Callable[..., nn.Module]:
-    """The function that builds a model.
+    """Returns the function that builds a model.
 
     Args:
         model_name: Name, with or without a tag.
@@ -72,32 +72,32 @@ def create_model(
 ) -> nn.Module:
     """Creates a model, as `timm.create_model` does, from a name, a saved folder or the Hub.
 
-    Nothing is looked up on the network unless `pretrained` is set or the name begins with `hf-hub:`.
+    The network is used only if `pretrained` is set or the name begins with `hf-hub:`.
 
     Args:
         model_name: `"vov3d_m"`, `"vov3d_m.ssv2_f16"`, `"local-dir:folder"` or `"hf-hub:org/name"`.
         pretrained: Loads the weights of the tag, the folder or the repository.
-        checkpoint_path: Loads this file instead, in any of the published formats or our own. Unless
+        checkpoint_path: Loads this file instead, in any of the published formats or this package's. Unless
             `num_classes` is given, the model takes the file's number of classes.
         pretrained_cfg_overlay: Fields that replace those of the pretrained configuration.
-        revision: Branch, tag or commit of the repository on the Hub, also of a published tag's, which is then the only
-            place asked.
+        revision: Branch, tag or commit of the repository on the Hub. With a published tag, only its repository is
+            then used.
         token: For repositories of the Hub that are not public; that of `hf auth login` if None.
-        task: What the outputs mean: `"single"`, `"multilabel"`, `"regression"` or `"multihead"`. That of the weights if
-            None, and `"single"` where the classifier is a new one.
-        heads: For `"multihead"`: classes of each head by its name, such as `{"verb": 97, "noun": 300}`; the model gets
-            as many outputs as there are in all.
+        task: Meaning of the outputs: `"single"`, `"multilabel"`, `"regression"` or `"multihead"`. If None, that of
+            the weights, and `"single"` for a new classifier.
+        heads: For `"multihead"`: number of classes of each head by its name, such as `{"verb": 97, "noun": 300}`; the
+            model has as many outputs as their sum.
         **kwargs: `num_classes`, `in_chans`, `global_pool`, `drop_rate`, `drop_path_rate`, `conv`,
-            `features_only`, `out_indices`, `pretrained_cfg`, `cache_dir`, where downloads are kept, and all arguments
-            of the model.
+            `features_only`, `out_indices`, `pretrained_cfg`, `cache_dir` (folder for downloads), and all arguments of
+            the model.
 
     Returns:
         The model in train mode; with `features_only` a module that returns a list of feature maps.
 
     Raises:
         ValueError: If the name, a tag or an argument is not known or allowed.
-        FileNotFoundError: If the checkpoint or the folder is not there.
-        vov3d.WeightsError: If weights cannot be had, read or fitted; nothing is loaded then.
+        FileNotFoundError: If the checkpoint or the folder does not exist.
+        vov3d.WeightsError: If weights cannot be found, read or fitted; nothing is loaded.
     """
     overlay = dict(pretrained_cfg_overlay or {})
     if task is not None or heads:
@@ -112,7 +112,7 @@ def create_model(
         pretrained = True
     if revision is not None:
         if checkpoint_path or source == "local-dir":
-            raise ValueError(f"revision={revision!r} has no effect on files of this machine; leave it out")
+            raise ValueError(f"revision={revision!r} has no effect on local files; leave it out")
         name = f"{name.partition('@')[0]}@{revision}" if source else name
         if not source:
             overlay["hf_hub_id"] = f"{_hub_id(name, overlay)}@{revision}"
@@ -120,9 +120,7 @@ def create_model(
         saved = read_saved(source, name, kwargs.get("cache_dir"), token)
         _require_model(saved.architecture, model_name)
         if kwargs.get("pretrained_cfg"):
-            raise ValueError(
-                f"{model_name} brings its own pretrained_cfg; give pretrained_cfg_overlay to change fields"
-            )
+            raise ValueError(f"{model_name} has its own pretrained_cfg; give pretrained_cfg_overlay to change fields")
         given = {k: v for k, v in kwargs.items() if v is not None}
         kwargs = {**saved.model_args, **given, "pretrained_cfg": saved.pretrained_cfg}
         kwargs["pretrained_model_args"] = saved.model_args
@@ -131,20 +129,20 @@ def create_model(
     if token is not None:
         kwargs["token"] = token
     model: Any = timm.create_model(name, pretrained, pretrained_cfg_overlay=overlay or None, **kwargs)
-    getattr(model, "_model_args", {}).pop("token", None)  # timm keeps all arguments, and models are pickled
+    getattr(model, "_model_args", {}).pop("token", None)  # timm keeps all arguments, and models may be pickled
     return model
 
 
 def _parsed(model_name: str) -> tuple[str | None, str]:
-    """Source, if any, and name."""
+    """Splits a name into its source, if any, and the rest."""
     source, name = parse_model_name(model_name)
-    if not source and name != model_name:  # older timm drops what stands before the last slash
+    if not source and name != model_name:  # older timm drops everything before the last slash
         raise ValueError(f"{model_name!r} has no source prefix; use 'hf-hub:{model_name}' or 'local-dir:{model_name}'")
     return source or None, name
 
 
 def _hub_id(name: str, overlay: dict[str, Any]) -> str:
-    """The repository of a tag, which a revision is asked of."""
+    """Returns the repository of a tag."""
     model, tag = split_model_name_tag(name)
     _require_model(model, name)
     return str(resolve_cfg(model, tag or None, overlay).hf_hub_id).partition("@")[0]

@@ -1,7 +1,7 @@
-"""What a saved model's `config.json` may say, and within which bounds.
+"""Reads the `config.json` of saved models and checks that its values are within bounds.
 
-A folder or a repository describes a network and its weights; it does not choose files, addresses or code of the one who
-loads it. What it says is checked before anything is built.
+A folder or a repository describes a network and its weights; it must not select files, addresses or code on the
+machine that loads it. Everything is checked before anything is built.
 """
 
 import inspect
@@ -45,11 +45,11 @@ _TOP = {
 
 
 class Saved(NamedTuple):
-    """A saved model's configuration as it was read.
+    """The configuration of a saved model, as read.
 
     Attributes:
         architecture: Name of the model.
-        pretrained_cfg: Its fields, with the place that they came from.
+        pretrained_cfg: Its fields, with the folder or repository that they came from.
         model_args: Arguments that build it.
     """
 
@@ -64,13 +64,13 @@ def read_saved(source: str, name: str, cache_dir: str | Path | None, token: str 
     Args:
         source: `"local-dir"` or `"hf-hub"`.
         name: The folder, or `org/name`, or `org/name@revision`.
-        cache_dir: Where the Hub client keeps downloads.
+        cache_dir: Folder for the Hub client's downloads.
         token: For repositories that are not public.
 
     Raises:
-        FileNotFoundError: If the folder holds none.
+        FileNotFoundError: If the folder has none.
         ValueError: If it does not describe a model.
-        WeightsError: If the Hub does not give it.
+        WeightsError: If the Hub does not serve it.
     """
     if source == "hf-hub":
         try:
@@ -86,7 +86,8 @@ def read_saved(source: str, name: str, cache_dir: str | Path | None, token: str 
         config = _parsed(path)
     except (KeyError, TypeError, ValueError, RecursionError) as e:
         raise ValueError(f"{where}: its config.json does not describe a model ({e!r:.300})") from e
-    _warn_of(where, [key for key in config if key not in _TOP])
+    if "model_type" not in config:  # whose other keys are those of transformers
+        _warn_of(where, [key for key in config if key not in _TOP])
     cfg = dict(config["pretrained_cfg"])
     cfg |= {key: config[key] for key in ("num_classes", "label_names", "label_descriptions") if key in config}
     return Saved(config["architecture"], without_places(where, cfg) | place, dict(config.get("model_args") or {}))
@@ -100,7 +101,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         labels = {"label_names": config.pop("labels")} if "labels" in config else {}
         config = {"architecture": config.pop("architecture"), "pretrained_cfg": config | labels}
     if not isinstance(config["architecture"], str) or len(config["architecture"]) > 100:
-        raise ValueError("its architecture is no name")
+        raise ValueError("its architecture is not a name")
     for key in ("pretrained_cfg", "model_args"):
         if not isinstance(config.get(key) or {}, dict):
             raise ValueError(f"its {key} is a {type(config[key]).__name__}, not an object")
@@ -108,7 +109,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def without_places(where: str, cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a configuration, without those that say where weights are; one line tells which were left out."""
+    """Returns the fields of a configuration without those that locate weights; logs one warning that names these."""
     places = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "packaged")
     _warn_of(where, [key for key in places if cfg.get(key)])
     return {key: value for key, value in cfg.items() if key not in places}
@@ -221,7 +222,7 @@ def check_saved(where: str, family: Family, cfg: Mapping[str, Any], args: Mappin
         where: The folder or repository, for the message.
         family: That of the model.
         cfg: Fields of the pretrained configuration.
-        args: Arguments of the model; of those of the caller, what JSON cannot hold passes.
+        args: Arguments of the model; values of the caller that JSON cannot hold are accepted.
     """
     for key, value in cfg.items():
         fits = _FIELDS.get(key)
@@ -230,15 +231,15 @@ def check_saved(where: str, family: Family, cfg: Mapping[str, Any], args: Mappin
     own = own_arguments(family)
     for key, value in args.items():
         if key in own and not _is_argument(key, value):
-            raise ValueError(f"{where}: its model_args have {key}={value!r:.100}, which no model takes")
+            raise ValueError(f"{where}: its model_args have {key}={value!r:.100}, which no model accepts")
     depths, num_blocks = args.get("depths", ()), args.get("num_blocks", 1)
     if isinstance(depths, list | tuple) and sum(depths) * num_blocks > _MOST_BLOCKS:
         blocks = sum(depths) * num_blocks
-        raise ValueError(f"{where}: its model_args ask for {blocks:,} blocks; {_MOST_BLOCKS:,} are the most")
+        raise ValueError(f"{where}: its model_args ask for {blocks:,} blocks; the limit is {_MOST_BLOCKS:,}")
 
 
 def own_arguments(family: Family) -> set[str]:
-    """Names of the arguments that a saved model may have, which say what it is and not where it runs."""
+    """Returns the names of the arguments that a saved model may have: all but device and dtype."""
     return {*inspect.signature(family.model_cls).parameters} - {"device", "dtype"}
 
 
@@ -255,12 +256,12 @@ def _is_argument(key: str, value: Any) -> bool:
 
 
 def check_params(where: str, model: nn.Module, weights: Mapping[str, torch.Tensor] | None) -> None:
-    """Raises ValueError if a network, on the meta device, is far larger than its weights, or than any of this package.
+    """Raises ValueError if a network on the meta device is far larger than its weights, or than any of this package.
 
     Args:
         where: The folder or repository, for the message.
         model: The network.
-        weights: What will be loaded, if anything.
+        weights: The weights to load, if any.
     """
     params = sum(p.numel() for p in model.parameters())
     most = _MOST_PARAMS if weights is None else 2 * sum(v.numel() for v in weights.values()) + _SPARE_PARAMS

@@ -63,8 +63,9 @@ class VoV3D(VideoNetwork):
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last module, growing from 0 at the first.
         zero_init_last: Starts the aggregations' norms at zero.
-        causal: No frame sees a later one: convolutions are padded before the clip only, squeeze-and-excitation and
-            `forward_frames` pool over the frames so far. Weights are the same.
+        causal: Each output frame depends only on that frame of the clip and those before it: convolutions are padded
+            before the clip only, squeeze-and-excitation and `forward_frames` pool over the frames so far. Weights are
+            the same.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
@@ -161,7 +162,7 @@ _PYSLOWFAST_NAMES = (
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
-    """Renames the published PySlowFast format to this model's names; own names pass, split kernels' too."""
+    """Renames the published PySlowFast format to this model's names; keeps own names, also of split kernels."""
     return rename(state_dict, _PYSLOWFAST_NAMES) if is_pyslowfast(state_dict) else own_factors(state_dict, model)
 
 
@@ -184,7 +185,7 @@ model_cfgs: dict[str, dict[str, Any]] = {
 
 
 def _published(rows: dict[str, tuple]) -> dict[str, Any]:
-    """Configurations from rows of file, frames, label set fine-tuned from, top-1, top-5, multiply-adds per view."""
+    """Builds configurations from rows of file, frames, label set fine-tuned from, top-1, top-5, GMACs per view."""
     cfgs = {}
     for name, (file, frames, pretrained_on, top1, top5, gmacs, *crop) in rows.items():
         cfgs[name] = published_cfg(
@@ -221,7 +222,7 @@ default_cfgs = generate_default_cfgs(
         }
     )
     | {
-        # Trained here, by the command in docs/guides/training.md; the test set is of another seed.
+        # Trained by the command in docs/guides/training.md; the test set has another seed.
         "vov3d_n.shapes_f8": published_cfg(
             "vov3d_n.shapes_f8",
             None,
@@ -269,7 +270,7 @@ def _create_vov3d(variant: str, pretrained: bool, **kwargs: Any) -> VoV3D:
 def vov3d_n(pretrained: bool = False, **kwargs: Any) -> VoV3D:
     """VoV3D-N: three stages of narrow T-OSA modules, 0.23 M parameters; its weights come with the package.
 
-    It is not of the paper. It names the twenty motions of `vov3d.synthetic.moving_shapes` in clips of 8 x 64 x 64.
+    It is not in the paper. It classifies the twenty motions of `vov3d.synthetic.moving_shapes` in clips of 8 x 64 x 64.
     """
     return _create_vov3d("vov3d_n", pretrained, **kwargs)
 

@@ -62,8 +62,9 @@ class X3D(VideoNetwork):
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last bottleneck, growing from 0 at the first.
         zero_init_last: Starts the bottlenecks' last norms at zero.
-        causal: No frame sees a later one: convolutions are padded before the clip only, squeeze-and-excitation and
-            `forward_frames` pool over the frames so far. Weights are the same.
+        causal: Each output frame depends only on that frame of the clip and those before it: convolutions are padded
+            before the clip only, squeeze-and-excitation and `forward_frames` pool over the frames so far. Weights are
+            the same.
         device: Device of the parameters.
         dtype: Floating type of the parameters.
 
@@ -188,7 +189,7 @@ _SHORTCUT = ".shortcut.conv.weight"
 
 
 def _identity_norm(chs: int, eps: float = 1e-5) -> StateDict:
-    """A norm that changes nothing in evaluation: x / sqrt(1 + eps) * sqrt(1 + eps)."""
+    """Returns a norm that is the identity in evaluation: x / sqrt(1 + eps) * sqrt(1 + eps)."""
     ones = torch.ones(chs)
     return dict(
         weight=ones * (1 + eps) ** 0.5,
@@ -199,8 +200,8 @@ def _identity_norm(chs: int, eps: float = 1e-5) -> StateDict:
     )
 
 
-def _bare_shortcuts(state_dict: StateDict) -> list[str]:
-    """The shortcuts that have no norm in PyTorchVideo: those that keep the width."""
+def _shortcuts_without_norm(state_dict: StateDict) -> list[str]:
+    """Returns the shortcuts that have no norm in PyTorchVideo: those that keep the width."""
     found = [name for name, v in state_dict.items() if name.endswith(_SHORTCUT) and v.shape[0] == v.shape[1]]
     return [name.removesuffix(".conv.weight") for name in found]
 
@@ -210,21 +211,21 @@ def _is_pytorchvideo(state_dict: StateDict) -> bool:
 
 
 def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
-    """Renames the PySlowFast and PyTorchVideo formats to this model's names; own names pass, split kernels' too."""
+    """Renames the PySlowFast and PyTorchVideo formats to this model's names; keeps own names, also of split kernels."""
     if is_pyslowfast(state_dict):
         return rename(state_dict, _PYSLOWFAST_NAMES)
     if not _is_pytorchvideo(state_dict):
         return own_factors(state_dict, model)
     state_dict = rename(state_dict, _PYTORCHVIDEO_NAMES)
-    for shortcut in _bare_shortcuts(state_dict):
+    for shortcut in _shortcuts_without_norm(state_dict):
         norm = _identity_norm(state_dict[f"{shortcut}.conv.weight"].shape[0])
         state_dict = {f"{shortcut}.bn.{k}": v for k, v in norm.items()} | state_dict
     return state_dict
 
 
 def _to_pytorchvideo(state_dict: StateDict) -> StateDict:
-    """Norms that PyTorchVideo lacks go where they came from, or, if they were trained, into their neighbours."""
-    for shortcut in _bare_shortcuts(state_dict):
+    """Removes the norms that PyTorchVideo lacks; folds them into their neighbours if they were trained."""
+    for shortcut in _shortcuts_without_norm(state_dict):
         identity = _identity_norm(state_dict[f"{shortcut}.conv.weight"].shape[0])
         norm = {k: state_dict[f"{shortcut}.bn.{k}"] for k in identity}
         state_dict = {k: v for k, v in state_dict.items() if not k.startswith(f"{shortcut}.bn.")}
@@ -234,7 +235,7 @@ def _to_pytorchvideo(state_dict: StateDict) -> StateDict:
 
 
 def _fold_norm(state_dict: StateDict, shortcut: str, norm: StateDict, eps: float = 1e-5) -> None:
-    """Puts a norm's scale into its convolution and its offset into the norm that the shortcut is added to."""
+    """Folds a norm's scale into its convolution and its offset into the norm that the shortcut is added to."""
     scale = norm["weight"] / (norm["running_var"] + eps).sqrt()
     offset = norm["bias"] - norm["running_mean"] * scale
     state_dict[f"{shortcut}.conv.weight"] = state_dict[f"{shortcut}.conv.weight"] * scale.view(-1, 1, 1, 1, 1)
@@ -252,7 +253,7 @@ model_cfgs: dict[str, dict[str, Any]] = {
 
 
 def _published(rows: dict[str, tuple]) -> dict[str, Any]:
-    """Configurations of the authors of VoV3D from rows of file, top-1, top-5, multiply-adds per view."""
+    """Builds the configurations of VoV3D's authors from rows of file, top-1, top-5, multiply-adds per view."""
     cfgs = {}
     for name, (file, top1, top5, gmacs, *crop) in rows.items():
         url = f"https://dl.dropbox.com/s/{file}"
@@ -262,7 +263,7 @@ def _published(rows: dict[str, tuple]) -> dict[str, Any]:
 
 
 def _pytorchvideo(rows: dict[str, tuple]) -> dict[str, Any]:
-    """Configurations of PyTorchVideo from rows of file, frames, stride, train and test crop, accuracies, GMACs."""
+    """Builds PyTorchVideo's configurations from rows of file, frames, stride, both crops, accuracies, GMACs."""
     cfgs = {}
     for name, (file, frames, stride, input_size, test_input_size, top1, top5, gmacs) in rows.items():
         cfgs[name] = published_cfg(
@@ -312,7 +313,7 @@ _FAMILY = register_family(
             "slowfast": lambda state_dict: rename(state_dict, _PYSLOWFAST_NAMES, back=True),
             "pytorchvideo": _to_pytorchvideo,
         },
-        # The window of forward_dense, the crops and the licence are PyTorchVideo's own.
+        # The window of forward_dense, the crops and the licence are those of PyTorchVideo.
         tag_of=lambda state_dict: "k400_ptv" if _is_pytorchvideo(state_dict) else None,
     )
 )

@@ -1,4 +1,4 @@
-"""Rewriting of any `nn.Module`: convolutions factorized, blocks exchanged, norms folded, renewed or frozen."""
+"""Rewrites any `nn.Module`: factorizes convolutions, replaces blocks, folds, recalibrates or freezes batch norms."""
 
 from vov3d.surgery.blocks import replace_blocks
 from vov3d.surgery.factorization import Factorization, FactorizedConv3d, FactorizedLayer, factorize

@@ -1,4 +1,4 @@
-"""Whole blocks exchanged for others, all or none."""
+"""Replaces whole blocks by others, all or none."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -16,25 +16,25 @@ def replace_blocks(
     blocks: Mapping[str, Callable[[nn.Module], nn.Module]],
     clip_shape: tuple[int, ...] | Sequence[tuple[int, ...]] = (1, 3, 8, 64, 64),
 ) -> list[str]:
-    """Exchanges blocks of a model, in place: bottlenecks for `D2plus1D`, chains of them for `TOSA`.
+    """Replaces blocks of a model, in place: bottlenecks by `D2plus1D`, chains of them by `TOSA`.
 
-    The model is run once on the meta device with each new block in its place; if one does not give what the old one
-    gave, in shape, the model stays as it was.
+    The model is run once on the meta device with the new blocks; if the output of one has another shape than that of
+    the old one, the model is left unchanged.
 
     Args:
         model: Any module.
-        blocks: Makes a new block from the old one, by a wildcard for names, as in
-            `{"blocks.4.res_blocks.*": lambda old: vov3d.D2plus1D(192, 432, 192)}`. The first that fits a name is taken;
-            what lies inside an exchanged block is not looked at.
-        clip_shape: Shape `(B, C, T, H, W)` of an input that the model takes; a list of shapes where it takes a list of
-            clips, as SlowFast's two pathways do.
+        blocks: Functions that make a new block from the old one, by wildcards for names, as in
+            `{"blocks.4.res_blocks.*": lambda old: vov3d.D2plus1D(192, 432, 192)}`. The first that matches a name is
+            used; modules inside a replaced block are not matched.
+        clip_shape: Shape `(B, C, T, H, W)` of an input that the model takes; a list of shapes if it takes a list of
+            clips, as for SlowFast's two pathways.
 
     Returns:
-        Names of the blocks that were exchanged.
+        Names of the blocks that were replaced.
 
     Raises:
-        ValueError: If a wildcard fits nothing, the model does not take `clip_shape`, an old block has hooks, or a new
-            one does not fit.
+        ValueError: If a wildcard matches nothing, the model does not take `clip_shape`, an old block has hooks, or a
+            new one does not fit.
     """
     found = _matches(model, blocks)
     for name in found:
@@ -42,7 +42,7 @@ def replace_blocks(
     try:
         wanted = _shapes(model, list(found), clip_shape)
     except Exception as e:
-        raise ValueError(f"the model does not run as it is on clip_shape={clip_shape}: {e or type(e).__name__}") from e
+        raise ValueError(f"the model does not run on clip_shape={clip_shape}: {e or type(e).__name__}") from e
     old = {name: model.get_submodule(name) for name in found}
     try:
         for name, make in found.items():
@@ -50,11 +50,11 @@ def replace_blocks(
         given = _shapes(model, list(found), clip_shape)
     except Exception as e:
         _restore(model, old)
-        raise ValueError(f"the model does not run with the new blocks, and is as it was: {e}") from e
+        raise ValueError(f"the model does not run with the new blocks, and is unchanged: {e}") from e
     wrong = [f"{name} gives {given[name]}, not {wanted[name]}" for name in found if given[name] != wanted[name]]
     if wrong:
         _restore(model, old)
-        raise ValueError(f"new blocks do not fit, and the model is as it was: {'; '.join(wrong)}")
+        raise ValueError(f"new blocks do not fit, and the model is unchanged: {'; '.join(wrong)}")
     return list(found)
 
 
@@ -73,7 +73,7 @@ def _matches(model: nn.Module, blocks: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _like(new: nn.Module, old: nn.Module) -> nn.Module:
-    """The new block on the device, in the precision and the mode of the old one."""
+    """Moves the new block to the device, precision and mode of the old one."""
     parameter = next(old.parameters(), None)
     if parameter is not None:
         new = new.to(parameter.device, parameter.dtype)
@@ -85,7 +85,7 @@ def _shape(value: Any) -> Any:
 
 
 def _shapes(model: nn.Module, names: list[str], clip_shape: Any) -> dict[str, Any]:
-    """What each named block gives, tensors by their shapes, found on the meta device; the model stays as it is."""
+    """Returns the output of each named block on the meta device, with shapes for tensors; the model is unchanged."""
     shapes: dict[str, Any] = {}
     handles = [
         model.get_submodule(name).register_forward_hook(

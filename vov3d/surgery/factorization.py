@@ -1,4 +1,4 @@
-"""3D convolutions rewritten, in place, into a spatial and a temporal one, with the weights that come nearest.
+"""Splits 3D convolutions, in place, into a spatial and a temporal one, with the nearest weights.
 
 A depthwise t x k x k kernel is, for each channel, a t x k^2 matrix. Its best approximation of rank r is a sum of r
 products of a temporal and a spatial kernel (Eckart-Young), which two grouped convolutions compute: one from C channels
@@ -29,7 +29,7 @@ Filter = str | Callable[[str, nn.Conv3d], bool]
 
 @dataclass(frozen=True)
 class FactorizedLayer:
-    """What became of one convolution.
+    """A convolution that was split.
 
     Attributes:
         name: Its name in the model.
@@ -50,11 +50,11 @@ class FactorizedLayer:
 
 @dataclass(frozen=True)
 class Factorization:
-    """What `factorize` did; `print` shows it as a table.
+    """The result of `factorize`; `print` shows it as a table.
 
     Attributes:
         layers: The convolutions that were split.
-        left: The reason for each convolution with a 3D kernel that was left, by its name.
+        left: The reason for each convolution with a 3D kernel that was not split, by its name.
     """
 
     layers: tuple[FactorizedLayer, ...]
@@ -73,7 +73,7 @@ class Factorization:
 
 
 class FactorizedConv3d(nn.Sequential):
-    """A spatial and a temporal convolution in the place of one 3D convolution; `factorize` makes them.
+    """A spatial and a temporal convolution that replace one 3D convolution; made by `factorize`.
 
     Args:
         conv_s: 1 x k x k.
@@ -82,7 +82,7 @@ class FactorizedConv3d(nn.Sequential):
         order: `"d2plus1d"`, spatial first, or `"d1plus2d"`.
 
     Shape:
-        `(B, C, T, H, W)` to what the one convolution gives.
+        That of the one convolution.
     """
 
     def __init__(self, conv_s: nn.Conv3d, conv_t: nn.Conv3d, norm: nn.Module, order: str) -> None:
@@ -111,16 +111,16 @@ def factorize(
 ) -> Factorization:
     """Splits every depthwise 3D convolution of a model, in place, into a spatial and a temporal one.
 
-    This is D(2+1)D of VoV3D (https://arxiv.org/abs/2012.00317, Table 1) for networks that exist already. Strides,
-    paddings, dilations, biases, dtypes and devices carry over. With `init="svd"` a model whose kernels have the given
-    rank keeps its outputs; others come as near as that rank allows, and are best trained a little further
+    This is D(2+1)D of VoV3D (https://arxiv.org/abs/2012.00317, Table 1) for existing networks. Strides, paddings,
+    dilations, biases, dtypes and devices are kept. With `init="svd"` a model whose kernels have the given rank keeps
+    its outputs; others are approximated as well as that rank allows, and should be trained a little further
     (`vov3d.recalibrate` alone restores the statistics of norms).
 
     Args:
-        model: Any module that holds convolutions.
+        model: Any module that contains convolutions.
         init: `"svd"`, the nearest kernels, or `"random"`, fresh ones.
         order: `"d2plus1d"`, spatial first, or `"d1plus2d"`.
-        filter: Which convolutions: a wildcard for names, as in `"blocks.3*"`, or a function of name and convolution.
+        filter: Selects convolutions: a wildcard for names, as in `"blocks.3*"`, or a function of name and convolution.
         norm: Norm between the two, a name or a class; it starts as the identity in evaluation.
         rank: Products of kernels that are summed for each channel.
         conv: `"r2plus1d"` splits full convolutions as well, with the middle width that keeps their number of
@@ -128,7 +128,7 @@ def factorize(
         clip: Example input of the model, to count multiply-adds.
 
     Returns:
-        What was done, layer by layer, and what was left with the reason; `print` shows it as a table.
+        The split layers, and the others with the reason; `print` shows them as a table.
 
     Raises:
         ValueError: If an argument is not known, nothing can be split, a convolution has hooks, or a kernel is not
@@ -142,7 +142,7 @@ def factorize(
     for name, module in chosen.items():
         check_no_hooks(name, module)
         if not module.weight.isfinite().all():
-            raise ValueError(f"{name}.weight has values that are not finite; mend it, or leave it out by filter=")
+            raise ValueError(f"{name}.weight has values that are not finite; correct them, or exclude it with filter=")
     sizes = _output_sizes(model, chosen, clip) if clip is not None else {}
     made: dict[int, tuple[FactorizedConv3d, FactorizedLayer]] = {}
     for name, module in chosen.items():
@@ -167,13 +167,13 @@ def _check(model: nn.Module, init: str, order: str, rank: int, conv: str | None)
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
     if isinstance(model, nn.Conv3d):
-        raise ValueError("the model is a convolution itself and has no place to put another; wrap it in nn.Sequential")
+        raise ValueError("the model is itself a convolution and cannot be split in place; wrap it in nn.Sequential")
 
 
 def _candidates(
     model: nn.Module, filter: Filter | None, conv: str | None
 ) -> tuple[dict[str, nn.Conv3d], dict[str, str]]:
-    """The convolutions to split by every name that they have, and why the others with 3D kernels are left."""
+    """Returns the convolutions to split, by each of their names, and the reasons for others with 3D kernels."""
     chosen: dict[str, nn.Conv3d] = {}
     left: dict[str, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -182,8 +182,8 @@ def _candidates(
         t, *space = module.kernel_size
         if t == 1 or space == [1, 1]:
             continue  # one factor already
-        if why := _why_not(module, conv):
-            left[name] = why
+        if reason := _reason_against(module, conv):
+            left[name] = reason
         else:
             chosen[name] = module
     return chosen, left
@@ -195,11 +195,11 @@ def _is_wanted(name: str, module: nn.Conv3d, filter: Filter | None) -> bool:
     return fnmatchcase(name, filter) if isinstance(filter, str) else filter(name, module)
 
 
-def _why_not(module: nn.Conv3d, conv: str | None) -> str | None:
+def _reason_against(module: nn.Conv3d, conv: str | None) -> str | None:
     if parametrize.is_parametrized(module) or any("weight" in vars(h) for h in module._forward_pre_hooks.values()):
         return "its weight is computed from others"
     if is_lazy(module.weight):
-        return "its weight is not made yet; run the model once"
+        return "its weight is not initialised yet; run the model once"
     if not is_only(module, nn.Conv3d):
         return f"this {type(module).__name__} may do more than a convolution"
     if _is_depthwise(module):
@@ -219,7 +219,7 @@ def _is_depthwise(module: nn.Conv3d) -> bool:
 def _split(
     module: nn.Conv3d, init: str, order: str, rank: int, norm: LayerType | None
 ) -> tuple[FactorizedConv3d, float, float]:
-    """The pair, the share of energy that rank 1 keeps, and the share that the pair keeps."""
+    """Returns the pair, the share of energy that rank 1 keeps, and the share that the pair keeps."""
     depthwise = _is_depthwise(module)
     width = module.out_channels * rank if depthwise else _r2plus1d_width(module, order)
     conv_s, conv_t = _empty_pair(module, order, width)
@@ -249,7 +249,7 @@ def _energy(singular: torch.Tensor, rank: int) -> float:
 
 
 def _r2plus1d_width(module: nn.Conv3d, order: str) -> int:
-    """The middle width with which the pair has as many parameters as the whole, rounded down."""
+    """Returns the middle width, rounded down, with which the pair has as many parameters as the whole."""
     t, h, w = module.kernel_size
     first, second = (h * w, t) if order == "d2plus1d" else (t, h * w)
     whole = t * h * w * module.in_channels * module.out_channels
@@ -257,7 +257,7 @@ def _r2plus1d_width(module: nn.Conv3d, order: str) -> int:
 
 
 def _empty_pair(module: nn.Conv3d, order: str, width: int) -> tuple[nn.Conv3d, nn.Conv3d]:
-    """The spatial and the temporal convolution; the second of the order holds the bias."""
+    """Builds the spatial and the temporal convolution; the one that runs second has the bias."""
     (t, h, w), (st, sh, sw), (dt, dh, dw) = module.kernel_size, module.stride, module.dilation
     pt, ph, pw = (0, 0, 0) if isinstance(module.padding, str) else module.padding
     named = module.padding if isinstance(module.padding, str) else None
@@ -296,7 +296,7 @@ def _identity_norm(norm: LayerType, chs: int, like: torch.Tensor) -> nn.Module:
 
 
 def _as_matrices(module: nn.Conv3d, order: str) -> torch.Tensor:
-    """Kernels in float64 as `(out_chs, t, h w)`, one matrix a channel; or one of first by second factor if full."""
+    """Returns kernels in float64 as `(out_chs, t, h w)`, a matrix per channel; or as one matrix if not depthwise."""
     weight = module.weight.detach().double()
     if _is_depthwise(module):
         return weight.flatten(3).squeeze(1)
@@ -318,7 +318,7 @@ def _set_nearest(
     for conv in (conv_s, conv_t):
         conv.weight.zero_()
     if depthwise:
-        # channel o's products lie side by side, at o * rank + j, between the two convolutions
+        # between the two convolutions, product j of channel o is channel o * rank + j
         temporal, spatial = first.transpose(1, 2), second
         if order == "d2plus1d":
             _put(conv_s.weight.unflatten(0, (-1, kept))[:, :n], spatial)
@@ -348,7 +348,7 @@ def _count(module: nn.Module) -> int:
 def _output_sizes(
     model: nn.Module, chosen: dict[str, nn.Conv3d], clip: torch.Tensor
 ) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """Shapes of input and output of each convolution for an example clip."""
+    """Returns the shapes of input and output of each convolution for an example clip."""
     sizes: dict[str, tuple[torch.Size, torch.Size]] = {}
     handles = [
         module.register_forward_hook(lambda _, args, out, name=name: sizes.update({name: (args[0].shape, out.shape)}))

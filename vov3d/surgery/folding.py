@@ -1,7 +1,7 @@
-"""Batch norms folded into the layers in front of them, by following a model's data and never by names or order.
+"""Folds batch norms into the layers before them, by a model's data flow and never by names or order.
 
-`torch.fx` traces the model, or where its control flow cannot be traced, the largest parts of it that can. What is not
-understood stays as it is.
+`torch.fx` traces the model or, if its control flow cannot be traced, the largest parts that can. Everything else is
+left unchanged.
 """
 
 import copy
@@ -23,7 +23,7 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Pair(NamedTuple):
-    """Two submodules of `owner`, by their dotted names in it: the second takes the first's output, alone and once."""
+    """Two submodules of `owner`, by dotted names: the second is the only reader of the first, and both run once."""
 
     owner: nn.Module
     first: str
@@ -31,14 +31,14 @@ class Pair(NamedTuple):
 
 
 class _Tracer(torch.fx.Tracer):
-    """Looks into whatever has submodules and no hooks: what a hook does to a value cannot be seen."""
+    """Traces into modules that have submodules and no hooks: the effect of a hook on a value is unknown."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return has_hooks(m) or not any(True for _ in m.children())
 
 
 def _graphs(module: nn.Module) -> Iterator[tuple[nn.Module, torch.fx.Graph]]:
-    """The largest parts of a model that can be traced and are free of hooks inside, each with its graph."""
+    """Yields the largest parts of a model that can be traced and have no hooks inside, each with its graph."""
     if not any(True for _ in module.children()):
         return
     try:
@@ -53,13 +53,13 @@ def _graphs(module: nn.Module) -> Iterator[tuple[nn.Module, torch.fx.Graph]]:
 
 
 def pairs(model: nn.Module) -> Iterator[Pair]:
-    """Submodules that feed one other submodule and nothing else, where each of the two runs once in a pass.
+    """Yields pairs of submodules: the second is the only reader of the first, and each runs once in a pass.
 
-    An `nn.Identity` between them counts as nothing.
+    An `nn.Identity` between them is ignored.
     """
     for owner, graph in _graphs(model):
         calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-        # A parameter that the owner reads itself counts as one more call of the layer that holds it.
+        # A parameter that the owner reads directly counts as another call of the layer that has it.
         calls.update(str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr")
         for node in graph.nodes:
             if node.op != "call_module" or calls[str(node.target)] != 1 or len(node.args) != 1 or node.kwargs:
@@ -70,7 +70,7 @@ def pairs(model: nn.Module) -> Iterator[Pair]:
 
 
 def _source(owner: nn.Module, node: Any) -> torch.fx.Node | None:
-    """The call of a submodule that a value comes from, if the value has a single reader."""
+    """Returns the call of a submodule that gives a value, if the value has a single reader."""
     while isinstance(node, torch.fx.Node) and node.op == "call_module" and len(node.users) == 1:
         if type(owner.get_submodule(str(node.target))) is not nn.Identity:
             return node
@@ -79,7 +79,7 @@ def _source(owner: nn.Module, node: Any) -> torch.fx.Node | None:
 
 
 class FoldedLinear(nn.Linear):
-    """A linear layer that a norm went into, which is exact for rows `(B, C)` only."""
+    """A linear layer with a folded norm, which is exact for rows `(B, C)` only."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Applies the layer to `(B, C)`; raises ValueError for any other number of dimensions."""
@@ -89,11 +89,11 @@ class FoldedLinear(nn.Linear):
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
-    """Folds batch norms into the convolutions and linear layers in front of them.
+    """Folds batch norms into the convolutions and linear layers before them.
 
-    A norm is folded where the model's own data flow shows that it is all that follows a convolution (or a linear
-    layer on rows) which runs once; `nn.Identity` takes its place. Sums are kept in float64 until the end. Norms that
-    stay are named in a warning.
+    A norm is folded if the model's data flow shows that it is the only reader of a convolution (or a linear layer on
+    rows) that runs once; `nn.Identity` replaces it. The sums are computed in float64. A warning names the norms that
+    are not folded.
 
     Args:
         model: Any module; it is not changed.
@@ -129,20 +129,20 @@ def _is_for_rows(norm: nn.Module) -> bool:
 
 
 def _report_unfolded(model: nn.Module) -> None:
-    """Warns of norms that stay."""
+    """Warns of norms that are not folded."""
     kinds = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm)
     left = [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if isinstance(m, kinds)]
     if left:
         shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
         warnings.warn(
-            f"{len(left)} batch norms are not folded, since each does more than a norm or follows no convolution that "
-            f"it alone reads: {shown}",
+            f"{len(left)} batch norms are not folded, since each does more than a norm or is not the only reader of "
+            f"a convolution: {shown}",
             stacklevel=3,
         )
 
 
 def _folded(layer: Any, norm: Any) -> nn.Module:
-    """The layer with the norm in its weight and bias."""
+    """Returns a copy of the layer with the norm in its weight and bias."""
     terms = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     w, b, mean, var, scale, shift = (None if t is None else t.detach().double() for t in terms)
     assert w is not None

@@ -1,4 +1,4 @@
-"""Hooks, which a rewritten module would lose."""
+"""Finds hooks, which a rewritten module would lose."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a module itself has hooks."""
+    """Returns whether a module itself has hooks."""
     return any(getattr(module, kind) for kind in _HOOKS)
 
 

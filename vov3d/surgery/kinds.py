@@ -1,4 +1,4 @@
-"""What a module computes, whatever its class is called: subclasses that change nothing count as what they are."""
+"""Recognises layers by what they compute: a subclass that changes nothing counts as its base class."""
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -9,7 +9,7 @@ _METHODS = ("forward", "_conv_forward", "__call__")
 
 
 def is_only(module: nn.Module, *bases: type[nn.Module]) -> bool:
-    """Whether a module runs the code of one of some classes on their own tensors, and nothing more."""
+    """Returns whether a module runs the code of one of some classes on its own tensors, and nothing more."""
     return any(isinstance(module, base) and _adds_nothing(module, base) for base in bases)
 
 
@@ -24,5 +24,5 @@ def _adds_nothing(module: nn.Module, base: type[nn.Module]) -> bool:
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module is a batch norm and nothing more."""
+    """Returns whether a module is a batch norm and nothing more."""
     return is_only(module, _BatchNorm, nn.SyncBatchNorm)

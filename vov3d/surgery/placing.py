@@ -1,4 +1,4 @@
-"""Modules put in the places of others, all or none."""
+"""Replaces modules by others, all or none."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def put(model: nn.Module, new: Mapping[str, nn.Module]) -> None:
-    """Puts modules in the places of a model that have these names; after an error the model is as it was."""
+    """Replaces the modules of a model with these names; after an error the model is unchanged."""
     old = {name: model.get_submodule(name) for name in new}
     try:
         for name, module in new.items():

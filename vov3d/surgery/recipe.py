@@ -1,4 +1,4 @@
-"""What surgery made of a network, read off its modules, and done again to a fresh one before its weights are loaded."""
+"""Reads the surgery done to a network from its modules, and repeats it on a fresh one before weights are loaded."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from vov3d.surgery.folding import fold_batchnorm
 
 Recipe = list[dict[str, Any]]
 """Steps in order: `{"factorize": {"layers": [...], "order": ..., "rank": ..., "conv": ..., "norm": ...}}` and
-`{"fold_batchnorm": {}}`; plain values, as JSON holds them."""
+`{"fold_batchnorm": {}}`; values are JSON types."""
 
 _NORMS: dict[type[nn.Module], str] = {
     nn.BatchNorm3d: "batchnorm3d",
@@ -29,11 +29,11 @@ _MOST_RANK = 1000
 
 
 def read_recipe(model: nn.Module, fresh: nn.Module) -> Recipe:
-    """The steps that make a network like `model` of `fresh`, as far as these steps explain what differs.
+    """Returns the steps that turn `fresh` into a network like `model`, as far as such steps explain the differences.
 
     Args:
         model: A network after surgery, or without any.
-        fresh: The network that it was.
+        fresh: The network before surgery.
     """
     groups: dict[tuple[Any, ...], list[str]] = {}
     for name, module in model.named_modules():
@@ -50,11 +50,11 @@ def read_recipe(model: nn.Module, fresh: nn.Module) -> Recipe:
 
 
 def follow_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Module:
-    """Does the steps to a network; new kernels are random, for weights that are loaded next.
+    """Applies the steps to a network; new kernels are random, since weights are loaded next.
 
     Args:
         model: A fresh network; it may be changed.
-        recipe: As `read_recipe` gives it.
+        recipe: The result of `read_recipe`.
 
     Returns:
         The network, in train mode.
@@ -71,7 +71,7 @@ def follow_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.M
         elif name == "factorize" and isinstance(settings, Mapping):
             _factorize_again(model, **settings)
         else:
-            raise ValueError(f"surgery has no step {name!r:.100} with such settings; it may be of a newer vov3d")
+            raise ValueError(f"surgery has no step {name!r:.100} with such settings; it may come from a newer vov3d")
     return model.train()
 
 
@@ -80,13 +80,13 @@ def _find(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def _settings(pair: FactorizedConv3d, whole: Any) -> tuple[Any, ...] | None:
-    """Order, rank, conv and norm of a pair that took the place of a convolution."""
+    """Returns order, rank, conv and norm of a pair that replaced a convolution."""
     first, second = pair[0], pair[2]
     if not isinstance(whole, nn.Conv3d) or not isinstance(first, nn.Conv3d) or not isinstance(second, nn.Conv3d):
         return None
     depthwise = first.groups > 1 or second.groups > 1 or whole.in_channels == 1
     rank = first.out_channels // whole.out_channels if depthwise else 1
-    # A norm that was folded away has left its bias in the first of the two.
+    # A folded norm has left its bias in the first of the two.
     norm = "batchnorm3d" if getattr(first, "bias", None) is not None else _NORMS.get(type(pair[1]))
     order = ORDERS[0] if first is pair.conv_s else ORDERS[1]
     return order, rank, None if depthwise else "r2plus1d", norm
@@ -100,14 +100,14 @@ def _factorize_again(
     conv: str | None = None,
     norm: str | None = None,
 ) -> None:
-    """What `factorize` does, without looking at the kernels: also on the meta device."""
+    """Splits convolutions as `factorize` does, but without reading the kernels, so also on the meta device."""
     if order not in ORDERS or conv not in (None, "r2plus1d") or type(rank) is not int or not 1 <= rank <= _MOST_RANK:
         raise ValueError(f"surgery has no factorization with order={order!r}, rank={rank!r}, conv={conv!r}")
     modules: dict[str, Any] = dict(model.named_modules())
     for name in layers:
         whole = modules.get(name)
         if not isinstance(whole, nn.Conv3d):
-            raise ValueError(f"surgery factorizes {name!r:.100}, which is no 3D convolution of the network")
+            raise ValueError(f"surgery factorizes {name!r:.100}, which is not a 3D convolution of the network")
         width = whole.out_channels * rank if conv is None else _r2plus1d_width(whole, order)
         conv_s, conv_t = _empty_pair(whole, order, width)
         middle = nn.Identity() if norm is None else _identity_norm(norm, width, whole.weight)

@@ -1,4 +1,4 @@
-"""Statistics of batch norms: estimated anew, or frozen."""
+"""Recalibrates or freezes the statistics of batch norms."""
 
 import warnings
 from collections.abc import Iterable
@@ -16,21 +16,21 @@ from vov3d.surgery.kinds import is_batch_norm
 
 
 def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
-    """Estimates the running statistics of batch norms anew, as plain averages over batches (precise BN).
+    """Estimates the running statistics of batch norms again, as plain averages over batches (precise BN).
 
-    After surgery the old statistics no longer describe what the norms see. Everything else, dropout among it, works as
-    in evaluation, and no gradient is kept. Frozen norms (`freeze_batchnorm`) stay as they are.
+    After surgery the old statistics no longer describe the inputs of the norms. Everything else, such as dropout, works
+    as in evaluation, and no gradient is kept. Frozen norms (`freeze_batchnorm`) are unchanged.
 
     Args:
-        model: Any module; its mode stays.
-        clips: Batches as the model takes them, as many as there are to spare; some hundred clips do.
+        model: Any module; its mode is kept.
+        clips: Batches as the model takes them; a few hundred clips are enough.
 
     Returns:
-        How many batches were seen; 0, with a warning, where all norms are frozen.
+        The number of batches; 0, with a warning, if all norms are frozen.
 
     Raises:
         ValueError: If the model has no batch norm with running statistics, there are no clips, or they come with
-            labels. Statistics are as they were then.
+            labels. The statistics are then unchanged.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     norms = [m for m in norms if not isinstance(m, _StaysFrozen)]
@@ -68,25 +68,25 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
 
 
 def _check_clip(clip: Any) -> None:
-    """Raises ValueError for a batch of clips with labels; several clips, as of two pathways, pass."""
+    """Raises ValueError for a batch of clips with labels; several clips, as for two pathways, are allowed."""
     if isinstance(clip, list | tuple) and not all(isinstance(x, torch.Tensor) and x.ndim > 3 for x in clip):
         parts = ", ".join(str(tuple(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__ for x in clip)
         raise ValueError(
-            f"recalibrate takes batches as the model takes them, got a {type(clip).__name__} of {parts}; where a "
-            "loader gives labels as well: recalibrate(model, (clips for clips, *_ in loader))"
+            f"recalibrate takes batches as the model takes them, got a {type(clip).__name__} of {parts}; if a "
+            "loader gives labels too, call recalibrate(model, (clips for clips, *_ in loader))"
         )
     if isinstance(clip, dict):
         raise ValueError(
             f"recalibrate takes batches as the model takes them, got a dictionary of {', '.join(map(str, clip))};"
-            ' give (batch["video"] for batch in loader), with the name of yours'
+            ' give (batch["video"] for batch in loader), with the key of your clips'
         )
 
 
 class FrozenBatchNorm(_NormBase):
-    """A batch norm that always uses its running statistics; what `freeze_batchnorm` makes of norms, in place.
+    """A batch norm that always uses its running statistics; `freeze_batchnorm` turns norms into it, in place.
 
-    It is no `BatchNorm` to PyTorch: neither `train()`, nor `convert_sync_batchnorm`, nor `update_bn`, nor
-    `recalibrate` wakes it. Names in the state dict stay.
+    PyTorch does not treat it as a `BatchNorm`, so `train()`, `convert_sync_batchnorm`, `update_bn` and `recalibrate`
+    leave it frozen. State-dict names are unchanged.
 
     Attributes:
         for_rows: Whether it was a `BatchNorm1d`.
@@ -110,7 +110,7 @@ class FrozenBatchNormAct(FrozenBatchNorm):
     act: nn.Module
 
     def train(self, mode: bool = True) -> "FrozenBatchNormAct":
-        """Reaches the dropout alone."""
+        """Sets the mode of the dropout only."""
         super().train(False)
         self.drop.train(mode)
         return self
@@ -121,13 +121,13 @@ class FrozenBatchNormAct(FrozenBatchNorm):
 
 
 class _StaysFrozen(nn.Module):
-    """Mixed into norms that have a forward pass of their own: they stay in eval mode."""
+    """Mixin that keeps norms with their own forward pass in eval mode."""
 
     def train(self, mode: bool = True) -> Any:
         return super().train(False)
 
     def __reduce__(self) -> Any:
-        return _empty, (type(self).__mro__[2],), self.__dict__  # a class made on the spot has no name to be found by
+        return _empty, (type(self).__mro__[2],), self.__dict__  # a class created at run time cannot be found by name
 
 
 @cache
@@ -141,7 +141,7 @@ def _empty(kind: Any) -> nn.Module:
 
 
 def _freeze(norm: nn.Module) -> None:
-    """Freezes one norm: the same object in another class, so that hooks, optimizers and other owners keep it."""
+    """Freezes one norm by changing its class, so that hooks, optimizers and other owners keep the same object."""
     kind: Any = type(norm)
     with_act = kind.forward in (BatchNormAct2d.forward, SyncBatchNormAct.forward) and {"drop", "act"} == {
         *norm._modules
@@ -157,9 +157,9 @@ def _freeze(norm: nn.Module) -> None:
 def freeze_batchnorm(model: nn.Module) -> nn.Module:
     """Freezes statistics and parameters of all batch norms, in place, also against later calls of `train()`.
 
-    Nor does `torch.nn.SyncBatchNorm.convert_sync_batchnorm` wake them. State-dict names stay. Norms with a forward
-    pass of their own, other than timm's with an activation, stay in eval mode in a subclass of theirs; convert those
-    before freezing. (timm's `freeze` leaves 3D norms in train mode.)
+    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` leaves them frozen too. State-dict names are unchanged. Norms with
+    their own forward pass, other than timm's with an activation, become a subclass of theirs that stays in eval mode;
+    convert those before freezing. (timm's `freeze` leaves 3D norms in train mode.)
 
     Args:
         model: Any module.
@@ -168,13 +168,13 @@ def freeze_batchnorm(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        ValueError: If a norm keeps no running statistics, has not made them yet: nothing is frozen then.
+        ValueError: If a norm has no running statistics, or has not initialised them yet; nothing is frozen.
     """
     norms: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
     norms = [(name or "the model", m) for name, m in norms if not isinstance(m, _StaysFrozen)]
-    bare = [name for name, norm in norms if norm.running_mean is None]
-    if bare:
-        raise ValueError(f"{', '.join(bare[:5])} keep no running statistics (track_running_stats=False)")
+    without = [name for name, norm in norms if norm.running_mean is None]
+    if without:
+        raise ValueError(f"{', '.join(without[:5])} keep no running statistics (track_running_stats=False)")
     lazy = [name for name, norm in norms if is_lazy(norm.running_mean)]
     if lazy:
         raise ValueError(f"{', '.join(lazy[:5])} have no statistics yet; run the model once, then freeze")

@@ -1,1 +1,1 @@
-"""Clips that are drawn, not filmed: moving shapes that only motion tells apart, scenes of several, and noise."""
+"""Generated clips: moving shapes whose classes differ only in motion, scenes of several shapes, and noise."""

@@ -1,7 +1,8 @@
-"""What moving shapes and scenes of them are made of: looks, places over time, drawing; numpy only."""
+"""Draws the shapes, tracks and backgrounds of moving shapes and scenes; numpy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +11,12 @@ Random = np.random.Generator
 
 _TEXELS = 24  # texture elements along a shape's side
 _ANGLES = 256  # entries of an outline
-_HAND = (235, 200, 175)  # what pushes and pulls has one colour and one outline, so that its role is seen
+_HAND = (235, 200, 175)  # the hand that pushes and pulls has one colour and one outline, so that it can be recognised
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a shape looks: radius by angle (1 on average), and its texture `(_TEXELS, _TEXELS, 3)`."""
+    """Appearance of a shape: radius by angle (1 on average), and its texture `(_TEXELS, _TEXELS, 3)`."""
 
     outline: Array
     texture: Array
@@ -23,7 +24,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Track:
-    """A shape over T frames; places and sizes in halves of the frame's side, from its centre."""
+    """A shape over T frames; positions from the frame's centre, in halves of its side, as are sizes."""
 
     shape: Shape
     x: Array
@@ -34,16 +35,22 @@ class Track:
     depth: Array
 
     def reversed(self) -> "Track":
-        """The same played backwards."""
+        """Returns the track played backwards."""
         tracks = {name: getattr(self, name)[::-1] for name in ("x", "y", "size", "angle", "alpha", "depth")}
         return replace(self, **tracks)
 
+    def standing(self, before: int, after: int) -> "Track":
+        """Returns the track with still frames added before and after it."""
+        names = ("x", "y", "size", "angle", "alpha", "depth")
+        tracks: dict[str, Any] = {name: np.pad(getattr(self, name), (before, after), "edge") for name in names}
+        return replace(self, **tracks)
 
-# --- looks -----------------------------------------------------------------------------------------------------------
+
+# --- appearance ------------------------------------------------------------------------------------------------------
 
 
 def make_shape(rng: Random) -> Shape:
-    """An outline without any symmetry, so that turning it is seen, and a texture of two colours and a pattern."""
+    """Draws an outline without any symmetry, so that a turn is visible, and a texture of two colours and a pattern."""
     angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
     radius = np.ones(_ANGLES)
     for harmonic, most in ((1, 0.12), (2, 0.3), (3, 0.25), (5, 0.15)):
@@ -74,7 +81,7 @@ def make_hand() -> Shape:
 
 
 def make_background(rng: Random, num_frames: int, size: int) -> Array:
-    """A texture `(T, size, size, 3)` of a few waves, drifting."""
+    """Draws a drifting texture `(T, size, size, 3)` of a few waves."""
     t = np.arange(num_frames)[:, None]
     grid = np.linspace(-1, 1, size)[None]
     velocity = rng.uniform(-0.06, 0.06, 2)
@@ -94,7 +101,7 @@ def make_background(rng: Random, num_frames: int, size: int) -> Array:
 
 
 def make_still(rng: Random, num_frames: int, size: float | None = None, reach: float = 0.6) -> Track:
-    """A shape that stands somewhere."""
+    """Makes a shape that stands still at a random place."""
     ones = np.ones(num_frames)
     x, y = rng.uniform(-reach, reach, 2)
     radius = rng.uniform(0.2, 0.34) if size is None else size
@@ -102,7 +109,7 @@ def make_still(rng: Random, num_frames: int, size: float | None = None, reach: f
 
 
 def make_progress(rng: Random, num_frames: int) -> Array:
-    """From 0 to 1, slower or faster in the middle, the same forwards and backwards."""
+    """Makes a path from 0 to 1, slower or faster in the middle, the same forwards and backwards."""
     t = np.linspace(0, 1, num_frames)
     return t + rng.uniform(-0.6, 0.6) * np.sin(2 * np.pi * t) / (2 * np.pi)
 
@@ -111,7 +118,7 @@ def make_progress(rng: Random, num_frames: int) -> Array:
 
 
 def draw_clip(tracks: Sequence[Track], rng: Random, num_frames: int, size: int) -> Array:
-    """Shapes before a background of their own, seen by a camera that shakes: uint8 `(num_frames, size, size, 3)`."""
+    """Draws shapes on a random background, seen by a shaking camera: uint8 `(num_frames, size, size, 3)`."""
     shake = make_shaking(rng, num_frames)
     frames = make_background(rng, num_frames, size)
     for front in (False, True):
@@ -119,13 +126,11 @@ def draw_clip(tracks: Sequence[Track], rng: Random, num_frames: int, size: int) 
             which = (track.depth > 0) == front
             if which.any():
                 draw_track(frames, track, shake, which)
-    frames = blurred(frames, rng.uniform(0, 0.5))
-    frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
-    return frames.clip(0, 255).astype(np.uint8)
+    return filmed(frames, rng)
 
 
 def draw_track(frames: Array, track: Track, shake: Array, which: Array) -> None:
-    """Draws a shape into the frames `(T, S, S, 3)` for which `which` holds."""
+    """Draws a shape into those of the frames `(T, S, S, 3)` that `which` selects."""
     size = frames.shape[1]
     grid = np.linspace(-1, 1, size)
     times = np.flatnonzero(which)
@@ -146,13 +151,20 @@ def draw_track(frames: Array, track: Track, shake: Array, which: Array) -> None:
 
 
 def make_shaking(rng: Random, num_frames: int) -> Array:
-    """Offsets `(T, 2)` of a camera in somebody's hand."""
+    """Makes the offsets `(T, 2)` of a hand-held camera."""
     steps = rng.normal(0, rng.uniform(0, 0.02), (num_frames + 2, 2))
     return (steps[:-2] + steps[1:-1] + steps[2:]) / 3
 
 
 def blurred(frames: Array, weight: float) -> Array:
-    """Every pixel mixed with its four neighbours."""
+    """Mixes every pixel with its four neighbours."""
     padded = np.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
     return (1 - weight) * frames + weight / 4 * around
+
+
+def filmed(frames: Array, rng: Random) -> Array:
+    """Returns drawn frames as a camera gives them: a little blurred, with noise, uint8."""
+    frames = blurred(frames, rng.uniform(0, 0.5))
+    frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
+    return frames.clip(0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Scenes of several moving shapes, each with actions of its own, for detectors of actions; numpy only.
+"""Scenes of several moving shapes, each with its own actions, for action detectors; numpy only.
 
-Each shape has a box in every frame. In the key frame, the middle one, place, size, bearing and looks are drawn alike
-for all actions, so that this frame tells where the shapes are and nothing of what they do. Shapes, textures,
+Each shape has a box in every frame. In the key frame, the middle one, place, size, angle and appearance have the same
+distribution for all actions, so that this frame shows where the shapes are but not what they do. Shapes, textures,
 backgrounds, noise and the shaking camera are those of `vov3d.synthetic.moving_shapes`.
 """
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from vov3d.synthetic._drawing import (
     Track,
-    blurred,
     draw_track,
+    filmed,
     make_background,
     make_progress,
     make_shaking,
@@ -39,12 +39,12 @@ Array = np.ndarray
 Random = np.random.Generator
 
 _BOTH = 0.25  # share of shapes that move and change
-_REACH = 0.7  # centres in the key frame, in halves of the frame's side
+_REACH = 0.7  # range of the centres in the key frame, in halves of the frame's side
 _TRIES = 200
 
 
 class Scene(NamedTuple):
-    """A clip and what its shapes do.
+    """A clip and the actions of its shapes.
 
     Attributes:
         frames: uint8 RGB `(T, S, S, 3)`.
@@ -64,7 +64,7 @@ def make_scene(rng: Random, num_frames: int = 8, size: int = 64) -> Scene:
     """Makes one scene of two or three shapes.
 
     Args:
-        rng: Where all that is drawn comes from; the same state gives the same scene.
+        rng: The random generator; the same state gives the same scene.
         num_frames: Frames.
         size: Rows and columns, in pixels.
 
@@ -82,14 +82,13 @@ def make_scene(rng: Random, num_frames: int = 8, size: int = 64) -> Scene:
     frames = make_background(rng, num_frames, size)
     for track in tracks:
         draw_track(frames, track, shake, np.ones(num_frames, bool))
-    frames = blurred(frames, rng.uniform(0, 0.5))
-    frames += rng.standard_normal(frames.shape, np.float32) * np.float32(rng.uniform(2, 10))
+    frames = filmed(frames, rng)
     boxes = np.stack([_boxes(track, shake, size) for track in tracks], 1)
-    return Scene(frames.clip(0, 255).astype(np.uint8), boxes, actions, key)
+    return Scene(frames, boxes, actions, key)
 
 
 def make_scenes(num_scenes: int, seed: int, num_frames: int = 8, size: int = 64) -> list[Scene]:
-    """Makes a fixed set.
+    """Makes a fixed set of scenes.
 
     Scene `i` depends on the seed and `i` alone, so that a longer set begins with the shorter one.
 
@@ -106,7 +105,7 @@ def make_scenes(num_scenes: int, seed: int, num_frames: int = 8, size: int = 64)
 
 
 def _actions(rng: Random) -> Array:
-    """What a shape does: one of the nine, or one of the four movements with one of the four changes."""
+    """Draws the actions of a shape: one of the nine, or one of the four movements with one of the four changes."""
     row = np.zeros(len(ACTIONS), bool)
     if rng.random() < _BOTH:
         row[[rng.integers(0, 4), rng.integers(4, 8)]] = True
@@ -116,7 +115,7 @@ def _actions(rng: Random) -> Array:
 
 
 def _placed(rng: Random, track: Track, others: list[Track], key: int) -> Track:
-    """The shape where it covers none of the others in the key frame, as far as there is room."""
+    """Moves a shape to where it covers no other in the key frame, if a few tries find such a place."""
     for _ in range(_TRIES):
         x, y = rng.uniform(-_REACH, _REACH, 2)
         gaps = [np.hypot(x - o.x[key], y - o.y[key]) - 1.2 * (track.size[key] + o.size[key]) for o in others]
@@ -127,7 +126,7 @@ def _placed(rng: Random, track: Track, others: list[Track], key: int) -> Track:
 
 
 def _acting(rng: Random, track: Track, actions: Array, key: int) -> Track:
-    """The shape doing it, as it is in the key frame and to both sides of that in time."""
+    """Makes a shape act; in the key frame it stays as it is."""
     progress = make_progress(rng, len(track.x))
     progress -= progress[key]
     reach, growth, turn = rng.uniform(0.5, 1.1), rng.uniform(0.5, 1), rng.uniform(1.5, 4)
@@ -142,7 +141,7 @@ def _acting(rng: Random, track: Track, actions: Array, key: int) -> Track:
 
 
 def _boxes(track: Track, shake: Array, size: int) -> Array:
-    """Boxes `(T, 4)` around the outline, from 0 to 1."""
+    """Returns the boxes `(T, 4)` around the outline, from 0 to 1."""
     bearings = np.linspace(0, 2 * np.pi, len(track.shape.outline), endpoint=False) + track.angle[:, None]
     radius = track.shape.outline * track.size[:, None]
     x = (track.x + shake[:, 1])[:, None] + radius * np.cos(bearings)

@@ -1,11 +1,11 @@
-"""Clips that only motion tells apart, made on the spot; numpy only.
+"""Generated clips whose classes differ only in motion; numpy only.
 
 Twenty classes in ten pairs, named in the style of Something-Something. In nine pairs a clip of one class is a clip of
-the other played backwards, so that neither one frame nor a set of frames without their order tells the two apart; the
-tenth pair bounces through the same positions at another speed. Shapes, colours, textures, backgrounds, sizes, places,
-phases and speeds are drawn for each clip alone; backgrounds drift, the camera shakes, bystanders stand or drift about.
+the other played backwards, so that neither a single frame nor a set of frames without their order distinguishes them;
+the tenth pair bounces through the same positions at another speed. Shapes, colours, textures, backgrounds, sizes,
+places, phases and speeds are random in each clip; backgrounds drift, the camera shakes, bystanders stand or drift.
 
-`python -m vov3d.synthetic.moving_shapes --to FOLDER` writes video files in one folder a class.
+`python -m vov3d.synthetic.moving_shapes --to FOLDER` writes video files, one folder per class.
 """
 
 import argparse
@@ -43,9 +43,9 @@ Random = np.random.Generator
 
 
 def _translating(rng: Random, num_frames: int, axis: str) -> list[Track]:
-    """To smaller coordinates; what leaves the frame comes in again on the other side, so no place tells the way.
+    """Moves a shape to smaller coordinates; it re-enters on the other side, so that no place reveals the direction.
 
-    Drawn again where the shape would be out of the picture in most frames: the same counts backwards.
+    Draws again if the shape would be outside the picture in most frames, which is the same for a clip played backwards.
     """
     while True:
         track = make_still(rng, num_frames)
@@ -95,7 +95,7 @@ def _appearing(rng: Random, num_frames: int) -> list[Track]:
 
 
 def _passing(rng: Random, num_frames: int) -> list[Track]:
-    """Around a standing shape, seen from the side: in front of it to the left, behind it to the right."""
+    """Moves a shape around a standing one, seen from the side: in front of it to the left, behind it to the right."""
     centre = make_still(rng, num_frames, rng.uniform(0.24, 0.34), reach=0.25)
     phase = rng.uniform(0, 2 * np.pi) + rng.uniform(3.5, 7) * make_progress(rng, num_frames)
     around = replace(
@@ -116,13 +116,13 @@ def _circling(rng: Random, num_frames: int) -> list[Track]:
 
 
 def _bouncing(rng: Random, num_frames: int, cycles: int = 1) -> list[Track]:
-    """Up and down in whole cycles."""
+    """Moves a shape up and down in whole cycles."""
     phase = rng.uniform(0, 2 * np.pi) + 2 * np.pi * cycles * np.arange(num_frames) / num_frames
     return [replace(make_still(rng, num_frames), y=rng.uniform(0.4, 0.6) * np.cos(phase) + rng.uniform(-0.2, 0.2))]
 
 
 def _pushing(rng: Random, num_frames: int) -> list[Track]:
-    """A hand and what it touches, both towards the side where the thing is."""
+    """Moves a hand and the shape that it touches, both towards the side of the shape."""
     size, reach = rng.uniform(0.2, 0.28), rng.uniform(0.5, 0.9)
     path = rng.uniform(-0.15, 0.15) + reach * (make_progress(rng, num_frames) - 0.5)
     angle, across = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3)
@@ -152,10 +152,10 @@ _BOUNCING = _MOTIONS.index(_bouncing)
 
 
 def _tracks(label: int, rng: Random, num_frames: int) -> list[Track]:
-    """The shapes of a clip, bystanders first."""
+    """Returns the shapes of a clip, bystanders first."""
     pair, second = divmod(label, 2)
     if pair == _BOUNCING:
-        # a number of cycles without common factor visits the same positions in another order
+        # a number of cycles coprime to the number of frames visits the same positions in another order
         fast = next(k for k in (3, 5, 7, 11, 13) if num_frames % k)
         tracks = _bouncing(rng, num_frames, fast if second else 1)
     else:
@@ -173,17 +173,21 @@ def _bystander(rng: Random, num_frames: int) -> Track:
 # --- clips ------------------------------------------------------------------------------------------------------------
 
 
-def make_clip(label: int, rng: Random, num_frames: int = 16, size: int = 64) -> Array:
+def make_clip(
+    label: int, rng: Random, num_frames: int = 16, size: int = 64, *, before: int = 0, after: int = 0
+) -> Array:
     """Makes one clip.
 
     Args:
         label: Index of its class in `CLASSES`.
         rng: Where all that is drawn comes from; the same state gives the same clip.
-        num_frames: Frames.
+        num_frames: Frames of the motion.
         size: Rows and columns, in pixels.
+        before: Frames before it, in which shapes stand where it begins; backgrounds drift and the camera shakes.
+        after: Frames behind it, in which shapes stand where it ends.
 
     Returns:
-        uint8 RGB `(num_frames, size, size, 3)`.
+        uint8 RGB `(before + num_frames + after, size, size, 3)`.
 
     Raises:
         ValueError: If there is no such class, or fewer than 2 frames or 16 pixels.
@@ -192,11 +196,16 @@ def make_clip(label: int, rng: Random, num_frames: int = 16, size: int = 64) -> 
         raise ValueError(f"label {label} is not in 0..{len(CLASSES) - 1}")
     if num_frames < 2 or size < 16:
         raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
-    return draw_clip(_tracks(label, rng, num_frames), rng, num_frames, size)
+    if before < 0 or after < 0:
+        raise ValueError(f"a clip cannot have {before} frames before its motion and {after} behind it")
+    tracks, length = _tracks(label, rng, num_frames), before + num_frames + after
+    if length > num_frames:
+        tracks = [track.standing(before, after) for track in tracks]
+    return draw_clip(tracks, rng, length, size)
 
 
 def make_set(num_clips: int, seed: int, num_frames: int = 16, size: int = 64) -> tuple[Array, Array]:
-    """Makes a fixed set with equally many clips of each class, as far as they divide.
+    """Makes a fixed set of clips, spread evenly over the classes.
 
     Clip `i` depends on the seed and `i` alone, so that a longer set begins with the shorter one.
 
@@ -225,20 +234,20 @@ def write_videos(
     fps: int = 10,
     classes: tuple[str, ...] = CLASSES,
 ) -> None:
-    """Writes clips as H.264 files, in one folder a class.
+    """Writes clips as H.264 files, one folder per class.
 
     Args:
-        folder: Where the class folders are made.
+        folder: Folder for the class folders.
         clips_per_class: Files of each class.
-        seed: As of `make_set`.
+        seed: As for `make_set`.
         num_frames: Frames of a file.
         size: Rows and columns of the clips, in pixels; files have twice as many.
         fps: Frames per second.
-        classes: The classes that are wanted.
+        classes: The classes to write.
 
     Raises:
         ValueError: If a class is not known.
-        ImportError: If PyAV is not there.
+        ImportError: If PyAV is not installed.
     """
     if unknown := [name for name in classes if name not in CLASSES]:
         raise ValueError(f"there are no classes {unknown}; the classes are {', '.join(CLASSES)}")
@@ -252,7 +261,7 @@ def write_videos(
 
 
 def write_clip(path: str | Path, clip: Array, fps: int = 10) -> None:
-    """Writes a clip as an H.264 file, enlarged twofold, since the codec halves the resolution of colours.
+    """Writes a clip as an H.264 file, at twice its size, since the codec halves the resolution of colours.
 
     Args:
         path: The file.
@@ -260,7 +269,7 @@ def write_clip(path: str | Path, clip: Array, fps: int = 10) -> None:
         fps: Frames per second.
 
     Raises:
-        ImportError: If PyAV is not there.
+        ImportError: If PyAV is not installed.
     """
     try:
         import av
@@ -281,10 +290,10 @@ def _main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m vov3d.synthetic.moving_shapes", description=__doc__.split("\n\n")[0]
     )
-    parser.add_argument("--to", required=True, metavar="FOLDER", help="where the class folders are made")
-    parser.add_argument("--clips", type=int, default=20, help="files a class (default: 20)")
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="folder for the class folders")
+    parser.add_argument("--clips", type=int, default=20, help="files per class (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other clips (default: 0)")
-    parser.add_argument("--frames", type=int, default=16, help="frames a file (default: 16)")
+    parser.add_argument("--frames", type=int, default=16, help="frames per file (default: 16)")
     parser.add_argument("--size", type=int, default=64, help="rows and columns in pixels (default: 64)")
     args = parser.parse_args()
     write_videos(args.to, args.clips, args.seed, args.frames, args.size)

@@ -4,7 +4,7 @@
     python -m vov3d.synthetic.moving_tasks regression --to FOLDER
     python -m vov3d.synthetic.moving_tasks multihead --to FOLDER
 
-writes video files and the lists `train.csv` and `val.csv` that name what is in them.
+writes video files, and the lists `train.csv` and `val.csv` of their labels or values.
 """
 
 import argparse
@@ -22,16 +22,16 @@ from vov3d.synthetic.moving_shapes import write_clip
 __all__ = ["HEADS", "MOTIONS", "TASKS", "VALUES", "make_task_clip", "make_task_set", "write_task_videos"]
 
 MOTIONS = ("moving left", "moving right", "moving up", "moving down", "turning clockwise", "turning counter-clockwise")
-"""Labels of the many-label clips, of which a clip has one to three, each by a shape of its own."""
+"""Labels of the multilabel clips; each clip has one to three, each shown by its own shape."""
 
 VALUES = ("speed to the right (widths/s)", "speed upwards (heights/s)")
-"""What is asked of the regression's clips: both from -0.5 to 0.5."""
+"""Targets of the regression's clips: both from -0.5 to 0.5."""
 
 HEADS = {"verb": ("move left", "move right", "move up", "move down"), "noun": ("one shape", "two shapes")}
 """Heads and classes of the clips with a verb and a noun."""
 
 FPS = 10
-"""Frames per second that speeds are meant at, and files have."""
+"""Frames per second of the files; speeds are measured at this rate."""
 
 Array = np.ndarray
 Random = np.random.Generator
@@ -40,7 +40,7 @@ _WAYS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # of the first four motions, y downw
 
 
 def _motion(label: int, rng: Random, num_frames: int, size: float | None = None) -> Track:
-    """A shape that does one of `MOTIONS`."""
+    """Makes a shape with one of `MOTIONS`."""
     track = make_still(rng, num_frames, size, reach=0.45)
     progress = make_progress(rng, num_frames) - 0.5
     if label >= len(_WAYS):
@@ -76,7 +76,7 @@ _MAKERS: dict[str, Callable[[Random, int], tuple[list[Track], Array]]] = {
     "multihead": _verb_and_noun,
 }
 TASKS = tuple(_MAKERS)
-"""Tasks that there are clips for."""
+"""Tasks that have clips."""
 
 
 def make_task_clip(task: str, rng: Random, num_frames: int = 16, size: int = 64) -> tuple[Array, Array]:
@@ -84,7 +84,7 @@ def make_task_clip(task: str, rng: Random, num_frames: int = 16, size: int = 64)
 
     Args:
         task: One of `TASKS`.
-        rng: Where all that is drawn comes from; the same state gives the same clip.
+        rng: Random generator; the same state gives the same clip.
         num_frames: Frames.
         size: Rows and columns, in pixels.
 
@@ -125,14 +125,14 @@ def write_task_videos(task: str, folder: str | Path, clips: int, val_clips: int,
 
     Args:
         task: One of `TASKS`.
-        folder: Where to.
+        folder: The folder; made if it does not exist.
         clips: Files to train on.
         val_clips: Files for validation.
-        seed: Another one gives other clips.
+        seed: Another seed gives other clips.
 
     Raises:
         ValueError: If the task is not known.
-        ImportError: If PyAV is not there.
+        ImportError: If PyAV is not installed.
     """
     folder = Path(folder)
     for part, number, part_seed in (("train", clips, 2 * seed), ("val", val_clips, 2 * seed + 1)):
@@ -162,8 +162,8 @@ def _main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m vov3d.synthetic.moving_tasks", description=__doc__.split("\n\n")[0]
     )
-    parser.add_argument("task", choices=TASKS, help="what is asked of the clips")
-    parser.add_argument("--to", required=True, metavar="FOLDER", help="where the videos and their lists are made")
+    parser.add_argument("task", choices=TASKS, help="task of the clips")
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="folder for the videos and their lists")
     parser.add_argument("--clips", type=int, default=400, help="videos to train on (default: 400)")
     parser.add_argument("--val-clips", type=int, default=100, help="videos for validation (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other clips (default: 0)")

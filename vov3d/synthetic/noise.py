@@ -1,4 +1,4 @@
-"""Clips without content, for comparing networks: noise, and textures that drift."""
+"""Clips without content, for comparing networks: noise and drifting textures."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -23,13 +23,13 @@ def random_clips(in_chans: int, shapes: Iterable[tuple[int, int, int, int]]) -> 
 
 
 def moving_clips(cfg: dict[str, Any], frames: int, size: int, count: int) -> Iterator[torch.Tensor]:
-    """Makes smooth textures that drift, the same every time: nearer to film than noise is, but not film.
+    """Makes smooth, drifting textures, the same every time: closer to film than noise is.
 
     Args:
         cfg: A model's `pretrained_cfg`; `input_size`, `mean` and `std` are used.
         frames: Frames of a clip.
         size: Height and width in pixels.
-        count: How many clips.
+        count: Number of clips.
 
     Yields:
         Normalised clips `(1, C, frames, size, size)`.
@@ -37,7 +37,7 @@ def moving_clips(cfg: dict[str, Any], frames: int, size: int, count: int) -> Ite
     generator = torch.Generator().manual_seed(1)
     in_chans = cfg["input_size"][0]
     mean, std = (torch.tensor(cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    if len(mean) != in_chans:  # the configuration speaks of RGB
+    if len(mean) != in_chans:  # the configuration is for RGB
         mean, std = mean.mean(), std.mean()
     for _ in range(count):
         large = size + 2 * frames

@@ -1,7 +1,7 @@
 """From a video file to frames, clips and a label. Needs the extra `video`: `pip install 'vov3d[video]'`."""
 
 from vov3d.video._loading import plan_clips, plan_random_clip
-from vov3d.video.classifier import Prediction, Predictions, Result, VideoClassifier
+from vov3d.video.classifier import Prediction, Predictions, Result, VideoClassifier, Window
 from vov3d.video.decoders.base import VideoError
 from vov3d.video.reader import VideoReader
 from vov3d.video.sampling import (
@@ -31,6 +31,7 @@ __all__ = [
     "VideoError",
     "VideoReader",
     "Views",
+    "Window",
     "clip_indices",
     "clip_times",
     "crop_boxes",

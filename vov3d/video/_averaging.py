@@ -1,4 +1,4 @@
-"""The mean over the views of a video of what a network gives, in batches."""
+"""Runs a network on the views of a video in batches and averages the outputs."""
 
 import os
 import sys
@@ -12,12 +12,12 @@ from vov3d.video._loading import Loaded
 
 
 class ViewAverage:
-    """Collects the views of one video in batches and averages what the network gives for them.
+    """Collects the views of one video in batches and averages the network's outputs.
 
     Args:
-        run: uint8 crops `(T, C, S, S)` to float64 rows `(B, N)`.
-        size: how many crops go into it at once.
-        views: how many will come.
+        run: maps uint8 crops `(T, C, S, S)` to float64 rows `(B, N)`.
+        size: crops in a batch.
+        views: number of views of the video.
         progress: whether to show a bar.
     """
 
@@ -38,7 +38,7 @@ class ViewAverage:
                 self._run()
 
     def finished(self) -> torch.Tensor:
-        """The mean over all views, float32 `(N,)`."""
+        """Returns the mean over all views, float32 `(N,)`."""
         if self._waiting:
             self._run()
         if self._bar is not None:
@@ -55,22 +55,22 @@ class ViewAverage:
 
 
 def _bar(views: int) -> Any:
-    """A progress bar on stderr, shown only on a terminal and after a second."""
+    """Returns a progress bar on stderr, shown only on a terminal and after a second."""
     from tqdm import tqdm
 
     return tqdm(total=views, desc="views", unit="view", delay=1, leave=False, file=sys.stderr, disable=None)
 
 
-# Times the bytes of its input that a view needs at most; 9 to 20 were measured on vov3d_m, vov3d_l and x3d_xs.
+# A view needs at most this many times the bytes of its input; 9 to 20 were measured on vov3d_m, vov3d_l and x3d_xs.
 _PEAK = 24
 _SHARE = 0.5  # of the free memory that views may take
-_MOST = {"cpu": 2}  # more fall out of a processor's cache: VoV3D-M takes 0.44 s a view by two, 0.51 s by four
+_MOST = {"cpu": 2}  # more do not fit in a processor's cache: VoV3D-M takes 0.44 s a view in twos, 0.51 s in fours
 _MOST_ELSEWHERE = 64
-_UNKNOWN = 4 << 30  # bytes, where the system does not tell
+_UNKNOWN = 4 << 30  # bytes, assumed where the system reports nothing
 
 
 def views_at_once(view_bytes: int, device: torch.device) -> int:
-    """Views for one pass through a network: as many as fit in half of the free memory, from 1 to a limit.
+    """Returns how many views one pass of a network takes: those that fit in half of the free memory, from 1 to a limit.
 
     Args:
         view_bytes: bytes of one view as the network takes it.
@@ -81,7 +81,7 @@ def views_at_once(view_bytes: int, device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be had on a device."""
+    """Returns the free memory of a device, in bytes."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, unused
         return torch.cuda.mem_get_info(device)[0] + kept
@@ -89,7 +89,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _free_in_system() -> int:
-    """What the operating system has to give."""
+    """Returns the bytes that the operating system reports as available."""
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
@@ -102,7 +102,7 @@ def _free_in_system() -> int:
 
 
 def _free_in_group() -> int:
-    """What the limits of a container leave; without limits, more than any system has."""
+    """Returns the bytes left under a container's memory limit; more than any system has where there is no limit."""
     try:
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())

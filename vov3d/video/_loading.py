@@ -1,4 +1,4 @@
-"""Sources, one after the other, as the events that `VideoClassifier` works on; runs in a thread beside the network."""
+"""Reads sources one after the other as events for `VideoClassifier`; runs in a thread beside the network."""
 
 import queue
 import random
@@ -30,7 +30,7 @@ class Opened:
         source: as it was given.
         clips: seconds of the frames of each clip of the plan.
         duration: of the video, in seconds.
-        distinct: clips that differ; equal ones, as of a short video, are computed once.
+        distinct: number of different clips; equal ones, as in a short video, are computed once.
     """
 
     source: Source
@@ -41,11 +41,11 @@ class Opened:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A clip is there.
+    """A clip has been decoded.
 
     Attributes:
         crops: uint8 views `(T, C, S, S)` of one tensor.
-        weight: how often the clip stands in the plan.
+        weight: how often the clip occurs in the plan.
         shown: whether it is the middle one of the plan.
     """
 
@@ -56,12 +56,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Closed:
-    """A source is done with.
+    """A source has been read to its end, or has failed.
 
     Attributes:
         source: as it was given.
-        error: why it gave nothing more.
-        warning: what is to be said about it.
+        error: why reading stopped.
+        warning: a message for the user.
     """
 
     source: Source
@@ -75,9 +75,9 @@ class Loader:
 
     Attributes:
         cfg: the model's `pretrained_cfg`.
-        transform: what resizes and cuts frames.
+        transform: resizes and crops the frames.
         num_clips: clips of a plan.
-        backend: what decodes files.
+        backend: name of the decoder for files.
     """
 
     cfg: Mapping[str, Any]
@@ -86,7 +86,7 @@ class Loader:
     backend: str | None
 
     def events(self, sources: Iterable[Source], fps: float | None) -> Iterator[Opened | Loaded | Closed]:
-        """For each source `Opened`, a `Loaded` for each distinct clip, and `Closed`; at an error `Closed` at once."""
+        """Yields for each source `Opened`, a `Loaded` for each distinct clip, and `Closed`, early after an error."""
         for source in sources:
             try:
                 warning = yield from self._read(source, fps)
@@ -96,7 +96,7 @@ class Loader:
                 yield Closed(source, warning=warning)
 
     def _read(self, source: Source, fps: float | None) -> Generator[Opened | Loaded, None, str | None]:
-        """The events of one source but the last; returns what is to be said about it."""
+        """Yields the events of one source except the last; returns its warning, if any."""
         with VideoReader(source, self.backend if is_file(source) else None, fps) as reader:
             plan = plan_clips(self.cfg, reader, self.num_clips)
             counts = Counter(plan)
@@ -116,10 +116,10 @@ class Loader:
 
 
 def plan_clips(cfg: Mapping[str, Any], reader: VideoReader, num_clips: int = 1) -> list[Clip]:
-    """The frames of each clip of a video, for evaluation.
+    """Returns the frames of each clip of a video, for evaluation.
 
-    A file of constant rate follows `clip_indices`. One of variable rate is planned by time (`clip_times`), and the
-    frames shown nearest to those times are taken. Frames in an array that are exactly one clip are taken as they are.
+    A file of constant rate follows `clip_indices`. One of variable rate is planned by time (`clip_times`), with the
+    frames shown nearest to those times. An array of exactly one clip's frames is used as it is.
 
     Args:
         cfg: a model's `pretrained_cfg`; `num_frames`, `sampling` and, for dense sampling, `frame_stride` are used.
@@ -143,12 +143,12 @@ def plan_clips(cfg: Mapping[str, Any], reader: VideoReader, num_clips: int = 1) 
 
 
 def plan_random_clip(cfg: Mapping[str, Any], reader: VideoReader, rng: random.Random) -> Clip:
-    """The frames of a clip drawn at random, for training; files of variable rate by time, as in `plan_clips`.
+    """Returns the frames of a random clip, for training; samples files of variable rate by time, as `plan_clips` does.
 
     Args:
         cfg: a model's `pretrained_cfg`, as for `plan_clips`.
         reader: the video.
-        rng: the source of chance.
+        rng: the random generator.
 
     Returns:
         `cfg["num_frames"]` rising indices.
@@ -164,7 +164,7 @@ def plan_random_clip(cfg: Mapping[str, Any], reader: VideoReader, rng: random.Ra
 def stream_clips(
     reader: VideoReader, clips: Sequence[Clip], transform: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[tuple[Clip, torch.Tensor]]:
-    """Reads clips in the order in which they are complete.
+    """Reads clips and yields each as soon as it is complete.
 
     Memory holds the frames of the clips that overlap, not those of the video.
 
@@ -177,7 +177,7 @@ def stream_clips(
         Each clip with its frames `(T, C, H', W')`.
     """
     order = sorted(clips, key=lambda clip: (clip[-1], clip))
-    # the first frame that a clip or one behind it in the order needs
+    # the first frame that a clip or any later one in the order needs
     needed = list(accumulate(reversed([clip[0] for clip in order]), min))[::-1]
     held: dict[int, torch.Tensor] = {}
     at = 0
@@ -190,10 +190,10 @@ def stream_clips(
 
 
 def prefetched(items: Iterable[T], ahead: int) -> Generator[T, None, None]:
-    """Runs an iterable in a thread of its own, some items ahead.
+    """Runs an iterable in its own thread, a few items ahead.
 
     Args:
-        items: what is run; its errors are raised here, behind the items before them.
+        items: the iterable; its errors are raised here, after the items before them.
         ahead: items that may wait.
 
     Yields:
@@ -231,7 +231,7 @@ def prefetched(items: Iterable[T], ahead: int) -> Generator[T, None, None]:
 
 
 def _emptied(waiting: queue.Queue) -> None:
-    """Takes out what waits."""
+    """Empties a queue."""
     while True:
         try:
             waiting.get_nowait()

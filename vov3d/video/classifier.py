@@ -1,5 +1,6 @@
-"""From a video, or frames, to the names of what happens in it."""
+"""Classifies videos: from a file or frames to the labels of the actions in it."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
+from itertools import islice
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -19,26 +21,27 @@ from vov3d.video._averaging import ViewAverage, views_at_once
 from vov3d.video._loading import Loaded, Loader, Opened, prefetched
 from vov3d.video.decoders.base import stack_pictures
 from vov3d.video.predictions import Prediction, Predictions, check_threshold, check_topk, predictions_of
-from vov3d.video.reader import check_backend
+from vov3d.video.reader import VideoReader, check_backend, missing_text
 from vov3d.video.sampling import Views, parse_views
 from vov3d.video.settings import checked_cfg, checked_names
-from vov3d.video.sources import Source, is_frames
+from vov3d.video.shots import split_shots
+from vov3d.video.sources import Source, is_file, is_frames
 from vov3d.video.transforms import eval_transform
-from vov3d.video.window import SlidingWindow
+from vov3d.video.window import ShotWindows, SlidingWindow, steady_frames, steady_rate
 from vov3d.weights.tasks import Task, task_of
 
-__all__ = ["Prediction", "Predictions", "Result", "Source", "VideoClassifier"]
+__all__ = ["Prediction", "Predictions", "Result", "Source", "VideoClassifier", "Window"]
 
 Sources = list[Source] | tuple[Source, ...]
 
 _AHEAD = 2  # clips that may wait for the network
 
-Call = Callable[[Any, torch.Tensor], torch.Tensor]  # a model and normalised views (B, C, T, S, S) to rows (B, N)
+Call = Callable[[Any, torch.Tensor], torch.Tensor]  # maps a model and normalised views (B, C, T, S, S) to rows (B, N)
 
 
 @dataclass(frozen=True)
 class Result:
-    """The predictions for one video, and the frames that they rest on; in a notebook, the picture of `draw_result`.
+    """The predictions for one video and the frames they are based on; a notebook shows the picture of `draw_result`.
 
     Attributes:
         source: the video, as it was given.
@@ -70,6 +73,30 @@ class Result:
         return content.getvalue()
 
 
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a long video, and what a model says of it.
+
+    Attributes:
+        start: its first moment, in seconds.
+        end: its last moment, in seconds.
+        shot: where its shot begins, in seconds; 0 where cuts are not looked for.
+        duration: of the video, in seconds.
+        values: float32 `(N,)`, on the CPU: the scores of all outputs, or a vector.
+    """
+
+    start: float
+    end: float
+    shot: float
+    duration: float
+    values: torch.Tensor = field(repr=False)
+
+    @property
+    def time(self) -> float:
+        """The middle, in seconds."""
+        return (self.start + self.end) / 2
+
+
 class VideoClassifier:
     """Names the classes of videos with a model of this package.
 
@@ -84,7 +111,7 @@ class VideoClassifier:
             24 times the bytes of its input a view, but no more than 2 on a CPU, whose cache they would leave, and 64
             elsewhere.
         class_names: the names, in index order.
-        task: what the outputs of the network mean.
+        task: the model's task.
 
     Examples:
         >>> classifier = VideoClassifier(model, views="10x3")  # doctest: +SKIP
@@ -119,8 +146,7 @@ class VideoClassifier:
             num_frames: frames of a clip, in place of the model's own.
             backend: what decodes video files, as for `VideoReader`.
             antialias: as for `eval_transform`; False resizes as the published loaders do.
-            threshold: of a network of many labels: the score from which a label is named, or one for each label; 0.5 if
-                None.
+            threshold: for a multilabel model: the least score of a predicted label, or one for each label; 0.5 if None.
 
         Raises:
             ValueError: for views, a batch size, names, a threshold or a backend that do not fit; a model without
@@ -164,14 +190,14 @@ class VideoClassifier:
     def __call__(
         self, source: Source | Sources, topk: int | None = None, fps: float | None = None
     ) -> list[Prediction] | list[list[Prediction]]:
-        """The best classes of one video, or of each in a list.
+        """Returns the best classes of one video, or of each in a list.
 
         Args:
             source: what `VideoReader` takes: a file, a folder of frames, an address, bytes, or uint8 RGB frames
-                `(T, H, W, 3)` or `(T, 3, H, W)`, also one by one in a list; or a list of these. Exactly as many frames
-                in an array or a list as the model takes are one clip as they are, others are sampled like a video.
-            topk: classes to name, best first; more than the model has gives all. If None 5; of a network of many labels
-                all that reach the threshold. Values are given all, in their order.
+                `(T, H, W, 3)` or `(T, 3, H, W)`, also one by one in a list; or a list of these. An array or list of
+                exactly as many frames as the model takes is used as one clip; any other number is sampled like a video.
+            topk: number of classes to return; all of them if the model has fewer. If None, 5; for a multilabel model,
+                all that reach the threshold. Values are all returned, in their order.
             fps: frames per second of frames given as an array (30 if not given) or a folder (12). A file has its own.
 
         Returns:
@@ -188,7 +214,7 @@ class VideoClassifier:
         return [result.predictions for result in self.results(source, topk, fps)]
 
     def scores(self, source: Source, fps: float | None = None) -> torch.Tensor:
-        """The scores of one video, averaged over its views: the softmax, or what the model's task has in its place.
+        """Returns the scores of one video, averaged over its views: the softmax, or the scores of the model's task.
 
         Args:
             source: as for a call.
@@ -206,7 +232,7 @@ class VideoClassifier:
         return scores
 
     def result(self, source: Source, topk: int | None = None, fps: float | None = None) -> Result:
-        """Returns the best classes of one video, with their scores, the frames seen and the times of the clips.
+        """Returns the best classes of one video, all scores, the frames used and the times of the clips.
 
         Args:
             source: as for a call, but no list.
@@ -226,20 +252,20 @@ class VideoClassifier:
         fps: float | None = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[tuple[Source, list[Prediction] | Exception]]:
-        """The best classes of many videos, each as soon as it is known; the next is decoded while one is computed.
+        """Classifies many videos and yields each result as soon as it is known; decodes the next one meanwhile.
 
         Args:
             sources: as for a call, any number; they are taken from the iterable in another thread.
             topk: as for a call.
             fps: as for a call, for all sources.
-            errors: `"raise"` raises the error of a broken source at its turn, `"return"` gives it in place of the
-                predictions and goes on.
+            errors: `"raise"` raises the error of a broken source at its turn; `"return"` yields it in place of the
+                predictions and continues.
 
         Returns:
             An iterator over pairs of source and predictions (or error), in the order of the sources.
 
         Raises:
-            ValueError: for `topk` below 1 or another word for `errors`; and as a call, at a source's turn.
+            ValueError: for `topk` below 1 or an unknown value of `errors`; and as a call, at a source's turn.
             VideoError: for a source that gives no frames, at its turn.
         """
         results = self.results(sources, topk, fps, errors)
@@ -252,7 +278,7 @@ class VideoClassifier:
         fps: float | None = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Result]:
-        """As `stream`, with a `Result` for each video.
+        """Classifies many videos as `stream` does, with a `Result` for each.
 
         Args:
             sources: as for `stream`.
@@ -264,7 +290,7 @@ class VideoClassifier:
             An iterator over results, in the order of the sources.
 
         Raises:
-            ValueError: for `topk` below 1 or another word for `errors`; and as a call, at a source's turn.
+            ValueError: for `topk` below 1 or an unknown value of `errors`; and as a call, at a source's turn.
             VideoError: for a source that gives no frames, at its turn.
         """
         check_topk(topk)
@@ -272,11 +298,11 @@ class VideoClassifier:
         return self._results(sources, topk, fps, errors)
 
     def embedding(self, source: Source, fps: float | None = None) -> torch.Tensor:
-        """What the model's classifier takes for one video, averaged over its views: a vector to compare videos by.
+        """Returns the input of the model's classifier, averaged over a video's views: a vector to compare videos by.
 
         It is `forward_head(forward_features(view), pre_logits=True)`: features of all channels, pooled over the
-        clip, after the hidden layer and its activation, so that none is negative. A model made with `num_classes=0`
-        gives the same. It is not normalised to length 1.
+        clip, after the hidden layer and its activation, so no value is negative. A model made with `num_classes=0`
+        gives the same. The vector is not normalised to length 1.
 
         Args:
             source: as for a call, but no list.
@@ -296,7 +322,7 @@ class VideoClassifier:
     def embeddings(
         self, sources: Iterable[Source], fps: float | None = None, errors: Literal["raise", "return"] = "raise"
     ) -> Iterator[tuple[Source, torch.Tensor | Exception]]:
-        """`embedding` of many videos, each as soon as it is known; the next is decoded while one is computed.
+        """Yields the `embedding` of many videos, each as soon as it is known; decodes the next one meanwhile.
 
         Args:
             sources: as for `stream`.
@@ -307,8 +333,8 @@ class VideoClassifier:
             An iterator over pairs of source and vector (or error), in the order of the sources.
 
         Raises:
-            ValueError: for another word for `errors`, a model that gives no vector before its classifier, as an
-                exported file; and as a call, at a source's turn.
+            ValueError: for an unknown value of `errors`, or a model without a vector before its classifier, such as
+                an exported file; and as a call, at a source's turn.
             VideoError: for a source that gives no frames, at its turn.
         """
         _check_errors(errors)
@@ -324,15 +350,15 @@ class VideoClassifier:
         seconds: float | None = None,
         topk: int | None = None,
     ) -> Iterator[tuple[int, list[Prediction]]]:
-        """Labels for frames that keep coming, as from a camera: one for each hop, of the latest frames.
+        """Labels a stream of frames, as from a camera: at every hop, from the latest frames.
 
-        Each frame is resized, cut and normalised once, those that no window looks at not at all; a window's label is
-        what a call on its frames in an array gives.
+        Each frame is resized, cropped and normalised once, and not at all if no window uses it. A window's label is
+        the one that a call on an array of its frames gives.
 
         Args:
             frames: uint8 RGB frames `(H, W, 3)` or `(3, H, W)`, all of one size.
             hop: frames between two labels.
-            fps: frames that come per second.
+            fps: frames per second of the stream.
             seconds: length of the window. Only for models that take their frames from equal segments (4 is the
                 usual length of a Something-Something clip); in others it follows from the stride.
             topk: as for a call.
@@ -349,13 +375,104 @@ class VideoClassifier:
             raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
         window = SlidingWindow(self._cfg, self._transform, hop, fps, seconds)
         self.model.eval()
-        return ((at, self._best(self._run(_probabilities, clip).mean(0), topk)) for at, clip in window.clips(frames))
+        return ((at, self._best(self._run(_scores, clip).mean(0), topk)) for at, clip in window.clips(frames))
+
+    def scores_over(
+        self,
+        source: Source,
+        every: float,
+        seconds: float | None = None,
+        across_cuts: bool = False,
+        fps: float | None = None,
+    ) -> Iterator[Window]:
+        """Yields the scores of all outputs at regular times of a long video, as `scores` gives them, in one pass.
+
+        Windows that overlap share their frames; memory holds the frames of one window, however long the video is. Each
+        shot is treated as a video of its own (`vov3d.video.shots.split_shots`): its first window begins with it, and
+        the next follow as long as they fit. A shot that is shorter than a window is one window.
+
+        Args:
+            source: as for a call, but no list.
+            every: seconds between two windows.
+            seconds: length of a window, for models that take their frames from equal segments; in others it follows
+                from the stride.
+            across_cuts: does not look for cuts, so that windows lie across them.
+            fps: as for a call.
+
+        Returns:
+            An iterator over windows, in the order of time.
+
+        Raises:
+            ValueError: for settings that do not fit or would have no effect, such as several clips in `views`.
+            VideoError: for a source that gives no frames.
+        """
+        return self._over(_scores, source, every, seconds, across_cuts, fps)
+
+    def embeddings_over(
+        self,
+        source: Source,
+        every: float,
+        seconds: float | None = None,
+        across_cuts: bool = False,
+        fps: float | None = None,
+    ) -> Iterator[Window]:
+        """Yields the vectors of `embedding` at regular times of a long video, in one pass of decoding.
+
+        Args:
+            source: as for a call, but no list.
+            every: seconds between two windows.
+            seconds: as for `scores_over`.
+            across_cuts: as for `scores_over`.
+            fps: as for a call.
+
+        Returns:
+            An iterator over windows, in the order of time.
+
+        Raises:
+            ValueError: as `scores_over`, and for a model that gives no vector before its classifier.
+            VideoError: for a source that gives no frames.
+        """
+        _check_has_features(self.model)
+        return self._over(_features, source, every, seconds, across_cuts, fps)
+
+    def _over(
+        self, call: Call, source: Source, every: float, seconds: float | None, across_cuts: bool, fps: float | None
+    ) -> Iterator[Window]:
+        """Returns an iterator over the results of `call` for windows at regular times; settings are checked at once."""
+        if not 0 < every < math.inf:
+            raise ValueError(f"every is {every}: give the seconds between two windows, above 0")
+        if self.views.num_clips != 1:
+            raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
+        reader = VideoReader(source, self._loader.backend if is_file(source) else None, fps)
+        try:
+            rate, count = steady_rate(reader)
+            plan = ShotWindows(self._cfg, self._transform, every, rate, seconds)
+        except BaseException:
+            reader.close()
+            raise
+        self.model.eval()
+        return self._windows(call, reader, plan, rate, count, across_cuts)
+
+    def _windows(
+        self, call: Call, reader: VideoReader, plan: ShotWindows, rate: float, count: int, across_cuts: bool
+    ) -> Iterator[Window]:
+        frames = steady_frames(reader)
+        clips = plan.clips(((False, frame) for frame in frames) if across_cuts else split_shots(frames))
+        at_once = max(self.views_at_once() // self.views.num_crops, 1)
+        with reader, closing(prefetched(clips, at_once + _AHEAD)) as coming:
+            while some := list(islice(coming, at_once)):
+                crops = [crop for clip in some for crop in clip.crops]
+                rows = self._of_crops(call, crops).unflatten(0, (len(some), -1)).mean(1).float()
+                for clip, row in zip(some, rows, strict=True):
+                    yield Window(clip.start / rate, clip.end / rate, clip.shot / rate, count / rate, row)
+            if reader.missing:
+                warnings.warn(missing_text(reader.path, reader.missing, count), RuntimeWarning, stacklevel=3)
 
     def _results(
         self, sources: Iterable[Source], topk: int | None, fps: float | None, errors: Literal["raise", "return"]
     ) -> Iterator[Result]:
-        """`results`, once its arguments are checked."""
-        for source, opened, scores, shown in self._averaged(_probabilities, sources, fps, errors):
+        """Yields the results of `results`, whose arguments have been checked."""
+        for source, opened, scores, shown in self._averaged(_scores, sources, fps, errors):
             if isinstance(scores, Exception):
                 yield Result(source, [], None, scores, self.views, [], 0.0, None)
             else:
@@ -365,7 +482,7 @@ class VideoClassifier:
     def _averaged(
         self, call: Call, sources: Iterable[Source], fps: float | None, errors: Literal["raise", "return"]
     ) -> Iterator[tuple[Source, Any, torch.Tensor | Exception, torch.Tensor | None]]:
-        """For each source its plan (`Opened`), the mean of `call` over its views or an error, and the frames shown."""
+        """Yields each source with its plan (`Opened`), the mean of `call` over its views (or an error), and frames."""
         self.model.eval()
         with closing(prefetched(self._loader.events(sources, fps), _AHEAD)) as events:
             opened: Any = None
@@ -388,11 +505,11 @@ class VideoClassifier:
                     opened, mean, shown = None, None, None
 
     def _best(self, scores: torch.Tensor, topk: int | None) -> Predictions:
-        """What the scores of a video say."""
+        """Returns the predictions that follow from the scores of a video."""
         return predictions_of(self.task, scores, self.class_names, topk, self._threshold)
 
     def _run(self, call: Call, views: torch.Tensor) -> torch.Tensor:
-        """What `call` gives for normalised views `(B, C, T, S, S)`: `(B, N)`, in float64 on the CPU."""
+        """Returns `call` of normalised views `(B, C, T, S, S)`: `(B, N)`, in float64 on the CPU."""
         parameter = self._parameter()
         with torch.inference_mode():
             views = views.to(parameter.device, parameter.dtype)
@@ -401,16 +518,16 @@ class VideoClassifier:
             return call(self.model, views).double().cpu()
 
     def _parameter(self) -> torch.Tensor:
-        """A parameter of the network, for its device and precision."""
+        """Returns a parameter of the network, for its device and precision."""
         return next(self.model.parameters(), torch.zeros(()))
 
     def _of_crops(self, call: Call, crops: list[torch.Tensor]) -> torch.Tensor:
-        """What `call` gives for uint8 crops `(T, C, S, S)`: `(B, N)`, in float64 on the CPU."""
-        # a quarter of the bytes go to the device, and no more than one batch is ever in float
+        """Returns `call` of uint8 crops `(T, C, S, S)`: `(B, N)`, in float64 on the CPU."""
+        # uint8 moves a quarter of the bytes to the device, and only one batch at a time is in float
         return self._run(call, self._transform.normalize(stack_pictures(crops).to(self._parameter().device)))
 
     def views_at_once(self) -> int:
-        """Views that go through the network at once: `batch_size`, or what fits in memory now."""
+        """Returns how many views go through the network at once: `batch_size`, or as many as fit in memory now."""
         if self.batch_size is not None:
             return self.batch_size
         parameter = self._parameter()
@@ -419,15 +536,15 @@ class VideoClassifier:
 
 
 def _made(name: str | os.PathLike[str]) -> nn.Module:
-    """The model of a name or a folder, with its weights."""
+    """Returns the model of a name or a folder, with its weights."""
     name = os.fspath(name)
     if os.path.splitext(name)[1] in (".onnx", ".xml", ".pt2", ".pte"):
-        raise ValueError(f"{name}: is an exported file; give what vov3d.load_exported makes of it")
+        raise ValueError(f"{name} is an exported file: load it with vov3d.load_exported and pass the result")
     return create_model(model_name(name), pretrained=True).eval()
 
 
-def _probabilities(model: Any, views: torch.Tensor) -> torch.Tensor:
-    """Scores `(B, num_classes)` of views: of `forward_dense`, or of `forward` where a model has no such."""
+def _scores(model: Any, views: torch.Tensor) -> torch.Tensor:
+    """Returns the scores `(B, num_classes)` of views: `forward_dense`, or those of `forward` if there is none."""
     if hasattr(model, "forward_dense"):
         return model.forward_dense(views)
     return task_of(model).scores(model(views), model.pretrained_cfg.get("temperature") or 1.0)
@@ -439,12 +556,12 @@ def _check_errors(errors: str) -> None:
 
 
 def _features(model: Any, views: torch.Tensor) -> torch.Tensor:
-    """What the classifier of a model takes `(B, D)`."""
+    """Returns the input of a model's classifier, `(B, D)`."""
     vectors = model.forward_head(model.forward_features(views), pre_logits=True)
     if vectors.ndim != 2:
         raise ValueError(
             f"{type(model).__name__} gives {tuple(vectors.shape)} before its classifier, not one vector a view: build "
-            "it with a pooling, as global_pool='avg'"
+            "it with pooling, such as global_pool='avg'"
         )
     return vectors
 
@@ -453,6 +570,6 @@ def _check_has_features(model: nn.Module) -> None:
     """Raises ValueError for a model that does not give one vector a view before its classifier."""
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise ValueError(
-            f"{type(model).__name__} has no forward_features and forward_head, which give what its classifier takes: "
-            "use a model of vov3d.create_model (also of optimize_for_inference), not an exported file"
+            f"{type(model).__name__} has no forward_features and forward_head, so it gives no embedding: use a model "
+            "made by vov3d.create_model (optimized or not), not an exported file"
         )

@@ -1,13 +1,13 @@
-"""A picture of what a network saw of a video and made of it: frames, ranked labels, and the time line."""
+"""Draws a result as a picture: the input frames, the ranked labels, and a time line of the clips."""
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from vov3d.extras import install
+from vov3d.files import replacing
 from vov3d.video.classifier import Result
 from vov3d.video.predictions import Combination, Prediction, Value
 from vov3d.video.sources import source_name
@@ -33,7 +33,7 @@ def save_result(result: Result, path: str | os.PathLike[str]) -> None:
 
     Args:
         result: of a `VideoClassifier`; without an error.
-        path: the file; nothing half-written is ever there.
+        path: the file; it is put in place whole or not at all.
 
     Raises:
         ValueError: for an ending that Pillow does not know, a folder that is not there, or a result after an error.
@@ -44,12 +44,12 @@ def save_result(result: Result, path: str | os.PathLike[str]) -> None:
 
 
 def save_board(results: Sequence[Result], truths: Sequence[str], path: str | os.PathLike[str]) -> None:
-    """Writes a picture of several videos: the frames that the network saw, what it said, and whether it is correct.
+    """Writes a picture of several videos: the input frames, the predicted label, and whether it is correct.
 
     Args:
         results: of a `VideoClassifier`, none of them after an error.
         truths: the correct label of each.
-        path: the file; nothing half-written is ever there.
+        path: the file; it is put in place whole or not at all.
 
     Raises:
         ValueError: for an ending that Pillow does not know, or a folder that is not there.
@@ -59,29 +59,21 @@ def save_board(results: Sequence[Result], truths: Sequence[str], path: str | os.
     canvas = _Canvas()
     for result, truth in zip(results, truths, strict=True):
         assert result.frames is not None
-        said = result.predictions[0]
+        best = result.predictions[0]
         canvas.strip(result.frames)
-        canvas.text(f"{said.label} ({said.score:.0%})", _TEXT, _CORRECT if said.label == truth else _WRONG)
-        canvas.text("correct" if said.label == truth else f"wrong, it is: {truth}", _SMALL, _FAINT)
+        canvas.text(f"{best.label} ({best.score:.0%})", _TEXT, _CORRECT if best.label == truth else _WRONG)
+        canvas.text("correct" if best.label == truth else f"wrong, it is: {truth}", _SMALL, _FAINT)
         canvas.space(16)
     _save(canvas.finished(), os.fspath(path))
 
 
 def _save(picture: Image.Image, path: str) -> None:
-    ending = os.path.splitext(path)[1].lower()
-    handle, draft = tempfile.mkstemp(suffix=ending, dir=os.path.dirname(os.path.abspath(path)))
-    try:
-        os.close(handle)
+    with replacing(path) as draft:
         picture.save(draft)
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
 
 
 def check_picture_name(path: str | os.PathLike[str]) -> None:
-    """Refuses a name under which no picture can be written.
+    """Checks that a picture can be written under a name.
 
     Raises:
         ValueError: for an ending that Pillow does not know, or a folder that is not there.
@@ -94,7 +86,7 @@ def check_picture_name(path: str | os.PathLike[str]) -> None:
 
 
 def draw_result(result: Result) -> Image.Image:
-    """Draws the frames that the network saw as a strip, the labels as bars, and where in the video the views lie.
+    """Draws the network's input frames as a strip, the labels as bars, and the clips on a time line of the video.
 
     Args:
         result: of a `VideoClassifier`; without an error.
@@ -106,7 +98,7 @@ def draw_result(result: Result) -> Image.Image:
         ValueError: if the result has no frames, as after an error.
     """
     if result.frames is None:
-        raise ValueError(f"{source_name(result.source)}: nothing was seen of it, so there is nothing to draw")
+        raise ValueError(f"{source_name(result.source)}: the result holds no frames, so there is nothing to draw")
     canvas = _Canvas()
     canvas.text(os.path.basename(source_name(result.source)) or source_name(result.source), _TEXT)
     canvas.strip(result.frames)
@@ -122,7 +114,7 @@ def draw_result(result: Result) -> Image.Image:
 
 
 def _draw_prediction(canvas: "_Canvas", prediction: Prediction) -> None:
-    """A label above its bar, a class of each head above theirs, or a value without one."""
+    """Draws a label above its bar, with the class of each head below, or a value without a bar."""
     if isinstance(prediction, Value):
         canvas.bar(prediction.label, prediction.text, None)
     else:
@@ -132,11 +124,11 @@ def _draw_prediction(canvas: "_Canvas", prediction: Prediction) -> None:
 
 
 def _caption(result: Result) -> str:
-    """What the strip shows."""
+    """Returns the text below the strip."""
     clips, crops = result.views
     seen = f"{len(result.clips[0])} frames"
     if clips * crops == 1:
-        return f"The network saw these {seen}"
+        return f"Input of the network: {seen}"
     views = f"{clips} {'clip' if clips == 1 else 'clips'} x {crops} {'crop' if crops == 1 else 'crops'}"
     crop = "" if crops == 1 else ", centre crop"
     return f"{views}; shown: clip {len(result.clips) // 2 + 1}{crop}, {seen}"
@@ -151,23 +143,23 @@ class _Canvas:
         self._inner = _WIDTH - 2 * _MARGIN
 
     def space(self, height: int) -> None:
-        """Leaves room."""
+        """Leaves a gap."""
         self._y += height
 
     def finished(self) -> Image.Image:
-        """The picture, to its lower margin."""
+        """Returns the picture with its lower margin."""
         self._grown(_MARGIN)
         return self._picture
 
     def _grown(self, height: int) -> Any:
-        """Makes room for `height` more and gives what draws on it."""
+        """Adds `height` pixels and returns an `ImageDraw` of the picture."""
         taller = Image.new("RGB", (_WIDTH, self._y + height), "white")
         taller.paste(self._picture)
         self._picture = taller
         return ImageDraw.Draw(taller)
 
     def text(self, text: str, size: int, colour: str = _INK) -> None:
-        """Text, broken between words to fit."""
+        """Draws text, broken between words to fit."""
         font = find_font(size)
         lines = text_lines(text, font, self._inner)
         draw = self._grown(2 * len(lines) * size)
@@ -177,7 +169,7 @@ class _Canvas:
         self._y += round(0.25 * size)
 
     def strip(self, frames: torch.Tensor) -> None:
-        """Frames `(T, C, S, S)` side by side, in rows."""
+        """Draws frames `(T, C, S, S)` side by side, in rows."""
         columns = min(len(frames), _COLUMNS)
         side = min((self._inner + _GAP) // columns - _GAP, 320)
         rows = -(-len(frames) // columns)
@@ -189,7 +181,7 @@ class _Canvas:
         self._y += rows * (side + _GAP) + 8
 
     def bar(self, label: str, text: str, score: float | None) -> None:
-        """A label with its score, above a bar as long as the score; without one for None."""
+        """Draws a label with its score above a bar whose length is the score; no bar if the score is None."""
         font = find_font(_TEXT)
         lines = text_lines(label, font, self._inner - font.getlength(text) - 30)
         draw = self._grown(90 + len(lines) * _TEXT)
@@ -206,7 +198,7 @@ class _Canvas:
         self._y = top + 36
 
     def time_line(self, clips: list[list[float]], duration: float) -> None:
-        """The video from start to end, with a bar for each clip and a tick for each of its frames."""
+        """Draws the video from start to end, with a bar for each clip and a tick for each of its frames."""
         height = max(4, min(22, 264 // len(clips)))
         draw = self._grown(len(clips) * (height + 4) + 80)
         scale = self._inner / max(duration, clips[-1][-1], 1e-6)
@@ -228,7 +220,7 @@ class _Canvas:
 
 
 def find_font(size: int) -> Any:
-    """A font of the system with many letters, or Pillow's own."""
+    """Returns a system font with many letters, or Pillow's own."""
     for name in _FONTS:
         try:
             return ImageFont.truetype(name, size)
@@ -238,9 +230,9 @@ def find_font(size: int) -> Any:
 
 
 def text_lines(text: str, font: Any, width: float) -> list[str]:
-    """Text broken between words into at most `_LINES`; what is left of a longer one ends in three dots.
+    """Breaks a text between words into at most `_LINES` lines; a longer text ends in three dots.
 
-    Only a word that is wider than the line by itself is shortened within.
+    Only a word that is wider than a line is itself shortened.
     """
     lines = [""]
     for word in text.split():
@@ -259,7 +251,7 @@ def text_lines(text: str, font: Any, width: float) -> list[str]:
 
 
 def _fitted(text: str, font: Any, width: float) -> str:
-    """Text on one line, shortened in the middle until it fits, without characters that the font lacks."""
+    """Returns a text on one line, shortened in the middle until it fits, without characters that the font lacks."""
     missing = _drawn("\uffff", font)
     text = "".join(char if char.isascii() or _drawn(char, font) != missing else "?" for char in _printable(text))
     if font.getlength(text) <= width:
@@ -272,10 +264,10 @@ def _fitted(text: str, font: Any, width: float) -> str:
 
 
 def _printable(text: str) -> Iterable[str]:
-    """The characters that have a shape; others, as line breaks or half a name's bytes, become question marks."""
+    """Replaces what has no glyph, such as line breaks or bytes of a name that are no UTF-8, by question marks."""
     return (char if char.isprintable() else "?" for char in text)
 
 
 def _drawn(char: str, font: Any) -> bytes:
-    """The pixels of a character."""
+    """Returns the pixels of a character."""
     return bytes(font.getmask(char))

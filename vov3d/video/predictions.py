@@ -1,4 +1,4 @@
-"""What a network says of a video: labels with scores, values, or a label of each of several heads."""
+"""Predictions for a video: labels with scores, values, or a label of each of several heads."""
 
 import heapq
 import math
@@ -14,7 +14,7 @@ from vov3d.weights.tasks import Task, head_names
 __all__ = ["Combination", "Prediction", "Predictions", "Value"]
 
 THRESHOLD = 0.5
-"""The score from which a network of many labels names one."""
+"""Least score of a predicted label of a multilabel network."""
 
 _USUAL = 5  # classes that are named
 _MOST_COMBINATIONS = 100_000
@@ -27,7 +27,7 @@ class Prediction:
     Attributes:
         index: the class, from 0.
         label: its name.
-        score: the mean over the views of the class's probability, from 0 to 1.
+        score: the class's probability, averaged over the views, from 0 to 1.
     """
 
     index: int
@@ -36,7 +36,7 @@ class Prediction:
 
     @property
     def text(self) -> str:
-        """The score as it is shown."""
+        """The score as text."""
         return f"{100 * self.score:.1f}%"
 
 
@@ -45,14 +45,14 @@ class Value(Prediction):
     """A value of a regression.
 
     Args:
-        index: which value, from 0.
+        index: the value's position, from 0.
         label: its name, which may hold its unit.
         score: the value itself, the mean over the views.
     """
 
     @property
     def text(self) -> str:
-        """The value as it is shown, with four digits."""
+        """The value as text, with four digits."""
         return f"{self.score:.4g}"
 
 
@@ -60,8 +60,8 @@ class Value(Prediction):
 class Combination(Prediction):
     """A class of each head, such as a verb and a noun.
 
-    Its label is the names of the classes, one behind the other, its score the product of theirs. Its index counts like
-    digits: of two heads it is the first's class times the second's number of classes, plus the second's class.
+    The label joins the names of the classes; the score is the product of their scores. The index numbers all
+    combinations: for two heads it is the first class times the second head's number of classes, plus the second class.
 
     Attributes:
         parts: the heads' names, each with the prediction of its class.
@@ -71,7 +71,7 @@ class Combination(Prediction):
 
 
 class Predictions(list[Prediction]):
-    """The best classes of a video, best first, or its values: a list that prints itself, a table in a notebook."""
+    """The best classes of a video, best first, or its values: prints one per line, and as a table in a notebook."""
 
     def __str__(self) -> str:
         return "\n".join(line(p) for p in self)
@@ -100,16 +100,16 @@ def check_topk(topk: int | None) -> None:
 
 
 def check_threshold(task: Task, threshold: float | Sequence[float] | None, labels: int) -> torch.Tensor | None:
-    """Returns the score from which each label is named, float32 `(labels,)`; None where the task has no threshold.
+    """Returns the least score of each label, float32 `(labels,)`; None for a task without thresholds.
 
     Args:
-        task: What the network's outputs mean.
+        task: The network's task.
         threshold: One for all labels, or one for each; 0.5 if None.
-        labels: How many there are.
+        labels: Number of labels.
 
     Raises:
-        ValueError: for a threshold that does not lie between 0 and 1, another number of them than labels, or one for a
-            task on which it has no effect.
+        ValueError: for a threshold outside 0 to 1, another number of thresholds than labels, or a threshold for a task
+            on which it has no effect.
     """
     if task.name != "multilabel":
         if threshold is not None:
@@ -126,14 +126,14 @@ def check_threshold(task: Task, threshold: float | Sequence[float] | None, label
 def predictions_of(
     task: Task, scores: torch.Tensor, names: Sequence[str], topk: int | None, threshold: torch.Tensor | None = None
 ) -> Predictions:
-    """Returns what the scores of a video say, by the task.
+    """Returns the predictions that follow from the scores of a video, by the task.
 
     Args:
-        task: What the network's outputs mean.
+        task: The network's task.
         scores: `(num_classes,)`, the mean over the views.
-        names: Of the outputs.
-        topk: Classes to name, best first. If None 5, but of many labels all that reach the threshold. Values are given
-            all, in their order.
+        names: Names of the outputs.
+        topk: Number of classes to return. If None, 5; for many labels, all that reach the threshold. Values are all
+            returned, in their order.
         threshold: Of `check_threshold`.
     """
     if task.name == "regression":
@@ -153,7 +153,7 @@ def predictions_of(
 
 
 def _combinations(task: Task, scores: torch.Tensor, names: Sequence[str], topk: int) -> Predictions:
-    """The best combinations of a class of each head: they are among those of each head's best."""
+    """Returns the best combinations of a class of each head, which consist of each head's best classes."""
     parts = task.split(scores[None])
     per_head = max(int(_MOST_COMBINATIONS ** (1 / len(parts))), 1)
     best = []

@@ -1,4 +1,4 @@
-"""Random access to the frames of a video, exact to the frame, wherever they come from."""
+"""Random, frame-exact access to a video: a file, an address, a folder of pictures, or an array."""
 
 import contextlib
 import math
@@ -33,7 +33,7 @@ from vov3d.video.sources import (
 __all__ = ["BACKENDS", "VideoError", "VideoReader"]
 
 BACKENDS = ("pyav", "torchcodec")
-"""What decodes video files: PyAV brings all it needs, torchcodec wants FFmpeg from the system."""
+"""Decoders of video files: PyAV brings FFmpeg with it, torchcodec needs the system's."""
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -45,23 +45,23 @@ class VideoReader:
     Reading seeks to the key frame before a wanted frame and decodes no further than needed. Files without usable
     times (AVI with B-frames, raw streams) are decoded from the start and counted. Rotation metadata is honoured.
 
-    A file that is cut short gives the frames it has; the last frame that can be decoded stands for those missing. In
-    a damaged one, frames from the damage up to the next key frame are what FFmpeg makes of them. Both are counted in
+    A file that is cut short gives the frames it has; the last frame that can be decoded replaces those missing. In a
+    damaged file, frames from the damage up to the next key frame are as FFmpeg decodes them. Both are counted in
     `missing`, with one warning per reader.
 
     Threads may share a reader; they wait for each other. After a fork and after pickling, the source is opened again.
 
     Attributes:
         path: what was opened: the file, folder or address, or a description of bytes and arrays.
-        backend: what decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder, WebP) or `"memory"` (an array).
-        num_frames: frames in the video; of a file cut short, the number it should have, where it tells.
+        backend: the decoder: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder, WebP) or `"memory"` (an array).
+        num_frames: frames in the video; of a file cut short, the number it should have, if its header states it.
         fps: frames per second, on average where the rate is variable.
         variable: whether the frames come at a variable rate.
         height: rows of an upright frame.
         width: columns of an upright frame.
         timestamps: float64 array of seconds from the first frame, for each frame.
         duration: seconds, up to the end of the last frame.
-        missing: frames of the latest reading for which another stands, or that are damaged.
+        missing: frames of the latest reading that are damaged or were replaced by another.
 
     Examples:
         >>> with VideoReader("clip.mp4") as reader:  # doctest: +SKIP
@@ -75,14 +75,14 @@ class VideoReader:
             source: a video file; a folder of pictures, one a frame, in natural order; an http(s) address, as a
                 string, which is downloaded to a temporary file; a video file's `bytes`; or uint8 RGB frames
                 `(T, H, W, 3)` or `(T, 3, H, W)` in an array or a tensor.
-            backend: what decodes files, `"pyav"` (the default) or `"torchcodec"`; both give the same frames to the
-                bit. Files that torchcodec would show otherwise are decoded by PyAV in either case; `backend` tells.
+            backend: the decoder for files, `"pyav"` (the default) or `"torchcodec"`; both give bit-identical frames.
+                Files that torchcodec would decode differently are always decoded by PyAV; see `backend`.
             fps: frames per second of a folder (12 if not given, as in Something-Something V1) or an array (30). A
                 file has its own.
 
         Raises:
             VideoError: if the source is missing, unreadable, or has no frame that can be decoded.
-            ValueError: for an unknown backend, frames of another form, or settings that the source has no use for.
+            ValueError: for an unknown backend, frames of another form, or settings that do not apply to the source.
             ImportError: if torchcodec is asked for and cannot be used.
         """
         self.path = source_name(source)
@@ -99,14 +99,14 @@ class VideoReader:
         self.duration = float(self.timestamps[-1]) + 1 / self.fps
 
     def _set_apart(self) -> None:
-        """Begins without a source, a lock or a reading of another process."""
+        """Starts without the source, the lock and the stream of another process."""
         self._frames: FrameSource | None = None
-        self._after = contextlib.ExitStack()  # what is to be let go of on closing
+        self._after = contextlib.ExitStack()  # what closing releases
         self._lock = threading.RLock()
-        self._turn = object()  # of the stream that decoded last: it alone may go on where the decoder stands
+        self._turn = object()  # of the stream that decoded last: it alone may continue from the decoder's position
 
     def _here(self) -> FrameSource:
-        """The frames; opened at the first use in a process, of which a fork makes a new one."""
+        """Returns the frames, opened at the first use in each process."""
         if self._frames is None:
             self._frames = self._opened(*self._given)
             self._after.callback(self._frames.close)
@@ -116,12 +116,12 @@ class VideoReader:
         return _opened_again, (type(self), self._given, self._closed)
 
     def _opened(self, source: Source, backend: str | None, fps: float | None) -> FrameSource:
-        """What gives the frames of a source."""
+        """Opens a source."""
         if isinstance(source, (str, os.PathLike, bytes)):
             if is_address(source):
                 return self._downloaded(str(source), backend)
             if not isinstance(source, bytes) and is_folder(source):
-                from vov3d.video.decoders.images import FolderFrames  # needs Pillow, which files do not
+                from vov3d.video.decoders.images import FolderFrames  # needs Pillow, unlike files
 
                 folder = FolderFrames(os.fspath(source), fps)
                 self._key = folder.content_key
@@ -136,7 +136,7 @@ class VideoReader:
         return array
 
     def _downloaded(self, address: str, backend: str | None) -> FrameSource:
-        """The frames of a file that is fetched first, and deleted on closing."""
+        """Opens a file that is downloaded first, and deleted on closing."""
         from vov3d.video.sources import Download
 
         copy = Download(address)
@@ -151,12 +151,12 @@ class VideoReader:
 
     @property
     def backend(self) -> str:
-        """What decodes: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder) or `"memory"` (an array)."""
+        """The decoder: `"pyav"`, `"torchcodec"`, `"pillow"` (a folder) or `"memory"` (an array)."""
         return self._here().backend
 
     @property
     def missing(self) -> int:
-        """Frames of the latest reading for which another stands, or that are damaged."""
+        """Frames of the latest reading that are damaged or were replaced by another."""
         return self._missing
 
     def __enter__(self) -> "VideoReader":
@@ -177,7 +177,7 @@ class VideoReader:
     def at_constant_rate(self, indices: Iterable[int]) -> list[int]:
         """Turns indices counted at the average rate into those of the frames shown nearest to that time.
 
-        In a file of constant rate nothing changes. In others the average may be far from the rate of any part:
+        Indices in a file of constant rate do not change. In others the average may be far from the rate of any part:
         `vov3d.video.plan_clips` plans their clips by time.
 
         Args:
@@ -191,7 +191,7 @@ class VideoReader:
         return self.at_times(index / self.fps for index in indices)
 
     def at_times(self, seconds: Iterable[float]) -> list[int]:
-        """The frames shown nearest to some times; the first or last one for times outside the video.
+        """Returns the frames shown nearest to some times; the first or last one for times outside the video.
 
         Args:
             seconds: from the first frame.
@@ -202,9 +202,9 @@ class VideoReader:
         return [self._nearest(time) for time in seconds]
 
     def content_key(self) -> int:
-        """A number that depends on the content alone, to seed what is drawn for this video.
+        """Returns a number that depends on the content alone, to seed random choices for this video.
 
-        It is the same for a file by path, bytes or address, wherever it lies and whatever its name.
+        It is the same for a file given by path, bytes or address, wherever it is and whatever its name.
 
         Returns:
             From 0 to 2^32 - 1.
@@ -213,13 +213,13 @@ class VideoReader:
         return self._key()
 
     def _nearest(self, seconds: float) -> int:
-        """The frame whose time is nearest, the earlier of two as near."""
+        """Returns the frame whose time is nearest; of two equally near, the earlier."""
         after = min(bisect_left(self.timestamps, seconds), self.num_frames - 1)
         before = max(after - 1, 0)
         return before if seconds - self.timestamps[before] <= self.timestamps[after] - seconds else after
 
     def read(self, indices: Iterable[int], transform: Transform | None = None) -> torch.Tensor:
-        """Decodes frames; each one wanted is decoded and converted once, however often it is asked for.
+        """Decodes frames; each one is decoded and converted once, however often it is asked for.
 
         Args:
             indices: in any order, repeats allowed, each in `[0, num_frames - 1]`.
@@ -227,7 +227,7 @@ class VideoReader:
                 e.g. `eval_transform(cfg).resize`.
 
         Returns:
-            uint8 RGB frames `(T, C, H, W)` in the order of `indices`; or what `transform` made of them, stacked.
+            uint8 RGB frames `(T, C, H, W)` in the order of `indices`; or the stacked results of `transform`.
 
         Raises:
             IndexError: for a frame that the video does not have.
@@ -245,16 +245,16 @@ class VideoReader:
         return stack_pictures([frames[index] for index in wanted])
 
     def stream(self, indices: Iterable[int], transform: Transform | None = None) -> Iterator[tuple[int, torch.Tensor]]:
-        """Decodes frames in one pass, giving each as soon as it is there; memory holds one at a time.
+        """Decodes frames in one pass and yields each at once; memory holds one at a time.
 
-        Afterwards `missing` tells how many had to be stood for by another; no warning is given.
+        Afterwards `missing` counts those that are damaged or were replaced by another; no warning is given.
 
         Args:
             indices: in any order, repeats allowed, each in `[0, num_frames - 1]`.
             transform: applied to each frame `(C, H, W)`.
 
         Yields:
-            Each index once, rising, with its uint8 RGB frame `(C, H, W)` or what `transform` made of it.
+            Each index once, rising, with its uint8 RGB frame `(C, H, W)` or the result of `transform`.
 
         Raises:
             IndexError: for a frame that the video does not have.
@@ -271,7 +271,7 @@ class VideoReader:
             yield index, latest[1]
 
     def _decoded(self, wanted: list[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Frames by rising index; where another stream of this reader came between, decoding begins anew."""
+        """Yields frames by rising index; after another stream of this reader decoded, seeks again."""
         turn, done, before, missing = object(), 0, 0, 0
         steps: Iterator[tuple[int, torch.Tensor]] = iter(())
         while done < len(wanted):
@@ -287,7 +287,7 @@ class VideoReader:
             yield index, frame
 
     def _check(self, wanted: Sequence[int]) -> None:
-        """Refuses what cannot be read, before anything is decoded."""
+        """Raises an error for frames that cannot be read, before anything is decoded."""
         if self._closed:
             raise ValueError(f"{printable(self.path)}: the reader is closed; open it again")
         if not wanted:
@@ -298,11 +298,11 @@ class VideoReader:
 
 
 def missing_text(name: str, missing: int, asked: int) -> str:
-    """What is said of a video some of whose frames are not there."""
+    """Returns the warning for a video with missing or damaged frames."""
     return (
         f"{printable(name)}: {missing} of the {asked} frames asked for are missing or damaged (the file is cut short "
-        "or damaged); the last frame that can be decoded stands for a missing one, and damaged ones are as FFmpeg "
-        "makes them"
+        "or damaged); the last frame that can be decoded replaces missing ones, and damaged ones are as FFmpeg "
+        "decodes them"
     )
 
 
@@ -311,7 +311,7 @@ _OF_PARENTS: list[Any] = []
 
 
 def _after_fork() -> None:
-    """In the child: leaves alone what readers hold, since decoders wait for threads that only the parent has."""
+    """Resets readers in the child: decoders of the parent would wait for threads that only the parent has."""
     for reader in list(_OPEN):
         _OF_PARENTS.append((reader._frames, reader._after))
         reader._set_apart()
@@ -322,7 +322,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _opened_again(kind: type[VideoReader], given: tuple[Any, ...], closed: bool) -> VideoReader:
-    """The reader that was pickled."""
+    """Opens a reader again that was pickled."""
     reader = kind(*given)
     if closed:
         reader.close()
@@ -330,7 +330,7 @@ def _opened_again(kind: type[VideoReader], given: tuple[Any, ...], closed: bool)
 
 
 def check_backend(backend: str | None) -> None:
-    """Refuses a backend that is not known or cannot be used here."""
+    """Raises an error for a backend that is unknown or cannot be used here."""
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not known; use one of {', '.join(BACKENDS)}")
     if backend == "torchcodec":
@@ -340,7 +340,7 @@ def check_backend(backend: str | None) -> None:
 
 
 def _check_settings(source: Source, backend: str | None, fps: float | None) -> None:
-    """Refuses settings that make no sense or would have no effect."""
+    """Raises an error for settings that make no sense or would have no effect."""
     check_backend(backend)
     file, name = is_file(source), printable(source_name(source))
     if fps is not None and file:
@@ -352,7 +352,7 @@ def _check_settings(source: Source, backend: str | None, fps: float | None) -> N
 
 
 def _file_frames(media: Media, backend: str | None) -> FrameSource:
-    """The frames of a video file."""
+    """Opens a video file."""
     media = replace(media, name=printable(media.name))
     with named(media.name):
         if is_webp(head_of(media)):  # FFmpeg reads no animated WebP

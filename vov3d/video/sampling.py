@@ -1,11 +1,11 @@
-"""Which frames and which squares of a video make the views that a network sees.
+"""Chooses the frames and the square crops of a video that make up a network's views.
 
-Two ways of choosing frames are published with the weights. *Dense* sampling takes one window of
+Two sampling schemes are published with the weights. *Dense* sampling takes one window of
 `stride * clip_len` frames of a 30 frames-per-second video and spreads `clip_len` points over it (Kinetics).
 *Segment* sampling cuts the whole video into `clip_len` parts and takes one frame of each (Something-Something).
-Both are the arithmetic of PySlowFast's loaders to the digit (https://github.com/facebookresearch/SlowFast), with
-which the published weights were trained and evaluated; what the authors' loaders draw at random for several clips of
-segments is drawn here from seeds of our own. Videos whose frames come at a variable rate are planned by time.
+Both follow the arithmetic of PySlowFast's loaders to the digit (https://github.com/facebookresearch/SlowFast), with
+which the published weights were trained and evaluated. Several clips of segments are random in the authors' loaders;
+here they come from seeds of our own. Videos of variable frame rate are planned by time.
 """
 
 import math
@@ -34,11 +34,11 @@ _REFERENCE_FPS = 30  # strides count frames of a video at this rate
 
 
 class Views(NamedTuple):
-    """How often a video is looked at.
+    """Number of views of a video.
 
     Attributes:
-        num_clips: places in time.
-        num_crops: squares of each, 1 or 3.
+        num_clips: clips, at different times.
+        num_crops: square crops of each clip, 1 or 3.
     """
 
     num_clips: int
@@ -46,7 +46,7 @@ class Views(NamedTuple):
 
 
 def parse_views(text: str) -> Views:
-    """Reads a number of views as papers print it.
+    """Reads a number of views in the notation of papers.
 
     Args:
         text: clips and crops, such as `"1x1"`, `"2x3"` or `"10x3"`.
@@ -69,7 +69,7 @@ def parse_views(text: str) -> Views:
 def dense_indices(
     num_frames: int, fps: float, clip_len: int, stride: float, clip: float = 0, num_clips: int = 1
 ) -> list[int]:
-    """Frames of one clip of a dense plan.
+    """Returns the frames of one clip of a dense plan.
 
     The clip spans `stride * clip_len * fps / 30` frames, so that it lasts equally long at every frame rate; the
     clips start at equal distances. A video shorter than the span repeats its last frame.
@@ -95,14 +95,14 @@ def dense_indices(
 
 
 def random_dense_indices(num_frames: int, fps: float, clip_len: int, stride: float, rng: random.Random) -> list[int]:
-    """Frames of a dense clip that starts anywhere in the video, for training.
+    """Returns the frames of a dense clip that starts anywhere in the video, for training.
 
     Args:
         num_frames: frames in the video.
         fps: frames per second of the video.
         clip_len: frames in the clip (T).
         stride: distance of neighbouring frames, in frames at 30 per second (tau).
-        rng: the source of chance, one draw per call.
+        rng: the random generator, used once per call.
 
     Returns:
         `clip_len` indices in increasing order, each in `[0, num_frames - 1]`.
@@ -115,7 +115,7 @@ def random_dense_indices(num_frames: int, fps: float, clip_len: int, stride: flo
 
 
 def segment_indices(num_frames: int, clip_len: int, rng: random.Random | None = None) -> list[int]:
-    """One frame of each of `clip_len` equal parts of the whole video.
+    """Returns one frame of each of `clip_len` equal parts of the whole video.
 
     Args:
         num_frames: frames in the video.
@@ -137,19 +137,19 @@ def segment_indices(num_frames: int, clip_len: int, rng: random.Random | None = 
 
 
 def clip_indices(cfg: Mapping[str, Any], num_frames: int, fps: float, num_clips: int, key: int = 0) -> list[list[int]]:
-    """Frames of every clip of a multi-view plan.
+    """Returns the frames of every clip of a multi-view plan.
 
-    One dense clip is taken from the middle of the video, where the action is: the published plan for several
-    clips would put a single one at the very start. One clip of a segment plan takes the middle frame of each part;
-    of several, each takes a frame of each part at random, as the authors' loaders do for Something-Something. What
-    is drawn depends on `key`, the clip's number and `num_frames` alone, so that it is the same again.
+    A single dense clip is taken from the middle of the video, where the action is: the published plan for several
+    clips would put it at the very start. A single clip of a segment plan takes the middle frame of each part;
+    of several, each takes a random frame of each part, as the authors' loaders do for Something-Something. The
+    choice depends on `key`, the clip's number and `num_frames` alone, so that it can be repeated.
 
     Args:
         cfg: a model's `pretrained_cfg`; `num_frames`, `sampling` and, for dense sampling, `frame_stride` are used.
         num_frames: frames in the video.
         fps: frames per second of the video.
         num_clips: clips in the plan.
-        key: seeds what several clips of a segment plan draw: `VideoReader.content_key` of the video.
+        key: seed for several clips of a segment plan: `VideoReader.content_key` of the video.
 
     Returns:
         `num_clips` lists of `cfg["num_frames"]` indices.
@@ -167,13 +167,13 @@ def clip_indices(cfg: Mapping[str, Any], num_frames: int, fps: float, num_clips:
 
 
 def random_clip_indices(cfg: Mapping[str, Any], num_frames: int, fps: float, rng: random.Random) -> list[int]:
-    """Frames of a clip drawn at random, for training, by the model's way of sampling.
+    """Returns the frames of a random clip, for training, by the model's sampling scheme.
 
     Args:
         cfg: a model's `pretrained_cfg`, as for `clip_indices`.
         num_frames: frames in the video.
         fps: frames per second of the video.
-        rng: the source of chance.
+        rng: the random generator.
 
     Returns:
         `cfg["num_frames"]` indices in increasing order, each in `[0, num_frames - 1]`.
@@ -188,9 +188,9 @@ def random_clip_indices(cfg: Mapping[str, Any], num_frames: int, fps: float, rng
 
 
 def clip_times(cfg: Mapping[str, Any], last: float, num_clips: int, key: int = 0) -> list[list[float]]:
-    """The plan of `clip_indices` in seconds, for a video whose frames come at a variable rate.
+    """Returns the plan of `clip_indices` in seconds, for a video of variable frame rate.
 
-    Such a file has no rate by which frames could be counted: its average may be ten times below that of every part
+    Frames of such a file cannot be counted by its average rate, which may be ten times below that of every part
     of it. The frames of a dense clip are exactly `stride / 30` seconds apart, segments have equal lengths in time.
 
     Args:
@@ -200,7 +200,7 @@ def clip_times(cfg: Mapping[str, Any], last: float, num_clips: int, key: int = 0
         key: as for `clip_indices`.
 
     Returns:
-        `num_clips` lists of `cfg["num_frames"]` rising times; those behind `last` stand for the last frame.
+        `num_clips` lists of `cfg["num_frames"]` rising times; those after `last` mean the last frame.
 
     Raises:
         ValueError: as `clip_indices`, and for a last frame before the first.
@@ -214,12 +214,12 @@ def clip_times(cfg: Mapping[str, Any], last: float, num_clips: int, key: int = 0
 
 
 def random_clip_times(cfg: Mapping[str, Any], last: float, rng: random.Random) -> list[float]:
-    """`random_clip_indices` in seconds, for a video whose frames come at a variable rate; see `clip_times`.
+    """Returns `random_clip_indices` in seconds, for a video of variable frame rate; see `clip_times`.
 
     Args:
         cfg: a model's `pretrained_cfg`, as for `clip_indices`.
         last: seconds from the first frame to the last.
-        rng: the source of chance.
+        rng: the random generator.
 
     Returns:
         `cfg["num_frames"]` rising times.
@@ -234,7 +234,7 @@ def random_clip_times(cfg: Mapping[str, Any], last: float, rng: random.Random) -
 
 
 def crop_boxes(height: int, width: int, size: int, num_crops: int) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-    """Where square crops lie once the short side of a frame is resized to their size.
+    """Returns the positions of square crops in a frame whose short side is resized to the crop size.
 
     Args:
         height: rows of the frame.
@@ -249,7 +249,7 @@ def crop_boxes(height: int, width: int, size: int, num_crops: int) -> tuple[tupl
         ValueError: for sizes below 1, or another number of crops.
     """
     if min(height, width, size) < 1:
-        raise ValueError(f"frame {height}x{width} and crop {size} need at least one pixel a side")
+        raise ValueError(f"frame {height}x{width} and crop {size} need at least one pixel per side")
     if num_crops not in (1, 3):
         raise ValueError(f"{num_crops} crops: 1 (centre) or 3 (along the long side) are known")
     height, width = _resized(height, width, size)
@@ -262,7 +262,7 @@ def crop_boxes(height: int, width: int, size: int, num_crops: int) -> tuple[tupl
 
 
 def _resized(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width with the short side at `size`, the long side floored."""
+    """Returns height and width with the short side at `size`, the long side floored."""
     if min(height, width) == size:
         return height, width
     # divided first, as published: multiplying first would floor to another number now and then
@@ -272,7 +272,7 @@ def _resized(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def _checked(cfg: Mapping[str, Any], num_clips: int) -> tuple[int, float | None]:
-    """Frames of a clip and their stride, which is None for segments, of a plan that makes sense."""
+    """Checks a plan and returns the frames of a clip and their stride, which is None for segments."""
     if num_clips < 1:
         raise ValueError(f"a plan needs at least one clip, not {num_clips}")
     clip_len, stride, sampling = cfg["num_frames"], cfg.get("frame_stride"), cfg["sampling"]
@@ -286,29 +286,29 @@ def _checked(cfg: Mapping[str, Any], num_clips: int) -> tuple[int, float | None]
 
 
 def _places(num_clips: int) -> Sequence[float]:
-    """Where dense clips start, in parts of the room that they have, times their number."""
+    """Returns the starts of dense clips, as fractions of the range of possible starts, times the number of clips."""
     return [0.5] if num_clips == 1 else range(num_clips)
 
 
 def _ticks(last: float) -> int:
-    """Frames at 30 per second from the first frame of a video to the last."""
+    """Returns the number of frames at 30 per second from the first frame of a video to the last."""
     if not 0 <= last < math.inf:
         raise ValueError(f"a video whose last frame is shown after {last} seconds has nothing to sample")
     return round(last * _REFERENCE_FPS) + 1
 
 
 def _room(last: float, clip_len: int, stride: float) -> float:
-    """Seconds by which a dense clip can be moved."""
+    """Returns the seconds by which a dense clip can be moved."""
     return max(_ticks(last) - _dense_span(1, _REFERENCE_FPS, clip_len, stride), 0) / _REFERENCE_FPS
 
 
 def _apart(start: float, clip_len: int, stride: float) -> list[float]:
-    """Times of the frames of a dense clip."""
+    """Returns the times of the frames of a dense clip."""
     return [start + number * stride / _REFERENCE_FPS for number in range(clip_len)]
 
 
 def _check_counts(num_frames: int, clip_len: int) -> None:
-    """Refuses an empty video and an empty clip."""
+    """Raises an error for an empty video or an empty clip."""
     if num_frames < 1:
         raise ValueError(f"a video of {num_frames} frames has nothing to sample: it needs at least one")
     if clip_len < 1:
@@ -316,7 +316,7 @@ def _check_counts(num_frames: int, clip_len: int) -> None:
 
 
 def _dense_span(num_frames: int, fps: float, clip_len: int, stride: float) -> float:
-    """Length of a dense clip in frames of this video."""
+    """Returns the length of a dense clip in frames of this video."""
     _check_counts(num_frames, clip_len)
     if not 0 < fps < math.inf or not 0 < stride < math.inf:
         raise ValueError(f"fps {fps} and stride {stride} must both be positive and finite")
@@ -324,7 +324,7 @@ def _dense_span(num_frames: int, fps: float, clip_len: int, stride: float) -> fl
 
 
 def _spread(start: float, span: float, clip_len: int, num_frames: int) -> list[int]:
-    """`clip_len` even points from `start` to `start + span - 1`, clamped to the video and truncated."""
+    """Returns `clip_len` even points from `start` to `start + span - 1`, clamped to the video and truncated."""
     # float32 on purpose: in float64 one clip in a hundred would differ from the published loader by a frame
     points = torch.linspace(start, start + span - 1, clip_len, device="cpu", dtype=torch.float32)
     indices = points.double().clamp(0, num_frames - 1).long().tolist()

@@ -1,4 +1,4 @@
-"""What a pipeline needs to know of a model, checked before anything is opened."""
+"""Checks the settings and class names of a model before a pipeline opens any file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ _CFG_KEYS = ("num_frames", "sampling", "input_size", "mean", "std", "interpolati
 
 
 def checked_cfg(model: nn.Module, stride: float | None, num_frames: int | None) -> Mapping[str, Any]:
-    """The model's `pretrained_cfg`, if it says what a pipeline needs, with what the caller sets in its place."""
+    """Returns the model's `pretrained_cfg`, checked to be complete, with the caller's settings in it."""
     cfg: Any = getattr(model, "pretrained_cfg", None)
     lacking = [key for key in _CFG_KEYS if not isinstance(cfg, Mapping) or cfg.get(key) is None]
     if lacking:
@@ -37,7 +37,7 @@ def checked_cfg(model: nn.Module, stride: float | None, num_frames: int | None) 
 
 
 def checked_names(model: nn.Module, names: Sequence[str] | None) -> list[str]:
-    """One name for each class of the model."""
+    """Returns one name for each class of the model."""
     num_classes: Any = getattr(model, "num_classes", 0)
     if num_classes < 1:
         raise ValueError("the model has no classes (num_classes=0): build it with some, or call reset_classifier")

@@ -1,4 +1,4 @@
-"""What a caller may give as a video, told apart without opening anything, and downloads of addresses."""
+"""The kinds of source that a caller may give as a video, told apart by name and type, and downloads of addresses."""
 
 import os
 import re
@@ -23,10 +23,10 @@ VIDEO_ENDINGS = frozenset((
     ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".webp", ".wmv", ".wtv", ".xvid", ".y4m",
 ))
 # fmt: on
-"""How the names of video files end, in small letters. `.webp` may also be one picture: `looks_like_video` tells."""
+"""Extensions of video files, in lower case. A `.webp` may also be a single picture; see `looks_like_video`."""
 
 PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-"""How the names of the frames in a folder end, in small letters."""
+"""Extensions of the pictures in a folder of frames, in lower case."""
 
 _KEY_BYTES = 4096
 
@@ -39,10 +39,10 @@ class Media:
     """A video file as decoders read it.
 
     Attributes:
-        name: what errors call it.
+        name: the name in error messages.
         path: the file on disk; absolute, so that no decoder takes it for an address.
         data: the file's content, where it is in memory.
-        own: whether it is the caller's own file, not one that was fetched.
+        own: whether it is the caller's own file, not a download.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Media:
 
 
 def is_address(source: object) -> bool:
-    """Whether a source is to be fetched from the network: only strings that say so are, never a path object."""
+    """Returns whether a source is an http(s) address: only strings are, never path objects."""
     return isinstance(source, str) and re.match("https?://", source, re.IGNORECASE) is not None
 
 
 def is_folder(source: object) -> bool:
-    """Whether a source is a folder on disk."""
+    """Returns whether a source is a folder on disk."""
     try:
         return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
     except ValueError:  # a NUL byte in the name
@@ -65,47 +65,47 @@ def is_folder(source: object) -> bool:
 
 
 def is_file(source: object) -> bool:
-    """Whether a source is a video file: on disk, in memory or at an address."""
+    """Returns whether a source is a video file: on disk, in memory or at an address."""
     return isinstance(source, (str, os.PathLike, bytes)) and (is_address(source) or not is_folder(source))
 
 
 def looks_like_video(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a video by its name; of WebP, those that are animated.
+    """Returns whether a file is a video by its extension; a WebP file is one if it is animated.
 
     Args:
         path: the file.
 
     Returns:
-        What its ending says; False for a `.webp` that cannot be read.
+        True for the extension of a video; False for a `.webp` that cannot be read.
     """
     ending = os.path.splitext(os.fspath(path))[1].lower()
     return is_animated_webp(_head(path)) if ending == ".webp" else ending in VIDEO_ENDINGS
 
 
 def looks_like_picture(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is one picture by its name; of WebP, those that are not animated.
+    """Returns whether a file is a single picture by its extension; a WebP file is one if it is not animated.
 
     Args:
         path: the file.
 
     Returns:
-        What its ending says.
+        True for the extension of a picture.
     """
     return os.path.splitext(os.fspath(path))[1].lower() in PICTURE_ENDINGS and not looks_like_video(path)
 
 
 def is_webp(head: bytes) -> bool:
-    """Whether the first 12 bytes of a file are those of a WebP file."""
+    """Returns whether the first 12 bytes of a file are those of a WebP file."""
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
 
 def is_animated_webp(head: bytes) -> bool:
-    """Whether the first 21 bytes of a file are those of an animated WebP file."""
+    """Returns whether the first 21 bytes of a file are those of an animated WebP file."""
     return is_webp(head) and head[12:16] == b"VP8X" and bool(head[20:21]) and bool(head[20] & 2)
 
 
 def _head(path: str | os.PathLike[str]) -> bytes:
-    """The first bytes of a file; none of what is no file, as a pipe, or cannot be read."""
+    """Returns the first bytes of a file; none if it is not a regular file, such as a pipe, or cannot be read."""
     try:
         if not os.path.isfile(path):
             return b""
@@ -116,7 +116,7 @@ def _head(path: str | os.PathLike[str]) -> bytes:
 
 
 def media_key(media: Media) -> int:
-    """A number that depends on the content of a file alone: its size, start and end."""
+    """Returns a number that depends on the content of a file alone: its size, start and end."""
     if media.path is None:
         data = media.data or b""
         size, start, end = len(data), data[:_KEY_BYTES], data[-_KEY_BYTES:]
@@ -129,12 +129,12 @@ def media_key(media: Media) -> int:
 
 
 def head_of(media: Media) -> bytes:
-    """The first bytes of a file on disk or in memory."""
+    """Returns the first bytes of a file on disk or in memory."""
     return (media.data or b"")[:32] if media.path is None else _head(media.path)
 
 
 def is_frames(source: object) -> bool:
-    """Whether a source is a list of single frames: pictures of Pillow, or arrays of three dimensions."""
+    """Returns whether a source is a list of single frames: Pillow pictures, or arrays of three dimensions."""
     return isinstance(source, (list, tuple)) and bool(source) and all(map(_is_frame, source))
 
 
@@ -143,12 +143,12 @@ def _is_frame(item: object) -> bool:
 
 
 def is_picture(item: object) -> bool:
-    """Whether something is a picture of Pillow, which need not be there."""
+    """Returns whether something is a Pillow picture; Pillow need not be installed."""
     return hasattr(item, "convert") and hasattr(item, "getbands")
 
 
 def source_name(source: object) -> str:
-    """What errors and pictures call a source."""
+    """Returns the name of a source in error messages and pictures."""
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
     if isinstance(source, (np.ndarray, torch.Tensor)):
@@ -159,7 +159,7 @@ def source_name(source: object) -> str:
 
 
 def media_of(source: str | os.PathLike[str] | bytes) -> Media:
-    """The file behind a path or bytes."""
+    """Returns the file behind a path or bytes."""
     name = source_name(source)
     if isinstance(source, bytes):
         return Media(name, data=source, own=False)
@@ -167,14 +167,14 @@ def media_of(source: str | os.PathLike[str] | bytes) -> Media:
 
 
 class Download:
-    """A temporary copy of what an address gives; `close` deletes it.
+    """A temporary copy of the file at an address; `close` deletes it.
 
     Attributes:
         media: the file.
     """
 
     def __init__(self, address: str) -> None:
-        """Downloads to the end.
+        """Downloads the file.
 
         Raises:
             VideoError: naming the address, if it cannot be fetched whole or does not fit on the disk.

@@ -1,4 +1,4 @@
-"""From decoded frames to what a network takes, built from its `pretrained_cfg` on torchvision's public v2 API."""
+"""Turns decoded frames into a network's input, by its `pretrained_cfg`, with torchvision's public v2 API."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ __all__ = ["EvalTransform", "TrainTransform", "eval_transform", "train_transform
 
 _MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
-_LONGEST = 64  # times the short side; a resized frame of 16384x256 pixels takes 12 MB
+_LONGEST = 64  # limit of the long side, in short sides; a resized frame of 16384x256 pixels takes 12 MB
 
 
 class EvalTransform:
@@ -34,7 +34,7 @@ class EvalTransform:
     Attributes:
         size: rows and columns of a crop, in pixels.
         num_crops: crops of each clip.
-        antialias: whether frames are filtered before they are made smaller.
+        antialias: whether frames are low-pass filtered before they are made smaller.
 
     Raises:
         ValueError: for another number of crops or an unknown interpolation.
@@ -46,7 +46,7 @@ class EvalTransform:
         self.antialias = antialias
         self._mode = _interpolation(cfg)
         self._mean, self._std = list(cfg["mean"]), list(cfg["std"])
-        crop_boxes(self.size, self.size, self.size, num_crops)  # refuses another number of crops before any video
+        crop_boxes(self.size, self.size, self.size, num_crops)  # checks num_crops before any video is read
 
     def resize(self, frames: torch.Tensor) -> torch.Tensor:
         """Brings the short side to `size`, the long side in proportion and floored.
@@ -58,7 +58,7 @@ class EvalTransform:
             uint8 `(..., C, H', W')`.
 
         Raises:
-            ValueError: for frames over 64 times as long as they are short.
+            ValueError: for frames whose long side is over 64 times the short one.
         """
         height, width = frames.shape[-2:]
         resized, _ = crop_boxes(height, width, self.size, self.num_crops)
@@ -89,10 +89,10 @@ class EvalTransform:
         return _cut(frames, corners, self.size)
 
     def normalize(self, crops: torch.Tensor) -> torch.Tensor:
-        """Brings a batch of crops to the scale of the network.
+        """Scales a batch of crops to 0..1 and normalises it by the network's mean and standard deviation.
 
         Args:
-            crops: uint8 `(N, T, C, size, size)`, a stack of what `cut` gives.
+            crops: uint8 `(N, T, C, size, size)`, a stack of the results of `cut`.
 
         Returns:
             float32 `(N, C, T, size, size)`.
@@ -103,7 +103,7 @@ class EvalTransform:
         """Turns uint8 frames `(T, C, H, W)` into float32 crops `(num_crops, C, T, size, size)`.
 
         Raises:
-            ValueError: for anything but uint8 frames of four dimensions, or frames too long for their width.
+            ValueError: for anything but uint8 frames of four dimensions, or frames that `resize` does not take.
         """
         _check_frames(frames)
         return self.crop(self.resize(frames))
@@ -153,7 +153,7 @@ class TrainTransform:
         """Turns uint8 frames `(T, C, H, W)` into one float32 crop `(C, T, size, size)`.
 
         Raises:
-            ValueError: for anything but uint8 frames of four dimensions, or frames too long for their width.
+            ValueError: for anything but uint8 frames of four dimensions, or a long side over 64 times the short one.
         """
         _check_frames(frames)
         short = _randint(self.scales[0], self.scales[1])
@@ -166,16 +166,16 @@ class TrainTransform:
 
 
 def eval_transform(cfg: Mapping[str, Any], num_crops: int = 1, antialias: bool = True) -> EvalTransform:
-    """The evaluation pipeline that fits a model's weights.
+    """Returns the evaluation pipeline that fits a model's weights.
 
-    The short side is resized to the test size, then crops are cut, divided by 255, and normalised. Resizing is
-    antialiased, which the published loaders are not: `antialias=False` repeats them.
+    It resizes the short side to the test size, cuts the crops, divides by 255, and normalises. Resizing is
+    antialiased, unlike in the published loaders: `antialias=False` reproduces them.
 
     Args:
         cfg: a model's `pretrained_cfg`; `test_input_size` (or `input_size` where it is missing), `interpolation`,
             `mean` and `std` are used.
         num_crops: 1 for the centre; 3 for left, centre and right (top, centre and bottom of upright videos).
-        antialias: whether frames are filtered before they are made smaller.
+        antialias: whether frames are low-pass filtered before they are made smaller.
 
     Returns:
         A callable from uint8 `(T, C, H, W)` to float32 `(num_crops, C, T, S, S)`.
@@ -192,12 +192,12 @@ def train_transform(
     flip: bool | None = None,
     antialias: bool = True,
 ) -> TrainTransform:
-    """The training pipeline of the paper: a random short side, a random crop and a random flip.
+    """Returns the training pipeline of the paper: a random short side, a random crop and a random flip.
 
     Args:
         cfg: a model's `pretrained_cfg`; `input_size`, `interpolation`, `mean`, `std` and `sampling` are used.
         scales: smallest and largest short side in pixels; those of the paper fit crops of 224.
-        flip: whether half of the clips are mirrored. By default unless sampling is by segments:
+        flip: whether half of the clips are mirrored. By default they are, unless sampling is by segments:
             Something-Something has classes that differ only in left and right.
         antialias: as for `eval_transform`.
 
@@ -211,7 +211,7 @@ def train_transform(
 
 
 def _interpolation(cfg: Mapping[str, Any]) -> InterpolationMode:
-    """The name in torchvision of the interpolation that a config asks for."""
+    """Returns torchvision's interpolation mode for a configuration."""
     name = cfg["interpolation"]
     if name not in _MODES:
         raise ValueError(f"pretrained_cfg has interpolation {name!r}: {' and '.join(_MODES)} are known")
@@ -219,32 +219,32 @@ def _interpolation(cfg: Mapping[str, Any]) -> InterpolationMode:
 
 
 def _check_frames(frames: torch.Tensor) -> None:
-    """Refuses what is not a stack of uint8 pictures."""
+    """Raises an error for anything but a stack of uint8 pictures."""
     if frames.dtype != torch.uint8 or frames.ndim != 4:
         raise ValueError(f"expected uint8 frames (T, C, H, W), got {frames.dtype} {tuple(frames.shape)}")
 
 
 def _resize(frames: torch.Tensor, size: tuple[int, int], mode: InterpolationMode, antialias: bool) -> torch.Tensor:
-    """Resizes uint8 frames to (height, width); in uint8, which torchvision does several times faster than in float."""
+    """Resizes uint8 frames to (height, width), in uint8: several times faster in torchvision than in float."""
     if max(size) > _LONGEST * min(size):
         raise ValueError(
             f"frames of {frames.shape[-1]}x{frames.shape[-2]} pixels would become {size[1]}x{size[0]} by resizing "
-            f"the short side; the long side may be {_LONGEST} times as long at most: cut the frames first"
+            f"the short side; the long side may be at most {_LONGEST} times as long: crop the frames first"
         )
     return frames if tuple(frames.shape[-2:]) == size else tv.resize(frames, list(size), mode, antialias=antialias)
 
 
 def _cut(frames: torch.Tensor, corners: list[tuple[int, int]], size: int) -> list[torch.Tensor]:
-    """Square crops `(T, C, size, size)` of frames `(T, C, H, W)` at the given (top, left), as views."""
+    """Returns square crops `(T, C, size, size)` of frames `(T, C, H, W)` at the given (top, left), as views."""
     return [frames[..., top : top + size, left : left + size] for top, left in corners]
 
 
 def _normalized(crops: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
-    """uint8 `(N, T, C, S, S)` to normalised float32 `(N, C, T, S, S)`."""
-    # in place on the copy that the change of type makes
+    """Turns uint8 `(N, T, C, S, S)` into normalised float32 `(N, C, T, S, S)`."""
+    # in place, on the copy that the conversion makes
     return tv.normalize(tv.to_dtype(crops, torch.float32, scale=True), mean, std, inplace=True).transpose(1, 2)
 
 
 def _randint(low: int, high: int) -> int:
-    """A uniform integer in `[low, high]` from torch's global generator."""
+    """Draws a uniform integer in `[low, high]` from torch's global generator."""
     return int(torch.randint(low, high + 1, ()))

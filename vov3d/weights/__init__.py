@@ -1,1 +1,1 @@
-"""Pretrained weights: their configuration, where they come from, and reading them from files without running code."""
+"""Pretrained weights: configuration, sources, and reading files without running code."""

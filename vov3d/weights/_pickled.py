@@ -1,9 +1,9 @@
-"""PyTorch's own files, read without running anything that they hold.
+"""Reads PyTorch's files without running anything that they hold.
 
-`torch.load(weights_only=True)` asks a list that is global to the process, which other threads change; it reads every
-tensor before the first one can be compared, and it does not look at the checksums of the archive. Here the pickle is
-walked by a small interpreter that knows tensors and plain data. Classes of a few libraries whose objects lie beside
-weights become placeholders; every other name ends the reading. Tensors are described first and read when asked for.
+`torch.load(weights_only=True)` uses a list of allowed names that is global to the process, which other threads can
+change; it reads every tensor before the first one can be compared, and it ignores the checksums of the archive. Here a
+small interpreter of pickles handles tensors and plain data. Classes of a few libraries whose objects are often saved
+with weights become placeholders; any other name is an error. Tensors are described first and read on demand.
 """
 
 import struct
@@ -20,18 +20,18 @@ import torch
 from vov3d.weights.tensors import DamagedError, Described, FileError, Opener, ReadStorage, described
 
 ZIP = b"PK\x03\x04"
-LEGACY = 0x1950A86A20F9469CFC6C  # the number that every file of the format before PyTorch 1.6 begins with
+LEGACY = 0x1950A86A20F9469CFC6C  # the first number of every file in the format before PyTorch 1.6
 
-_MOST_STEPS = 1_000_000  # of one pickle; a checkpoint of 1,500 tensors and their optimizer takes 100,000
-_MOST_MEMBERS = 50_000  # of the archive, one for each tensor
+_MOST_STEPS = 1_000_000  # of one pickle; a checkpoint of 1,500 tensors with optimizer state takes 100,000
+_MOST_MEMBERS = 50_000  # of the archive, one per tensor
 _MOST_PICKLE = 1 << 28  # bytes of the pickle, which holds names and numbers, no tensors
 _MOST_UNPACKED = 4  # times the size of the file; PyTorch does not compress
 
 _KEYS = (str, int, float, bytes, type(None))
 
-# Of these libraries objects lie beside weights: arguments, paths, dates, numbers, histories. Classes begin with a
-# capital, as functions do not; those that do not are named below.
-_BESIDE = (
+# Libraries whose objects are often saved with weights: arguments, paths, dates, numbers, histories. Names that begin
+# with a capital are classes, not functions; classes with other names are listed below.
+_LIBRARIES = (
     *("addict", "argparse", "collections", "datetime", "decimal", "easydict", "fractions", "fvcore", "lightning"),
     *("lightning_fabric", "ml_collections", "mmaction", "mmcv", "mmengine", "numpy", "omegaconf", "pathlib"),
     *("pytorch_lightning", "timm", "torch", "typing", "uuid", "yacs", "zoneinfo"),
@@ -68,11 +68,11 @@ _STORAGES = {
 
 
 class CodeError(FileError):
-    """The pickle holds a name that is neither a tensor's nor that of plain data; nothing of it was run."""
+    """The pickle has a name that is neither a tensor's nor that of plain data; nothing was run."""
 
 
 class Placeholder:
-    """An object of another library: its class by name, and nothing else of it."""
+    """An object of another library, by the name of its class only."""
 
     __slots__ = ("name",)
 
@@ -81,7 +81,7 @@ class Placeholder:
 
 
 class _Storage(NamedTuple):
-    """Numbers in the file: their type, their key, and how many."""
+    """A storage in the file: type, key, and number of elements."""
 
     dtype: torch.dtype
     key: str
@@ -92,17 +92,17 @@ _FindStorage = Callable[[torch.dtype, str, int], _Storage]
 
 
 def read_pickled(path: Path, head: bytes) -> tuple[Any, Opener]:
-    """What a PyTorch file holds, with a `Described` in the place of each tensor and placeholders for other objects.
+    """Reads a PyTorch file, with a `Described` for each tensor and placeholders for other objects.
 
     Args:
         path: The file.
         head: Its first bytes.
 
     Returns:
-        The object, and what opens the file to read the tensors' numbers.
+        The object, and a function that opens the file to read the tensors' values.
 
     Raises:
-        CodeError: If it names what is neither a tensor's nor plain data.
+        CodeError: If it has a name that is neither a tensor's nor that of plain data.
         FileError: If it is damaged, or another kind of file.
     """
     if head.startswith(ZIP):
@@ -113,7 +113,7 @@ def read_pickled(path: Path, head: bytes) -> tuple[Any, Opener]:
 
 
 def _no_storage(dtype: torch.dtype, key: str, size: int) -> _Storage:
-    raise DamagedError("numbers in the wrong place")
+    raise DamagedError("a tensor in the wrong place")
 
 
 # --- the archive -----------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def _read_zip(path: Path) -> tuple[Any, Opener]:
     def storage(dtype: torch.dtype, key: str, size: int) -> _Storage:
         info = members.get(f"{root}data/{key}")
         if info is None or info.file_size != size * dtype.itemsize:
-            raise DamagedError("numbers are missing")
+            raise DamagedError("values are missing")
         return _Storage(dtype, key, size)
 
     @contextmanager
@@ -142,19 +142,19 @@ def _read_zip(path: Path) -> tuple[Any, Opener]:
 
 
 def _root(members: dict[str, zipfile.ZipInfo]) -> str:
-    """The folder that the archive's files are in, with its slash."""
+    """Returns the folder of the archive's files, with its slash."""
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise FileError("is a zip archive, but not one that torch.save made")
     if f"{roots[0]}constants.pkl" in members:
-        raise FileError("is a TorchScript archive, which holds code; save the weights of the model that it was")
+        raise FileError("is a TorchScript archive, which holds code; save the weights of the original model")
     if (size := members[f"{roots[0]}data.pkl"].file_size) > _MOST_PICKLE:
         raise FileError(f"holds a pickle of {size:,} bytes beside its tensors")
     return roots[0]
 
 
 def _checked_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """Holds every byte against the checksums, which are all 0 where the writer was told to leave them out."""
+    """Checks all checksums, which are 0 if the writer was set to leave them out."""
     infos = archive.infolist()
     if len(infos) > _MOST_MEMBERS:
         raise FileError(f"holds {len(infos):,} tensors or other members, more than any checkpoint of a network here")
@@ -164,10 +164,10 @@ def _checked_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.Z
         raise DamagedError(f"{damaged} does not match its checksum")
     members = {info.filename: info for info in infos}
     if len(members) != len(infos):
-        raise FileError("holds two members of one name")
+        raise FileError("has two members of one name")
     if not any(info.CRC for info in infos):
         for info in infos:
-            del info.CRC  # else zipfile compares
+            del info.CRC  # else zipfile checks it
     return members
 
 
@@ -175,12 +175,12 @@ def _checked_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.Z
 
 
 def _read_legacy(path: Path) -> tuple[Any, Opener]:
-    """A number, a version, facts of the machine, the object, its storages' keys, then their numbers."""
+    """Reads a number, a version, facts about the machine, the object, the keys of its storages, then their values."""
     storages: dict[str, _Storage] = {}
 
     def storage(dtype: torch.dtype, key: str, size: int) -> _Storage:
         if storages.setdefault(key, _Storage(dtype, key, size)) != (dtype, key, size):
-            raise DamagedError("one storage of two sizes")
+            raise DamagedError("one storage with two sizes")
         return storages[key]
 
     with path.open("rb") as file:
@@ -188,7 +188,7 @@ def _read_legacy(path: Path) -> tuple[Any, Opener]:
             raise FileError("is a plain pickle; save weights with torch.save or as safetensors")
         version, facts = (_Interpreter(file, _no_storage).load() for _ in range(2))
         if version != 1001 or not isinstance(facts, dict):
-            raise FileError("is of a version of PyTorch's format that is not known")
+            raise FileError("has an unknown version of PyTorch's format")
         if facts.get("little_endian") is not True:
             raise FileError(_BIG_ENDIAN)
         content = _Interpreter(file, storage).load()
@@ -208,16 +208,16 @@ def _read_legacy(path: Path) -> tuple[Any, Opener]:
 
 
 def _spans(file: IO[bytes], end: int, storages: dict[str, _Storage]) -> dict[str, tuple[int, int]]:
-    """Where each storage begins, and its bytes."""
+    """Returns the start of each storage in the file, and its length in bytes."""
     keys = _Interpreter(file, _no_storage).load()
     if not isinstance(keys, list) or {str(key) for key in keys} != storages.keys():
-        raise DamagedError("numbers are missing")
+        raise DamagedError("values are missing")
     spans = {}
     for key in map(str, keys):
         dtype, _, size = storages[key]
         length = size * dtype.itemsize
         if file.read(8) != struct.pack("<q", size) or file.tell() + length > end:
-            raise DamagedError("numbers are missing")
+            raise DamagedError("values are missing")
         spans[key] = (file.tell(), length)
         file.seek(length, 1)
     return spans
@@ -230,7 +230,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any, dtyp
     if isinstance(storage, Placeholder):
         return Described(torch.float32, (), kind=storage.name)
     if not isinstance(storage, _Storage):
-        raise DamagedError("a tensor without numbers")
+        raise DamagedError("a tensor without values")
     dtype = dtype or storage.dtype
     size = storage.size * storage.dtype.itemsize // dtype.itemsize  # untyped storages count bytes
     return described(dtype, shape, storage.key, stride, offset, size)
@@ -239,7 +239,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any, dtyp
 def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Described:
     dtype = rest[2] if len(rest) > 2 else None
     if not isinstance(dtype, torch.dtype):
-        raise DamagedError("a tensor of no type")
+        raise DamagedError("a tensor without a type")
     return _tensor(storage, offset, shape, stride, dtype=dtype)
 
 
@@ -248,7 +248,7 @@ def _first(value: Any = None, *rest: Any) -> Any:
 
 
 def _of_type(function: Any = None, kind: Any = None, args: Any = (), state: Any = None) -> Any:
-    """A tensor of a subclass or with attributes: the tensor."""
+    """Returns the tensor of one that is of a subclass or has attributes."""
     return _call(function, args)
 
 
@@ -279,7 +279,7 @@ _REBUILT: dict[str, Callable[..., Any]] = {
 
 
 class _Function:
-    """One of `_REBUILT`, as an object that a pickle can call and not change."""
+    """One of `_REBUILT`, as an object that a pickle can call but not change."""
 
     __slots__ = ("make",)
 
@@ -303,7 +303,7 @@ def _find(module: str, name: str) -> Any:
         return _STORAGES[name]
     if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
         return dtype
-    known = (root in _BESIDE and name[:1].isupper()) or name in _LOWER.get(root, ())
+    known = (root in _LIBRARIES and name[:1].isupper()) or name in _LOWER.get(root, ())
     if known or (module in ("builtins", "__builtin__") and name in _BUILTINS):
         return Placeholder(full)
     raise CodeError(full)
@@ -313,9 +313,10 @@ def _find(module: str, name: str) -> Any:
 
 
 class _Interpreter:
-    """Walks a pickle. Its stack holds plain data, `Described`, `Placeholder`, and the few things that make them.
+    """Runs a pickle. Its stack holds plain data, `Described`, `Placeholder`, and the few objects that make them.
 
-    Sets are left empty and items of keys that are no text or number left out: hashing shared tuples takes for ever.
+    Sets are left empty, and items whose keys are neither text nor numbers are left out: hashing nested shared tuples
+    takes exponential time.
     """
 
     def __init__(self, file: IO[bytes], storage: _FindStorage) -> None:
@@ -326,7 +327,7 @@ class _Interpreter:
         self.memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """The object.
+        """Runs the pickle and returns its object.
 
         Raises:
             FileError: If the pickle is damaged, or holds more than plain data and tensors.
@@ -406,7 +407,7 @@ class _Interpreter:
         if not isinstance(found, tuple) or len(found) < 5 or found[0] != "storage":
             raise DamagedError
         dtype, key, _, size, *view = found[1:]
-        # Some keep the type in a class of its own library, such as that of quantized numbers.
+        # Some types are classes of another library, such as those of quantized tensors.
         if not isinstance(dtype, torch.dtype) or any(view):
             return self.push(Placeholder("torch storage"))
         if not isinstance(size, int) or size < 0:

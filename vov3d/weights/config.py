@@ -1,7 +1,7 @@
-"""`VideoPretrainedCfg`: timm's description of pretrained weights, with what video adds to it.
+"""`VideoPretrainedCfg`: timm's description of pretrained weights, with fields for video.
 
-timm's builder turns dictionaries into its own class, which refuses the video fields, and wants `(C, H, W)` input
-sizes; so the video fields are fields of their own, and dictionaries are converted here before timm sees them.
+timm's builder turns dictionaries into its own class, which rejects the video fields, and needs `(C, H, W)` input
+sizes; so the video fields are separate, and dictionaries are converted here before they are passed to timm.
 """
 
 import dataclasses
@@ -44,17 +44,17 @@ _PROTOCOLS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class VideoPretrainedCfg(PretrainedCfg):
-    """Where weights come from, what they were trained on, and how they want their clips.
+    """Origin of weights, their training data, and the clips that they expect.
 
     timm's own fields (`url`, `hf_hub_id`, `license`, ...) keep their meaning.
 
     Attributes:
         input_size: Training crop `(C, H, W)` in pixels.
         test_input_size: Crop of the published evaluation `(C, H, W)` in pixels.
-        interpolation: How frames are resized, `"bilinear"` or `"bicubic"`.
-        crop_pct: timm's share of the frame that a crop takes; the short side is resized to the crop: 1.
-        mean: Mean of each channel that frames in [0, 1] are normalised by.
-        std: Standard deviation of each channel that they are normalised by.
+        interpolation: Interpolation for resizing frames, `"bilinear"` or `"bicubic"`.
+        crop_pct: timm's ratio of crop to resized frame; 1, since the short side is resized to the crop.
+        mean: Mean of each channel, to normalise frames in [0, 1].
+        std: Standard deviation of each channel, to normalise frames in [0, 1].
         num_classes: Classes of the weights.
         pool_size: Height and width of the last map at the training crop, the window of `forward_dense`.
         first_conv: Name of the first convolution.
@@ -69,12 +69,12 @@ class VideoPretrainedCfg(PretrainedCfg):
         top5: Published top-5 accuracy in percent.
         gmacs_per_view: Published multiply-adds of one view, in 10^9.
         packaged: The weights come with the package.
-        causal: The weights are of a causal network, which the model then is unless it is told not to be.
-        temperature: What logits are divided by before the softmax, so that scores are as high as the weights are
-            often right; None, as for published weights, is 1.
-        task: What the outputs mean, one of `vov3d.weights.tasks.TASKS`; None is one label a video.
-        heads: For the task `"multihead"`: classes of each head by its name, in the order of the outputs.
-        sha256: SHA-256 of the weights' file that a saved configuration was written with.
+        causal: The weights are of a causal network; the model is then causal by default.
+        temperature: Divisor of the logits before the softmax, which calibrates the scores; None, as for published
+            weights, is 1.
+        task: Meaning of the outputs, one of `vov3d.weights.tasks.TASKS`; None is one label per video.
+        heads: For the task `"multihead"`: number of classes of each head by its name, in the order of the outputs.
+        sha256: SHA-256 of the weights' file that was saved with the configuration.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -117,17 +117,17 @@ def published_cfg(
     output_stride: int = 32,
     **fields: Any,
 ) -> VideoPretrainedCfg:
-    """Configuration of a published checkpoint.
+    """Builds the configuration of a published checkpoint.
 
     Args:
-        name: `model.tag`; the tag begins with the label set, and decides classes, sampling and views.
-        url: Where its authors published it; None where it comes with the package.
+        name: `model.tag`; the tag begins with the label set, which decides classes, sampling and views.
+        url: Address at which its authors published it; None if it comes with the package.
         num_frames: Frames of a clip.
         frame_stride: Frames between two frames of a clip, for dense sampling.
-        source: Whose implementation it comes from, `"vov3d"` or `"pytorchvideo"`.
+        source: Implementation that it comes from, `"vov3d"` or `"pytorchvideo"`.
         input_size: Training crop in pixels.
         test_input_size: Crop of the published evaluation in pixels.
-        output_stride: Of the network.
+        output_stride: Output stride of the network.
         **fields: Other fields of `VideoPretrainedCfg`.
     """
     label_set = name.split(".")[1].split("_")[0]
@@ -148,7 +148,7 @@ def published_cfg(
 
 
 def unnamed_protocol(num_classes: int) -> dict[str, Any]:
-    """Fields for weights that no tag describes: 174 classes are those of Something-Something, sampled by segments."""
+    """Returns fields for weights without a tag; 174 classes mean Something-Something, sampled by segments."""
     segments = dict(sampling="segment", frame_stride=None, views=(2, 3)) if num_classes == 174 else {}
     return {"num_classes": num_classes, **segments}
 
@@ -160,7 +160,7 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
             near = get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"pretrained_cfg has no field {key!r}{hint} (a file written by a newer vov3d needs that one)"
+                f"pretrained_cfg has no field {key!r}{hint} (a file written by a newer vov3d needs that version)"
             )
     return dict(values)
 
@@ -170,7 +170,7 @@ def resolve_cfg(
     pretrained_cfg: str | Mapping[str, Any] | PretrainedCfg | None,
     overlay: Mapping[str, Any] | None,
 ) -> VideoPretrainedCfg:
-    """Resolves what timm hands to an entry point into one configuration.
+    """Resolves timm's arguments of an entry point into one configuration.
 
     Args:
         variant: Name of the model.
@@ -188,7 +188,7 @@ def resolve_cfg(
     else:
         cfg = _registered(variant, pretrained_cfg)
     fields = _checked(overlay or {})
-    # A place named for this call is the only one: the tag's other places may hold other weights.
+    # A source given for this call is the only one used: the tag's other sources may have other weights.
     if ("hf_hub_id" in fields) != ("url" in fields):
         fields["url" if "hf_hub_id" in fields else "hf_hub_id"] = None
         fields["packaged"] = False
@@ -212,6 +212,6 @@ def _registered(variant: str, tag: str | None) -> VideoPretrainedCfg:
         raise ValueError(f"{variant} has no tag {tag!r}; its tags are {', '.join(t.split('.')[1] for t in tags)}")
     cfg = tags[name]
     assert isinstance(cfg, VideoPretrainedCfg)
-    # Read at use, so that setting it after the import works as well.
+    # Read when it is used, so that it can be set after the import.
     org = os.environ.get("VOV3D_HUB_ORG") or DEFAULT_ORG
     return dataclasses.replace(cfg, hf_hub_id=f"{org}/{name}")

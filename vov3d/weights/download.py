@@ -1,6 +1,6 @@
-"""A download of one large file that resumes where it was cut, and gives the whole file or none.
+"""Downloads one large file, resumes after interruptions, and puts the file in place whole or not at all.
 
-The Hub client's HTTP session is used, so that proxies, certificates and the offline switch set up for it hold here too.
+It uses the Hub client's HTTP session, so that its proxies, certificates and offline mode apply here too.
 """
 
 import errno
@@ -18,22 +18,22 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import get_session, tqdm
 
-_TRIES = 4  # in a row without one new byte
+_TRIES = 4  # consecutive ones without a new byte
 _FIRST_WAIT = 0.5  # seconds, doubled from try to try
-_LONGEST_WAIT = 60.0  # seconds that a Retry-After may ask for
+_LONGEST_WAIT = 60.0  # seconds; longer Retry-After are errors
 _FIRST_ANSWER = 5.0  # seconds for the first byte of a host that has not answered yet
-_SLOWEST = (1 << 16, 60.0)  # bytes that arrive in so many seconds; a host that sends less has given up
-_LARGEST = 1 << 30  # bytes; the largest published file has 0.1 of them
+_SLOWEST = (1 << 16, 60.0)  # fewest bytes, and the seconds in which they must arrive
+_LARGEST = 1 << 30  # bytes; the largest published file has a tenth of them
 _SPARE = 1 << 28  # bytes that a download leaves free on the disk
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
 class DownloadError(RuntimeError):
-    """A file could not be downloaded; the message is the cause alone."""
+    """A file could not be downloaded; the message is only the cause."""
 
 
 class _RetryableError(DownloadError):
-    """A cause that may pass, and the seconds that the host asks to wait."""
+    """A temporary cause, and the seconds that the host asks to wait."""
 
     def __init__(self, cause: str, wait: float = 0.0) -> None:
         super().__init__(cause)
@@ -41,16 +41,16 @@ class _RetryableError(DownloadError):
 
 
 class _ChangedError(_RetryableError):
-    """What has arrived cannot be continued."""
+    """The file changed, so the download cannot be resumed."""
 
 
 class _SilentError(_RetryableError):
-    """The host does not answer at all."""
+    """The host does not answer."""
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What the host said of the file when its first byte came."""
+    """The host's description of the file when the download began."""
 
     url: str
     total: int | None = None
@@ -60,17 +60,17 @@ class _Known:
 def download(url: str, path: Path, largest: int = _LARGEST) -> None:
     """Downloads a file.
 
-    What has arrived stays beside `path` as `*.part`. The rest of it alone is asked for if the host named a validator
-    (ETag or date) and still has the same file; without one it begins again.
+    An incomplete file stays beside `path` as `*.part`. Only its rest is requested if the host gave a validator (ETag
+    or date) and still has the same file; otherwise the download begins again.
 
     Args:
         url: An `http(s)` address.
-        path: Where to. It is there once the file is complete.
-        largest: Bytes that the file may have.
+        path: The file to write. It exists once it is complete.
+        largest: Largest number of bytes.
 
     Raises:
-        DownloadError: If the file cannot be had.
-        OSError: If it cannot be written, or a symbolic link lies in its place.
+        DownloadError: If the file cannot be downloaded.
+        OSError: If it cannot be written, or its path is a symbolic link.
     """
     if not _is_address(url):
         raise DownloadError("is not an http(s) address")
@@ -100,13 +100,13 @@ def download(url: str, path: Path, largest: int = _LARGEST) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Raises OSError if a symbolic link lies there: in a folder that others write into it may lead anywhere."""
+    """Raises OSError if a path is a symbolic link: in a folder that others can write to, it may lead anywhere."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, f"{path} is a symbolic link, which is not followed; remove it")
 
 
 def open_new(path: Path, append: bool = False) -> IO[bytes]:
-    """A file to write, with the rights of any new file, that is not reached through a symbolic link."""
+    """Opens a file to write, with default permissions and without following a symbolic link."""
     flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags, 0o666), "ab" if append else "wb")
@@ -121,14 +121,14 @@ def _is_address(url: str) -> bool:
 
 
 def _attempt(url: str, part: Path, note: Path, largest: int, answered: bool) -> None:
-    """Fetches what is missing of the file, once."""
+    """Tries once to download the missing part of the file."""
     known = _read_note(note, url)
     offset = part.stat().st_size if known and part.is_file() else 0
     if known and not known.validator and offset != known.total:
-        offset = 0  # another file of the same length could have taken its place
+        offset = 0  # it may have been replaced by another file of the same length
     known = known if known and offset else _Known(url)
     if offset and offset == known.total:
-        return  # complete, but not yet moved when the process ended
+        return  # complete, but not put in place before the process ended
     headers = {"Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
@@ -165,7 +165,7 @@ def _read_note(note: Path, url: str) -> _Known | None:
 
 
 def _check(response: Any, known: _Known, offset: int) -> tuple[_Known, int]:
-    """What the answer says of the file, and the byte at which its body begins."""
+    """Checks a response and returns the description of the file, and the offset at which its body begins."""
     status, headers = response.status_code, response.headers
     if status in _BUSY:
         wait = _retry_after(headers)
@@ -173,7 +173,7 @@ def _check(response: Any, known: _Known, offset: int) -> tuple[_Known, int]:
             raise DownloadError(f"HTTP status {status}: the host asks to come back in {wait / 60:.0f} minutes")
         raise _RetryableError(f"HTTP status {status} {response.reason_phrase}".rstrip(), wait)
     if status == 416:
-        raise _ChangedError("HTTP status 416: the file is shorter than what was downloaded of it")
+        raise _ChangedError("HTTP status 416: the file is shorter than the part downloaded so far")
     if status not in (200, 206):
         raise DownloadError(f"HTTP status {status} {response.reason_phrase}".rstrip())
     if headers.get("Content-Type", "").startswith("text/html"):
@@ -189,13 +189,13 @@ def _check(response: Any, known: _Known, offset: int) -> tuple[_Known, int]:
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
-    """What tells one file from another at the same address; weak tags promise no equal bytes."""
+    """Returns a validator of the file's bytes: a strong ETag or a date; weak ETags do not guarantee equal bytes."""
     etag = headers.get("ETag", "")
     return etag if etag.startswith('"') else headers.get("Last-Modified")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds of a `Retry-After`, which holds a number or a date."""
+    """Returns the seconds of a `Retry-After`, which is a number or a date."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
@@ -206,7 +206,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 def _content_range(text: str) -> tuple[int | None, int | None]:
-    """First byte and total of `bytes first-last/total`."""
+    """Returns the first byte and the total of `bytes first-last/total`."""
     span, _, total = text.removeprefix("bytes ").partition("/")
     first = span.partition("-")[0]
     return int(first) if first.isdecimal() else None, int(total) if total.isdecimal() else None
@@ -214,7 +214,7 @@ def _content_range(text: str) -> tuple[int | None, int | None]:
 
 def _write(response: Any, part: Path, known: _Known, offset: int, largest: int) -> None:
     name = part.name.removesuffix(".part")
-    # None shows it on terminals only
+    # disable=None: shown on terminals only
     bar = tqdm(total=known.total, initial=offset, unit="B", unit_scale=True, desc=name, disable=None)
     left = 0 if known.total is None else known.total - offset
     _require_room(part.parent, left)
@@ -230,19 +230,19 @@ def _write(response: Any, part: Path, known: _Known, offset: int, largest: int) 
 
 
 class _Pace:
-    """Whether bytes still come in at a pace that ends."""
+    """Checks that a download does not stall."""
 
     def __init__(self) -> None:
         self.since = time.monotonic()
         self.arrived = 0
 
     def add(self, count: int) -> None:
-        """Counts what arrived; raises `DownloadError` if it was next to nothing for long."""
+        """Counts the bytes that arrived; raises `DownloadError` if they were too few for too long."""
         self.arrived += count
         least, seconds = _SLOWEST
         if time.monotonic() - self.since > seconds:
             if self.arrived < least:
-                raise DownloadError(f"only {self.arrived:,} bytes came in {seconds:g} s")
+                raise DownloadError(f"only {self.arrived:,} bytes arrived in {seconds:g} s")
             self.since, self.arrived = time.monotonic(), 0
 
 

@@ -1,26 +1,28 @@
-"""Files from the Hugging Face Hub, and one error for all that it can answer."""
+"""Downloads files from the Hugging Face Hub, with one kind of error for all causes."""
 
 from pathlib import Path
 
 from huggingface_hub import constants, errors, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 
-from vov3d.weights.state_dict import WeightsError, brief
+from vov3d.weights.state_dict import WeightsError, brief, shards
+from vov3d.weights.tensors import FileError
 
 CONFIG = "config.json"
 SAFE_WEIGHTS = "model.safetensors"
+SAFE_INDEX = "model.safetensors.index.json"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 
 _FIRST_ANSWER = 3.0  # seconds
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
-# What errors name as ways out in Python, and what it is called on the command line.
+# Advice in errors for Python, and the same for the command line.
 ON_THE_COMMAND_LINE = {
     "checkpoint_path=...": "--checkpoint FILE",
     "vov3d.list_pretrained(...)": "vov3d list",
 }
 
-# What a download can end in: the client's own errors, and those of the connection below it.
+# Errors of a download: those of the client, and those of its connection.
 HUB_ERRORS = (OSError, errors.EntryNotFoundError, errors.HFValidationError, getattr(errors, "HTTPError", OSError))
 
 
@@ -31,17 +33,18 @@ def download_weights(
 
     Args:
         repo_id: `org/name`, or `org/name@revision`.
-        filename: Their file; safetensors first, then PyTorch's, if None.
-        cache_dir: Where the Hub client keeps downloads, its own cache if None.
+        filename: Their file; if None, safetensors first, in one file or several, then PyTorch's.
+        cache_dir: Folder for downloads; the Hub client's cache if None.
         token: For repositories that are not public; that of the Hub client's log-in if None.
 
     Raises:
         Exception: One of `HUB_ERRORS`.
     """
-    names = [filename] if filename else [SAFE_WEIGHTS, PICKLED_WEIGHTS]
+    names = [filename] if filename else [SAFE_WEIGHTS, SAFE_INDEX, PICKLED_WEIGHTS]
     for name in names[:-1]:
         try:
-            return download_file(repo_id, name, cache_dir, token)
+            path = download_file(repo_id, name, cache_dir, token)
+            return _with_shards(path, repo_id, cache_dir, token) if name == SAFE_INDEX else path
         except errors.LocalEntryNotFoundError:
             raise
         except errors.EntryNotFoundError:
@@ -49,20 +52,30 @@ def download_weights(
     return download_file(repo_id, names[-1], cache_dir, token)
 
 
+def _with_shards(index: Path, repo_id: str, cache_dir: str | Path | None, token: str | bool | None) -> Path:
+    """Downloads the files that an index names, and returns the index."""
+    try:
+        for path in shards(index):
+            download_file(repo_id, path.name, cache_dir, token)
+    except FileError as e:
+        raise WeightsError(f"{index}: {e}") from e
+    return index
+
+
 def download_file(repo_id: str, filename: str, cache_dir: str | Path | None, token: str | bool | None) -> Path:
-    """One file of a repository; arguments and errors as of `download_weights`."""
+    """Downloads one file of a repository; arguments and errors are those of `download_weights`."""
     repo, _, revision = repo_id.partition("@")
     require_answer(repo, filename, revision or None, cache_dir)
     return Path(hf_hub_download(repo, filename, revision=revision or None, cache_dir=cache_dir, token=token))
 
 
 def require_answer(repo: str, filename: str, revision: str | None, cache_dir: str | Path | None) -> None:
-    """Asks the Hub once for a file that is not in the client's cache.
+    """Checks with one request that the Hub answers, for a file that is not in the client's cache.
 
-    The client itself asks six times, with its own lines about it, and takes half a minute where there is no network.
+    Without a network, the client itself retries six times, logs each time, and takes half a minute.
 
     Raises:
-        huggingface_hub.errors.LocalEntryNotFoundError: If it does not answer within seconds, or not now.
+        huggingface_hub.errors.LocalEntryNotFoundError: If the Hub does not answer within seconds, or is busy.
     """
     if constants.HF_HUB_OFFLINE or isinstance(
         try_to_load_from_cache(repo, filename, cache_dir=cache_dir, revision=revision), str
@@ -82,11 +95,11 @@ def require_answer(repo: str, filename: str, revision: str | None, cache_dir: st
 
 
 def hub_error(repo: str, error: Exception) -> WeightsError:
-    """One error for all that a Hub can answer: what was tried, why it failed, and the ways out.
+    """Returns an error that says what was tried, why it failed, and what to do.
 
     Args:
         repo: The repository, with its revision if any.
-        error: What the client raised, one of `HUB_ERRORS`.
+        error: The client's error, one of `HUB_ERRORS`.
     """
     return WeightsError(
         f"no weights from {constants.ENDPOINT}/{repo}: {hub_cause(error)}. Instead: give a local file with"
@@ -95,11 +108,11 @@ def hub_error(repo: str, error: Exception) -> WeightsError:
 
 
 def hub_cause(error: Exception) -> str:
-    """Why the Hub did not give a file, in one line."""
+    """Returns the reason why the Hub did not serve a file, in one line."""
     if isinstance(error, errors.GatedRepoError):
         return "access to this repository is restricted; log in with 'hf auth login'"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return "no such repository, or not without logging in ('hf auth login')"
+        return "no such repository, or it needs a log-in ('hf auth login')"
     if isinstance(error, errors.RevisionNotFoundError):
         return "no such revision"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
@@ -107,5 +120,5 @@ def hub_cause(error: Exception) -> str:
         offline = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else answer
         return f"{offline}, and the file is not in the cache"
     if isinstance(error, errors.EntryNotFoundError):
-        return "the repository does not hold the file"
+        return "the repository does not have the file"
     return brief(error)

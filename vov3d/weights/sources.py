@@ -1,7 +1,7 @@
-"""Where pretrained weights come from, in the order in which the places are asked.
+"""Finds pretrained weights in several sources, in order.
 
-For a published tag: the folder `VOV3D_WEIGHTS_DIR`, the package itself, what an earlier download left in `VOV3D_CACHE`,
-the Hub, and the address where its authors published it. A file of the authors is converted once, and kept as
+For a published tag: the folder `VOV3D_WEIGHTS_DIR`, the package itself, the cache `VOV3D_CACHE` of earlier downloads,
+the Hub, and the address at which its authors published it. A file of the authors is converted once, and kept as
 safetensors.
 """
 
@@ -18,9 +18,18 @@ from huggingface_hub.utils import WeakFileLock
 from safetensors import SafetensorError, safe_open
 from timm.models import get_arch_pretrained_cfgs
 
+from vov3d.files import replacing
 from vov3d.weights.config import VideoPretrainedCfg
-from vov3d.weights.download import DownloadError, download, open_new, refuse_link
-from vov3d.weights.hub_client import HUB_ERRORS, PICKLED_WEIGHTS, SAFE_WEIGHTS, download_weights, hub_cause, hub_error
+from vov3d.weights.download import DownloadError, download, refuse_link
+from vov3d.weights.hub_client import (
+    HUB_ERRORS,
+    PICKLED_WEIGHTS,
+    SAFE_INDEX,
+    SAFE_WEIGHTS,
+    download_weights,
+    hub_cause,
+    hub_error,
+)
 from vov3d.weights.state_dict import StateDict, WeightsError, open_weights, read_state_dict
 
 _logger = logging.getLogger(__name__)
@@ -34,20 +43,20 @@ _SUFFIXES = (".safetensors", ".pth", ".pyth", ".pt", ".bin")
 def fetch(
     cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Convert, token: str | bool | None = None
 ) -> tuple[StateDict, str]:
-    """Weights of a configuration: given with it, in a file, a folder or a repository that it names, or of a tag.
+    """Returns the weights of a configuration: given with it, of a file, folder or repository in it, or of a tag.
 
     Args:
         cfg: The configuration.
-        cache_dir: Where downloads are kept, the Hub client's cache and `VOV3D_CACHE` if None.
-        convert: How a published file becomes tensors of the tag's model.
+        cache_dir: Folder for downloads; the Hub client's cache and `VOV3D_CACHE` if None.
+        convert: Converts the tensors of a published file to those of the tag's model.
         token: For repositories of the Hub that are not public.
 
     Returns:
-        The tensors, those of a file without their values, and where they came from, for messages.
+        The tensors, those of a file without their values, and their source, for messages.
 
     Raises:
-        FileNotFoundError: If a file that was named is not there.
-        WeightsError: If there are no weights, or they cannot be had or read.
+        FileNotFoundError: If a given file does not exist.
+        WeightsError: If there are no weights, or they cannot be downloaded or read.
     """
     if cfg.state_dict is not None:
         return dict(cfg.state_dict), "the given state_dict"
@@ -59,7 +68,7 @@ def fetch(
         path = _of_tag(cfg, cache_dir, convert, token)
     else:
         raise WeightsError(f"{cfg.architecture} has no pretrained weights; use pretrained=False or checkpoint_path=...")
-    state_dict = open_weights(path)  # says more of a file that holds no weights than its digest would
+    state_dict = open_weights(path)  # its error for a file without weights is clearer than that of the digest
     if cfg.sha256 and cfg.source in ("local-dir", "hf-hub"):
         _check_digest(path, cfg.sha256)
     return state_dict, str(path)
@@ -70,19 +79,19 @@ def _check_digest(path: Path, wanted: str) -> None:
         found = hashlib.file_digest(f, "sha256").hexdigest()
     if found != wanted:
         raise WeightsError(
-            f"{path}: is not the file that its config.json was written with (SHA-256 {found[:12]}..., not"
-            f" {wanted[:12]}...): it is damaged, was exchanged, or saving was interrupted. Save the model again; or,"
-            " where you exchanged it yourself, remove sha256 from the pretrained_cfg of config.json"
+            f"{path}: is not the file that was saved with its config.json (SHA-256 {found[:12]}..., not"
+            f" {wanted[:12]}...): it is damaged, was replaced, or saving was interrupted. Save the model again; or,"
+            " if you replaced it yourself, remove sha256 from the pretrained_cfg of config.json"
         )
 
 
 def tag_name(cfg: VideoPretrainedCfg) -> str:
-    """`model.tag` of a configuration."""
+    """Returns `model.tag` of a configuration."""
     return f"{cfg.architecture}.{cfg.tag}" if cfg.tag else str(cfg.architecture)
 
 
 def find_local(cfg: VideoPretrainedCfg, cache_dir: str | Path | None = None) -> tuple[str, Path] | None:
-    """Where a tag's weights are on this machine, and the file: what loading would take without a network."""
+    """Returns the source and the file of a tag's weights on this machine: those that are loaded without a network."""
     if path := _override(cfg):
         return "VOV3D_WEIGHTS_DIR", path
     if path := _packaged(cfg):
@@ -98,7 +107,7 @@ def find_local(cfg: VideoPretrainedCfg, cache_dir: str | Path | None = None) -> 
 
 
 def source_sha256(path: Path) -> str | None:
-    """SHA-256 of the published file that a converted one was made from."""
+    """Returns the SHA-256 of the published file that a converted one was made from."""
     try:
         with safe_open(path, framework="pt") as f:
             return (f.metadata() or {}).get("source_sha256")
@@ -107,7 +116,7 @@ def source_sha256(path: Path) -> str | None:
 
 
 def _file_in(folder: Path) -> Path:
-    for name in (SAFE_WEIGHTS, PICKLED_WEIGHTS):
+    for name in (SAFE_WEIGHTS, SAFE_INDEX, PICKLED_WEIGHTS):
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(f"{folder}: holds neither {SAFE_WEIGHTS} nor {PICKLED_WEIGHTS}")
@@ -121,11 +130,11 @@ def _from_repository(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, toke
         raise hub_error(cfg.hf_hub_id, e) from e
 
 
-# --- the places of a tag ---------------------------------------------------------------------------------------------
+# --- the sources of a tag ------------------------------------------------------------------------------------------
 
 
 def _of_tag(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Convert, token: str | bool | None) -> Path:
-    """Asks one place after the other; says in the log which, and in one error what each answered."""
+    """Tries one source after the other; logs each, and raises one error with all causes."""
     name, tried = tag_name(cfg), []
     if path := _override(cfg):
         _logger.info("%s: loading %s, found in VOV3D_WEIGHTS_DIR", name, path)
@@ -157,7 +166,7 @@ def _of_tag(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Conv
 def _ways_out(cfg: VideoPretrainedCfg) -> str:
     names = " or ".join([f"{tag_name(cfg)}.safetensors", *([source_file_name(cfg.url)] if cfg.url else [])])
     return (
-        "Instead: give a file by hand, with checkpoint_path=... or as "
+        "Instead: give a local file, with checkpoint_path=... or as "
         f"{names} in a folder named by VOV3D_WEIGHTS_DIR; or choose another tag"
         " (vov3d.list_pretrained(...)); or set a mirror of the Hub (HF_ENDPOINT) or another"
         " organisation (VOV3D_HUB_ORG)"
@@ -165,8 +174,8 @@ def _ways_out(cfg: VideoPretrainedCfg) -> str:
 
 
 def _announced(cfg: VideoPretrainedCfg, place: str, path: Path) -> Path:
-    """Says once, where it is seen, what a first download may be used for."""
-    terms = f"licensed {cfg.license.upper()}" if cfg.license else "of a licence that is not known"
+    """Warns once, after the first download, of the licence of the weights."""
+    terms = f"licensed {cfg.license.upper()}" if cfg.license else "under an unknown licence"
     if cfg.license and "-nc" in cfg.license:
         terms += ", not for commercial use"
     _logger.warning("%s: downloaded from %s; these weights are %s", tag_name(cfg), place, terms)
@@ -174,12 +183,12 @@ def _announced(cfg: VideoPretrainedCfg, place: str, path: Path) -> Path:
 
 
 def _override(cfg: VideoPretrainedCfg) -> Path | None:
-    """The tag's file in `VOV3D_WEIGHTS_DIR`, read at use so that setting it after the import works as well."""
+    """Returns the tag's file in `VOV3D_WEIGHTS_DIR`, which is read here so that it can be set after the import."""
     folder = os.environ.get("VOV3D_WEIGHTS_DIR")
     if not folder:
         return None
     if not Path(folder).is_dir():
-        raise WeightsError(f"VOV3D_WEIGHTS_DIR={folder}: no such folder; unset it, or name one that holds weights")
+        raise WeightsError(f"VOV3D_WEIGHTS_DIR={folder}: no such folder; unset it, or set it to a folder of weights")
     return next((path for path in _candidates(Path(folder), cfg) if path.is_file()), None)
 
 
@@ -196,7 +205,7 @@ def _candidates(folder: Path, cfg: VideoPretrainedCfg) -> Iterator[Path]:
 
 
 def source_file_name(url: object) -> str:
-    """Name of the file that an address ends in."""
+    """Returns the name of the file at an address."""
     return PurePosixPath(unquote(urlsplit(str(url)).path)).name
 
 
@@ -204,7 +213,7 @@ def source_file_name(url: object) -> str:
 
 
 def _cache_file(cfg: VideoPretrainedCfg, cache_dir: str | Path | None) -> Path:
-    """Where the converted weights of a tag are kept; those of another address than the published one apart."""
+    """Returns the cache file of a tag's converted weights, with another name for an address that is not published."""
     root = Path(cache_dir) / "vov3d" if cache_dir else None
     root = root or Path(os.environ.get("VOV3D_CACHE") or Path(constants.HF_HOME) / "vov3d").expanduser()
     name = tag_name(cfg)
@@ -220,20 +229,20 @@ def _converted(cfg: VideoPretrainedCfg, cache_dir: str | Path | None) -> Path | 
 
 
 def _from_authors(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert: Convert) -> Path:
-    """Downloads and converts, once for all processes that want the same."""
+    """Downloads and converts, once for all processes that need the same file."""
     path = _cache_file(cfg, cache_dir)
     url = str(cfg.url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for planted in (path, path.with_suffix(".lock"), path.with_suffix(".unfinished")):
+        for planted in (path, path.with_suffix(".lock")):
             refuse_link(planted)
-        # The operating system lets go of the lock of a process that was killed.
+        # The operating system releases the lock of a process that was killed.
         with WeakFileLock(path.with_suffix(".lock")):
             if path.is_file():
                 return path
             source = path.with_name(f"{path.stem}.{source_file_name(url)}")
             refuse_link(source)
-            if not source.is_file():  # whole, but not yet converted when a process was killed
+            if not source.is_file():  # else complete, but not converted before a process was killed
                 download(url, source)
             _convert(cfg, source, path, convert)
     except OSError as e:
@@ -245,7 +254,7 @@ def _from_authors(cfg: VideoPretrainedCfg, cache_dir: str | Path | None, convert
 
 
 def _convert(cfg: VideoPretrainedCfg, source: Path, path: Path, convert: Convert) -> None:
-    """Writes the tensors of a published file as safetensors; the file goes, whether it was good or not."""
+    """Writes the tensors of a published file as safetensors, and deletes the file, whether it was valid or not."""
     try:
         with source.open("rb") as f:
             sha256 = hashlib.file_digest(f, "sha256").hexdigest()
@@ -254,10 +263,8 @@ def _convert(cfg: VideoPretrainedCfg, source: Path, path: Path, convert: Convert
         except WeightsError as e:
             raise DownloadError(f"the file {str(e).removeprefix(f'{source}: ')}") from e
         notes = {"source_url": str(cfg.url), "source_sha256": sha256, "license": cfg.license or "", "format": "pt"}
-        unfinished = path.with_suffix(".unfinished")
-        # save_file would make a file that only its owner can read
-        with open_new(unfinished) as file:
-            file.write(safetensors.torch.save({k: v.clone() for k, v in state.items()}, metadata=notes))
-        os.replace(unfinished, path)
+        with replacing(path) as draft:
+            # save_file would create a file that only its owner can read
+            draft.write_bytes(safetensors.torch.save({k: v.clone() for k, v in state.items()}, metadata=notes))
     finally:
         source.unlink(missing_ok=True)

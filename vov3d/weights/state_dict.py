@@ -1,10 +1,11 @@
-"""Weights in files: read without running code, checked by name, loaded whole or not at all."""
+"""Reads weights from files without running code, checks them by name, and loads all of them or none."""
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from math import prod
@@ -41,12 +42,12 @@ _WRAPPERS = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "model_state", "state_dict", "model_state_dict"),
     *("model", "module", "net", "network", "weights"),
 )
-_MOST_WRAPPED = 4  # wrappers in one another
-# Wrappers that put a part of their own into the names, wherever they were put on.
+_MOST_WRAPPED = 4  # nested wrappers
+# Parts that wrappers insert into names, at any place.
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_forward_module)\.")
-# How a network's own names begin; what stands before them is the prefix of what it is a part of.
+# How a network's own names begin; anything before is the prefix of a larger model.
 _BEGINNINGS = ("stem.conv_s.", "s1.pathway0_stem.conv_xy.", "blocks.0.conv.conv_t.")
-# Whoever trains a network beside others means that one.
+# Prefixes of networks that are trained along with the one that is meant.
 _OTHERS = re.compile(r"teacher|ema|momentum|target|frozen|reference", re.IGNORECASE)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTER = "num_batches_tracked"
@@ -66,15 +67,17 @@ _SAFE_TYPES = {
 _MOST_TENSORS = 10_000  # X3D-L has 1,500
 _LONGEST_NAME = 500
 _MOST_DIMENSIONS = 8
-_MOST_SHARED = 4  # times that tensors may fill more memory than their file
+_MOST_SHARDS = 1000
+INDEX_SUFFIX = ".safetensors.index.json"
+_MOST_SHARED = 4  # largest ratio of the tensors' memory to their file's size
 
 
 class WeightsError(RuntimeError):
-    """Weights could not be had, read, or fitted to the model. Nothing was loaded."""
+    """Weights could not be found, read, or fitted to the model. Nothing was loaded."""
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few names and how many more there are."""
+    """Lists the first few names and how many more there are."""
     more = f", and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -84,12 +87,12 @@ def rename(state_dict: StateDict, rules: Sequence[tuple[str, str]], back: bool =
 
     Args:
         state_dict: Tensors by name.
-        rules: Pairs of a fragment of a foreign name and of ours; `^` in front holds it to the start of the name, `#`
-            stands for a number that both have.
+        rules: Pairs of a fragment of a foreign name and of ours; `^` in front matches the start of the name only, `#`
+            matches a number that both have.
         back: Turns our names into foreign ones.
 
     Raises:
-        WeightsError: If two names are those of one tensor.
+        WeightsError: If two names become one.
     """
     patterns = [_rule(*reversed(rule)) if back else _rule(*rule) for rule in rules]
     out: StateDict = {}
@@ -114,13 +117,13 @@ def _rule(given: str, wanted: str) -> tuple[re.Pattern[str], str]:
 
 
 class FileTensors(dict[str, torch.Tensor]):
-    """Tensors of a file by name, on the meta device: their types and shapes, which is all that has been read of them.
+    """Tensors of a file by name, on the meta device: types and shapes only, values are not read yet.
 
     Args:
         path: The file.
-        tensors: What it holds.
-        opener: Opens it for their values.
-        note: Where in the file they are, for messages; empty if there is nothing else in it.
+        tensors: Its tensors.
+        opener: Opens it to read their values.
+        note: Their place in the file, for messages; empty if the file has nothing else.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Described], opener: Opener, note: str = "") -> None:
@@ -131,7 +134,7 @@ class FileTensors(dict[str, torch.Tensor]):
         self.note = note
 
     def read(self) -> StateDict:
-        """The tensors with their values, on the CPU.
+        """Reads the tensors with their values, on the CPU.
 
         Raises:
             WeightsError: If the file is damaged, or values are not finite.
@@ -147,34 +150,34 @@ class FileTensors(dict[str, torch.Tensor]):
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Reads the tensors of a checkpoint, whatever is wrapped around them, without running code.
+    """Reads the tensors of a checkpoint, in any known wrapper, without running code.
 
     Args:
-        path: The file, of any kind that `open_weights` knows.
+        path: The file, of any kind that `open_weights` reads.
 
     Returns:
         Tensors by name, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        WeightsError: If it does not hold weights, or others than finite floats.
+        WeightsError: If it does not hold weights, or values that are not finite floats.
     """
     return open_weights(path).read()
 
 
 def open_weights(path: str | Path) -> FileTensors:
-    """Names, types and shapes of a checkpoint's tensors, whatever is wrapped around them, without running code.
+    """Reads names, types and shapes of a checkpoint's tensors, in any known wrapper, without running code.
 
-    safetensors and PyTorch files; `model_state`, `state_dict` and their like, or bare tensors; under the names of
-    data-parallel, compiled or averaged models, or as a part of a larger one. Optimizer state, arguments and other
-    networks beside them are left alone.
+    It takes safetensors and PyTorch files; `model_state`, `state_dict` and similar keys, or tensors without a key;
+    names of data-parallel, compiled or averaged models, or of a part of a larger one. Optimizer state, arguments and
+    other networks in the file are ignored.
 
     Args:
         path: The file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        WeightsError: If it does not hold weights: empty, truncated, a web page, code, other types than floats.
+        WeightsError: If it does not hold weights: empty, truncated, a web page, code, types other than floats.
     """
     path = Path(path)
     if path.is_dir():
@@ -187,7 +190,7 @@ def open_weights(path: str | Path) -> FileTensors:
         content, opener = _read_content(path, head)
         wrapped, notes = _unwrap(content)
         tensors, prefix = _network_of(_plain_names(wrapped))
-        _check(tensors, path.stat().st_size)
+        _check(tensors, sum(part.stat().st_size for part in _parts(path)))
     notes += [prefix] if prefix else []
     if notes:
         _logger.info("%s: reading %s", path, ", ".join(notes))
@@ -196,7 +199,7 @@ def open_weights(path: str | Path) -> FileTensors:
 
 @contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """Everything that reading a damaged or hostile file can end in, as one error with its name."""
+    """Turns any error of reading a damaged or hostile file into one that names the file."""
     try:
         yield
     except CodeError as e:
@@ -208,6 +211,8 @@ def _errors_of(path: Path) -> Iterator[None]:
 
 
 def _read_content(path: Path, head: bytes) -> tuple[Any, Opener]:
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_shards(path)
     if _is_safetensors(head):
         return _read_safetensors(path)
     if problem := _not_weights(head):
@@ -245,13 +250,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Described], Opener]:
             kind = "strided" if dtype else f"of type {part.get_dtype()}"
             tensors[name] = Described(dtype or torch.float32, tuple(part.get_shape()), name, kind=kind)
     for name, one in tensors.items():
-        if len(one.shape) <= _MOST_DIMENSIONS:  # others are refused by their name
+        if len(one.shape) <= _MOST_DIMENSIONS:  # others are rejected later
             tensors[name] = replace(one, stride=_contiguous(one.shape))
 
     @contextmanager
     def opener() -> Iterator[ReadStorage]:
         with _opened_safetensors(path) as file:
-            yield lambda name: file.get_tensor(name).flatten().view(torch.uint8).numpy().tobytes()
+            yield lambda name: _bytes_of(file, name)
 
     return tensors, opener
 
@@ -265,28 +270,77 @@ def _opened_safetensors(path: Path) -> Iterator[Any]:
         raise FileError(f"is truncated or damaged ({brief(e)}); download it again") from e
 
 
+def shards(index: Path) -> list[Path]:
+    """Returns the files that an index of sharded weights names.
+
+    Raises:
+        FileError: If it is no such index, or names files in other folders.
+    """
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted(set(content["weight_map"].values()))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
+        raise FileError(f"is no index of safetensors files ({e!r:.100})") from e
+    plain = re.compile(r"\w[\w.-]{0,200}\.safetensors")
+    if not 0 < len(names) <= _MOST_SHARDS or not all(plain.fullmatch(name) for name in names):
+        raise FileError(
+            f"is no index of 1 to {_MOST_SHARDS} safetensors files beside it; it names {some(names)!r:.200}"
+        )
+    return [index.with_name(name) for name in names]
+
+
+def _parts(path: Path) -> list[Path]:
+    return shards(path) if path.name.endswith(INDEX_SUFFIX) else [path]
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Described], Opener]:
+    """Reads the tensors of all files of an index."""
+    tensors: dict[str, Described] = {}
+    places: dict[str, Path] = {}
+    for path in shards(index):
+        if not path.is_file():
+            raise FileError(f"names {path.name}, which is not there")
+        part, _ = _read_safetensors(path)
+        if twice := sorted(part.keys() & tensors.keys()):
+            raise FileError(f"names two files that both hold {some(twice)}")
+        tensors |= part
+        places |= dict.fromkeys(part, path)
+
+    @contextmanager
+    def opener() -> Iterator[ReadStorage]:
+        with ExitStack() as stack:
+            files = {path: stack.enter_context(_opened_safetensors(path)) for path in set(places.values())}
+            yield lambda name: _bytes_of(files[places[name]], name)
+
+    return tensors, opener
+
+
+def _bytes_of(file: Any, name: str) -> bytes:
+    return file.get_tensor(name).flatten().view(torch.uint8).numpy().tobytes()
+
+
 def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def _refusal(name: str) -> str:
     return (
-        f"holds more than tensors ({shown(name)}), and was refused without running any of it; where you trust it,"
-        " save it again as torch.save(model.state_dict(), ...) or as safetensors"
+        f"holds more than tensors ({shown(name)}), and was refused without running any of it; if you trust it,"
+        " save it again with torch.save(model.state_dict(), ...) or as safetensors"
     )
 
 
 def brief(error: BaseException) -> str:
-    """An error in one line."""
+    """Returns the first line of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
-# --- what of a file is the network -----------------------------------------------------------------------------------
+# --- the network in a file --------------------------------------------------------------------------------
 
 
 def _unwrap(content: Any) -> tuple[Mapping[str, Described], list[str]]:
-    """The innermost mapping that holds tensors, and the keys that lead to it."""
+    """Returns the innermost mapping that holds tensors, and the keys that lead to it."""
     notes: list[str] = []
     for _ in range(_MOST_WRAPPED):
         inner = [key for key in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
@@ -305,27 +359,27 @@ def _unwrap(content: Any) -> tuple[Mapping[str, Described], list[str]]:
     if whole:
         raise CodeError(whole[0].name)
     if others or not content:
-        what = f"values that are no tensors: {some(list(map(shown, others)))}" if others else "no tensors"
+        what = f"values that are not tensors: {some(list(map(shown, others)))}" if others else "no tensors"
         raise FileError(f"holds {what}; expected tensors by name, or one of {', '.join(_WRAPPERS)}")
     return content, notes
 
 
 def _too_many(count: int) -> str:
-    return f"holds {count:,} entries by name, more than the {_MOST_TENSORS:,} that a network here can have"
+    return f"holds {count:,} entries by name, more than the {_MOST_TENSORS:,} that a network of this package can have"
 
 
 def shown(name: object) -> str:
-    """A name of a file in a message: short, and without what a terminal would take for a command."""
+    """Returns a name from a file for a message: short, and without control characters."""
     text = name if isinstance(name, str) else repr(name) if isinstance(name, int | float | None) else "a name"
     return text if len(text) <= 80 and text.isprintable() else ascii(text[:80]) + "..." * (len(text) > 80)
 
 
 def _plain_names(tensors: Mapping[str, Described]) -> dict[str, Described]:
-    """Names without what compiled and sharded modules put inside of them."""
+    """Removes the parts that compiled and sharded modules insert into names."""
     out: dict[str, Described] = {}
     for name, value in tensors.items():
         if not isinstance(name, str) or len(name) > _LONGEST_NAME or not name.isprintable():
-            raise FileError(f"holds a tensor of the name {shown(name)}, which no network has")
+            raise FileError(f"holds a tensor named {shown(name)}, which no network has")
         plain = _INSIDE.sub("", name)
         if plain in out:
             raise FileError(f"holds {plain} twice, once behind a wrapper's name")
@@ -334,17 +388,17 @@ def _plain_names(tensors: Mapping[str, Described]) -> dict[str, Described]:
 
 
 def _network_of(tensors: dict[str, Described]) -> tuple[dict[str, Described], str]:
-    """The tensors of one network without the prefix that they share, and the prefix in words.
+    """Returns the tensors of one network without their common prefix, and the prefix for messages.
 
     Raises:
-        FileError: If there are several networks, and their names do not tell which one is meant.
+        FileError: If there are several networks, and their names do not show which one is meant.
     """
     prefixes = sorted({name[: name.find(b)] for name in tensors for b in _BEGINNINGS if _begins(name, b)})
     if len(prefixes) > 1:
         meant = [prefix for prefix in prefixes if not _OTHERS.search(prefix)]
         if len(meant) != 1:
             raise FileError(
-                f"holds {len(prefixes)} networks, under {some([repr(p) for p in prefixes])}; save the one that you"
+                f"holds {len(prefixes)} networks, under {some([repr(p) for p in prefixes])}; save only the one that you"
                 " mean: torch.save({name.removeprefix(prefix): tensor for those that begin with it}, ...)"
             )
         others = tuple(prefix for prefix in prefixes if prefix not in meant)
@@ -354,7 +408,7 @@ def _network_of(tensors: dict[str, Described]) -> tuple[dict[str, Described], st
     beside = sorted({name.split(".")[0] for name in tensors if not name.startswith(prefix)})
     if not prefix:
         return tensors, ""
-    note = f"what is under {prefix!r}" + (f" (beside it: {some(beside)})" if beside else "")
+    note = f"the tensors under {prefix!r}" + (f" (others: {some(beside)})" if beside else "")
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}, note
 
 
@@ -364,7 +418,7 @@ def _begins(name: str, beginning: str) -> bool:
 
 
 def _common_prefix(tensors: Mapping[str, Described]) -> str:
-    """`module.`, `model.` or both, where all names begin with them."""
+    """Returns `module.`, `model.` or both, if all names begin with them."""
     prefix = ""
     while more := next((p for p in ("module.", "model.") if all(n.startswith(prefix + p) for n in tensors)), None):
         prefix += more
@@ -386,7 +440,7 @@ def _check(tensors: Mapping[str, Described], size: int) -> None:
     total = total_bytes(tensors.values())
     if total > _MOST_SHARED * size:
         large = max(tensors, key=lambda name: tensors[name].nbytes)
-        raise FileError(f"has {size:,} bytes, but its tensors ({large} above all) would take {total:,}")
+        raise FileError(f"has {size:,} bytes, but its tensors (the largest is {large}) would take {total:,}")
 
 
 # --- into a model ----------------------------------------------------------------------------------------------------
@@ -402,19 +456,19 @@ def load_weights(
     headless: bool = False,
     explain: Callable[[StateDict, nn.Module], str | None] = lambda state_dict, model: None,
 ) -> None:
-    """Loads every tensor, or raises and loads none.
+    """Loads every tensor, or raises an error and loads none.
 
-    The stem is adapted to the model's input channels as timm does it; a classifier of another number of classes is
-    left out, so that the model keeps a fresh one.
+    The stem is adapted to the model's input channels as in timm; a classifier of another number of classes is left
+    out, so that the model keeps a fresh one.
 
     Args:
         model: The model.
         state_dict: Tensors in any format that `filter_fn` knows.
-        origin: Where the tensors come from, for messages.
+        origin: Source of the tensors, for messages.
         filter_fn: The model family's `checkpoint_filter_fn`.
         adopt_classes: Gives the model the file's number of classes.
         headless: The file is known to hold no classifier.
-        explain: Says what the tensors are where they do not fit.
+        explain: Describes tensors that do not fit.
 
     Raises:
         WeightsError: If tensors are missing, unexpected or of another shape.
@@ -425,7 +479,7 @@ def load_weights(
     if problems:
         why = explain(state_dict, model) or _explain_names(state_dict) or "; ".join(problems)
         raise WeightsError(f"{origin}: {why}. Nothing was loaded")
-    if isinstance(state_dict, FileTensors):  # shapes fit, so the values are read
+    if isinstance(state_dict, FileTensors):  # read values only once the shapes fit
         state, fresh = _fitted(model, state_dict.read(), origin, filter_fn, adopt_classes, headless, quiet=True)
     _check_range(model, state, origin)
     model.load_state_dict(state, strict=not fresh)
@@ -440,7 +494,7 @@ def _fitted(
     headless: bool,
     quiet: bool = False,
 ) -> tuple[StateDict, bool]:
-    """The tensors under the model's names, and whether it keeps a fresh classifier."""
+    """Returns the tensors under the model's names, and whether it keeps a fresh classifier."""
     try:
         state = filter_fn(dict(state_dict), model)
     except WeightsError as e:
@@ -450,7 +504,7 @@ def _fitted(
 
 
 def _explain_names(state_dict: StateDict) -> str | None:
-    """What tensors are that were saved without a part of the network, or by another codebase."""
+    """Describes tensors that were saved without a part of the network, or by another codebase."""
     if any(re.match(r"stages_\d+\.", name) for name in state_dict):
         return (
             "holds the state of a model made with features_only=True, which has no head; load it with"
@@ -466,7 +520,7 @@ def _explain_names(state_dict: StateDict) -> str | None:
 
 
 def _check_range(model: nn.Module, state: StateDict, origin: str) -> None:
-    """Values that the model's type cannot hold would become infinite, or any number."""
+    """Raises WeightsError for values that the model's type cannot hold, which would become infinite or arbitrary."""
     own = model.state_dict()
     lost = [k for k, v in state.items() if k in own and v.is_floating_point() and not _holds(own[k].dtype, v)]
     if lost:
@@ -489,7 +543,7 @@ def _fit_stem(model: nn.Module, state: StateDict) -> None:
 
 
 def _fit_classifier(model: nn.Module, state: StateDict, origin: str, adopt: bool, headless: bool, quiet: bool) -> bool:
-    """Whether the model keeps a fresh classifier (or none) instead of the file's."""
+    """Fits the classifier; returns whether the model keeps a fresh one (or none) instead of the file's."""
     weight = state.get(CLASSIFIER[0])
     if (weight is None and not headless) or (weight is not None and (weight.ndim != 2 or not weight.numel())):
         return False
@@ -508,7 +562,7 @@ def _fit_classifier(model: nn.Module, state: StateDict, origin: str, adopt: bool
 
 
 def digest(model: nn.Module) -> str:
-    """SHA-256 of a model's tensors, which tells whether they are still those that were loaded."""
+    """Returns the SHA-256 of a model's tensors, which shows whether they are still those that were loaded."""
     sha256 = hashlib.sha256()
     for tensor in model.state_dict().values():
         sha256.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -516,7 +570,7 @@ def digest(model: nn.Module) -> str:
 
 
 def differences(model: nn.Module, state: StateDict, ignore: Sequence[str] = ()) -> list[str]:
-    """What keeps tensors from being exactly those of a model, leaving out the names in `ignore`."""
+    """Lists the differences of tensors from those of a model, without the names in `ignore`."""
     own = {k: v for k, v in model.state_dict().items() if k not in ignore}
     missing = [k for k in own if k not in state]
     unexpected = [k for k in state if k not in own]

@@ -1,8 +1,8 @@
-"""What the outputs of a network mean: one label, many labels, values, or a label of each of several heads.
+"""Meaning of a network's outputs: one label, many labels, values, or a label of each of several heads.
 
 The task is a property of the weights' configuration (`task` and `heads` of `VideoPretrainedCfg`). This module is the
-only place that knows what follows from it: how outputs become scores, and what they decide. All that reads a network's
-outputs asks `task_of`.
+only place that interprets it: it turns outputs into scores and decisions. Code that reads a network's outputs uses
+`task_of`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from typing import Any, Literal
 import torch
 
 TASKS = ("single", "multilabel", "regression", "multihead")
-"""One label a video (the default), any number of labels, values, and a label of each of several heads."""
+"""One label per video (the default), any number of labels, values, and a label of each of several heads."""
 
 SCORES = ("probabilities", "values")
-"""Names of what `Task.scores` gives, as outputs of exported files."""
+"""Names of the results of `Task.scores`, as outputs of exported files."""
 
 _MOST_HEADS = 8
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the outputs of a network mean.
+    """Meaning of a network's outputs.
 
     Attributes:
         name: One of `TASKS`.
@@ -49,16 +49,16 @@ class Task:
 
     @property
     def scored(self) -> str:
-        """What `scores` gives, one of `SCORES`."""
+        """Name of the result of `scores`, one of `SCORES`."""
         return "values" if self.name == "regression" else "probabilities"
 
     def scores(self, outputs: torch.Tensor, temperature: float = 1.0, dim: int = 1) -> torch.Tensor:
         """Turns the outputs of a network into scores, which may be averaged over views and positions.
 
         Args:
-            outputs: What the classifier gives.
-            temperature: What logits are divided by; values are not.
-            dim: Where the outputs lie.
+            outputs: Outputs of the classifier.
+            temperature: Divisor of logits; values are not divided.
+            dim: Dimension of the outputs.
 
         Returns:
             A tensor of the same shape: the softmax for one label, the sigmoid for many, the softmax of each head for
@@ -75,11 +75,11 @@ class Task:
         return logits.softmax(dim)
 
     def decided(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Returns what the outputs `(B, N)` decide, for a comparison of two networks.
+        """Returns the decisions of outputs `(B, N)`, for a comparison of two networks.
 
         Returns:
             int64 `(B, D)`: the best class, the best of each head, or for many labels whether each is likelier than
-            not; for values, which decide nothing, without columns.
+            not; without columns for values.
         """
         if self.name == "regression":
             return outputs.new_empty(len(outputs), 0, dtype=torch.int64)
@@ -92,7 +92,7 @@ class Task:
         return outputs.split([classes for _, classes in self.heads], 1) if self.heads else (outputs,)
 
     def describe(self, outputs: int) -> str:
-        """Returns what so many outputs are, in words, such as `"20 classes"` or `"97 verb and 300 noun classes"`."""
+        """Describes a number of outputs, such as `"20 classes"` or `"97 verb and 300 noun classes"`."""
         if self.heads:
             return " and ".join(f"{classes} {name}" for name, classes in self.heads) + " classes"
         one, many = {"single": ("class", "classes"), "multilabel": ("label", "labels")}.get(
@@ -116,17 +116,17 @@ SINGLE = Task()
 
 
 def make_task(name: str | None, heads: Mapping[str, int] | None = None) -> Task:
-    """Makes a task of what a configuration, a recipe or a caller says.
+    """Makes a task from its name and its heads.
 
     Args:
         name: One of `TASKS`; None for one label.
         heads: For `"multihead"`: classes of each head by its name, in the order of the outputs.
 
     Raises:
-        ValueError: If the task is not known, or heads are missing, have no effect, or are none.
+        ValueError: If the task is not known, or heads are missing, have no effect, or are malformed.
     """
-    found = tuple((heads or {}).items())
-    if len(found) > _MOST_HEADS or not all(_is_head(*head) for head in found):
+    found = tuple(heads.items()) if isinstance(heads, Mapping) else ()
+    if (heads and not found) or len(found) > _MOST_HEADS or not all(_is_head(*head) for head in found):
         raise ValueError(f"heads is {heads!r:.200}: expected classes by name, such as {{'verb': 97, 'noun': 300}}")
     return Task(name or "single", found)
 
@@ -142,7 +142,7 @@ def task_of(model: Any) -> Task:
         model: Any module with `pretrained_cfg` and `num_classes`, also a stream, an optimized or an exported one.
 
     Raises:
-        ValueError: If its configuration names no task that there is.
+        ValueError: If its configuration names an unknown task.
     """
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     if cfg.get("task") in (None, "single"):
@@ -154,11 +154,11 @@ def task_of(model: Any) -> Task:
 
 
 def set_task(model: Any, task: Task) -> None:
-    """Says in a network's configuration what its outputs mean from now on, as for a classifier that is trained anew.
+    """Sets the task in a network's configuration, as for a classifier that is trained anew.
 
     Args:
         model: A module with `pretrained_cfg` and `num_classes`.
-        task: What they mean.
+        task: The new task.
 
     Raises:
         ValueError: If the heads have more or fewer classes than the network has outputs.
@@ -174,7 +174,7 @@ def checked_heads(task: Task, outputs: int | None) -> Task:
     """Returns a task whose heads have as many classes as a network has outputs.
 
     Raises:
-        ValueError: If they have not.
+        ValueError: If they have another number.
     """
     classes = sum(count for _, count in task.heads)
     if task.heads and classes != outputs:

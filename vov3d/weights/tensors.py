@@ -1,4 +1,4 @@
-"""Tensors of a file before their values are read: type, shape, and where the numbers are."""
+"""Tensors of a file before their values are read: type, shape, and place of the values."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 ReadStorage = Callable[[str], bytes]
-"""Bytes of a storage by its key."""
+"""Reads the bytes of a storage by its key."""
 
 Opener = Callable[[], AbstractContextManager[ReadStorage]]
-"""Opens the file that describes tensors for reading their numbers."""
+"""Opens a file to read the values of its tensors."""
 
 
 class FileError(Exception):
-    """What is wrong with a file, to be said behind its name."""
+    """A problem of a file, as text that follows its name in a message."""
 
 
 class DamagedError(FileError):
@@ -36,7 +36,7 @@ class Described:
         key: Its storage in the file.
         stride: Distance of neighbours in each dimension, in elements.
         offset: Its first element in the storage.
-        kind: `"strided"`, or what other layout it has, which cannot be read.
+        kind: `"strided"`, or another layout, which cannot be read.
     """
 
     dtype: torch.dtype
@@ -48,30 +48,30 @@ class Described:
 
     @property
     def nbytes(self) -> int:
-        """What its elements take in memory."""
+        """Size of its elements in memory, in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 def described(dtype: torch.dtype, shape: Any, key: str, stride: Any, offset: Any, size: int) -> Described:
-    """A strided tensor.
+    """Checks and describes a strided tensor.
 
     Raises:
-        DamagedError: If it does not lie in its storage of `size` elements.
+        DamagedError: If it exceeds its storage of `size` elements.
     """
     numbers = (*shape, *stride, offset)
     if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise DamagedError("a tensor has no proper shape")
+        raise DamagedError("a tensor has no valid shape")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if 0 not in shape and last >= size:
-        raise DamagedError("a tensor lies outside of its storage")
+        raise DamagedError("a tensor exceeds its storage")
     return Described(dtype, tuple(shape), key, tuple(stride), offset)
 
 
 def read_tensors(wanted: Mapping[str, Described], opener: Opener) -> dict[str, torch.Tensor]:
-    """Reads the numbers; tensors that share a storage in the file are read from it once.
+    """Reads the values of tensors; a storage that several tensors share is read once.
 
     Raises:
-        Exception: Whatever the file's reader finds.
+        Exception: Any error of the file's reader.
     """
     storages: dict[str, bytearray] = {}
     found = {}
@@ -91,10 +91,10 @@ def _build(one: Described, data: bytearray) -> torch.Tensor:
 
 
 def meta(tensors: Mapping[str, Described]) -> dict[str, torch.Tensor]:
-    """The same types and shapes without values."""
+    """Returns tensors of the same types and shapes without values."""
     return {name: torch.empty(one.shape, dtype=one.dtype, device="meta") for name, one in tensors.items()}
 
 
 def total_bytes(tensors: Iterable[Described]) -> int:
-    """What all of them take in memory."""
+    """Returns the size of all tensors in memory, in bytes."""
     return sum(one.nbytes for one in tensors)

@@ -1,1 +1,1 @@
-"""The paper's claims, tested in small: the parts of `docs/measure/evidence.py`."""
+"""Parts of `docs/measure/evidence.py`, which tests the paper's statements with small networks."""

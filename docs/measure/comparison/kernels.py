@@ -1,4 +1,4 @@
-"""What trained networks have become: how far their kernels tell the way of time, and what T-OSA reads."""
+"""Measures of trained networks: how odd in time their kernels are, and which features T-OSA reads."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ import vov3d
 
 @torch.no_grad()
 def odd_in_time(model: nn.Module) -> list[float]:
-    """The share of the middle convolutions' energy that changes its sign when time runs backwards, per stage.
+    """Returns, per stage, the share of the middle convolutions' energy that is odd in time.
 
-    Only such a part answers to the direction of a motion; it is a third in random kernels of three frames.
+    The odd part changes its sign when time runs backwards. Only it depends on the direction of a motion; it is a third
+    in random kernels of three frames.
     """
     found = []
     for stage in model.get_submodule("stages").children():
@@ -28,10 +29,10 @@ def odd_in_time(model: nn.Module) -> list[float]:
 
 @torch.inference_mode()
 def aggregated_shares(model: nn.Module, clips: torch.Tensor) -> dict[int, float]:
-    """How much of what the aggregations of T-OSA put out comes from features of each temporal receptive field.
+    """Returns the share that features of each temporal receptive field have in the outputs of T-OSA's aggregations.
 
-    A source's part is the variance that it brings into the outputs, over clips and places; shares of a module add up
-    to 1 and are averaged over modules that have that source.
+    The part of a source is the variance that it contributes to the outputs, over clips and places; shares of a module
+    add up to 1 and are averaged over modules that have that source.
 
     Args:
         model: The network; without T-OSA the answer is empty.

@@ -42,7 +42,7 @@ class Network:
 
     @property
     def has_tosa(self) -> bool:
-        """Whether features are aggregated."""
+        """True for networks that aggregate features."""
         return self.model.startswith("vov3d")
 
 
@@ -73,7 +73,7 @@ TABLE4 = {
 
 @functools.cache
 def cost(name: str, num_frames: int = 8) -> Budget:
-    """Parameters and multiply-adds of a clip, counted on the meta device."""
+    """Returns parameters and multiply-adds of a clip, counted on the meta device."""
     network = NETWORKS[name]
     model = vov3d.create_model(network.model, num_classes=len(CLASSES), device="meta", **network.args)
     return budget_of(model.eval(), torch.empty(1, 3, num_frames, SIZE, SIZE, device="meta"))

@@ -19,7 +19,7 @@ NOTHING = "*No run is done.*"
 
 
 def done(plan: str, found: Found) -> Rows:
-    """The runs of each row of which there is one."""
+    """Returns the finished runs of each row that has one."""
     rows = {}
     for network in PLANS[plan][0]:
         runs = [found[run.name] for run in runs_of(plan, network, found) if run.name in found]
@@ -29,7 +29,7 @@ def done(plan: str, found: Found) -> Rows:
 
 
 def parts(found: Found, pictures: Path) -> dict[str, str]:
-    """Markdown by the name of its place in the page; pictures are drawn into a folder."""
+    """Returns Markdown by the name of its place in the page; draws the pictures into a folder."""
     table3, longer = done("table3", found), done("longer", found)
     if table3:
         draw_errors(table3, pictures / "errors.png")
@@ -48,27 +48,27 @@ def parts(found: Found, pictures: Path) -> dict[str, str]:
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """As Markdown."""
+    """Returns a table in Markdown."""
     lines = [" | ".join(row) for row in (heading, ["---"] * len(heading), *rows)]
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def pm(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and spread; the number of seeds where it is not all."""
+    """Returns mean and spread as text, with the number of seeds where some are missing."""
     mean, deviation = spread(values)
     text = f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
     return text + ("" if len(values) == len(SEEDS) else f" ({len(values)} of {len(SEEDS)} seeds)")
 
 
 def difference(values: Sequence[float], others: Sequence[float]) -> str:
-    """Difference of two means with its standard error."""
+    """Returns the difference of two means with its standard error."""
     (mean, deviation), (other, other_deviation) = spread(values), spread(others)
     error = math.hypot(deviation / math.sqrt(len(values)), other_deviation / math.sqrt(len(others)))
     return f"{mean - other:+.1f}" + ("" if math.isnan(error) else f" ± {error:.1f}")
 
 
 def networks() -> str:
-    """Widths and costs of all networks."""
+    """Returns the table of widths and costs."""
     rows = []
     for name, network in NETWORKS.items():
         found = cost(name)
@@ -79,7 +79,7 @@ def networks() -> str:
 
 
 def accuracies(rows: Rows, heading: str, titles: Mapping[str, str], reference: str) -> str:
-    """Accuracy, its difference to a reference, and the rate that it was reached at."""
+    """Returns the table of accuracies, their differences to a reference, and learning rates."""
     if not rows:
         return NOTHING
     lines = []
@@ -93,7 +93,7 @@ def accuracies(rows: Rows, heading: str, titles: Mapping[str, str], reference: s
 
 
 def rates(found: Found) -> str:
-    """Accuracy of seed 0 at each rate."""
+    """Returns the table of accuracies of seed 0 at each learning rate."""
     tried = sorted(RATES)
     lines = []
     for name in NETWORKS:
@@ -104,7 +104,7 @@ def rates(found: Found) -> str:
 
 
 def errors(rows: Rows) -> str:
-    """Errors at the end."""
+    """Returns the table of errors at the end of training, below its picture."""
     lines = []
     for runs in rows.values():
         last = [run["curve"][-1] for run in runs]
@@ -116,7 +116,7 @@ def errors(rows: Rows) -> str:
 
 
 def tempo(rows: Rows) -> str:
-    """Accuracy at each stride."""
+    """Returns the table of accuracies at each stride, below its picture."""
     lines = [
         [runs[0]["title"], *(pm([tempo_top1(run, stride) for run in runs]) for stride in STRIDES)]
         for runs in rows.values()
@@ -126,7 +126,7 @@ def tempo(rows: Rows) -> str:
 
 
 def classes(rows: Rows) -> str:
-    """Accuracy of each class."""
+    """Returns the table of accuracies by class."""
     lines = []
     for i, name in enumerate(CLASSES):
         cells = []
@@ -138,7 +138,7 @@ def classes(rows: Rows) -> str:
 
 
 def pairs(rows: Rows) -> str:
-    """Whether the pair of classes is right, and which way of time."""
+    """Returns the table of accuracies on pairs of classes, and within a pair on the direction of time."""
     lines = []
     for runs in rows.values():
         pair = [100 * sum(run["test_pair_right"]) / run["sizes"]["test"] for run in runs]
@@ -148,7 +148,7 @@ def pairs(rows: Rows) -> str:
 
 
 def kernels(rows: Rows) -> str:
-    """What kernels and aggregations have become."""
+    """Returns the table of measures of trained kernels and aggregations."""
     lines = []
     for runs in rows.values():
         odd = [pm([100 * run["odd_in_time"][i] for run in runs], 0) for i in range(len(runs[0]["odd_in_time"]))]
@@ -160,7 +160,7 @@ def kernels(rows: Rows) -> str:
 
 
 def more(rows: Rows, plain: Rows, title: str, plain_title: str) -> str:
-    """Accuracy with more of something beside that of Table 3."""
+    """Returns the table of accuracies with more frames or epochs, beside those of Table 3."""
     if not rows:
         return NOTHING
     lines = []
@@ -171,7 +171,7 @@ def more(rows: Rows, plain: Rows, title: str, plain_title: str) -> str:
 
 
 def missing(found: Found) -> str:
-    """What has not been run."""
+    """Returns a list of the planned runs that are not done."""
     lines = []
     for plan, (names, _, _) in PLANS.items():
         for name in names:
@@ -185,7 +185,7 @@ def missing(found: Found) -> str:
 
 
 def every(found: Found) -> str:
-    """All runs, one a line."""
+    """Returns the table of all runs."""
     named: Mapping[str, Any] = {run.name: run for plan in PLANS for run in planned(plan, found)}
     lines = []
     for name, run in found.items():
@@ -198,7 +198,7 @@ def every(found: Found) -> str:
 
 
 def filled(text: str, found: Found, pictures: Path) -> str:
-    """The page with its measured parts written anew.
+    """Returns the page with its measured parts replaced.
 
     Raises:
         ValueError: If the page lacks a place for one of them.

@@ -1,4 +1,4 @@
-"""The pictures of docs/results/evidence.md: colours tell T-OSA from X3D, dashes what is not factorized."""
+"""Pictures of docs/results/evidence.md: the colour shows T-OSA or X3D, a dashed line unfactorized kernels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ def _style(name: str) -> dict[str, Any]:
 
 
 def _draw(ax: Axes, name: str, x: Sequence[float], values: Sequence[Sequence[float]]) -> None:
-    """Means over seeds with their spread, beside those of other networks; `values` are by seed."""
+    """Draws means over seeds with their spread, moved sideways by network; `values` are by seed."""
     columns = list(zip(*values, strict=True))
     mean, deviation = zip(*map(spread, columns), strict=True)
     aside = (list(NETWORKS).index(name) - 1.5) * 0.015 * (max(x) - min(x))
@@ -41,7 +41,7 @@ def _draw(ax: Axes, name: str, x: Sequence[float], values: Sequence[Sequence[flo
 
 
 def draw_errors(rows: Rows, target: Path) -> None:
-    """Figure 4: error on clips of the training set and on others, while training."""
+    """Draws Figure 4: error on clips of the training set and on others during training."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), dpi=130, sharey=True, layout="constrained")
     for ax, key, title in zip(axes, ("train_top1", "val_top1"), ("training clips", "validation clips"), strict=True):
         for name, runs in rows.items():
@@ -56,7 +56,7 @@ def draw_errors(rows: Rows, target: Path) -> None:
 
 
 def draw_tempo(rows: Rows, target: Path) -> None:
-    """Figure 5: accuracy against the temporal stride at test."""
+    """Draws Figure 5: accuracy against the temporal stride at test."""
     figure, ax = plt.subplots(figsize=(6.4, 4), dpi=130, layout="constrained")
     for name, runs in rows.items():
         _draw(ax, name, STRIDES, [[tempo_top1(run, stride) for stride in STRIDES] for run in runs])

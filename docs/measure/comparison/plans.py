@@ -1,4 +1,4 @@
-"""Which runs a table wants: three rates from one seed, then the best of them from two more."""
+"""Runs that a table needs: three learning rates with one seed, then two more seeds with the best rate."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ PLANS: Mapping[str, tuple[Sequence[str], int, int]] = {
 
 
 def read(results: Path) -> dict[str, dict[str, Any]]:
-    """What is there.
+    """Reads the results of all finished runs.
 
     Raises:
-        ValueError: If a file is not what a run wrote.
+        ValueError: If a file was not written by a run.
     """
     found = {}
     for path in sorted(results.glob("*.json")):
@@ -40,12 +40,12 @@ def read(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def top1(run: Mapping[str, Any]) -> float:
-    """Accuracy on the test set in percent."""
+    """Returns the accuracy on the test set in percent."""
     return 100 * sum(run["test_right"]) / run["sizes"]["test"]
 
 
 def tempo_top1(run: Mapping[str, Any], stride: int) -> float:
-    """Accuracy in percent at another stride, on the classes that mean the same at every tempo."""
+    """Returns the accuracy in percent at another stride, on the classes that do not depend on tempo."""
     number = np.bincount(np.arange(run["sizes"]["tempo"]) % len(CLASSES), minlength=len(CLASSES))
     right = np.array(run["tempo_right"][str(stride)])
     kept = ["bouncing" not in name for name in CLASSES]
@@ -53,7 +53,7 @@ def tempo_top1(run: Mapping[str, Any], stride: int) -> float:
 
 
 def best_rate(network: str, found: Found) -> float | None:
-    """The learning rate with the best validation at the end, once all have been tried."""
+    """Returns the learning rate with the best final validation accuracy, None until all have been tried."""
     tried = [(found.get(Run(network, rate, SEEDS[0]).name), rate) for rate in RATES]
     if any(run is None for run, _ in tried):
         return None
@@ -61,14 +61,14 @@ def best_rate(network: str, found: Found) -> float | None:
 
 
 def runs_of(plan: str, network: str, found: Found) -> list[Run]:
-    """The runs that a row averages, as far as they can be named."""
+    """Returns the runs that a row averages; none until the learning rate is known."""
     _, frames, epochs = PLANS[plan]
     rate = best_rate(network, found)
     return [] if rate is None else [Run(network, rate, seed, frames, epochs) for seed in SEEDS]
 
 
 def planned(plan: str, found: Found) -> list[Run]:
-    """All runs of a plan that can be named by now, in the order in which they are done."""
+    """Returns all runs of a plan that are known by now, in the order in which they are done."""
     networks = PLANS[plan][0]
     runs = [Run(network, rate, SEEDS[0]) for rate in RATES for network in networks]
     rows = [runs_of(plan, network, found) for network in networks]
@@ -77,5 +77,5 @@ def planned(plan: str, found: Found) -> list[Run]:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds."""
+    """Returns mean and standard deviation over seeds."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")

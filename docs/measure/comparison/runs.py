@@ -1,7 +1,6 @@
-"""One run: a network trained by the trainer at a rate from a seed, measured in all ways, kept as one JSON file."""
+"""One run: a network trained at one learning rate from one seed, and its measurements in one JSON file."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from reference.training.recipe import load_recipe
 
 from comparison.kernels import aggregated_shares, odd_in_time
 from comparison.networks import NETWORKS, SIZE, cost
+from vov3d.files import replacing
 from vov3d.synthetic.moving_shapes import CLASSES
 
 RATES = (8e-3, 1.6e-2, 4e-3)
@@ -28,7 +28,7 @@ TEST_SEED = 777  # the recipe trains on 0 and validates on 1
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many clips of how many frames there are."""
+    """Numbers of clips, and frames of a clip."""
 
     train: int = 4000
     val: int = 1000
@@ -39,7 +39,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Run:
-    """What tells a run from others.
+    """Settings of one run.
 
     Attributes:
         network: One of `NETWORKS`.
@@ -67,7 +67,7 @@ class Run:
         return TRAIN_STRIDE * 8 // self.frames
 
     def overrides(self, sizes: Sizes) -> dict[str, str]:
-        """Keys of the recipe `shapes_nano` that differ."""
+        """Returns the keys that differ from the recipe `shapes_nano`."""
         network = NETWORKS[self.network]
         args = {f"model.args.{key}": str(list(v) if isinstance(v, tuple) else v) for key, v in network.args.items()}
         return args | {
@@ -90,17 +90,17 @@ class Run:
 
 
 def fallback(conv: str) -> list[str]:
-    """Weights that AdamW takes, having no matrix: depthwise kernels, the stem's, the classifier's."""
+    """Returns the weights that AdamW updates: depthwise kernels, the stem and the classifier are no matrices."""
     stem = ["stem.conv_s.weight", "stem.conv_t.weight", "head.fc.weight"]
     depthwise = ["*.conv_s.weight", "*.conv_t.weight", "*.conv_st.weight", "head.fc.weight"]
     return stem if conv in ("3d", "r2plus1d") else depthwise
 
 
 class CurveTrainer(Trainer):
-    """The trainer, which also measures the error on as many training clips as there are for validation."""
+    """A trainer that also measures the error on as many training clips as there are for validation."""
 
     def validate(self) -> dict[str, float]:
-        """Adds a point to the curve, which lies beside the checkpoint."""
+        """Adds a point to the curve in the file beside the checkpoint."""
         row = super().validate()
         number = len(self.val_source or ())
         seen = self.source.subset(np.arange(number))
@@ -114,7 +114,7 @@ class CurveTrainer(Trainer):
 
 @torch.inference_mode()
 def count_right(model: Any, source: Source, cfg: dict[str, Any], recipe: Any) -> tuple[list[int], list[int]]:
-    """Of how many clips of each class the network says the class, and of how many one of its pair of classes.
+    """Counts for each class the clips with the right class, and those with the right pair of classes.
 
     Each clip is shown from its middle.
     """
@@ -131,7 +131,7 @@ def count_right(model: Any, source: Source, cfg: dict[str, Any], recipe: Any) ->
 
 
 def execute(run: Run, sizes: Sizes, results: Path, work: Path) -> dict[str, Any]:
-    """Trains and measures; goes on where a run was cut off, and writes its file when all is done.
+    """Trains and measures, resumes an interrupted run, and writes the file when all is done.
 
     Args:
         run: What to run.
@@ -170,14 +170,13 @@ def execute(run: Run, sizes: Sizes, results: Path, work: Path) -> dict[str, Any]
         "torch": torch.__version__,
     }
     results.mkdir(parents=True, exist_ok=True)
-    part = results / f".{run.name}.{os.getpid()}.part"
-    part.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(part, results / f"{run.name}.json")
+    with replacing(results / f"{run.name}.json") as draft:
+        draft.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 
 def first_clips(source: Source, cfg: dict[str, Any], recipe: Any) -> torch.Tensor:
-    """The first clips of a set, as a network takes them."""
+    """Returns the first clips of a set as a network takes them."""
     keys = [(0, i) for i in range(min(100, len(source)))]
     batch = next(iter(load(open_clips(source, cfg, recipe, train=False), [keys], 0)))
     return to_network(batch.clips, cfg, torch.empty(0))

@@ -47,13 +47,13 @@ class Batch(NamedTuple):
 def plan_epoch(
     number: int, batch: int, parts: int, seed: int, epoch: int, weights: np.ndarray | None = None
 ) -> list[list[np.ndarray]]:
-    """Which clips each process and each backward pass of each update takes.
+    """Deals the clips of an epoch out to updates, processes and backward passes.
 
     A random order of all clips is cut into updates that differ by one clip at most, and each of these into parts that
     do: every clip is there once, no part is empty, and no small batch is left at the end.
 
     Args:
-        number: Clips there are.
+        number: Number of clips.
         batch: Most clips of an update (a little more where there are fewer clips than that for each part).
         parts: Processes times backward passes.
         seed: Of the run.
@@ -79,7 +79,7 @@ def plan_epoch(
 
 
 def load(clips: "Clips", batches: Sequence[Sequence[Key]], workers: int) -> Iterator[Batch]:
-    """The batches that are asked for, in order; torch's global random numbers are left alone.
+    """Yields the requested batches in order; leaves torch's global random numbers alone.
 
     Raises:
         WorkerError: If a process that reads videos dies; it names the file.
@@ -102,7 +102,7 @@ def load(clips: "Clips", batches: Sequence[Sequence[Key]], workers: int) -> Iter
 
 
 def to_network(clips: torch.Tensor, cfg: Mapping[str, Any], like: torch.Tensor) -> torch.Tensor:
-    """Brings the clips of a batch to the device and the precision of a parameter, normalised `(B, C, T, S, S)`."""
+    """Moves the clips of a batch to the device and precision of a parameter, normalised `(B, C, T, S, S)`."""
     clips = clips.to(like.device, non_blocking=True)
     if clips.dtype == torch.uint8:
         mean, std = (255 * torch.tensor(cfg[key], device=like.device) for key in ("mean", "std"))
@@ -111,7 +111,7 @@ def to_network(clips: torch.Tensor, cfg: Mapping[str, Any], like: torch.Tensor) 
 
 
 def open_clips(source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> "Clips":
-    """The data set of a source.
+    """Returns the data set of a source.
 
     Args:
         source: Videos or clips.
@@ -124,7 +124,7 @@ def open_clips(source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool)
 
 
 class Clips(Dataset, ABC):
-    """What both kinds of data sets have in common."""
+    """Base of both kinds of data sets."""
 
     def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
         self.source, self.cfg, self.train, self.seed = source, cfg, train, recipe.train.seed
@@ -136,10 +136,10 @@ class Clips(Dataset, ABC):
 
     @abstractmethod
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """A batch; torch's loader calls this."""
+        """Returns a batch; torch's loader calls this."""
 
     def _frames(self, num_frames: int, fps: float, rng: random.Random) -> list[int]:
-        """Indices of the frames of a clip."""
+        """Returns the indices of the frames of a clip."""
         if self.train:
             return random_clip_indices(self.cfg, num_frames, fps, rng)
         return clip_indices(self.cfg, num_frames, fps, 1)[0]
@@ -164,7 +164,7 @@ class VideoClips(Clips):
         return Batch(clips, self.labels[[index for _, index in found]], broken)
 
     def _one(self, key: Key, broken: dict[str, str]) -> tuple[torch.Tensor, int] | None:
-        """A clip and the index that its label has."""
+        """Returns a clip and the index of the video whose label it has."""
         index, rng = key[1], random.Random(repr((self.seed, *key)))
         for _ in range(_TRIES if self.train else 1):
             self.places.note(index)
@@ -192,7 +192,7 @@ class VideoClips(Clips):
             return self._jitter(rng)(frames)
 
     def _jitter(self, rng: random.Random) -> Any:
-        """The transform of a clip: with one short side where that is drawn uniformly in its inverse."""
+        """Returns the transform of a clip; the inverse of its short side is uniform where the recipe says so."""
         if not self._inverse:
             return self._crop
         low, high = self._scales
@@ -201,7 +201,7 @@ class VideoClips(Clips):
 
 
 class MemoryClips(Clips):
-    """Clips in memory: cut and mirrored at random, a quarter of the bytes of floats go to the network's device."""
+    """Clips in memory, cut and mirrored at random; they go to the device as uint8, a quarter of the bytes of floats."""
 
     def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
         super().__init__(source, cfg, recipe, train)
@@ -222,7 +222,7 @@ class MemoryClips(Clips):
         return Batch(clips, self.labels[[index for _, index in keys]], {})
 
     def _cut(self, key: Key, out: np.ndarray) -> None:
-        """Writes a clip into `out`; what lies beyond the border repeats the border."""
+        """Writes a clip into `out`; places beyond the border repeat it."""
         assert self.source.clips is not None
         clip, rng = self.source.clips[key[1]], random.Random(repr((self.seed, *key)))
         if len(clip) != len(out):

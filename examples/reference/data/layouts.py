@@ -1,4 +1,4 @@
-"""What the lists and folders of data sets say, as they stand on disk; `video_lists` makes a `VideoList` of it."""
+"""Parsers for the lists and folders of data sets; `lists.py` makes a `VideoList` of their results."""
 
 import csv
 import json
@@ -19,11 +19,11 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 _VIDEOS = tuple(VIDEO_ENDINGS)
-_LIST_FOLDERS = ("", "labels", "annotations")  # where in a data set its lists lie
+_LIST_FOLDERS = ("", "labels", "annotations")  # places of the lists in a data set
 _ROOTS = ("", "20bn-something-something-v1", "20bn-something-something-v2", "videos", "frames", "clips")
 _LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".list", ".lst")
 _NUMBERED = ("classInd.txt", "categories.txt", "classes.txt", "labels.txt")  # `1 ApplyEyeMakeup` a line
-# What computers, cameras and players leave beside videos.
+# Files that operating systems, cameras and players leave beside videos.
 _LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found", "icon\r")
 _COMPANIONS = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".idx", ".nfo", ".thm", ".lrv", ".part", ".url", ".ini")
 _PATH_WORDS = (
@@ -57,12 +57,12 @@ class SplitError(ValueError):
 
 
 def split_of(name: str) -> str | None:
-    """`"val"` for a folder, a list or a word such as `validation`; None for what names no split."""
+    """Returns `"val"` for a folder, a list or a word such as `validation`; None for a name of no split."""
     return next((split for split, names in SPLITS.items() if name.casefold() in names), None)
 
 
 def chosen_split(source: Path, split: str | None, there: Sequence[str]) -> str:
-    """The split that was asked for, or the only one.
+    """Returns the split that was asked for, or the only one.
 
     Raises:
         SplitError: If there is no such split, or none was asked for where there are several.
@@ -86,7 +86,7 @@ def check_no_split(source: Path, split: str | None) -> None:
 
 
 class Folders(NamedTuple):
-    """Class folders: class names in index order, videos, and what is to be said about them."""
+    """Class folders: class names in index order, videos, and notes about them."""
 
     classes: tuple[str, ...]
     entries: list[Entry]
@@ -94,7 +94,7 @@ class Folders(NamedTuple):
 
 
 def from_folders(source: Path, split: str | None) -> Folders:
-    """Class names and videos of class folders; the classes are those of all splits together."""
+    """Returns class names and videos of class folders; the classes are those of all splits together."""
     left_out: list[str] = []
     parts = {split_of(folder.name): folder for folder in _subfolders(source, left_out)}
     if parts and None not in parts:
@@ -113,7 +113,7 @@ def from_folders(source: Path, split: str | None) -> Folders:
 
 
 def check_no_lists(source: Path, classes: object) -> None:
-    """Refuses class folders with a list of videos beside them, of which one would be left out.
+    """Refuses class folders with a list of videos beside them.
 
     Raises:
         ValueError: If there is a list; a file that was given as `classes` is none.
@@ -129,7 +129,7 @@ def check_no_lists(source: Path, classes: object) -> None:
 
 
 def _is_list(file: Path) -> bool:
-    """Whether most lines of a file name a video, or end in a number as those of a list do."""
+    """Returns True if most lines of a file name a video, or end in a number as those of a list do."""
     with file.open("rb") as stream:
         text = stream.read(1 << 16).decode("utf-8-sig", errors="replace")
     lines = [line.strip().lower() for line in text.splitlines()[:200] if line.strip()]
@@ -163,7 +163,7 @@ def _videos_of_class(folder: Path, left_out: list[str]) -> list[Entry]:
 
 
 def _subfolders(folder: Path, left_out: list[str]) -> list[Path]:
-    """Folders in a folder; what computers leave behind is told."""
+    """Returns the folders in a folder; notes hidden and system folders, which it leaves out."""
     found = []
     for item in sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")):
         if item.name.casefold() in _LEFTOVERS:
@@ -177,7 +177,7 @@ def _subfolders(folder: Path, left_out: list[str]) -> list[Path]:
 
 
 def list_in(source: Path, split: str | None) -> Path | None:
-    """The list that a file is, or that the folder of a data set holds; None in folders without lists."""
+    """Returns the list that a file is, or that the folder of a data set holds; None in folders without lists."""
     if not source.is_dir():
         return source
     found: dict[str, Path] = {}
@@ -190,7 +190,7 @@ def list_in(source: Path, split: str | None) -> Path | None:
 
 
 def layout_of(file: Path) -> str:
-    """The layout of a list, told by its ending and its first line."""
+    """Returns the layout of a list, by its ending and its first line."""
     if file.suffix.lower() == ".json":
         return "ssv2"
     first = next((line for line in read_lines(file) if line.strip()), "")
@@ -200,7 +200,7 @@ def layout_of(file: Path) -> str:
 
 
 def names_beside(listed: Path, layout: str) -> tuple[str, ...]:
-    """The class names that Something-Something publishes beside its lists; none where there is no such file."""
+    """Returns the class names that Something-Something publishes beside its lists; none without such a file."""
     if layout not in ("ssv1", "ssv2"):
         return ()
     names = (f"something-something-{layout[2:]}-labels", "labels")
@@ -209,7 +209,7 @@ def names_beside(listed: Path, layout: str) -> tuple[str, ...]:
 
 
 def numbers_beside(listed: Path) -> tuple[Path, dict[int, str]] | None:
-    """The file beside a list that says which number is which class, as UCF101's classInd.txt, and what it says."""
+    """Returns the file beside a list that numbers the classes, as UCF101's classInd.txt, and its content."""
     for name in _NUMBERED:
         if (file := listed.with_name(name)).is_file() and (found := numbered_names(file)):
             return file, found
@@ -217,7 +217,7 @@ def numbers_beside(listed: Path) -> tuple[Path, dict[int, str]] | None:
 
 
 def numbered_names(file: Path) -> dict[int, str]:
-    """Class names by number, of lines such as `1 ApplyEyeMakeup`; none where the lines are others.
+    """Returns class names by number, of lines such as `1 ApplyEyeMakeup`; none where the lines are others.
 
     Raises:
         ValueError: If a number is given twice.
@@ -237,11 +237,11 @@ def numbered_names(file: Path) -> dict[int, str]:
 def from_file(
     file: Path, layout: str | None, root: str | Path | None, split: str | None
 ) -> tuple[list[Entry], list[str]]:
-    """The videos that a list names, found under `root` or beside the list, and what is to be said about it.
+    """Returns the videos that a list names, found under `root` or beside the list, and notes about them.
 
     Args:
         file: The list.
-        layout: What it is; None for a list of paths that is to be asked about where it is doubtful.
+        layout: Its layout; None for a list of paths, which is refused if ambiguous.
         root: Where its videos lie.
         split: Of a Kinetics list that holds several.
     """
@@ -255,7 +255,7 @@ def from_file(
 
 
 def roots_of(file: Path, root: str | Path | None) -> list[Path]:
-    """The folders in which the videos of a list may lie: the one that is given, or those beside the list.
+    """Returns the folders in which the videos of a list may lie: the given one, or those beside the list.
 
     Raises:
         FileNotFoundError: If the one that is given is not there.
@@ -268,12 +268,12 @@ def roots_of(file: Path, root: str | Path | None) -> list[Path]:
 
 
 def is_path_word(text: str) -> bool:
-    """Whether a cell of a heading calls its column that of the videos."""
+    """Returns True if a cell of the header names the column of the videos."""
     return re.sub(r"[\W_]", "", text).lower() in _PATH_WORDS.split()
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a file in UTF-8, with or without a byte order mark.
+    """Reads the lines of a file in UTF-8, with or without a byte order mark.
 
     Raises:
         ValueError: If it is not text.
@@ -282,13 +282,13 @@ def read_lines(file: Path) -> list[str]:
         text = file.read_text(encoding="utf-8-sig")
         if "\0" in text:
             raise UnicodeError
-        return text.split("\n")  # the reading has made one of all line ends
+        return text.split("\n")  # reading has made all line ends equal
     except UnicodeError:
         raise ValueError(f"{file}: is not text; expected a list of videos and labels in UTF-8") from None
 
 
 def _kinetics(file: Path, split: str | None) -> list[Row]:
-    """The lines of a Kinetics list, of one split."""
+    """Returns the lines of a Kinetics list, of one split."""
     reader = csv.DictReader(read_lines(file))
     needed, there = ("label", "youtube_id", "time_start", "time_end"), list(reader.fieldnames or ())
     if lacking := [name for name in needed if name not in there]:
@@ -311,7 +311,7 @@ def _kinetics(file: Path, split: str | None) -> list[Row]:
 
 
 def _readable(file: Path, reader: csv.DictReader) -> Iterator[dict[str, str]]:
-    """The lines of a reader."""
+    """Yields the lines of a reader."""
     try:
         yield from reader
     except csv.Error as error:
@@ -319,7 +319,7 @@ def _readable(file: Path, reader: csv.DictReader) -> Iterator[dict[str, str]]:
 
 
 def _ssv1(file: Path) -> list[Row]:
-    """The lines of a list of Something-Something V1."""
+    """Returns the lines of a list of Something-Something V1."""
     rows = []
     for number, line in enumerate(read_lines(file), 1):
         name, _, label = line.strip().partition(";")
@@ -332,7 +332,7 @@ def _ssv1(file: Path) -> list[Row]:
 
 
 def _ssv2(file: Path) -> list[Row]:
-    """The entries of a list of Something-Something V2."""
+    """Returns the entries of a list of Something-Something V2."""
     expected = "expected {'id': ..., 'template': 'Holding [something]', ...}"
     try:
         content = json.loads("\n".join(read_lines(file)))
@@ -351,7 +351,7 @@ def _ssv2(file: Path) -> list[Row]:
 
 
 def _found(rows: list[Row], roots: Sequence[Path], depth: int, ending: str) -> list[Entry]:
-    """The videos of names without folder and ending, under the root that holds the most of them."""
+    """Returns the videos of names without folder and ending, under the root that holds the most of them."""
     best: dict[str, list[Path]] = {}
     names, place = {row.name for row in rows}, roots[0] if roots else Path()
     for folder in roots:
@@ -368,7 +368,7 @@ def _found(rows: list[Row], roots: Sequence[Path], depth: int, ending: str) -> l
 
 
 def _videos_under(folder: Path, depth: int, frames: bool) -> dict[str, list[Path]]:
-    """Videos by their name without ending, down to a depth; `frames` counts folders as videos."""
+    """Returns videos by their name without ending, down to a depth; `frames` counts folders as videos."""
     found: dict[str, list[Path]] = {}
     for item in folder.iterdir():
         if item.suffix.lower() in VIDEO_ENDINGS:
@@ -382,7 +382,7 @@ def _videos_under(folder: Path, depth: int, frames: bool) -> dict[str, list[Path
 
 
 def class_key(name: str) -> str:
-    """A class name as it is compared: folders have underscores for spaces, templates brackets, cases differ."""
+    """Returns a class name for comparing: without underscores, brackets of templates, and upper case."""
     return " ".join(re.sub(r'[\[\]"]', "", name).replace("_", " ").split()).casefold()
 
 
@@ -390,7 +390,7 @@ def class_key(name: str) -> str:
 
 
 def short(text: str) -> str:
-    """A text as it is shown in an error."""
+    """Shortens a text for an error."""
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -402,11 +402,11 @@ class _Reading(NamedTuple):
     there: list[bool]
 
     def rank(self) -> tuple[int, bool]:
-        """What is there tells how to read a list: paths may hold spaces and commas."""
+        """Returns a sort key that prefers readings whose paths exist: paths may hold spaces and commas."""
         return sum(self.there), all(label.isdecimal() for label in self.labels)
 
     def begins_with_heading(self) -> bool:
-        """Whether the first line names columns."""
+        """Returns True if the first line names columns."""
         first, others = self.paths[0], [path.name.lower() for path in self.paths[1:]]
         if self.there[0] or not others or first.name.lower().endswith(_VIDEOS):
             return False
@@ -418,14 +418,14 @@ class _Reading(NamedTuple):
 
 
 def _from_paths(file: Path, layout: str | None, roots: Sequence[Path]) -> tuple[list[Entry], list[str]]:
-    """The videos of a list of paths and labels, and what is to be said about it."""
+    """Returns the videos of a list of paths and labels, and notes about them."""
     lines = [(number, line.strip()) for number, line in enumerate(read_lines(file), 1) if line.strip()]
     separators = _OF_FRAMES if layout == "frames" else _SEPARATORS
     expected = "a path, a number of frames and a label" if layout == "frames" else "a path and a label"
     for number, line in lines[layout == "frames" :]:  # the first may be a heading
         if not any(separate(line) for separate in separators):
             raise ValueError(
-                f"{file}:{number}: found {short(line)!r}, expected {expected}, apart by space, comma or tab"
+                f"{file}:{number}: found {short(line)!r}, expected {expected}, separated by space, comma or tab"
             )
     if layout == "frames" and lines and not any(separate(lines[0][1]) for separate in separators):
         heading, lines = [lines[0]], lines[1:]
@@ -461,7 +461,7 @@ def _best_reading(
             there = [path.name in listing(path.parent) for path in paths]
             readings.append(_Reading(paths, [label for _, label in pairs], there))
     if not readings:
-        raise ValueError(f"{file}: its lines are not all apart by the same of space, comma and tab")
+        raise ValueError(f"{file}: its lines use different separators; use one of space, comma and tab throughout")
     return max(readings, key=_Reading.rank)
 
 
@@ -515,7 +515,7 @@ def _by_comma(line: str) -> tuple[str, str] | None:
 
 
 def split_by_space(line: str) -> tuple[str, str] | None:
-    """Behind the ending of a video file, which names with spaces may follow, else at the last space."""
+    """Splits a line behind the ending of a video file, as names may hold spaces, or else at the last space."""
     small, place = line.lower(), None
     if len(small) == len(line):
         for gap in re.finditer(r"\s+", line):
@@ -528,7 +528,7 @@ def split_by_space(line: str) -> tuple[str, str] | None:
 
 
 def _three(line: str, separator: str | None) -> tuple[str, str] | None:
-    """Path and label of `path frames label`."""
+    """Returns path and label of `path frames label`."""
     path, *others = (cell.strip() for cell in line.rsplit(separator, 2))
     return (path, others[1]) if len(others) == 2 and others[0].isdecimal() and path else None
 

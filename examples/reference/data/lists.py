@@ -1,7 +1,7 @@
-"""Which videos a data set holds, and which class each is of: every layout that users have, read into one form.
+"""Reads the videos and classes of a data set, in every common layout, into one form.
 
 folder     one folder a class, of video files or frame folders; `train`, `val`, `test` folders above them or none
-csv        a path and a label a line, apart by space, comma or tab; labels are class numbers or names
+csv        a path and a label a line, separated by space, comma or tab; labels are class numbers or names
 frames     a path, a number of frames and a label a line, as in lists of mmaction2
 kinetics   `label,youtube_id,time_start,time_end,split`, as published; files `<id>_<start:06d>_<end:06d>.mp4`
 ssv1       `id;label`, as published; frame folders `<id>/00001.jpg`
@@ -51,10 +51,10 @@ class VideoList:
         paths: A video file, or a folder of frames, each.
         labels: The index in `classes` of each.
         classes: Class names in index order.
-        name: What results call it.
+        name: Its name in results.
         missing: Videos that the list names and that are not there; none unless a partial set was allowed.
-        origin: The file or folder that was read, and as what.
-        notes: What else is to be said about the reading: where class names come from, what was left out.
+        origin: The file or folder that was read, and its layout.
+        notes: Notes about the reading: the source of class names, files that were left out.
     """
 
     paths: tuple[Path, ...]
@@ -80,12 +80,12 @@ def read_list(
 ) -> VideoList:
     """Reads which videos a data set holds. No video is opened.
 
-    What can be meant in two ways is refused, with the argument that says which.
+    Ambiguous data is refused; the error names the argument that decides.
 
     Args:
         source: A list file, a folder of class folders, or the folder of a data set with its lists.
         root: Where the videos of a list lie; looked for beside the list if None.
-        layout: One of `LAYOUTS`; told by what is there if None.
+        layout: One of `LAYOUTS`; recognised by the files if None.
         classes: Class names in index order: the names, such as a model's, a file of them, or `"k400"`, `"ssv1"`,
             `"ssv2"`. If None, published names are in the order of the published weights, others sorted; class folders
             and the names in a CSV count as published where they are all of the set. A file of lines such as
@@ -99,7 +99,7 @@ def read_list(
 
     Raises:
         FileNotFoundError: If the source is not there, or videos are missing.
-        ValueError: If the source cannot be read as its layout, or can be meant in two ways; names the file, the line,
+        ValueError: If the source cannot be read as its layout, or is ambiguous; names the file, the line,
             what is there and what was expected.
     """
     source = Path(source)
@@ -118,7 +118,7 @@ def read_list(
         if listed == source and layout != "kinetics":
             check_no_split(source, split)
         known = names_beside(listed, layout)
-        doubtful = asked is None and layout == "csv"  # told by nothing but its not being another
+        doubtful = asked is None and layout == "csv"  # recognised only by not being another layout
         entries, read = from_file(listed, None if doubtful else layout, root, split if listed == source else None)
         numbers, told = _numbers(listed, classes, entries)
         notes = (*read, *told)
@@ -134,7 +134,7 @@ def read_list(
 
 
 def described(videos: VideoList) -> tuple[str, ...]:
-    """What was read, in lines: where from, how many videos of how many classes, the first and the last class."""
+    """Describes a list in lines: its source, numbers of videos and classes, the first and the last class."""
     counts = Counter(videos.labels)
     fewest, most = min(counts.values()), max(counts.values())
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
@@ -149,7 +149,7 @@ def described(videos: VideoList) -> tuple[str, ...]:
 
 
 def first_label(source: object, labels: Sequence[int], labels_from: int | None) -> int:
-    """The number of the first class of labels that are numbers.
+    """Returns the number of the first class of labels that are numbers.
 
     Raises:
         ValueError: If there is no 0 among them, and nobody says whether they count from 1; or a label is below the
@@ -181,7 +181,7 @@ def _numbered(path: Path) -> dict[int, str]:
 
 
 def _numbers(listed: Path, classes: object, entries: list[Entry]) -> tuple[dict[int, str], list[str]]:
-    """Names by number for a list of numbers: of the file given as `classes`, or of one beside the list."""
+    """Returns names by number for a list of numbers: of the file given as `classes`, or of one beside the list."""
     if not entries or not all(entry.label.isdecimal() for entry in entries):
         return {}, []
     if isinstance(classes, (str, Path)) and Path(classes).is_file():
@@ -193,7 +193,7 @@ def _numbers(listed: Path, classes: object, entries: list[Entry]) -> tuple[dict[
 
 
 def _from_zero(source: Path, entries: list[Entry], numbers: dict[int, str], labels_from: int | None) -> list[Entry]:
-    """Entries whose labels, where they are numbers, count from 0, or are names where the names of numbers are known."""
+    """Returns entries whose numeric labels count from 0, or are names where the names of numbers are known."""
     decimal = [entry.label.isdecimal() for entry in entries]
     for entry in entries:
         if entry.label.isdecimal() and (len(entry.label) > 9 or int(entry.label) >= _MOST_CLASSES):
@@ -215,7 +215,7 @@ def _from_zero(source: Path, entries: list[Entry], numbers: dict[int, str], labe
 
 
 def _of_folders(source: Path, root: object, layout: str | None, split: str | None) -> Folders:
-    """Class names and videos of class folders."""
+    """Returns class names and videos of class folders."""
     if layout not in (None, "folder"):
         expected = ", ".join(pattern.format(split or "val") for pattern in LISTS)
         raise ValueError(f"{source}: holds no list of layout {layout}; expected {expected}, or give the file itself")
@@ -227,14 +227,14 @@ def _of_folders(source: Path, root: object, layout: str | None, split: str | Non
 
 
 def _given_names(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """The class names that a caller gives."""
+    """Returns the class names that a caller gives."""
     if isinstance(classes, str) and classes in LABEL_SETS:
         return load_labels(classes)
     return tuple(read_names(classes) if isinstance(classes, (str, Path)) else classes)
 
 
 def _own_names(source: Path, layout: str, entries: list[Entry], known: tuple[str, ...]) -> tuple[str, ...]:
-    """The class names of a list, in index order, where the caller gives none."""
+    """Returns the class names of a list, in index order, where the caller gives none."""
     used = {class_key(entry.label): entry.label for entry in entries}
     numbered = {label.isdecimal() for label in used}
     if layout in ("csv", "frames") and len(numbered) > 1:
@@ -245,7 +245,7 @@ def _own_names(source: Path, layout: str, entries: list[Entry], known: tuple[str
         )
     if layout in ("csv", "frames") and numbered == {True}:
         return tuple(f"class {index}" for index in range(max(map(int, used)) + 1))
-    published = layout in ("kinetics", "ssv1", "ssv2")  # there a partial set has the numbers of the whole
+    published = layout in ("kinetics", "ssv1", "ssv2")  # so that a partial set has the numbers of the whole
     keys = used.keys() | {class_key(name) for name in known}
     candidates = [layout] if layout in LABEL_SETS else ["k400"] if layout == "kinetics" else list(LABEL_SETS)
     sets = {name: {class_key(label) for label in load_labels(name)} for name in candidates}
@@ -259,7 +259,7 @@ def _own_names(source: Path, layout: str, entries: list[Entry], known: tuple[str
 
 
 def _labels(source: Path, entries: list[Entry], names: Sequence[str]) -> list[int]:
-    """The class number of each entry."""
+    """Returns the class number of each entry."""
     by_key: dict[str, int] = {}
     for index, name in enumerate(names):
         if (same := by_key.setdefault(class_key(name), index)) != index:
@@ -268,7 +268,7 @@ def _labels(source: Path, entries: list[Entry], names: Sequence[str]) -> list[in
 
 
 def _label(entry: Entry, by_key: dict[str, int], names: Sequence[str]) -> int:
-    """The class number of an entry: that of its name, else the number that it is."""
+    """Returns the class number of an entry: that of its name, else the number that it is."""
     index = by_key.get(class_key(entry.label))
     if index is None and entry.label.isdecimal() and int(entry.label) < len(names):
         return int(entry.label)
@@ -289,7 +289,7 @@ def _present(
     origin: str,
     notes: tuple[str, ...],
 ) -> VideoList:
-    """The list of the videos that are there."""
+    """Returns the list of the videos that are there."""
     seen: dict[Path, int] = {}
     for entry, label in zip(entries, labels, strict=True):
         if (other := seen.setdefault(entry.path, label)) != label:

@@ -1,4 +1,4 @@
-"""What there is to train on, before anything is decoded: lists of videos, shards, clips in memory."""
+"""Training data before decoding: lists of videos, shards, clips in memory."""
 
 import hashlib
 import io
@@ -19,6 +19,7 @@ from reference.data.layouts import SplitError, list_in
 from reference.data.lists import described, first_label, read_list, read_names
 from reference.data.targets import Classes, check_labels, read_targets
 from reference.training.stopping import ignore_signals
+from vov3d.files import replacing
 from vov3d.synthetic import moving_shapes
 from vov3d.video import VIDEO_ENDINGS
 
@@ -38,7 +39,7 @@ class Member:
         return f"{self.tar}:{self.name}"
 
     def read(self) -> bytes:
-        """The video file's content."""
+        """Returns the content of the video file."""
         with self.tar.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -49,13 +50,13 @@ class Source:
     """Labelled videos, or clips in memory.
 
     Attributes:
-        name: What logs call it.
+        name: Its name in logs.
         labels: int64 `(N,)`, the class; for many labels float32 `(N, num_classes)` of 0 and 1, for values float32
             `(N, V)`, for several heads int64 `(N, heads)`.
         classes: Names in index order; of several heads a tuple of names for each.
         files: What `VideoReader` opens: a file, a folder of frames, or a member of a shard; None for clips.
         clips: uint8 `(N, T, H, W, 3)`, possibly on disk; None for files.
-        notes: What is to be said about how it was read.
+        notes: Notes about the reading.
         heads: Names of the heads, where there are several and they have names.
         missing: Videos that a list names and that are not there.
     """
@@ -73,25 +74,25 @@ class Source:
         return len(self.labels)
 
     def file(self, index: int) -> Path | Member | str:
-        """What a video is read from; of a clip in memory, its name."""
+        """Returns the file of a video; for a clip in memory, its name."""
         return f"{self.name}, clip {index}" if self.files is None else self.files[index]
 
     def content(self, index: int) -> Path | bytes | np.ndarray:
-        """A video as `VideoClassifier` takes it: a path, the bytes of a member, or frames `(T, H, W, 3)`."""
+        """Returns a video as `VideoClassifier` takes it: a path, the bytes of a member, or frames `(T, H, W, 3)`."""
         if self.clips is not None:
             return self.clips[index]
         file = self.file(index)
         return file.read() if isinstance(file, Member) else Path(file)
 
     def digest(self) -> str:
-        """Tells this data from other data wherever it lies: names of the files, labels and classes."""
+        """Returns a digest of names of files, labels and classes; it does not depend on the place of the data."""
         names = [f"{Path(str(f)).parent.name}/{Path(str(f)).name}" for f in self.files or ()]
         shape = () if self.clips is None else self.clips.shape
         text = json.dumps([names, self.labels.tolist(), self.classes, shape])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def subset(self, indices: np.ndarray) -> "Source":
-        """Some of the videos or clips."""
+        """Returns some of the videos or clips."""
         files = None if self.files is None else [self.files[i] for i in indices]
         clips = None if self.clips is None else self.clips[indices]
         return replace(self, labels=self.labels[indices], files=files, clips=clips)
@@ -106,10 +107,10 @@ def read_source(
     task: str = "single",
     heads: tuple[str, ...] = (),
 ) -> tuple[Source, bool]:
-    """Labelled videos or clips of one part of the data, and whether it has several parts.
+    """Returns labelled videos or clips of one part of the data, and True if it has several parts.
 
     Args:
-        path: `"shapes"`, `"shapes:train"`, `"shapes:val"`, an `.npz` file, shards, or what `video_lists.py` reads.
+        path: `"shapes"`, `"shapes:train"`, `"shapes:val"`, an `.npz` file, shards, or a source of `lists.py`.
         part: `"train"` or `"val"`, where there are several and the path does not say which.
         data: The section of the recipe.
         shapes: The section of the recipe.
@@ -134,7 +135,7 @@ def _read(
     task: str,
     heads: tuple[str, ...],
 ) -> tuple[Source, bool]:
-    """`read_source`, without the last check."""
+    """Reads as `read_source` does, without its last check."""
     if path.partition(":")[0] == SHAPES:
         if task != "single":
             raise ValueError(
@@ -167,7 +168,7 @@ def _read(
 
 
 def _list_of(path: str, part: str) -> tuple[Path, bool] | None:
-    """The list that a path is or holds, and whether there are several; None for class folders and for JSON."""
+    """Returns the list that a path is or holds, and True if it has several; None for class folders and for JSON."""
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file or folder; give a list of videos and what belongs to them")
     try:
@@ -246,7 +247,7 @@ def _check_same(path: object, wanted: Classes | None, found: Classes | None) -> 
 def _classes(
     path: object, labels: np.ndarray, classes: tuple[str, ...] | None, labels_from: int | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels from 0, and names for them."""
+    """Returns labels from 0, and names for them."""
     if not len(labels):
         raise ValueError(f"{path}: holds nothing to train on")
     if classes is None:
@@ -260,7 +261,7 @@ def _classes(
 
 
 def _shapes(split: str, shapes: SimpleNamespace) -> Source:
-    """Moving shapes, made by all cores the first time and read from the disk afterwards."""
+    """Returns moving shapes; all cores draw them the first time, later calls read them from the disk."""
     if split not in ("train", "val"):
         raise ValueError(f"data 'shapes:{split}': there are 'shapes:train' and 'shapes:val'")
     number, seed = (shapes.clips, shapes.seed) if split == "train" else (shapes.val_clips, shapes.seed + 1)
@@ -279,24 +280,20 @@ def make_shapes(path: Path, number: int, seed: int, num_frames: int, size: int) 
     """Writes the clips of `moving_shapes.make_set` into a `.npy` file, in parallel."""
     print(f"making {number} clips of {num_frames} x {size} x {size} in {path} (once)", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        np.lib.format.open_memmap(part, "w+", np.uint8, (number, num_frames, size, size, 3)).flush()
-        jobs = [(part, seed, start, min(start + 100, number)) for start in range(0, number, 100)]
+    with replacing(path) as draft:
+        np.lib.format.open_memmap(draft, "w+", np.uint8, (number, num_frames, size, size, 3)).flush()
+        jobs = [(draft, seed, start, min(start + 100, number)) for start in range(0, number, 100)]
         with ProcessPoolExecutor(initializer=ignore_signals) as pool:
             try:
                 list(pool.map(_make_some, jobs))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _make_some(job: tuple[Path, int, int, int]) -> None:
-    part, seed, start, stop = job
-    clips = np.load(part, mmap_mode="r+")
+    path, seed, start, stop = job
+    clips = np.load(path, mmap_mode="r+")
     for i in range(start, stop):
         label, rng = i % len(moving_shapes.CLASSES), np.random.default_rng((seed, i))
         clips[i] = moving_shapes.make_clip(label, rng, clips.shape[1], clips.shape[2])
@@ -307,7 +304,7 @@ def _make_some(job: tuple[Path, int, int, int]) -> None:
 
 
 def _shards(pattern: str, classes: tuple[str, ...] | None, labels_from: int | None) -> Source:
-    """Videos in tar files as webdataset lays them out: `KEY.mp4` beside `KEY.cls` or `KEY.json` with a `label`."""
+    """Returns videos in tar files of webdataset's layout: `KEY.mp4` beside `KEY.cls` or `KEY.json` with a `label`."""
     files: list[Member] = []
     labels: list[Any] = []
     for tar in _expanded(pattern):
@@ -326,7 +323,7 @@ def _shards(pattern: str, classes: tuple[str, ...] | None, labels_from: int | No
 
 
 def _expanded(pattern: str) -> list[Path]:
-    """`x-{000..009}.tar` as its files."""
+    """Returns the files of `x-{000..009}.tar`."""
     head, brace, tail = pattern.partition("{")
     if not brace:
         paths = [Path(pattern)]
@@ -343,7 +340,7 @@ def _expanded(pattern: str) -> list[Path]:
 
 
 def _members(path: Path) -> list[tuple[Member, Any]]:
-    """Videos of a tar file with their labels, in the order of the file."""
+    """Returns the videos of a tar file with their labels, in the order of the file."""
     videos: dict[str, Member] = {}
     labels: dict[str, Any] = {}
     try:
@@ -358,9 +355,11 @@ def _members(path: Path) -> list[tuple[Member, Any]]:
                     labels[key] = _label((tar.extractfile(info) or io.BytesIO()).read(), ending, f"{path}:{info.name}")
     except tarfile.TarError as error:
         raise ValueError(f"{path}: is no tar file, or is cut short ({error})") from error
-    bare = [str(videos[key]) for key in videos if key not in labels]
-    if bare:
-        raise ValueError(f"{bare[0]}: has no .cls and no .json beside it ({len(bare)} of {len(videos)} videos)")
+    unlabelled = [str(videos[key]) for key in videos if key not in labels]
+    if unlabelled:
+        raise ValueError(
+            f"{unlabelled[0]}: has no .cls and no .json beside it ({len(unlabelled)} of {len(videos)} videos)"
+        )
     return [(video, labels[key]) for key, video in videos.items()]
 
 

@@ -1,4 +1,4 @@
-"""What is held out for validation: whole videos, however many files they are in, and no file on both sides."""
+"""Holds out whole videos for validation, however many files they are in, and no file on both sides."""
 
 import hashlib
 import re
@@ -17,8 +17,8 @@ from reference.data.sources import Member, Source, read_source
 from reference.data.targets import strata_of
 
 ALONE = "none"
-_LOOKED_AT = 4096  # bytes at each of three places that tell one file from another of its size
-# Names of clips that were cut out of one video, up to what the clips differ in.
+_LOOKED_AT = 4096  # bytes compared at each of three places in files of one size
+# Names of clips that were cut out of one video, up to the part in which they differ.
 _GROUPS = {
     "UCF101's groups, as g01": re.compile(r"(.*_g\d+)_c\d+"),
     "HMDB51's videos": re.compile(r"(.*)_[a-z]_(?:nm|cm)_np\d_[a-z]{2}_(?:goo|med|bad)_\d+"),
@@ -30,7 +30,7 @@ _GROUPS = {
 
 
 def read_sources(data: SimpleNamespace, shapes: SimpleNamespace, task: str = "single") -> tuple[Source, Source | None]:
-    """The training data of a recipe and, where there are any, the videos for validation.
+    """Returns the training data of a recipe and, where there are any, the videos for validation.
 
     Args:
         data: The section of the recipe.
@@ -56,8 +56,8 @@ def read_sources(data: SimpleNamespace, shapes: SimpleNamespace, task: str = "si
         raise ValueError(f"data.group={data.group!r} has no effect: {val.name} is for validation; leave it out")
     if val.classes != train.classes:
         raise ValueError(f"{val.name} has other classes than {train.name}: {val.classes} and {train.classes}")
-    if data.val == data.path:  # which nobody says by mistake
-        note = "validation is on the videos of training, as data.val says: it tells nothing about others"
+    if data.val == data.path:  # which nobody gives by mistake
+        note = "validation uses the training videos, as data.val says: its accuracy does not hold for other videos"
         return train, replace(val, notes=(*val.notes, note))
     if not data.overlap:
         check_apart(train, val)
@@ -70,7 +70,7 @@ def held_out(source: Source, share: float, group: str = "") -> tuple[Source, Sou
     Files of one group, and files of the same content, stay on one side.
 
     Args:
-        source: What is to be divided.
+        source: The data to split.
         share: Of each class, between 0 and 1.
         group: A regular expression: names whose match (or first group) is the same belong together. Known namings if
             empty, each file alone if `"none"`.
@@ -97,7 +97,7 @@ def held_out(source: Source, share: float, group: str = "") -> tuple[Source, Sou
         if len(members) == 1 and len(own) > 1:
             whole.append("videos of one kind" if several else source.classes[label])
         taken = 0
-        for indices in list(members.values())[:-1]:  # one stays to learn from
+        for indices in list(members.values())[:-1]:  # one stays for training
             if taken >= wanted:
                 break
             out[indices] = True
@@ -116,7 +116,7 @@ def held_out(source: Source, share: float, group: str = "") -> tuple[Source, Sou
 
 
 def groups_of(source: Source, group: str = "") -> tuple[list[int], list[str]]:
-    """The number of the group of each video, and what is to be said about them.
+    """Returns the number of the group of each video, and notes about the groups.
 
     Raises:
         ValueError: If the expression cannot be read.
@@ -153,7 +153,7 @@ def groups_of(source: Source, group: str = "") -> tuple[list[int], list[str]]:
 
 
 def _by_name(files: Sequence[Path | Member], group: str) -> tuple[str, list[str | None]] | None:
-    """What names of files say of their groups; None where they say nothing."""
+    """Returns the group of each file by its name, None for names without a group."""
     stems = [_stem(file) for file in files]
     if group:
         try:
@@ -179,7 +179,7 @@ def _stem(file: Path | Member) -> str:
 
 
 def contents(*sources: Source) -> list[str | None]:
-    """What tells equal files of all sources; None for those that are like no other.
+    """Returns a key for each file, equal for equal files of all sources; None for files of a unique size.
 
     Files are equal that have the same size and the same bytes at their beginning, middle and end.
     """
@@ -195,7 +195,7 @@ def contents(*sources: Source) -> list[str | None]:
 
 
 def _size(file: Path | Member | None) -> int | str:
-    """Bytes of a file, or the place of a folder of frames; 0 for what has no content to compare."""
+    """Returns the bytes of a file, or the place of a folder of frames; 0 for sources without comparable content."""
     if isinstance(file, Member):
         return file.size
     if file is None or not file.exists():
@@ -213,13 +213,13 @@ def _content(file: Path | Member, size: int | str) -> str | None:
             for place in (0, max(size - _LOOKED_AT, 0) // 2, max(size - _LOOKED_AT, 0)):
                 stream.seek(begin + place)
                 digest.update(stream.read(min(_LOOKED_AT, size)))
-    except OSError:  # reading the video will say so
+    except OSError:  # reading the video reports it
         return None
     return digest.hexdigest()
 
 
 def check_apart(train: Source, val: Source) -> None:
-    """Raises ValueError if a video is in both."""
+    """Raises ValueError if a video is in both parts."""
     found = contents(train, val)
     names = dict(zip(found[: len(train)], train.files or (), strict=False))
     both = [(names[key], i) for i, key in enumerate(found[len(train) :]) if key is not None and key in names]

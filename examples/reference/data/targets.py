@@ -29,7 +29,7 @@ Classes = tuple[Any, ...]
 """Names in index order; of several heads a tuple of names for each."""
 
 HEADS = ("verb", "noun")
-"""What two heads are called that have no names of their own."""
+"""Names of two heads that have none of their own."""
 
 _MOST_CLASSES = 100_000
 _VIDEOS = tuple(VIDEO_ENDINGS)
@@ -37,7 +37,7 @@ _VIDEOS = tuple(VIDEO_ENDINGS)
 
 @dataclass(frozen=True)
 class Targets:
-    """What a list says.
+    """The contents of a list.
 
     Attributes:
         paths: A video file, or a folder of frames, each.
@@ -123,7 +123,7 @@ def read_targets(
 
 
 def _lines(file: Path, roots: Sequence[Path]) -> tuple[tuple[str, ...], list[_Line]]:
-    """The heading, where there is one, and the lines."""
+    """Returns the header, if there is one, and the lines."""
     texts = [(number, text) for number, text in enumerate(read_lines(file), 1) if text.strip()]
     tab = bool(texts) and all("\t" in text for _, text in texts)
     rows = []
@@ -156,7 +156,7 @@ def _is_heading(rows: Sequence[_Line], roots: Sequence[Path]) -> bool:
 
 
 def _placed(names: Sequence[str], roots: Sequence[Path]) -> tuple[list[Path], np.ndarray]:
-    """The videos under the root that holds the most of them, and which of them are there."""
+    """Returns the videos under the root that holds the most of them, and which of them are there."""
     best, found = [Path(name) for name in names], np.zeros(len(names), bool)
     for number, root in enumerate(roots):
         paths = [root / name for name in names]
@@ -178,7 +178,7 @@ def _check_once(lines: Sequence[_Line]) -> None:
 
 
 def _joined(lines: Sequence[_Line]) -> tuple[list[_Line], int]:
-    """A line for each video, with the labels of all its lines, and how many lines were joined to others."""
+    """Returns one line per video with the labels of all its lines, and the number of lines joined to others."""
     by_path: dict[str, _Line] = {}
     for line in lines:
         before = by_path.get(line.path)
@@ -189,7 +189,7 @@ def _joined(lines: Sequence[_Line]) -> tuple[list[_Line], int]:
 def _many(
     lines: Sequence[_Line], heading: tuple[str, ...], names: Classes | None, numbers: "_Numbers"
 ) -> tuple[np.ndarray, Classes]:
-    """Which labels each video has: float32 `(N, num_classes)`, and their names."""
+    """Returns the labels of each video, float32 `(N, num_classes)`, and their names."""
     columns = heading[1:]
     if len(columns) > 1 and all(len(line.cells) == len(columns) and {*line.cells} <= {"0", "1"} for line in lines):
         rows = [[name for name, cell in zip(columns, line.cells, strict=True) if cell == "1"] for line in lines]
@@ -210,7 +210,7 @@ def _many(
 
 
 def _split(lines: Sequence[_Line]) -> list[list[str]]:
-    """The labels of each line: apart by `;` or `|`, and by columns."""
+    """Returns the labels of each line, separated by `;` or `|`, and by columns."""
     signs = {sign for line in lines for cell in line.cells for sign in ";|" if sign in cell}
     if len(signs) > 1:
         where = next(line.where for line in lines if any("|" in cell for cell in line.cells))
@@ -234,7 +234,7 @@ class _Numbers:
         self._file, self._first = file, labels_from
 
     def indices(self, given: Sequence[tuple[str, str]], names: Classes | None) -> tuple[tuple[str, ...], np.ndarray]:
-        """The names of the classes, and the index of each label that was given.
+        """Returns the names of the classes, and the index of each given label.
 
         Args:
             given: Where each stands, and what it says.
@@ -286,7 +286,7 @@ class _Numbers:
 def _values(
     file: Path, lines: Sequence[_Line], heading: tuple[str, ...], names: Classes | None
 ) -> tuple[np.ndarray, Classes]:
-    """The values of each video: float32 `(N, V)`, and their names."""
+    """Returns the values of each video, float32 `(N, V)`, and their names."""
     count = len(lines[0].cells)
     own = heading[1:] if heading else None
     if own is not None and len(own) != count:
@@ -328,7 +328,7 @@ def _heads(
     numbers: _Numbers,
     wanted: tuple[str, ...],
 ) -> tuple[np.ndarray, Classes, tuple[str, ...]]:
-    """The class of each head: int64 `(N, heads)`, the names of each head's classes, and of the heads."""
+    """Returns the class of each head, int64 `(N, heads)`, the names of each head's classes, and of the heads."""
     count = len(lines[0].cells)
     for line in lines:
         if len(line.cells) != count or count < 2 or not all(line.cells):

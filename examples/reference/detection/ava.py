@@ -1,14 +1,13 @@
 """Files of AVA: boxes with actions, boxes with scores, and label maps.
 
-    video_id,timestamp,x1,y1,x2,y2,action_id,person_id     what is true
-    video_id,timestamp,x1,y1,x2,y2,action_id,score         what was found; proposals leave action_id empty
+    video_id,timestamp,x1,y1,x2,y2,action_id,person_id     ground truth
+    video_id,timestamp,x1,y1,x2,y2,action_id,score         detections; proposals leave action_id empty
 
 Timestamps are seconds from the video's start; boxes go from 0 to 1. A person who does two things has two lines. A line
 of the first two columns alone is a key frame with nobody in it.
 """
 
 import csv
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,11 +15,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from vov3d.files import replacing
+
 Box = tuple[float, float, float, float]
 
 
 class Annotation(NamedTuple):
-    """A box and what its person does.
+    """A box and an action of its person.
 
     Attributes:
         video: Name of the video.
@@ -38,7 +39,7 @@ class Annotation(NamedTuple):
 
 
 class Detection(NamedTuple):
-    """A box that was found.
+    """A detected box with an action.
 
     Attributes:
         video: Name of the video.
@@ -56,7 +57,7 @@ class Detection(NamedTuple):
 
 
 def read_annotations(path: Path, actions: Mapping[int, str] | None = None) -> list[Annotation]:
-    """Reads what is true.
+    """Reads ground truth.
 
     Args:
         path: The file.
@@ -81,15 +82,14 @@ def read_annotations(path: Path, actions: Mapping[int, str] | None = None) -> li
 
 
 def read_detections(path: Path, actions: Mapping[int, str] | None = None) -> list[Detection]:
-    """Reads what was found, or proposals, which have no action.
+    """Reads detections, or proposals, which have no action.
 
     Args:
         path: The file.
-        actions: The label map; actions that are not in it are refused.
+        actions: The label map, as for `read_annotations`.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If a line cannot be understood; names file, line and what was expected.
+        FileNotFoundError, ValueError: As `read_annotations`.
     """
 
     def row(fields: list[str]) -> Detection:
@@ -103,15 +103,14 @@ def read_detections(path: Path, actions: Mapping[int, str] | None = None) -> lis
 
 
 def read_boxes(path: Path) -> dict[tuple[str, float], np.ndarray]:
-    """The boxes of each key frame in either kind of file, each once: `{(video, timestamp): (N, 4)}`.
+    """Reads the boxes of each key frame in either kind of file, each once: `{(video, timestamp): (N, 4)}`.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If a line cannot be understood; names file, line and what was expected.
+        FileNotFoundError, ValueError: As `read_annotations`.
     """
 
     def row(fields: list[str]) -> tuple[str, float, Box]:
-        _check_length(fields, (6, 7, 8), "video_id,timestamp,x1,y1,x2,y2 and what AVA's files have behind them")
+        _check_length(fields, (6, 7, 8), "video_id,timestamp,x1,y1,x2,y2 and the columns that follow in AVA's files")
         return _place(fields)
 
     found: dict[tuple[str, float], dict[Box, None]] = {}
@@ -121,7 +120,7 @@ def read_boxes(path: Path) -> dict[tuple[str, float], np.ndarray]:
 
 
 def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
-    """Writes either kind; the file is there whole or not at all."""
+    """Writes rows of either kind, the file whole or not at all."""
     lines = []
     for row in rows:
         line = [row.video, f"{row.timestamp:.10g}"]
@@ -131,18 +130,15 @@ def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
             last = f"{row.score:.6g}" if isinstance(row, Detection) else row.person
             line += [] if last is None else [str(last)]
         lines.append(line)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
-    os.replace(part, path)
 
 
 def read_excluded(path: Path) -> set[tuple[str, float]]:
-    """Key frames that AVA leaves out of its evaluation: lines of `video_id,timestamp`.
+    """Reads the key frames that AVA leaves out of its evaluation: lines of `video_id,timestamp`.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If a line cannot be understood; names file, line and what was expected.
+        FileNotFoundError, ValueError: As `read_annotations`.
     """
 
     def row(fields: list[str]) -> tuple[str, float]:
@@ -153,7 +149,7 @@ def read_excluded(path: Path) -> set[tuple[str, float]]:
 
 
 def read_label_map(path: Path) -> dict[int, str]:
-    """Numbers and names of actions, from AVA's `.pbtxt`, or from lines of `number,name`, `number: name`.
+    """Reads numbers and names of actions, from AVA's `.pbtxt`, or lines of `number,name` or `number: name`.
 
     The content tells which, not the name of the file.
 
@@ -180,7 +176,8 @@ def read_label_map(path: Path) -> dict[int, str]:
 def write_label_map(path: Path, actions: Mapping[int, str]) -> None:
     """Writes a `.pbtxt`."""
     text = "".join(f'item {{\n  name: "{name}"\n  id: {number}\n}}\n' for number, name in actions.items())
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _pbtxt(path: Path, text: str) -> Iterator[tuple[int, int, str]]:
@@ -222,7 +219,7 @@ def _rows(path: Path, row: Callable[[list[str]], _T]) -> Iterator[_T]:
 
 
 def _numbered_rows(path: Path, row: Callable[[list[str]], _T]) -> Iterator[tuple[int, _T]]:
-    """Every line with its number, as `row` reads it; what it raises is told with file and line."""
+    """Yields every line with its number, as `row` reads it; errors name file and line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     with path.open(newline="", encoding="utf-8-sig") as file:

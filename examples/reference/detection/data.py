@@ -59,7 +59,7 @@ class Moments(Protocol):
     moments: list[Moment]
 
     def clip(self, index: int, settings: Settings) -> torch.Tensor:
-        """uint8 frames `(3, T, H, W)` around a moment, as a detector wants them."""
+        """Returns uint8 frames `(3, T, H, W)` around a moment, as a detector wants them."""
         ...
 
 
@@ -73,7 +73,7 @@ class SceneMoments:
         self.moments = [_moment(scene, f"scene_{seed}_{i:05d}") for i, scene in enumerate(self.scenes)]
 
     def clip(self, index: int, settings: Settings) -> torch.Tensor:
-        """The whole scene, which is made at the right size."""
+        """Returns the whole scene, which is drawn at the right size."""
         return torch.from_numpy(self.scenes[index].frames).permute(3, 0, 1, 2)
 
 
@@ -106,14 +106,14 @@ class VideoMoments:
         self.files = {name: find_video(folder / "videos", name) for name in {m.video for m in self.moments}}
 
     def clip(self, index: int, settings: Settings) -> torch.Tensor:
-        """Frames around a moment; at the ends of the video its first or last frame is repeated."""
+        """Returns frames around a moment; at the ends of the video its first or last frame is repeated."""
         moment = self.moments[index]
         with VideoReader(self.files[moment.video]) as reader:
             return clip_around(reader, moment.timestamp, settings)
 
 
 def find_label_map(folder: Path) -> Path:
-    """The label map in a folder.
+    """Returns the label map in a folder.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -128,13 +128,13 @@ def find_label_map(folder: Path) -> Path:
 
 
 def excluded_of(folder: Path, split: str) -> set[tuple[str, float]]:
-    """Key frames that AVA's list beside the annotations excludes; none without such a list."""
+    """Returns the key frames that AVA's list beside the annotations excludes; none without such a list."""
     files = sorted({file for pattern in _EXCLUDED for file in folder.glob(pattern.format(split))})
     return {key for file in files for key in read_excluded(file)}
 
 
 def find_video(folder: Path, name: str) -> Path:
-    """The file of a video.
+    """Returns the file of a video.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -146,7 +146,7 @@ def find_video(folder: Path, name: str) -> Path:
 
 
 def moments_of(rows: Iterable[Annotation]) -> list[Moment]:
-    """Annotations by key frame; lines of one person, or of one box where persons have no number, become one box."""
+    """Merges annotations by key frame; lines of one person (of one box, without person numbers) become one box."""
     found: dict[tuple[str, float], dict[object, tuple[Box, set[int]]]] = {}
     for row in rows:
         people = found.setdefault((row.video, row.timestamp), {})
@@ -161,7 +161,7 @@ def moments_of(rows: Iterable[Annotation]) -> list[Moment]:
 
 
 def annotations_of(moments: Iterable[Moment]) -> list[Annotation]:
-    """The lines of AVA's file for moments."""
+    """Returns the lines of AVA's file for moments."""
     rows = []
     for moment in moments:
         rows += [] if len(moment.boxes) else [Annotation(moment.video, moment.timestamp, None, None, None)]
@@ -173,7 +173,7 @@ def annotations_of(moments: Iterable[Moment]) -> list[Annotation]:
 
 
 def clip_around(reader: VideoReader, timestamp: float, settings: Settings) -> torch.Tensor:
-    """uint8 frames `(3, T, H, W)` whose middle one is shown at a time, with the short side as the detector wants it.
+    """Returns uint8 frames `(3, T, H, W)` around a time, with the short side of the detector.
 
     Raises:
         ValueError: If the video is not that long.
@@ -203,7 +203,7 @@ class Batch(NamedTuple):
 
 
 def batch_of(clips: Sequence[torch.Tensor], boxes: Sequence[np.ndarray]) -> Batch:
-    """Clips `(3, T, H, W)` and their boxes from 0 to 1."""
+    """Pads clips `(3, T, H, W)` to one size, and scales their boxes from 0 to 1 to pixels."""
     height, width = (max(clip.shape[axis] for clip in clips) for axis in (2, 3))
     padded = [F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in clips]
     scaled = [
@@ -214,12 +214,12 @@ def batch_of(clips: Sequence[torch.Tensor], boxes: Sequence[np.ndarray]) -> Batc
 
 
 def targets_of(moments: Iterable[Moment], ids: Sequence[int]) -> torch.Tensor:
-    """Which actions hold for each box, `(boxes, actions)`."""
+    """Returns the actions of each box as zeros and ones, `(boxes, actions)`."""
     return torch.tensor([[float(i in actions) for i in ids] for moment in moments for actions in moment.actions])
 
 
 def write_scenes(folder: Path, number: int, val_number: int, seed: int, num_frames: int = 8, size: int = 64) -> None:
-    """Scenes as a folder that `VideoMoments` reads: videos of 10 frames a second, `train.csv`, `val.csv`, label map.
+    """Writes scenes as a folder for `VideoMoments`: videos at 10 fps, `train.csv`, `val.csv`, label map.
 
     Raises:
         ImportError: If PyAV is not there.

@@ -1,8 +1,8 @@
 """Frame mAP: of each action, the average precision of its boxes over all key frames (https://arxiv.org/abs/1705.08421).
 
-Boxes of an action are gone through from the highest score on. One is right if the true box of that action which it
-overlaps most, at least half in intersection over union, has not been found before. As in the published evaluation, what
-is found in frames that the truth does not name is wrong, unless the frame is excluded.
+Boxes of an action are matched from the highest score on. A box is right if the true box of that action that it overlaps
+most, by an intersection over union of at least one half, is not matched yet. As in the published evaluation, boxes in
+frames without ground truth are wrong, unless the frame is excluded.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ Array = np.ndarray
 
 
 def overlaps(boxes: Array, others: Array) -> Array:
-    """Intersection over union of boxes `(N, 4)` and `(M, 4)`: `(N, M)`."""
+    """Returns the intersection over union of boxes `(N, 4)` and `(M, 4)`: `(N, M)`."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = np.prod((high - low).clip(0), -1)
@@ -31,17 +31,17 @@ def precision_recall(
     threshold: float = 0.5,
     excluded: Collection[tuple[str, float]] = (),
 ) -> tuple[Array, Array] | None:
-    """Precision and recall of an action behind each box that was found, from the highest score on.
+    """Returns precision and recall of an action after each detected box, from the highest score on.
 
     Args:
-        truth: What is true.
-        found: What was found; in a frame that the truth does not name, it is wrong.
+        truth: Ground truth.
+        found: Detections; those in frames without ground truth are wrong.
         action: Number of the action.
-        threshold: Intersection over union from which on a box is right.
+        threshold: Lowest intersection over union of a right box.
         excluded: Key frames that do not count, by video and timestamp.
 
     Returns:
-        The two, each `(boxes,)`, or None if nobody ever does it.
+        The two, each `(boxes,)`, or None if the action has no true box.
     """
     excluded, boxes = set(excluded), defaultdict(list)
     for row in truth:
@@ -67,7 +67,7 @@ def precision_recall(
 
 
 def average_precision(precision: Array, recall: Array) -> float:
-    """Area under the curve, on which precision is the best at that recall or any higher one."""
+    """Returns the area under the curve; precision is the best at that recall or any higher one."""
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0) * best))
 
@@ -79,14 +79,14 @@ def frame_ap(
     threshold: float = 0.5,
     excluded: Collection[tuple[str, float]] = (),
 ) -> dict[int, float | None]:
-    """Average precision of each action, None for those that nobody ever does; mAP is the mean of the others."""
+    """Returns the average precision of each action, None for actions without a true box; the others make the mAP."""
     truth, found = list(truth), list(found)
     curves = {action: precision_recall(truth, found, action, threshold, excluded) for action in actions}
     return {action: None if curve is None else average_precision(*curve) for action, curve in curves.items()}
 
 
 def mean_ap(values: dict[int, float | None]) -> float:
-    """Mean over the actions that have a value.
+    """Returns the mean over the actions that have a value.
 
     Raises:
         ValueError: If none has.

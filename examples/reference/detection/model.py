@@ -5,7 +5,6 @@ stage keeps its resolution by dilation, RoIAlign on the map that was averaged ov
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,13 +16,14 @@ from torch import nn
 from torchvision.ops import roi_align
 
 import vov3d
+from vov3d.files import replacing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a detector is made of and how it wants its clips.
+    """Architecture of a detector, and the form of its clips.
 
     Attributes:
         backbone: Name of a model, with or without a tag.
@@ -36,8 +36,8 @@ class Settings:
         mean: Of each channel, that frames in [0, 1] are normalised by.
         std: Standard deviation of each channel that they are normalised by.
         roi_size: Rows and columns of a region.
-        hidden_chs: Features between a region's and the actions.
-        backbone_args: Arguments that the backbone differs by from its name.
+        hidden_chs: Features of the hidden layer.
+        backbone_args: Further arguments of the backbone.
     """
 
     backbone: str
@@ -58,7 +58,7 @@ class Detector(nn.Module):
     """Scores each action for each box.
 
     Args:
-        settings: What it is made of.
+        settings: Its architecture and the form of its clips.
         backbone: A network `(B, 3, T, H, W)` to a list of maps, the last of them of `output_stride`.
         num_chs: Channels of that map.
 
@@ -81,14 +81,14 @@ class Detector(nn.Module):
         nn.init.constant_(self.fc.bias, -2.0)  # few of the actions hold for a box
 
     def forward(self, clips: torch.Tensor, boxes: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Boxes are left, top, right, bottom in the key frame."""
+        """Returns logits; boxes are left, top, right, bottom in the key frame."""
         x = self.backbone((clips / 255 - self.mean) / self.std)[-1].mean(2)
         scale = 1 / self.settings.output_stride
         regions = roi_align(x, list(boxes), self.settings.roi_size, scale, sampling_ratio=2, aligned=True)
         return self.fc(self.hidden(regions.amax((2, 3))).relu())
 
     def save(self, folder: Path) -> Path:
-        """Writes weights and settings; nothing half-written is ever in their place."""
+        """Writes weights and settings, each file whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         text = json.dumps(asdict(self.settings), indent=2, ensure_ascii=False) + "\n"
@@ -96,9 +96,8 @@ class Detector(nn.Module):
             (WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"})),
             (CONFIG, text.encode()),
         ):
-            part = folder / f".{name}.part"
-            part.write_bytes(content)
-            os.replace(part, folder / name)
+            with replacing(folder / name) as draft:
+                draft.write_bytes(content)
         return folder
 
 
@@ -114,7 +113,7 @@ def build_detector(
     checkpoint_path: Path | None = None,
     **backbone_args: Any,
 ) -> Detector:
-    """A detector on a backbone of the zoo, whose weights stay what they are.
+    """Builds a detector on a backbone of the zoo, whose weights stay unchanged.
 
     Args:
         backbone: Name of a model, as `"vov3d_m.k400_f16"`.
@@ -130,7 +129,7 @@ def build_detector(
 
     Raises:
         ValueError: If the backbone is not known, or its frames have no distance in time and none is given.
-        vov3d.WeightsError: If weights cannot be had, read or fitted.
+        vov3d.WeightsError: If weights cannot be found, read or loaded.
     """
     if output_stride is None:
         whole: Any = vov3d.create_model(backbone, device="meta")
@@ -164,7 +163,7 @@ def _features(backbone: str, output_stride: int, **kwargs: Any) -> Any:
 
 
 def load_detector(folder: Path) -> Detector:
-    """A saved detector, in eval mode.
+    """Loads a saved detector, in eval mode.
 
     Raises:
         FileNotFoundError: If the folder holds none.

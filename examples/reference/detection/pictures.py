@@ -1,6 +1,5 @@
-"""Pictures and videos of what was found."""
+"""Pictures and videos of detections."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from reference.detection.ava import Box, Detection
+from vov3d.files import replacing
 
 COLOURS = ("#ffd23f", "#3bceac", "#ee4266", "#7fb7ff", "#f79256", "#c792ea")
 _SIDE = 320  # the short side of what is drawn, at least, in pixels
@@ -15,7 +15,7 @@ _LETTERS = 14
 
 
 def captions(found: Iterable[Detection], names: dict[int, str], threshold: float) -> list[tuple[Box, list[str]]]:
-    """Each box with its actions of at least that score, best first; where none has it, without."""
+    """Returns each box with its actions of at least that score, best first; boxes without one are kept."""
     boxes: dict[Box, list[Detection]] = {}
     for row in found:
         boxes.setdefault(row.box, []).append(row)
@@ -27,7 +27,7 @@ def captions(found: Iterable[Detection], names: dict[int, str], threshold: float
 
 
 def draw(frame: np.ndarray, boxes: Sequence[tuple[Box, list[str]]]) -> Image.Image:
-    """A uint8 frame `(H, W, 3)`, enlarged where it is small, with boxes and what stands for them."""
+    """Draws boxes and their captions on a uint8 frame `(H, W, 3)`, enlarged where it is small."""
     picture = Image.fromarray(frame)
     scale = max(1, -(-_SIDE // min(picture.size)))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
@@ -52,7 +52,7 @@ def draw(frame: np.ndarray, boxes: Sequence[tuple[Box, list[str]]]) -> Image.Ima
 
 
 def side_by_side(pictures: Sequence[Image.Image], columns: int = 4, gap: int = 6) -> Image.Image:
-    """Pictures of one size in rows."""
+    """Arranges pictures of one size in rows."""
     width, height = pictures[0].size
     rows, columns = -(-len(pictures) // columns), min(columns, len(pictures))
     sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
@@ -62,10 +62,9 @@ def side_by_side(pictures: Sequence[Image.Image], columns: int = 4, gap: int = 6
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Writes a picture; it is there whole or not at all."""
-    part = path.with_name(f".part-{path.name}")
-    picture.save(part)
-    os.replace(part, path)
+    """Writes a picture, whole or not at all."""
+    with replacing(path) as draft:
+        picture.save(draft)
 
 
 def save_video(pictures: Iterable[Image.Image], path: Path, fps: float) -> None:
@@ -74,13 +73,12 @@ def save_video(pictures: Iterable[Image.Image], path: Path, fps: float) -> None:
     Raises:
         ImportError: If PyAV is not there.
     """
-    part = path.with_name(f".part-{path.name}")
-    if path.suffix == ".gif":
-        first, *others = pictures
-        first.save(part, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
-    else:
-        _encode(pictures, part, fps)
-    os.replace(part, path)
+    with replacing(path) as draft:
+        if path.suffix == ".gif":
+            first, *others = pictures
+            first.save(draft, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+        else:
+            _encode(pictures, draft, fps)
 
 
 def _encode(pictures: Iterable[Image.Image], path: Path, fps: float) -> None:

@@ -1,4 +1,4 @@
-"""One video: where its key frames and boxes come from, and what is written of it."""
+"""Detections in one video: its key frames and boxes, and the files that are written."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ class Film:
 
     Args:
         path: The video.
-        settings: Of the detector that will look at it.
+        settings: Settings of the detector.
 
     Attributes:
         actions: Numbers and names of the detector's actions.
@@ -47,11 +47,11 @@ class Film:
         self.reader.close()
 
     def clip(self, index: int, settings: Settings) -> torch.Tensor:
-        """Frames around a key frame."""
+        """Returns frames around a key frame."""
         return clip_around(self.reader, self.moments[index].timestamp, settings)
 
     def take_boxes(self, path: Path) -> None:
-        """Key frames and boxes from a CSV of AVA's columns.
+        """Takes key frames and boxes from a CSV of AVA's columns.
 
         Raises:
             ValueError: If it names no box of this video.
@@ -62,7 +62,7 @@ class Film:
         self.moments = [Moment(self.path.stem, time, boxes[time], []) for time in sorted(boxes)]
 
     def propose(self, proposer: Callable[[torch.Tensor], np.ndarray], every: float) -> None:
-        """Key frames at equal distances, boxes by a detector.
+        """Takes key frames at equal distances, with boxes of a detector.
 
         Raises:
             ValueError: If the distance is not positive or no box is found.
@@ -79,7 +79,7 @@ class Film:
             raise ValueError(f"{self.path}: the proposer finds nobody in any of {len(times)} key frames")
 
     def frame_at(self, time: float) -> int:
-        """The frame that is shown nearest to a time."""
+        """Returns the frame that is shown nearest to a time."""
         return int(np.abs(self.reader.timestamps - time).argmin())
 
 
@@ -88,9 +88,9 @@ def save_results(film: Film, found: list[Detection], folder: Path, threshold: fl
 
     Args:
         film: The video.
-        found: What was found in it.
-        folder: Where to; made if it is not there.
-        threshold: Score from which on an action is named.
+        found: Its detections.
+        folder: The folder of the results; made if it is not there.
+        threshold: Lowest score of an action that is named.
         gif: Writes the video as a GIF.
 
     Returns:
@@ -114,7 +114,7 @@ def save_results(film: Film, found: list[Detection], folder: Path, threshold: fl
 
 
 def _labelled(film: Film, boxes: dict[float, list]) -> Iterator[Image.Image]:
-    """Every frame of the video with the boxes of the key frame nearest to it."""
+    """Yields every frame of the video with the boxes of the key frame nearest to it."""
     times = np.array(list(boxes))
     for index, frame in film.reader.stream(range(film.reader.num_frames)):
         nearest = float(times[np.abs(times - film.reader.timestamps[index]).argmin()])

@@ -8,11 +8,11 @@ import torch
 
 _PERSON = 1  # in COCO's numbering, which torchvision's detectors have
 THRESHOLD = 0.8
-"""Score from which on a box is taken, as for the published AVA detectors."""
+"""Lowest score of a box that is taken, as for the published AVA detectors."""
 
 
 class Proposer:
-    """Finds people.
+    """A detector of people.
 
     Args:
         name: A detection model of torchvision, as `"fasterrcnn_mobilenet_v3_large_fpn"`.
@@ -39,7 +39,7 @@ class Proposer:
 
     @torch.inference_mode()
     def __call__(self, frame: torch.Tensor) -> np.ndarray:
-        """uint8 frame `(3, H, W)` to boxes `(N, 4)` from 0 to 1, best first."""
+        """Finds people in a uint8 frame `(3, H, W)`: boxes `(N, 4)` from 0 to 1, best first."""
         found = self.model([frame / 255])[0]
         kept = (found["labels"] == _PERSON) & (found["scores"] >= THRESHOLD)
         height, width = frame.shape[1:]

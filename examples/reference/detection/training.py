@@ -33,7 +33,7 @@ _BY_ADAMW = ["*.conv_s*", "*.conv_t.*", "fc.*"]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a detector is trained.
+    """Settings of the training of a detector.
 
     Attributes:
         epochs: Passes over the key frames.
@@ -55,7 +55,7 @@ class Plan:
 
 
 class _Sample(NamedTuple):
-    """A key frame with its clip, None where it cannot be read; and what was found broken on the way, by video."""
+    """A key frame with its clip, None if it cannot be read, and the reasons of unreadable videos, by video."""
 
     clip: torch.Tensor | None
     moment: Moment
@@ -90,7 +90,7 @@ class _Clips(Dataset):
 def _load(
     data: Moments, detector: Detector, batches: Sequence[Sequence[int]], workers: int, others: Sequence[int] = ()
 ) -> Iterator[list[_Sample]]:
-    """Batches of key frames; others stand for those that cannot be read."""
+    """Yields batches of key frames; others replace those that cannot be read."""
     places = Places(workers)
     loader = DataLoader(
         _Clips(data, detector, others, places),
@@ -109,12 +109,12 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
     Args:
         detector: Trained in place; ends in eval mode.
         data: Key frames; those without boxes are left out.
-        plan: How.
-        output: Folder of `checkpoint.pt`, from which it goes on where there is one, and `epochs.csv`.
-        device: Where.
+        plan: Settings of the training.
+        output: Folder of `epochs.csv` and `checkpoint.pt`, from which a run is resumed.
+        device: Device of the computation.
 
     Returns:
-        What it took, before a kill included: `seconds` by the clock and `core_seconds` of processors' time.
+        Time spent, before a kill included: `seconds` by the clock and `core_seconds` of processors' time.
 
     Raises:
         ValueError: If the checkpoint is of another plan or another detector, or too many videos are broken.
@@ -155,21 +155,19 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
         spent["core_seconds"] += time.process_time() - began[1]
         print(f"epoch {epoch + 1} of {plan.epochs}: loss {total:.4f}, {spent['seconds']:.0f} s so far", flush=True)
         if name := not_finite(detector):
-            raise FloatingPointError(f"{name} is not finite behind epoch {epoch + 1}: try a lower --lr")
+            raise FloatingPointError(f"{name} is not finite after epoch {epoch + 1}: try a lower --lr")
         _log(output / LOG, epoch + 1, total, spent["seconds"])
         state = {"model": detector.state_dict(), "optimizer": optimizer.state_dict()}
         content = {**what, **state, "epoch": epoch + 1, "spent": spent}
         save_atomically(content, output / CHECKPOINT, output / FORMER)
     if broken:
-        print(
-            f"{len(broken)} videos are broken, others stood for them:", *(f"  {r}" for r in broken.values()), sep="\n"
-        )
+        print(f"{len(broken)} videos are broken, others replaced them:", *(f"  {r}" for r in broken.values()), sep="\n")
     detector.eval()
     return spent
 
 
 def _check_broken(broken: dict[str, str], data: Moments, share: float) -> None:
-    """Refuses to go on where too many videos are broken."""
+    """Raises ValueError if too many videos are broken."""
     number = len({moment.video for moment in data.moments})
     if len(broken) > share * number:
         raise ValueError(
@@ -179,7 +177,7 @@ def _check_broken(broken: dict[str, str], data: Moments, share: float) -> None:
 
 
 def _restored(folder: Path, what: dict[str, Any], detector: Detector, optimizer: Any) -> tuple[int, dict[str, float]]:
-    """Epochs that are done and what they took."""
+    """Restores a checkpoint; returns the finished epochs and the time spent."""
     files = [folder / name for name in (CHECKPOINT, FORMER) if (folder / name).exists()]
     if not files:
         return 0, {"seconds": 0.0, "core_seconds": 0.0}
@@ -189,7 +187,7 @@ def _restored(folder: Path, what: dict[str, Any], detector: Detector, optimizer:
     except OSError as error:
         if len(files) == 1:
             raise
-        print(f"{error}: the checkpoint before it is taken")
+        print(f"{error}: using the checkpoint before it")
         path = files[1]
         saved = load_checkpoint(path)
     differing = [key for key, value in what.items() if saved[key] != value]
@@ -197,7 +195,7 @@ def _restored(folder: Path, what: dict[str, Any], detector: Detector, optimizer:
         raise ValueError(f"{path} is of a run with other {', '.join(differing)}; give its options, or another --output")
     detector.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
-    print(f"going on behind epoch {saved['epoch']} ({path})")
+    print(f"resuming after epoch {saved['epoch']} ({path})")
     return saved["epoch"], saved["spent"]
 
 
@@ -208,7 +206,7 @@ def _set_rate(optimizer: Any, rate: float, done: float) -> None:
 
 
 def _jittered(boxes: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Boxes whose edges are moved a little, as those of a detector are."""
+    """Moves the edges of boxes a little, as a detector's boxes are never exact."""
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     return (boxes + sides * rng.normal(0, share, boxes.shape).clip(-0.3, 0.3)).clip(0, 1)
 
@@ -230,7 +228,7 @@ def score_boxes(
     Args:
         detector: In eval mode.
         data: Moments with boxes, given or proposed.
-        device: Where.
+        device: Device of the computation.
         batch: Clips at once.
         workers: Processes that read videos.
     """

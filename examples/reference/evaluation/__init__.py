@@ -1,1 +1,1 @@
-"""The parts of `evaluate.py`: what is evaluated, how scores are kept, and what is made of them."""
+"""Parts of `evaluate.py`: the videos, the models, the stored scores, metrics and pictures."""

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 LEADING = {"single": "top1", "multilabel": "map", "regression": "r2", "multihead": "all_top1"}
-"""What tells the best of several epochs, by task; more is better."""
+"""The figure that decides which epoch is best, by task; more is better."""
 
 _DRAWS, _MOST = 200, 100_000_000  # of a bootstrap: draws, and scores that are sorted in all
 
@@ -205,7 +205,7 @@ def measure(
 
 
 def _heads_right(task: Task, scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which heads of which videos are right, and right in five: bool `(N, heads)` each."""
+    """Returns which heads of which videos are right, and right in five, bool `(N, heads)` each."""
     right, near, start = [], [], 0
     for i, (_, classes) in enumerate(task.heads):
         part, own = scores[:, start : start + classes], labels[:, i]
@@ -219,7 +219,7 @@ def _heads_right(task: Task, scores: np.ndarray, labels: np.ndarray) -> tuple[np
 
 
 def _bootstrap(figure, cost: int, number: int) -> Figure:
-    """A figure of all videos, with the 2.5 and 97.5 percentiles over draws of as many videos; the seed is fixed."""
+    """Returns a figure of all videos, with its 2.5 and 97.5 percentiles over resampled videos; the seed is fixed."""
     rng = np.random.default_rng(0)
     value = figure(np.arange(number))
     draws = max(min(_DRAWS, _MOST // max(cost, 1)), 20)

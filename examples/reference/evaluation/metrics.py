@@ -33,7 +33,7 @@ class Summary:
         mean_class: Mean of the top-1 accuracies of the classes, with a bootstrap interval.
         videos: Videos counted.
         classes: Classes that have videos.
-        broken: Videos without scores, whether counted as wrong or left out.
+        broken: Videos without scores, counted as wrong or left out.
     """
 
     top1: Figure
@@ -45,7 +45,7 @@ class Summary:
 
 
 def wilson(hits: int, total: int) -> Figure:
-    """A share with its Wilson score interval, which holds for small numbers and near 0 and 1 as well.
+    """Returns a share with its Wilson score interval, which holds for small numbers and near 0 and 1 as well.
 
     Source: Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
     """
@@ -56,7 +56,7 @@ def wilson(hits: int, total: int) -> Figure:
 
 
 def mean_of_classes(hits: np.ndarray, totals: np.ndarray) -> Figure:
-    """The mean of the shares of classes, with the 2.5 and 97.5 percentiles of a bootstrap.
+    """Returns the mean of the shares of classes, with the 2.5 and 97.5 percentiles of a bootstrap.
 
     The videos of each class are drawn anew with replacement, 10,000 times; the seed is fixed.
 
@@ -72,7 +72,7 @@ def mean_of_classes(hits: np.ndarray, totals: np.ndarray) -> Figure:
 
 
 def summarize(rows: Iterable[Row], broken: Broken) -> Summary:
-    """The accuracies of a model.
+    """Returns the accuracies of a model.
 
     Raises:
         ValueError: If no video is left.
@@ -99,7 +99,7 @@ def summarize(rows: Iterable[Row], broken: Broken) -> Summary:
 
 
 def confusion(rows: Iterable[Row], num_classes: int) -> np.ndarray:
-    """How often a class (row) was taken for another (column): int64 `(C, C)`; broken videos do not count."""
+    """Counts videos by class (row) and prediction (column): int64 `(C, C)`; broken videos do not count."""
     counts = np.zeros((num_classes, num_classes), np.int64)
     for row in rows:
         if row.prediction is not None:
@@ -108,7 +108,7 @@ def confusion(rows: Iterable[Row], num_classes: int) -> np.ndarray:
 
 
 def confused(counts: np.ndarray, number: int) -> list[tuple[int, int, int]]:
-    """The most frequent confusions: class, what it was taken for, and how often."""
+    """Returns the most frequent confusions: class, prediction, count."""
     wrong = counts - np.diag(np.diag(counts))
     best = np.argsort(-wrong, axis=None, kind="stable")[:number]
     pairs = [divmod(int(place), len(counts)) for place in best]
@@ -125,12 +125,12 @@ class Pair(NamedTuple):
 
 
 def differing_pairs(a: np.ndarray, b: np.ndarray, number: int) -> list[Pair]:
-    """The pairs of classes in which two models differ most, most first.
+    """Returns the pairs of classes in which two models differ most, most first.
 
     Args:
         a: Confusions `(C, C)` of the first model.
         b: Those of the second, on the same videos.
-        number: Pairs at most; those without a difference are none.
+        number: Most pairs to return; pairs without a difference are left out.
     """
     shares_a, shares_b = _shares(a), _shares(b)
     differences = np.triu(np.abs(shares_a - shares_b), 1)
@@ -140,6 +140,6 @@ def differing_pairs(a: np.ndarray, b: np.ndarray, number: int) -> list[Pair]:
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
-    """For each pair of classes, the share of its videos that are taken for the other class of the pair."""
+    """Returns for each pair of classes the share of its videos that are taken for the other class of the pair."""
     totals = counts.sum(1)
     return (counts + counts.T) / np.maximum(totals[:, None] + totals[None, :], 1)

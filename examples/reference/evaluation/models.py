@@ -1,4 +1,4 @@
-"""What is evaluated: a model by name, folder or exported file, with all that its configuration says."""
+"""Models to evaluate: by name, folder or exported file, with all that their configuration says."""
 
 import hashlib
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class Model:
 
     Attributes:
         name: As it was asked for.
-        label: The name in a form that files may have.
+        label: The name as files and folders use it.
         network: In eval mode, on its device.
-        cfg: What its weights want of their clips.
+        cfg: Configuration of its clips.
         names: Class names in index order, or None where it has none.
         num_classes: Classes.
         weights: Their SHA-256.
@@ -47,7 +47,7 @@ class Model:
     task: Task = SINGLE
 
     def views(self, protocol: str | None) -> str:
-        """Clips and crops of a protocol; of the one that fits the model's sampling where none is named.
+        """Returns clips and crops of a protocol, by default of the one that fits the model's sampling.
 
         Raises:
             ValueError: If the protocol is for models of the other sampling.
@@ -65,12 +65,12 @@ class Model:
 
 
 def default_views(sampling: str) -> str:
-    """Clips and crops of the protocol that fits a sampling."""
+    """Returns clips and crops of the protocol that fits a sampling."""
     return "10x3" if sampling == "dense" else "2x3"
 
 
 def best_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """Returns the GPU where there is one, else the CPU."""
     return torch.device(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else _CPU
 
 
@@ -81,7 +81,7 @@ def load_model(name: str, checkpoint: str | None, device: torch.device, asked: b
         name: A model or `model.tag`, a folder, `local-dir:FOLDER`, or a file of `vov3d export`.
         checkpoint: Weights in place of the tag's.
         device: Where it runs.
-        asked: Whether the device was asked for; else an exported file runs on the CPU all the same.
+        asked: True if the user named the device; else an exported file runs on the CPU.
 
     Raises:
         ValueError: If a checkpoint or a device is given for an exported file, or as `create_model`.
@@ -94,19 +94,19 @@ def load_model(name: str, checkpoint: str | None, device: torch.device, asked: b
             )
         network: Any = vov3d.load_exported(name)
         weights = hashlib.sha256(Path(name).read_bytes()).hexdigest()
-        cfg = claims = network.pretrained_cfg
+        cfg = known = network.pretrained_cfg
         names = network.class_names
     else:
         source = f"local-dir:{name}" if Path(name).is_dir() else name
         network = vov3d.create_model(source, pretrained=True, checkpoint_path=checkpoint).eval()
         names, cfg = vov3d.class_names(network), dict(network.pretrained_cfg)
-        claims, weights = known_cfg(network, names), digest(network)
+        known, weights = known_cfg(network, names), digest(network)
         network = vov3d.optimize_for_inference(network) if device.type == "cpu" else network.to(device)
-    published = (claims["top1"], claims["top5"], tuple(claims["views"])) if claims.get("top1") else None
+    published = (known["top1"], known["top5"], tuple(known["views"])) if known.get("top1") else None
     return Model(name, _label(name), network, cfg, names, network.num_classes, weights, published, task_of(network))
 
 
 def _label(name: str) -> str:
-    """A model's name in a form that files may have: the last two parts of a path."""
+    """Returns a model's name in a form that files may have: the last two parts of a path."""
     path = Path(name.removeprefix("local-dir:"))
     return "-".join(part.replace(":", "-") for part in path.parts[-2:] if part not in (path.anchor, ".", ".."))

@@ -1,6 +1,5 @@
 """Pictures: accuracy against the temporal stride, confusions, and examples where two models differ."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 
 from reference.evaluation.metrics import Figure
 from vov3d.extras import install
+from vov3d.files import replacing
 from vov3d.video import VideoReader, eval_transform, plan_clips
 
 _SHOWN = 8  # frames of an example
@@ -33,12 +33,12 @@ def require_matplotlib() -> Any:
 
 
 def draw_tempo(path: Path, curves: Mapping[str, Mapping[float, Figure]], title: str) -> None:
-    """Accuracy against the temporal stride, a line a model, with 95% intervals (Figure 5 of the paper).
+    """Draws accuracy against the temporal stride, a line a model, with 95% intervals (Figure 5 of the paper).
 
     Args:
         path: The picture.
         curves: For each model its accuracy at each stride.
-        title: Said above.
+        title: Title of the picture.
     """
     figure, axes = require_matplotlib().subplots(figsize=(7, 4.5), layout="constrained")
     for name, curve in curves.items():
@@ -53,13 +53,13 @@ def draw_tempo(path: Path, curves: Mapping[str, Mapping[float, Figure]], title: 
 
 
 def draw_confusion(path: Path, counts: np.ndarray, classes: Sequence[str], title: str) -> None:
-    """Which classes are taken for which, in shares of the videos of a class.
+    """Draws a confusion matrix, in shares of the videos of a class.
 
     Args:
         path: The picture.
-        counts: `(C, C)`, classes in rows, what they are taken for in columns. Classes without videos are left out.
+        counts: `(C, C)`, classes in rows, predictions in columns. Classes without videos are left out.
         classes: Their names.
-        title: Said above.
+        title: Title of the picture.
     """
     there = np.flatnonzero(counts.sum(1) + counts.sum(0))
     shares = counts[np.ix_(there, there)] / np.maximum(counts[there].sum(1, keepdims=True), 1)
@@ -80,13 +80,13 @@ def draw_confusion(path: Path, counts: np.ndarray, classes: Sequence[str], title
 
 
 class Example(NamedTuple):
-    """A video that two models see differently.
+    """A video that two models label differently.
 
     Attributes:
-        above: Said above it.
+        above: Line above the frames.
         name: The video.
         label: Its class.
-        said: What each model takes it for.
+        said: Labels by the two models.
         frames: uint8 `(T, H, W, 3)`.
     """
 
@@ -98,7 +98,7 @@ class Example(NamedTuple):
 
 
 def draw_examples(path: Path, examples: Sequence["Example"], names: tuple[str, str]) -> None:
-    """Frames of videos with what two models take them for (Figure 6 of the paper).
+    """Draws frames of videos with the labels of two models (Figure 6 of the paper).
 
     Args:
         path: The picture.
@@ -121,7 +121,7 @@ def draw_examples(path: Path, examples: Sequence["Example"], names: tuple[str, s
 
 
 def frames_of(source: Any, cfg: Mapping[str, Any]) -> np.ndarray:
-    """Frames of the clip in the middle of a video, as the network sees its centre: uint8 `(T, S, S, 3)`."""
+    """Returns the middle clip of a video at the network's centre crop: uint8 frames `(T, S, S, 3)`."""
     with VideoReader(source) as reader:
         (clip,) = plan_clips(cfg, reader)
         transform = eval_transform(cfg)
@@ -135,8 +135,6 @@ def _short(text: str, length: int) -> str:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Writes a picture; nothing half-written is ever there."""
-    draft = path.with_name(f".{path.name}.draft")
-    figure.savefig(draft, dpi=110, facecolor="white", format="png")
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=110, facecolor="white", format="png")
     require_matplotlib().close(figure)
-    os.replace(draft, path)

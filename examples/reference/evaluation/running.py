@@ -1,4 +1,4 @@
-"""A model over a set of videos, with scores written as they come."""
+"""Runs a model over a set of videos, and writes the scores as they come."""
 
 import sys
 import warnings
@@ -22,7 +22,7 @@ from vov3d.weights.tasks import task_of
 
 @dataclass(frozen=True)
 class Plan:
-    """How videos are looked at.
+    """Views of a video, and how their frames are read.
 
     Attributes:
         views: Clips and crops, such as `"10x3"`.
@@ -30,9 +30,9 @@ class Plan:
         frames: Of a clip, in place of the model's own.
         fps: Of frame folders and arrays, in place of what they have by default.
         batch_size: Views at once; None for what fits in memory.
-        backend: What decodes files.
-        per_view: Whether scores of each view are kept.
-        antialias: Whether frames are filtered before they are made smaller, which the published loaders do not.
+        backend: Decoder of files.
+        per_view: Keeps the scores of each view.
+        antialias: Filters frames before they are made smaller; the published loaders do not.
     """
 
     views: str
@@ -46,7 +46,7 @@ class Plan:
 
 
 class _Recorder(nn.Module):
-    """The network, keeping the scores of every view that goes through it."""
+    """A wrapper of the network that keeps the scores of every view."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class _Recorder(nn.Module):
         self.kept: list[torch.Tensor] = []
 
     def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
-        """Scores `(B, num_classes)` of clips `(B, C, T, H, W)`."""
+        """Returns scores `(B, num_classes)` of clips `(B, C, T, H, W)`."""
         dense = hasattr(self.network, "forward_dense")
         scores = self.network.forward_dense(x) if dense else task_of(self.network).scores(self.network(x))
         self.kept.append(scores.float().cpu())
         return scores
 
     def taken(self) -> torch.Tensor:
-        """What was kept since the last time, `(views, num_classes)`."""
+        """Returns the scores that were kept since the last call, `(views, num_classes)`."""
         kept, self.kept = self.kept, []
         return torch.cat(kept) if kept else torch.empty(0)
 
@@ -73,7 +73,7 @@ class Run:
     Attributes:
         model: The network.
         samples: The videos.
-        plan: How they are looked at.
+        plan: Their views.
         size: Rows and columns of a crop.
         frames: Of a clip.
         stride: Of frames, at 30 per second; None for segments.
@@ -81,12 +81,12 @@ class Run:
     """
 
     def __init__(self, model: Model, samples: Samples, plan: Plan, out: Path) -> None:
-        """Makes ready; nothing is computed.
+        """Checks the plan and opens the folder; computes nothing.
 
         Args:
             model: The network.
             samples: The videos.
-            plan: How they are looked at.
+            plan: Their views.
             out: The folder of all results; this run has its own in it.
 
         Raises:
@@ -120,11 +120,11 @@ class Run:
         begin(self.folder, settings)
 
     def _draws(self) -> bool:
-        """Whether each clip takes a frame of each segment at random."""
+        """True if each clip takes a random frame of each segment."""
         return self.model.cfg["sampling"] == "segment" and parse_views(self.plan.views).num_clips > 1
 
     def rows(self) -> dict[int, Row]:
-        """Scores every video that has no scores yet; a row for each video, by its index."""
+        """Scores every video that has no scores yet; returns a row for each video, by its index."""
         samples, count = self.samples, len(self.samples)
         with closing(Scores(self.folder, self.model.num_classes, self.plan.per_view)) as scores:
             todo = scores.todo(count)
@@ -160,7 +160,7 @@ def _check_clips(model: Model, samples: Samples, plan: Plan) -> None:
 
 
 def classifier_of(network: Any, classes: Sequence[str], plan: Plan) -> VideoClassifier:
-    """What gives a video its scores, here and in the trainer's validation."""
+    """Returns the classifier that scores videos, here and in the trainer's validation."""
     return VideoClassifier(
         network,
         plan.views,
@@ -174,7 +174,7 @@ def classifier_of(network: Any, classes: Sequence[str], plan: Plan) -> VideoClas
 
 
 def row_of(row: Row, result: Result) -> tuple[Row, np.ndarray | None]:
-    """A row with what came of its video, and the mean scores of the classes, None for a broken one."""
+    """Returns the row of a video, and the mean scores of the classes, None for a broken one."""
     if result.scores is None:
         return replace(row, error=" ".join(str(result.error).split())), None
     mean = result.scores.numpy()
@@ -186,15 +186,15 @@ def row_of(row: Row, result: Result) -> tuple[Row, np.ndarray | None]:
 
 
 def _by_place(result: Result, kept: torch.Tensor) -> np.ndarray:
-    """Scores of views in the order of the plan, `(clips, crops, num_classes)`, from those that were computed."""
+    """Returns the scores of views in the order of the plan, `(clips, crops, num_classes)`."""
     clips = [tuple(clip) for clip in result.clips]
-    order = sorted(set(clips), key=lambda clip: (clip[-1], clip))  # as they are computed, equal ones once
+    order = sorted(set(clips), key=lambda clip: (clip[-1], clip))  # in the order of computation, equal views once
     by_clip = dict(zip(order, kept.reshape(len(order), result.views.num_crops, -1), strict=True))
     return torch.stack([by_clip[clip] for clip in clips]).numpy()
 
 
 def _shown(todo: list[int], scores: Scores, label: str) -> Iterator[int]:
-    """The indices, with a bar on a terminal that shows the accuracy so far."""
+    """Yields the indices, with a bar on a terminal that shows the accuracy so far."""
     with tqdm(todo, desc=label, unit="video", disable=None, file=sys.stderr) as bar:
         ranks = [row.rank for row in scores.rows.values() if row.rank is not None]
         right, total = sum(rank == 0 for rank in ranks), len(ranks)
@@ -207,7 +207,7 @@ def _shown(todo: list[int], scores: Scores, label: str) -> Iterator[int]:
 
 @contextmanager
 def noted() -> Iterator[list[str]]:
-    """Warnings about videos, such as those that are cut short; each is told as it comes and kept."""
+    """Prints and collects warnings about videos, such as those that are cut short."""
     notes: list[str] = []
 
     def note(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is evaluated on: the videos of a list, or clips in memory."""
+"""Videos to evaluate on: those of a list, or clips in memory."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ class Samples:
     """Videos with their classes.
 
     Attributes:
-        sources: What `VideoClassifier` takes: a path, or uint8 frames `(T, H, W, 3)`, each.
-        names: What results call each.
+        sources: A path, or uint8 frames `(T, H, W, 3)`, of each.
+        names: Name of each in results.
         labels: The model's class index of each.
         classes: The model's class names.
-        name: What results call the set.
+        name: Name of the set in results.
         missing: Videos that the list names and that are not there.
-        notes: What is to be said about the reading.
-        targets: Of another task than one label: its labels `(N, ...)`, as those of a `Source`; `labels` are all 0 then.
+        notes: Notes about the reading.
+        targets: The labels `(N, ...)` of a task beyond one label, as in a `Source`; `labels` are all 0 then.
     """
 
     sources: Sequence[Path | np.ndarray]
@@ -41,7 +41,7 @@ class Samples:
     targets: np.ndarray | None = None
 
     def subset(self, indices: Sequence[int]) -> "Samples":
-        """Some of the videos."""
+        """Returns some of the videos."""
         return replace(
             self,
             sources=[self.sources[i] for i in indices],
@@ -54,7 +54,7 @@ class Samples:
         return len(self.names)
 
     def digest(self) -> str:
-        """SHA-256 of names and labels, which tells whether scores are of this set."""
+        """Returns the SHA-256 of names and labels, which shows whether scores are of this set."""
         labels = self.labels if self.targets is None else self.targets.tolist()
         rows = "\n".join(f"{name}\t{label}" for name, label in zip(self.names, labels, strict=True))
         return hashlib.sha256(rows.encode()).hexdigest()
@@ -76,7 +76,7 @@ def load_samples(
     Args:
         data: What `read_list` takes, or an `.npz` file with uint8 `clips` `(N, T, H, W, 3)`, `labels` `(N,)` and
             `classes`.
-        names: The model's class names; None where it has none, its classes then are those of the data in their order.
+        names: The model's class names; if None, its classes are those of the data in their order.
         num_classes: The model's number of classes.
         root: As for `read_list`.
         layout: As for `read_list`.
@@ -110,7 +110,7 @@ def load_samples(
 def _of_task(
     data: str, task: Task, names: Sequence[str] | None, num_classes: int, split: str | None, way: SimpleNamespace
 ) -> Samples:
-    """The videos of another task than one label, with labels in the order of the model's outputs."""
+    """Returns the videos of a task beyond one label, with labels in the order of the model's outputs."""
     heads = tuple(name for name, _ in task.heads)
     own: tuple[Any, ...] | None = tuple(names) if names is not None else None
     if own is not None and task.heads:
@@ -155,7 +155,7 @@ def _in_range(data: object, labels: Sequence[int], classes: Sequence[str]) -> tu
 
 
 def _in_memory(file: Path, names: Sequence[str] | None, num_classes: int) -> Samples:
-    """The clips of an `.npz` file."""
+    """Reads the clips of an `.npz` file."""
     with np.load(file) as content:
         if lacking := [key for key in ("clips", "labels", "classes") if key not in content]:
             raise ValueError(f"{file}: lacks {', '.join(lacking)}; expected clips, labels and classes")

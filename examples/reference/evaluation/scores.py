@@ -1,4 +1,4 @@
-"""Scores on disk, one video after the other, so that a run that was killed goes on where it was."""
+"""Scores on disk, written video by video, so that a killed run can be resumed."""
 
 import csv
 import json
@@ -10,21 +10,23 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from vov3d.files import replacing
+
 _FIELDS = ("index", "path", "label", "prediction", "rank", "error", "note")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a model made of a video.
+    """Result of a model on one video.
 
     Attributes:
-        index: Which of the set.
+        index: Its index in the set.
         path: Its name.
         label: Its class index; None of another task than one label.
         prediction: The class index with the best score; None for a broken one.
-        rank: Classes with a better score than its own: 0 is right, below 5 is right in five; None for a broken one.
-        error: Why it has no scores.
-        note: What is to be said about it, such as frames that are missing.
+        rank: Classes with a better score than its own: 0 is right for top-1, below 5 for top-5; None for a broken one.
+        error: Reason that it has no scores.
+        note: Warnings about it, such as missing frames.
     """
 
     index: int
@@ -40,20 +42,20 @@ class Scores:
     """The scores of one model on one set, in a folder of their own.
 
     `videos.csv` has a line a video: a `Row` and the mean score of each class. `views.csv`, where asked for, has the
-    scores of each view. A line is written when its video is done; what a killed process left half-written is cut off.
+    scores of each view. A line is written when its video is done; an unfinished line of a killed process is cut off.
     Broken videos are tried again by a later run, whose line then counts.
 
     Attributes:
-        rows: What is there, by index.
+        rows: Rows of the scored videos, by index.
     """
 
     def __init__(self, folder: Path, num_classes: int, views: bool) -> None:
         """Opens a folder that `begin` made ready.
 
         Args:
-            folder: Where they lie.
-            num_classes: Scores a line.
-            views: Whether scores of views are kept as well.
+            folder: The folder.
+            num_classes: Scores in a line.
+            views: Keeps the scores of views as well.
         """
         names = [f"score_{index}" for index in range(num_classes)]
         self.rows = {row.index: row for row in _rows(_whole_lines(folder / "videos.csv", [*_FIELDS, *names]))}
@@ -65,11 +67,11 @@ class Scores:
             self._views = (folder / "views.csv").open("a", newline="", encoding="utf-8")
 
     def todo(self, count: int) -> list[int]:
-        """Indices below `count` that have no scores."""
+        """Returns the indices below `count` that have no scores."""
         return [index for index in range(count) if index not in self.rows or self.rows[index].error]
 
     def add(self, row: Row, scores: np.ndarray | None, views: np.ndarray | None = None) -> None:
-        """Writes what a model made of a video.
+        """Writes the result of a video.
 
         Args:
             row: The video.
@@ -113,10 +115,9 @@ def to_parquet(folder: Path) -> list[Path]:
 
     written = []
     for source in (file for file in (folder / "videos.csv", folder / "views.csv") if file.is_file()):
-        target, draft = source.with_suffix(".parquet"), source.with_name(f".{source.stem}.draft")
-        pyarrow.parquet.write_table(pyarrow.csv.read_csv(source), draft)
-        os.replace(draft, target)
-        written.append(target)
+        written.append(source.with_suffix(".parquet"))
+        with replacing(written[-1]) as draft:
+            pyarrow.parquet.write_table(pyarrow.csv.read_csv(source), draft)
     return written
 
 
@@ -125,7 +126,7 @@ def _texts(scores: np.ndarray) -> list[str]:
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Makes a folder of scores ready; its `run.json` says what they are of.
+    """Makes a folder of scores ready; its `run.json` holds the settings.
 
     Raises:
         ValueError: If it holds scores of something else.
@@ -139,13 +140,12 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
             told = "; ".join(f"{key} was {str(found.get(key))[:40]}, is {str(settings.get(key))[:40]}" for key in other)
             raise ValueError(f"{file.parent}: holds scores of another run ({told}); give another folder, or remove it")
         return
-    draft = file.with_name(f".{file.name}.draft")
-    draft.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
-    os.replace(draft, file)
+    with replacing(file) as draft:
+        draft.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _whole_lines(file: Path, header: Sequence[str]) -> list[bytes]:
-    """The lines below the header; a file that is not there gets one, a last line without its end is cut off."""
+    """Returns the lines below the header; writes the header of a new file and cuts off an unfinished last line."""
     content = file.read_bytes() if file.is_file() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if not whole:
@@ -157,7 +157,7 @@ def _whole_lines(file: Path, header: Sequence[str]) -> list[bytes]:
 
 
 def _rows(lines: Sequence[bytes]) -> list[Row]:
-    """The rows of `videos.csv`."""
+    """Returns the rows of `videos.csv`."""
     rows = []
     for index, path, label, prediction, rank, error, note in (
         cells[: len(_FIELDS)] for cells in csv.reader(line.decode() for line in lines)
@@ -168,7 +168,7 @@ def _rows(lines: Sequence[bytes]) -> list[Row]:
 
 
 def _cut_orphans(file: Path, lines: Sequence[bytes], done: set[int]) -> None:
-    """Cuts off the views of a video that was not done."""
+    """Cuts off the views of an unfinished video."""
     kept = [line for line in lines if int(line.split(b",", 1)[0]) in done]
     if len(kept) < len(lines):  # they can only be the last
         os.truncate(file, file.stat().st_size - sum(map(len, lines)) + sum(map(len, kept)))

@@ -54,7 +54,7 @@ def rarest(table: Sequence[Sequence[Any]]) -> list[str]:
 
 
 class TaskReport:
-    """What a model of another task than one label reaches on a set.
+    """The figures of a model of a task beyond one label on a set.
 
     Attributes:
         figures: Of the set.

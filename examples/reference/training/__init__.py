@@ -1,1 +1,1 @@
-"""What `examples/reference/train.py` is made of: recipes, data, checkpoints, mixing, logs."""
+"""Parts of `train.py`: recipes, data, checkpoints, mixing, logs."""

@@ -1,4 +1,4 @@
-"""The network, its optimizer and its schedule, as a recipe says."""
+"""Builds the network, the optimizer and the schedule of a recipe."""
 
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def build_model(recipe: Any, num_classes: int, world: int, task: Task = SINGLE, scale: Scale | None = None) -> Any:
-    """The network, with the frames, the crop, the sampling and the task of the recipe in its `pretrained_cfg`.
+    """Builds the network, with the frames, the crop, the sampling and the task of the recipe in its `pretrained_cfg`.
 
-    A classifier of another task is made anew. One of a regression goes on with values that are scaled.
+    A classifier of another task is replaced by a new one. That of a regression continues with scaled values.
 
     Args:
-        recipe: Its sections.
-        num_classes: Outputs.
-        world: Processes.
+        recipe: The recipe.
+        num_classes: Number of outputs.
+        world: Number of processes.
         task: What the outputs mean.
-        scale: Of the values of a regression.
+        scale: Scale of the values of a regression.
     """
     settings = recipe.model
     saved = Path(settings.name, "config.json").is_file()
@@ -62,7 +62,7 @@ def build_model(recipe: Any, num_classes: int, world: int, task: Task = SINGLE, 
 
 
 def clip_settings(clip: Any, model: Any) -> dict[str, Any]:
-    """What a recipe says of clips, as fields of a `pretrained_cfg`; what it leaves open stays the model's own."""
+    """Returns a recipe's settings of clips as fields of a `pretrained_cfg`; others stay the model's own."""
     cfg, fields = model.pretrained_cfg, dict[str, Any]()
     if clip.size:
         reduction = model.feature_info[-1]["reduction"]
@@ -80,7 +80,7 @@ def clip_settings(clip: Any, model: Any) -> dict[str, Any]:
 
 
 def build_optimizer(model: nn.Module, settings: Any, factor: float) -> torch.optim.Optimizer:
-    """The optimizer of that name in timm; the learning rate is scaled.
+    """Builds the optimizer of that name in timm; the learning rate is scaled.
 
     Raises:
         ValueError: If timm has no such optimizer, or it does not take an argument or its value.
@@ -118,7 +118,7 @@ def _decay_biases(optimizer: torch.optim.Optimizer, model: nn.Module, weight_dec
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any, factor: float, updates: int) -> Scheduler:
-    """A scheduler of timm, counted in updates, of which an epoch has `updates`.
+    """Builds a scheduler of timm, counted in updates, of which an epoch has `updates`.
 
     The learning rate is continuous where the warm-up ends. No update has a rate of 0 unless `lr` is 0.
 
@@ -152,7 +152,7 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any, factor: flo
 
 
 def warmup_updates(schedule: Any, updates: int) -> int:
-    """Updates of the warm-up: what the recipe says, but no more than half of the run, and none behind a milestone."""
+    """Returns the updates of the warm-up, at most half of the run and none after a milestone."""
     if schedule.warmup_epochs and schedule.warmup_updates:
         raise ValueError("schedule.warmup_epochs and schedule.warmup_updates say the same thing twice: set one to 0")
     asked = asked_warmup(schedule, updates)
@@ -160,10 +160,10 @@ def warmup_updates(schedule: Any, updates: int) -> int:
 
 
 def asked_warmup(schedule: Any, updates: int) -> int:
-    """Updates of the warm-up that a recipe asks for."""
+    """Returns the updates of the warm-up that a recipe asks for."""
     return schedule.warmup_updates or round(schedule.warmup_epochs * updates)
 
 
 def rate_of(optimizer: Any) -> float:
-    """The learning rate of the parameters that learn fastest."""
+    """Returns the learning rate of the parameters that learn fastest."""
     return max(group["lr"] for group in optimizer.param_groups)

@@ -1,4 +1,4 @@
-"""Checkpoints that are there whole or not at all, and the state of all random numbers."""
+"""Checkpoints, written whole or not at all, and the state of all random numbers."""
 
 import os
 import random
@@ -10,34 +10,33 @@ import numpy as np
 import torch
 from torch import nn
 
+from vov3d.files import replacing
+
 
 def save_atomically(content: Any, path: Path, former: Path | None = None) -> None:
-    """Writes a file beside the one of that name and puts it in its place when it is on the disk.
+    """Writes a file and puts it in place once it is on the disk.
 
     Args:
-        content: What `torch.save` takes.
-        path: Where to.
-        former: Where the file that is there goes; nowhere if None.
+        content: Any content of `torch.save`.
+        path: The file.
+        former: New name of the file that is there; it is replaced if None.
 
     Raises:
         OSError: If it cannot be written, as on a full disk; the former file is still there.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if former is not None and path.exists():
-            os.replace(path, former)
-        os.replace(part, path)
+        with replacing(path) as draft:
+            with draft.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if former is not None and path.exists():  # not before the new one is on the disk
+                os.replace(path, former)
     except (OSError, RuntimeError) as error:  # torch turns what writing raises into a RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__ or error
         there = [str(file) for file in (path, former) if file is not None and file.exists()]
         kept = f"the former one is still there ({there[0]})" if there else "there is none"
         raise OSError(f"{path}: the checkpoint cannot be written ({cause}); {kept}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def not_finite(model: nn.Module) -> str | None:
-    """The first tensor of a network that holds NaN or infinity; None where all are finite."""
+    """Returns the name of the first tensor of a network that holds NaN or infinity; None where all are finite."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             return name
@@ -67,7 +66,7 @@ def not_finite(model: nn.Module) -> str | None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of the random numbers of torch, numpy and Python, in plain types."""
+    """Returns the state of the random numbers of torch, numpy and Python, in plain types."""
     legacy: Any = np.random.get_state()
     kind, keys, *rest = legacy
     state = {
@@ -81,7 +80,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts random numbers back to where `random_state` was called."""
+    """Restores the random numbers to a state that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -1,10 +1,11 @@
-"""What a run tells: two CSV files, TensorBoard where it is installed, and a picture of the curves."""
+"""Logs of a run: two CSV files, TensorBoard where it is installed, and a picture of the curves."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from vov3d.files import replacing
 
 UPDATES, EPOCHS = "updates.csv", "epochs.csv"
 _MEASURES = ("top1", "top5")  # of one label
@@ -15,10 +16,10 @@ _COLUMNS = {
 
 
 class Log:
-    """Writes the logs of a run; on going on from a checkpoint, rows behind it are dropped first.
+    """Writer of a run's logs; on resuming, rows after the checkpoint are dropped first.
 
     Args:
-        folder: Where to.
+        folder: The folder of the run.
         update: Updates that are done.
         measures: Columns of what a validation measures.
     """
@@ -31,7 +32,7 @@ class Log:
         self._board = _tensorboard(folder, update)
 
     def write(self, file: str, **row: Any) -> None:
-        """Adds a row to `UPDATES` or `EPOCHS`; floats are written so that they can be read again to the bit."""
+        """Adds a row to `UPDATES` or `EPOCHS`; floats are written with all their digits."""
         try:
             csv.writer(self._files[file]).writerow([row[column] for column in self._columns[file]])
             self._files[file].flush()
@@ -51,7 +52,7 @@ class Log:
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
-    """The columns of a log by name, and under `name@` the updates at which they were measured."""
+    """Reads the columns of a log by name, and under `name@` the updates at which they were measured."""
     columns: dict[str, list[float]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -94,21 +95,20 @@ def draw_curves(folder: Path, measures: Sequence[str] = _MEASURES) -> Path:
         middle.legend()
     right.plot(updates["lr@"], updates["lr"])
     right.set(title="learning rate", xlabel="update")
-    figure.savefig(folder / "curves.png", dpi=100)
+    with replacing(folder / "curves.png") as draft:
+        figure.savefig(draft, dpi=100)
     pyplot.close(figure)
     return folder / "curves.png"
 
 
 def _opened(path: Path, columns: tuple[str, ...], update: int) -> Any:
-    """A CSV file to add rows to, with those up to an update kept."""
+    """Opens a CSV file to add rows to, and keeps those up to an update."""
     kept: list[list[str]] = []
     if update and path.exists():
         with path.open(newline="") as file:
             kept = [row for row in list(csv.reader(file))[1:] if len(row) == len(columns) and int(row[0]) <= update]
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="") as file:
+    with replacing(path) as draft, draft.open("w", newline="") as file:
         csv.writer(file).writerows([columns, *kept])
-    os.replace(part, path)
     return path.open("a", newline="")
 
 

@@ -179,7 +179,7 @@ def _regression(name: str, scale: Scale) -> Loss:
 
 
 def _class_weights(counts: np.ndarray, way: str, device: torch.device) -> torch.Tensor | None:
-    """A weight for each class, of mean 1 over the training videos; 0 for classes without any."""
+    """Returns a weight for each class, of mean 1 over the training videos; 0 for classes without any."""
     if not _POWERS[way]:
         return None
     weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -_POWERS[way], 0)
@@ -196,7 +196,7 @@ def _positive_weights(counts: np.ndarray, videos: int, way: str, device: torch.d
 
 
 def _softmax_loss(loss: SimpleNamespace, smoothing: float, counts: np.ndarray, device: torch.device) -> Loss:
-    """The loss of one label: cross-entropy, that of Lin et al. (2017), or that of Menon et al. (2021)."""
+    """Returns the loss of one label: cross-entropy, that of Lin et al. (2017), or that of Menon et al. (2021)."""
     weights = _class_weights(counts, loss.class_weights, device)
     prior = torch.tensor(np.maximum(counts, 1) / counts.sum(), dtype=torch.float32, device=device).log()
 
@@ -217,7 +217,7 @@ def _softmax_loss(loss: SimpleNamespace, smoothing: float, counts: np.ndarray, d
 
 
 def _binary(loss: SimpleNamespace, smoothing: float, positive: torch.Tensor | None) -> Loss:
-    """The mean over the labels of their binary cross-entropies, or of the focal loss."""
+    """Returns the mean over the labels of their binary cross-entropies, or of the focal loss."""
 
     def compute(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         outputs, shares = outputs.float(), labels.float() * (1 - smoothing) + smoothing / 2

@@ -17,13 +17,13 @@ def mix(
     Args:
         clips: `(B, C, T, H, W)`; not changed.
         labels: int64 `(B,)`, or shares of the classes `(B, num_classes)`.
-        num_classes: Classes.
+        num_classes: Number of classes.
         mixup: Alpha of the Beta distribution of the share of a clip; 0 for none.
         cutmix: Alpha of that of the box; with both, each batch is mixed by one of them.
-        rng: Where all that is drawn comes from.
+        rng: Source of all random numbers.
 
     Returns:
-        Mixed clips, and the share of each class `(B, num_classes)`: of CutMix the area that is really seen.
+        Mixed clips, and the share of each class `(B, num_classes)`: with CutMix by the visible area.
     """
     cut = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
     alpha = cutmix if cut else mixup
@@ -42,7 +42,7 @@ def mix(
 
 
 def box(height: int, width: int, share: float, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A box anywhere, of about `1 - share` of the area where the border does not cut it."""
+    """Draws a box at a random place, of about `1 - share` of the area where the border does not cut it."""
     side = (1 - share) ** 0.5
     slices = []
     for length in (height, width):

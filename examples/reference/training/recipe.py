@@ -52,7 +52,7 @@ Recipe = dict[str, Any]
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that are here."""
+    """Returns the names of the recipes that are here."""
     return sorted(path.stem for path in FOLDER.glob("*.toml") if path != DEFAULTS)
 
 
@@ -64,7 +64,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
         overrides: Full keys with values as they stand on a command line.
 
     Raises:
-        ValueError: For a recipe or a key that does not exist, or a value of another type; with the nearest.
+        ValueError: For a recipe or a key that does not exist, or a value of another type; names the nearest.
     """
     defaults = _flat(_read(DEFAULTS))
     recipe = dict(defaults)
@@ -77,7 +77,7 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
 
 
 def check_values(recipe: Recipe) -> None:
-    """Refuses numbers and words that cannot be meant.
+    """Refuses numbers and words that make no sense.
 
     Raises:
         ValueError: Names the key, its value, and what was expected.
@@ -98,7 +98,7 @@ def check_values(recipe: Recipe) -> None:
 
 
 def sections(recipe: Recipe) -> SimpleNamespace:
-    """A recipe as `recipe.optimizer.lr`; the free tables are dictionaries, as `recipe.model.args`."""
+    """Returns a recipe as `recipe.optimizer.lr`; the free tables are dictionaries, as `recipe.model.args`."""
     out = SimpleNamespace()
     for section in dict.fromkeys(key.split(".")[0] for key in recipe):
         setattr(out, section, SimpleNamespace())
@@ -135,7 +135,7 @@ def parse_overrides(rest: Sequence[str]) -> dict[str, str]:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The command line of the trainer, without the keys of the recipe."""
+    """Returns the command line of the trainer, without the keys of the recipe."""
     p = argparse.ArgumentParser(
         prog="train.py",
         description=description,
@@ -149,7 +149,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--data", metavar="DATA", help="in place of --data.path")
     p.add_argument("--model", metavar="NAME", help="in place of --model.name")
     p.add_argument(
-        "--resume", choices=("never", "auto"), default="never", help="auto: go on from the last checkpoint, if any"
+        "--resume", choices=("never", "auto"), default="never", help="auto: continue from the last checkpoint, if any"
     )
     return p
 
@@ -160,7 +160,7 @@ def with_defaults(recipe: Recipe) -> Recipe:
 
 
 def differences(recipe: Recipe, former: Recipe, without_effect: Sequence[str]) -> list[str]:
-    """Keys that differ between two recipes, with both values; some do not change what is computed."""
+    """Returns the keys that differ between two recipes, with both values; some do not change the results."""
     keys = [key for key in former | recipe if key not in without_effect]
     return [f"{k} (was {former.get(k)!r}, is {recipe.get(k)!r})" for k in keys if former.get(k) != recipe.get(k)]
 
@@ -197,7 +197,7 @@ def _known(key: str, defaults: Recipe, where: str) -> None:
 
 
 def _checked(key: str, value: Any, defaults: Recipe, where: str) -> Any:
-    """A value of the type that its key has."""
+    """Returns a value of the type that its key has."""
     _known(key, defaults, where)
     default = defaults.get(key)
     if isinstance(default, float) and type(value) is int:
@@ -209,7 +209,7 @@ def _checked(key: str, value: Any, defaults: Recipe, where: str) -> Any:
 
 
 def _parsed(text: str, default: Any) -> Any:
-    """A value of the command line: text where text is wanted, TOML else."""
+    """Parses a value of the command line: text where text is wanted, TOML else."""
     if isinstance(default, str):
         return text
     try:
@@ -219,7 +219,7 @@ def _parsed(text: str, default: Any) -> Any:
 
 
 def _near(name: str, names: Sequence[str]) -> str:
-    """The nearest name, by the whole or by the part behind the last dot."""
+    """Returns the nearest name, by the whole or by the part after the last dot."""
     last = {n.split(".")[-1]: n for n in names}
     near = get_close_matches(name, names, 1, 0.7) or get_close_matches(name.split(".")[-1], last, 1, 0.5)
     near = near or get_close_matches(name, names, 1, 0.0)

@@ -1,15 +1,13 @@
-"""Which videos a model was trained on and which were held out: a list in the folder of the run and of the model.
+"""Records the videos that a model was trained on and those held out, in the folder of the run and of the model.
 
     part,class,bytes,folder,file
     train,Opening a door,812331,Opening a door,a.mp4
     held out,Opening a door,790122,Opening a door,b.mp4
 
-Videos are known again by the name and the size of their file, also where they were moved; clips in memory by their
-content.
+Videos are recognised by the name and the size of their file, even after a move; clips in memory by their content.
 """
 
 import csv
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 
 from reference.data.sources import SHAPES, Member, Source
 from reference.data.targets import label_text
+from vov3d.files import replacing
 
 VIDEOS = "videos.csv"
 TRAIN, HELD_OUT = "train", "held out"
@@ -27,18 +26,17 @@ _Identity = tuple[str, str, int]
 
 
 def write_seen(path: Path, train: Source, val: Source | None) -> None:
-    """Writes the list; generated shapes need none. Nothing half-written is ever there.
+    """Writes the list, whole or not at all; generated shapes need none.
 
     Args:
         path: The file.
-        train: What is trained on.
-        val: What is held out, or is for validation otherwise.
+        train: The training data.
+        val: The held-out data, or other data for validation.
     """
     if train.name.startswith(f"{SHAPES}:"):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for name, source in ((HELD_OUT, val), (TRAIN, train)):
@@ -47,11 +45,10 @@ def write_seen(path: Path, train: Source, val: Source | None) -> None:
                 item = source.clips[index] if source.clips is not None else source.file(index)
                 folder, base, size = _identity(item)
                 writer.writerow((name, label_text(source.labels[index], source.classes), size, folder, base))
-    os.replace(part, path)
 
 
 def parts_of(model: Path, items: Sequence[Path | np.ndarray]) -> list[str | None]:
-    """Which part of its data each video was for a model: `TRAIN`, `HELD_OUT`, or None for another.
+    """Returns the part of each video in the training of a model: `TRAIN`, `HELD_OUT`, or None if in neither.
 
     Args:
         model: Folder of the model; without a list in it, all are None.
@@ -76,7 +73,7 @@ def parts_of(model: Path, items: Sequence[Path | np.ndarray]) -> list[str | None
 
 
 def _part(known: dict[tuple[str, int], dict[str, str]], folder: str, base: str, size: int) -> str | None:
-    """Of the same name and size; where such files were in several parts, of the same folder as well."""
+    """Returns the part of files of the same name and size; if these differ, that of the same folder."""
     found = known.get((base, size), {})
     if len(set(found.values())) == 1:
         return next(iter(found.values()))
@@ -84,7 +81,7 @@ def _part(known: dict[tuple[str, int], dict[str, str]], folder: str, base: str, 
 
 
 def _identity(item: Path | Member | str | np.ndarray) -> _Identity:
-    """Folder, name and size of a file; a folder of frames has no size, a clip in memory that of its content."""
+    """Returns folder, name and size of a file; 0 for a folder of frames, a checksum for a clip in memory."""
     if isinstance(item, np.ndarray):
         return "", "clip", zlib.crc32(np.ascontiguousarray(item).data)
     if isinstance(item, Member):

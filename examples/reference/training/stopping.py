@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a run that is told to stop does so at a place from which it can go on."""
+"""Handles SIGINT and SIGTERM so that a run stops where it can be resumed."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """A run was told to stop.
+    """An exception for a run that was stopped by a signal.
 
     Attributes:
         number: The signal.
@@ -24,13 +24,13 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Takes SIGINT and SIGTERM.
+    """A handler of SIGINT and SIGTERM.
 
-    The first signal is noted in `number` where the run has said, by `armed`, that it looks at it; elsewhere, and at
-    the second, `Stopped` is raised at once.
+    While it is `armed`, the first signal is only noted in `number`, which the run looks at. At any other time, and at
+    the second signal, `Stopped` is raised at once.
 
     Attributes:
-        armed: Whether a signal is noted rather than raised.
+        armed: True while a signal is noted rather than raised.
         number: The signal that came, 0 for none.
     """
 
@@ -39,7 +39,7 @@ class Stop:
 
     @contextmanager
     def watching(self) -> Iterator["Stop"]:
-        """Takes the signals within it."""
+        """Handles the signals within the context."""
         here = SIGNALS if threading.current_thread() is threading.main_thread() else ()
         former = {number: signal.signal(number, self._take) for number in here}
         try:
@@ -57,13 +57,13 @@ class Stop:
 
 
 def ignore_signals(_: int = 0) -> None:
-    """For processes that read videos: signals to the whole group are answered by the main process, which ends them."""
+    """Makes a reader process ignore signals; the main process handles them and ends it."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def say_stopped(program: str, stopped: Stopped, how: str) -> int:
-    """Says on one line what was saved and how to go on; returns the exit status of a program that the signal ended."""
+    """Prints in one line what was saved and how to resume; returns the exit status of the signal."""
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{program}: {stopped}; {how}", file=sys.stderr)
     return 128 + stopped.number

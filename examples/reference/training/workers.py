@@ -1,4 +1,4 @@
-"""Processes that read videos: which file each is at, so that one that dies is told with the file that killed it."""
+"""Processes that read videos: each notes its current file, so that the error of a dead one names it."""
 
 import os
 import re
@@ -12,11 +12,11 @@ HOW_TO_GO_ON = "give fewer workers if memory ran out; else check the files with 
 
 
 class WorkerError(RuntimeError):
-    """A process that reads videos was killed."""
+    """An error for a killed process that read videos."""
 
 
 class Places:
-    """What each worker of a loader reads, in memory that all share.
+    """Items that the workers of a loader read, in shared memory.
 
     Args:
         workers: Processes; none for 0.
@@ -26,19 +26,19 @@ class Places:
         self._rows = torch.full((max(workers, 1), 2), -1, dtype=torch.int64).share_memory_()
 
     def note(self, index: int) -> None:
-        """Says that this process begins to read an item."""
+        """Notes that this process begins to read an item."""
         if info := get_worker_info():
             self._rows[info.id, 0], self._rows[info.id, 1] = os.getpid(), index
 
     def read_by(self, process: int) -> int | None:
-        """What a process read last."""
+        """Returns the item that a process read last."""
         found = {int(pid): int(index) for pid, index in self._rows}
         return found.get(process)
 
 
 @contextmanager
 def naming(places: Places, name_of: Callable[[int], str]) -> Iterator[None]:
-    """Within it, the death of a worker is one error that names the file.
+    """Turns the death of a worker within the context into one error that names the file.
 
     Args:
         places: Of the loader that is read.

@@ -1,4 +1,4 @@
-"""The file formats of exported models, one module a format, behind one table."""
+"""The file formats of exported models, one module per format, and their table."""
 
 from pathlib import Path
 
@@ -15,17 +15,17 @@ FORMATS = {
     ".pt2": Format("torch.export", torch_export, ("fp32",), files=(".pt2",)),
     ".pte": Format("ExecuTorch", executorch, ("fp32",), ("executorch",), extra="mobile", fixed=True, files=(".pte",)),
 }
-"""The formats by the ending of their files."""
+"""The formats by file extension."""
 
 
 def format_of(path: Path) -> Format:
-    """Returns the format of a file by its ending.
+    """Returns the format of a file by its extension.
 
     Args:
-        path: The file, which need not be there.
+        path: The file, which need not exist.
 
     Raises:
-        ValueError: If there is none of that extension.
+        ValueError: If no format has that extension.
     """
     if path.suffix not in FORMATS:
         known = ", ".join(f"{suffix} ({form.title})" for suffix, form in FORMATS.items())

@@ -1,8 +1,8 @@
-"""What a `.pt2` may hold: only what `export` writes, and nothing that PyTorch would run while it loads.
+"""Checks that a `.pt2` file holds only what `export` writes, and nothing that PyTorch would run while it loads.
 
-`torch.export.load` unpickles constants and example inputs, loads shared libraries that lie in the archive, resolves
-any name below `torch`, and evaluates formulas of sizes as Python. Here every member and every entry of the graph is
-held against what is known, and what PyTorch gets is a new archive of what was checked.
+`torch.export.load` unpickles constants and example inputs, loads shared libraries from the archive, resolves any name
+below `torch`, and evaluates formulas of sizes as Python. Here every member and every entry of the graph is compared
+with lists of known ones, and PyTorch gets a new archive of the checked members.
 """
 
 import ast
@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-_MOST_GRAPH = 1 << 26  # bytes; that of X3D-L has 3 million
+_MOST_GRAPH = 1 << 26  # bytes of the graph; X3D-L's has 3 million
 _MOST_MEMBERS = 20_000
-_LONGEST_FORMULA = 5_000  # letters
-_DEEPEST_FORMULA = 60  # brackets in brackets
+_LONGEST_FORMULA = 5_000  # characters
+_DEEPEST_FORMULA = 60  # nested brackets
 
 METADATA = "vov3d.json"
 _GRAPHS = ("models/model.json", "serialized_exported_program.json")
@@ -59,7 +59,7 @@ _SIZES = re.compile(
     r"_operator\.(add|eq|floordiv|ge|getitem|gt|le|lt|mod|mul|ne|neg|sub|truediv)|torch\.sym_(float|int|max|min|not)"
     r"|math\.(ceil|floor|trunc)"
 )
-# Beside everything that works element by element.
+# Operators allowed besides all pointwise ones.
 _OPERATORS = re.compile(
     "__and__|__or__|_assert_scalar|_assert_tensor_metadata|_to_copy|adaptive_(avg|max)_pool[123]d|addmm|alpha_dropout"
     "|amax|amin|arange|(avg|max)_pool[123]d|batch_norm|bmm|cat|chunk|clone|constant_pad_nd|contiguous|conv[123]d"
@@ -71,20 +71,20 @@ _OPERATORS = re.compile(
 
 
 class _ForeignError(ValueError):
-    """The file holds what `export` never writes."""
+    """The file has content that `export` never writes."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"it was not written by vov3d.export: {what}")
 
 
 def checked_archive(path: Path) -> io.BytesIO:
-    """A file as PyTorch may load it: the members that were checked, and no others.
+    """Returns a file's archive for PyTorch to load, of checked members only.
 
     Args:
         path: A `.pt2` file.
 
     Raises:
-        ValueError: If it holds what `export` does not write.
+        ValueError: If it has content that `export` does not write.
         zipfile.BadZipFile: If it is damaged.
     """
     out = io.BytesIO()
@@ -114,7 +114,7 @@ def _checked(name: str, data: bytes, members: dict[str, zipfile.ZipInfo]) -> byt
     if name in _EXAMPLES and data:
         raise _ForeignError("it holds example inputs")
     if name in _PICKLES:
-        return _tensors_again(data)
+        return _repickled(data)
     if name in _CONFIGS:
         _check_config(json.loads(data), {n.rpartition("/")[2]: info.file_size for n, info in members.items()})
     if name in _GRAPHS:
@@ -124,8 +124,8 @@ def _checked(name: str, data: bytes, members: dict[str, zipfile.ZipInfo]) -> byt
     return data
 
 
-def _tensors_again(data: bytes) -> bytes:
-    """A pickle of ours in the place of that of the file."""
+def _repickled(data: bytes) -> bytes:
+    """Loads a pickle of tensors safely and pickles it again."""
     tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if data else {}
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise _ForeignError("it holds more than tensors")
@@ -138,16 +138,16 @@ def _check_config(config: Any, sizes: dict[str, int]) -> None:
     for name, entry in config["config"].items():
         meta = entry["tensor_meta"]
         if entry["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
-            raise _ForeignError(f"it holds {name[:100]!a} as more than numbers")
+            raise _ForeignError(f"it stores {name[:100]!a} as a pickle or under another name")
         if math.prod(size["as_int"] for size in meta["sizes"]) > sizes.get(entry["path_name"], 0):
-            raise _ForeignError(f"it holds less than all numbers of {name[:100]!a}")
+            raise _ForeignError(f"it lacks values of {name[:100]!a}")
 
 
 # --- the graph -------------------------------------------------------------------------------------------------------
 
 
 def _checked_program(program: dict[str, Any]) -> dict[str, Any]:
-    """The graph without what is not needed to run it."""
+    """Checks a graph and removes the entries that running it does not need."""
     module = program["graph_module"]
     if program["range_constraints"] or module.get("treespec_namedtuple_fields"):
         raise _ForeignError("its graph has bounds or named tuples")
@@ -170,7 +170,7 @@ def _checked_program(program: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entries(content: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of every object, with its value."""
+    """Yields every key of every object, with its value."""
     waiting = [content]
     while waiting:
         one = waiting.pop()
@@ -182,7 +182,7 @@ def _entries(content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_structure(spec: dict[str, Any]) -> None:
-    """Tuples, lists and a dictionary of no keyword arguments."""
+    """Raises an error unless a structure consists of tuples, lists and an empty dictionary of keyword arguments."""
     plain = (("builtins.tuple", "null"), ("builtins.list", "null"), ("builtins.dict", "[]"), (None, None))
     if (spec["type"], spec["context"]) not in plain:
         raise _ForeignError(f"its graph takes or gives a {str(spec['type'])[:100]!a}")
@@ -191,7 +191,7 @@ def _check_structure(spec: dict[str, Any]) -> None:
 
 
 def _is_known(target: Any) -> bool:
-    """Whether a name is that of arithmetic of sizes, or of an operator that only computes tensors from tensors."""
+    """Returns whether a name is arithmetic of sizes, or an operator that only computes tensors from tensors."""
     if not isinstance(target, str) or _SIZES.fullmatch(target):
         return isinstance(target, str)
     parts = target.split(".")
@@ -204,10 +204,10 @@ def _is_known(target: Any) -> bool:
 
 
 def _check_formula(text: Any) -> None:
-    """Names, numbers, operators, and the functions of sizes.
+    """Checks that a formula has only names, numbers, operators, and functions of sizes.
 
     Raises:
-        ValueError: If there is more in it, or too much.
+        ValueError: If it has anything else, or is too long or too deep.
     """
     wrong = _ForeignError(f"its graph has a formula that is not one of sizes: {str(text)[:100]!a}")
     if not isinstance(text, str) or len(text) > _LONGEST_FORMULA or not _FORMULA.fullmatch(text):

@@ -1,4 +1,4 @@
-"""What a file format needs, takes and promises, and what it is given to write."""
+"""The description of a file format, the job it is given to write, and its packages."""
 
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -11,25 +11,25 @@ from torch import nn
 from vov3d.extras import install
 
 Run = Callable[..., list[torch.Tensor]]
-"""A float32 clip on the CPU, or a frame and a state, to the outputs in order."""
+"""Maps a float32 clip on the CPU, or a frame and a state, to the outputs in order."""
 
 BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.2}
-"""Largest difference from the source that each may make, as a part of the largest output.
+"""Largest allowed difference from the source by precision, relative to the largest output.
 
-That of int8 was set by what made-up weights gave; trained ones were not at hand.
+That of int8 was set by random weights; no trained ones were available.
 """
 
 
 class Job(NamedTuple):
-    """What a format writes.
+    """A model and its settings for a format to write.
 
     Attributes:
         graph: The network in eval mode on the CPU.
         metadata: Strings that go into the file.
         in_chans: Channels of the clip.
-        clip: Frames, height and width for which a file with fixed sizes is made.
-        dtype: One of the format's.
-        calibration: Clips `(B, C, T, H, W)` that int8 takes its ranges from.
+        clip: Frames, height and width of a file with fixed sizes.
+        dtype: A precision that the format supports.
+        calibration: Clips `(B, C, T, H, W)` from which the ranges of int8 are computed.
     """
 
     graph: nn.Module
@@ -41,17 +41,17 @@ class Job(NamedTuple):
 
 
 class Format(NamedTuple):
-    """A file format, known by its extension.
+    """A file format.
 
     Attributes:
         title: Its name.
-        backend: Module with `write(job, path)` and `read(path)`, which imports what it needs when it is called.
-        dtypes: What it holds.
+        backend: Module with `write(job, path)` and `read(path)`; these import their packages when they are called.
+        dtypes: Precisions that it supports.
         reads: Packages that loading needs.
-        writes: Packages that writing needs besides.
+        writes: Packages that writing needs in addition.
         extra: Extra that installs them.
         fixed: Whether a file takes clips of one size only.
-        files: Endings of all files that make one, in the order in which they are put in place.
+        files: Extensions of all files of one model, in the order in which they are put in place.
     """
 
     title: str
@@ -65,7 +65,7 @@ class Format(NamedTuple):
 
 
 def require(path: Path, packages: Iterable[str], extra: str) -> None:
-    """Makes sure that the packages for a file can be imported.
+    """Checks that the packages for a file can be imported.
 
     Args:
         path: The file, for the message.
@@ -73,7 +73,7 @@ def require(path: Path, packages: Iterable[str], extra: str) -> None:
         extra: The extra that installs them.
 
     Raises:
-        ImportError: If one is missing; with the command that helps.
+        ImportError: If one is missing; with the command that installs it.
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:

@@ -11,7 +11,7 @@ _METADATA = "metadata"  # a method of the file that returns a constant
 
 
 def write(job: Job, path: Path) -> None:
-    """Writes one file, weights and metadata inside."""
+    """Writes one file with weights and metadata."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -25,7 +25,7 @@ def write(job: Job, path: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, str], Run]:
-    """Metadata of a file, and the function that runs it."""
+    """Returns the metadata of a file, and a function that runs it."""
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(path)

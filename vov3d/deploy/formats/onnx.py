@@ -10,7 +10,7 @@ from vov3d.deploy.graphs import names_of, trace
 
 
 def write(job: Job, path: Path) -> None:
-    """Writes one file, weights and metadata inside."""
+    """Writes one file with weights and metadata."""
     inputs, outputs = names_of(job.graph)
     program = torch.onnx.export(
         trace(job.graph, job.in_chans), dynamo=True, input_names=inputs, output_names=outputs, verbose=False
@@ -21,7 +21,7 @@ def write(job: Job, path: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, str], Run]:
-    """Metadata of a file, and the function that runs it.
+    """Returns the metadata of a file, and a function that runs it.
 
     Raises:
         ValueError: If its weights are in other files.
@@ -33,7 +33,7 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
         raise ValueError("it was not written by vov3d.export: its weights are in other files")
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # warnings are about its own rewriting of the graph
+    options.log_severity_level = 3  # its warnings concern its own rewriting of the graph
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     names = [given.name for given in session.get_inputs()]
@@ -45,7 +45,7 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
     return session.get_modelmeta().custom_metadata_map, run
 
 
-# Fields of the messages of ONNX that lead to tensors, by their numbers in onnx.proto.
+# Fields of ONNX messages that contain tensors, by their numbers in onnx.proto.
 _FIELDS = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -55,14 +55,14 @@ _FIELDS = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
 }
-_EXTERNAL = (13, 14)  # of a tensor: where its data is, and whether it is elsewhere
+_EXTERNAL = (13, 14)  # fields of a tensor: the place of its data, and whether that is another file
 _DEEPEST = 50
 
 
 def _has_external(message: memoryview, kind: str, depth: int = 0) -> bool:
-    """Whether a tensor of a message has its data in another file."""
+    """Returns whether a tensor of a message has its data in another file."""
     if depth > _DEEPEST:
-        raise ValueError("its graphs lie in one another without end")
+        raise ValueError("its graphs are nested too deeply")
     for number, value in _fields(message):
         inner = _FIELDS.get(kind, {}).get(number)
         if kind == "tensor" and number in _EXTERNAL and value:
@@ -73,7 +73,7 @@ def _has_external(message: memoryview, kind: str, depth: int = 0) -> bool:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of every field of a protobuf message."""
+    """Yields number and value of every field of a protobuf message."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)

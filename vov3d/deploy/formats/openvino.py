@@ -1,4 +1,4 @@
-"""OpenVINO files: a network in `.xml`, its weights in `.bin` beside it."""
+"""OpenVINO files: a network in `.xml`, and its weights in a `.bin` file beside it."""
 
 import hashlib
 import logging
@@ -15,7 +15,7 @@ _DIGEST = "sha256_of_bin"
 
 
 def write(job: Job, path: Path) -> None:
-    """Writes both files; weights are in half precision unless it is fp32."""
+    """Writes both files; weights are in half precision unless the precision is fp32."""
     import openvino
 
     network = openvino.convert_model(trace(job.graph, job.in_chans))
@@ -28,19 +28,19 @@ def write(job: Job, path: Path) -> None:
         logging.getLogger("nncf").setLevel(logging.ERROR)
         samples = nncf.Dataset(job.calibration, lambda clip: clip.numpy())
         # symmetric ranges for weights, asymmetric ones for SiLU, which is not symmetric
-        with redirect_stdout(sys.stderr):  # its progress
+        with redirect_stdout(sys.stderr):  # nncf prints its progress
             network = nncf.quantize(network, samples, preset=nncf.QuantizationPreset.MIXED)
     for key, value in job.metadata.items():
         network.set_rt_info(value, ["vov3d", key])
     half = job.dtype in ("fp16", "bf16")
     openvino.save_model(network, path, compress_to_fp16=half)
-    # Known only now; saving again changes the .xml alone.
+    # The digest is known only now; saving again changes only the .xml.
     network.set_rt_info(_digest_of_weights(path), ["vov3d", _DIGEST])
     openvino.save_model(network, path, compress_to_fp16=half)
 
 
 def read(path: Path) -> tuple[dict[str, str], Run]:
-    """Metadata of a file, and the function that runs it.
+    """Returns the metadata of a file, and a function that runs it.
 
     Raises:
         ValueError: If the `.bin` beside it is not the one that it was written with.
@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
     metadata = {key: value.astype(str) if hasattr(value, "astype") else value for key, value in info.items()}
     if metadata and metadata.get(_DIGEST) != _digest_of_weights(path):
         raise ValueError(f"{path.with_suffix('.bin').name} does not belong to it; export writes both files together")
-    # Left alone, CPUs with bf16 units compute everything in bf16, fp32 files as well.
+    # By default, CPUs with bf16 units compute everything in bf16, even fp32 files.
     asked = "bf16" if metadata.get("dtype") == '"bf16"' else "f32"
     capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": asked if capable else "f32"})
@@ -66,5 +66,5 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
 
 
 def _digest_of_weights(path: Path) -> str:
-    """SHA-256 of the `.bin` beside a file: one of another file would be taken as well if its size is the same."""
+    """Returns the SHA-256 of the `.bin` file, since OpenVINO accepts any other one of the same size."""
     return hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()

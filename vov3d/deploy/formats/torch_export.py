@@ -11,29 +11,29 @@ from vov3d.deploy.formats._archive import METADATA, checked_archive
 from vov3d.deploy.formats.base import Job, Run
 from vov3d.deploy.graphs import trace
 
-_ONE_AT_A_TIME = Lock()  # PyTorch keeps the file that it reads in a global
+_ONE_AT_A_TIME = Lock()  # PyTorch keeps the file that it reads in a global variable
 
 
 def write(job: Job, path: Path) -> None:
-    """Writes one file, weights and metadata inside."""
+    """Writes one file with weights and metadata."""
     program = trace(job.graph, job.in_chans)
     program._example_inputs = None  # else the example clip is saved as well
-    # Tracing takes maps of one position for another case; the graph serves them too, and clips are checked before it.
+    # Tracing excludes maps of one position; the graph is right for them too, and clips are checked before.
     program.range_constraints.clear()
     torch.export.save(program, path, extra_files={METADATA: json.dumps(job.metadata)})
 
 
 def read(path: Path) -> tuple[dict[str, str], Run]:
-    """Metadata of a file, and the function that runs it.
+    """Returns the metadata of a file, and a function that runs it.
 
     Raises:
-        ValueError: If the file holds what `write` does not write.
+        ValueError: If the file has content that `write` does not write.
     """
     extra = {METADATA: ""}
     archive = checked_archive(path)
     with _ONE_AT_A_TIME:
         program = torch.export.load(archive, extra_files=extra)
-    # Newer releases of torch repeat the same refusal of small maps as a guard.
+    # Newer releases of torch exclude small maps by a guard as well.
     has_guards = "check_guards" in inspect.signature(program.module).parameters
     module = program.module(check_guards=False) if has_guards else program.module()
 

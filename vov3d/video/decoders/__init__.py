@@ -1,1 +1,1 @@
-"""Decoders: each gives the frames of one kind of source by index, behind the interface of `base`."""
+"""Decoders: each reads the frames of one kind of source by index, behind the interface of `base`."""

@@ -1,4 +1,4 @@
-"""Frames that are in memory already, as a source."""
+"""Frames in memory as a source."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ from vov3d.video.decoders.base import FrameSource
 from vov3d.video.sources import is_frames, is_picture
 
 _EXPECTED = "expected uint8 frames, 0 to 255, of shape (T, H, W, 3) or (T, 3, H, W)"
-_FPS = 30.0  # where the caller gives none: what strides count in
+_FPS = 30.0  # the default: the rate that strides refer to
 
 
 class ArrayFrames(FrameSource):
-    """The frames of an array or a tensor; nothing is copied but what is asked for."""
+    """The frames of an array or a tensor; only frames that are read are copied."""
 
     backend = "memory"
 
@@ -26,17 +26,17 @@ class ArrayFrames(FrameSource):
         self.timestamps = np.arange(self.num_frames) / self.fps
 
     def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Gives frames, as `FrameSource.frames`."""
+        """Yields frames, as `FrameSource.frames` does."""
         for index in targets:
             yield index, self._array[index]
 
     def content_key(self) -> int:
-        """As `VideoReader.content_key`: of the number of frames and the first one's pixels."""
+        """Returns `VideoReader.content_key`, from the number of frames and the pixels of the first."""
         return zlib.crc32(self._array[0].cpu().contiguous().numpy().tobytes(), self.num_frames)
 
 
 def _as_frames(source: Any) -> torch.Tensor:
-    """Frames given as an array or one by one, as uint8 `(T, 3, H, W)`."""
+    """Returns frames given as an array or one by one as uint8 `(T, 3, H, W)`."""
     if is_frames(source):
         source = _stacked(source)
     if not isinstance(source, (np.ndarray, torch.Tensor)):
@@ -51,7 +51,7 @@ def _as_frames(source: Any) -> torch.Tensor:
 
 
 def _stacked(frames: Sequence[Any]) -> torch.Tensor:
-    """Single frames `(H, W, 3)` or `(3, H, W)`, arrays or pictures of Pillow, as one tensor."""
+    """Stacks single frames `(H, W, 3)` or `(3, H, W)`, arrays or Pillow pictures, into one tensor."""
     arrays = [np.asarray(frame.convert("RGB")) if is_picture(frame) else frame for frame in frames]
     tensors = [array if isinstance(array, torch.Tensor) else torch.from_numpy(_writable(array)) for array in arrays]
     first = tensors[0]
@@ -59,11 +59,11 @@ def _stacked(frames: Sequence[Any]) -> torch.Tensor:
         if frame.shape != first.shape or frame.dtype != first.dtype:
             raise ValueError(
                 f"frame {number} of the list is {frame.dtype} of shape {tuple(frame.shape)}, the first one "
-                f"{first.dtype} of {tuple(first.shape)}: all must be alike"
+                f"{first.dtype} of {tuple(first.shape)}: all must have one shape and type"
             )
     return torch.stack(tensors)
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
-    """An array that torch takes without a warning: it wants positive strides and memory that may be written."""
+    """Returns an array that torch takes without a warning: with positive strides and writable memory."""
     return array if array.flags.writeable and all(stride >= 0 for stride in array.strides) else array.copy()

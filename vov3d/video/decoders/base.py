@@ -1,4 +1,4 @@
-"""What every decoder gives to `VideoReader`, the one error for all that goes wrong, and stacks of pictures."""
+"""The interface between decoders and `VideoReader`, the error that all decoders raise, and stacks of pictures."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -9,17 +9,17 @@ import torch
 
 
 class FrameSource(ABC):
-    """Frames in the order in which they are shown, to be had by index.
+    """Frames in the order in which they are shown, read by index.
 
     Attributes:
-        backend: what decodes them.
-        num_frames: frames there are; of a file cut short, the number it should have, where it tells.
+        backend: name of the decoder.
+        num_frames: number of frames; of a file cut short, the number it should have, if its header states it.
         fps: frames per second, on average where the rate is variable.
         variable: whether the frames come at a variable rate.
         height: rows of an upright frame.
         width: columns of an upright frame.
         timestamps: float64 seconds from the first frame, for each frame.
-        missing: frames of the latest `frames` that could not be decoded and were stood for by another.
+        missing: frames of the latest `frames` that could not be decoded and were replaced by another.
     """
 
     backend: str
@@ -39,17 +39,17 @@ class FrameSource(ABC):
             targets: rising indices, without repeats.
 
         Yields:
-            Each index with its uint8 RGB frame `(C, H, W)`; where one frame stands for several, the same tensor.
+            Each index with its uint8 RGB frame `(C, H, W)`; a frame that replaces others is the same tensor each time.
         """
 
     def close(self) -> None:  # noqa: B027
-        """Lets go of what the source holds."""
+        """Releases the source's files and memory."""
 
 
 def stack_pictures(pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-    """As `torch.stack`, of `(..., C, H, W)`; pixels that lie together, as decoders give them, stay together.
+    """Stacks pictures `(..., C, H, W)` as `torch.stack` does, but keeps channels-last memory as decoders give it.
 
-    Turning them into planes takes as long as decoding does, and the networks want them together on CPUs.
+    Converting it to planes takes as long as decoding does, and networks are faster channels-last on CPUs.
     """
     if pictures[0].stride(-3) != 1:
         return torch.stack(list(pictures))
@@ -57,7 +57,7 @@ def stack_pictures(pictures: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class VideoError(RuntimeError):
-    """A source that gives no frames; the message names it, the cause and, where there is one, the cure."""
+    """A source cannot be read; the message names it, the cause and, if there is one, the remedy."""
 
 
 @contextmanager
@@ -72,11 +72,11 @@ def named(name: str) -> Iterator[None]:
     except Exception as error:
         reason = printable(" ".join(str(error).split())) or "no reason given"
         raise VideoError(
-            f"{printable(name)}: cannot be decoded ({type(error).__name__}: {reason}): it is damaged or of a kind that "
-            "is not read; see whether a player shows it, or convert it to H.264 in MP4"
+            f"{printable(name)}: cannot be decoded ({type(error).__name__}: {reason}): it is damaged or in an "
+            "unsupported format; see whether a player shows it, or convert it to H.264 in MP4"
         ) from error
 
 
 def printable(name: str) -> str:
-    """A name that any stream can print: bytes of a file's name that are no UTF-8 are written as escapes."""
+    """Returns a name that any stream can print: bytes of a file name that are no UTF-8 become escapes."""
     return name.encode("utf-8", "backslashreplace").decode()

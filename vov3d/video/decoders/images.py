@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError(f"a folder of frames needs Pillow: {install('video')}") from error
 
-# what the endings name; Pillow knows more, among them EPS, which it has run by another program
+# formats of the supported extensions; Pillow reads others too, among them EPS, for which it runs another program
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 _ORIENTATION = 0x0112  # in EXIF
 _TURNS = {
@@ -35,7 +35,7 @@ _FPS = 12.0  # the rate at which Something-Something V1 was cut into pictures
 
 
 class FolderFrames(FrameSource):
-    """The pictures of a folder, `2.jpg` before `10.jpg`; other files and hidden ones are no frames."""
+    """The pictures of a folder, `2.jpg` before `10.jpg`, without other and hidden files."""
 
     backend = "pillow"
 
@@ -48,43 +48,43 @@ class FolderFrames(FrameSource):
         _, self.height, self.width = self._decoded(0).shape
 
     def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Decodes pictures, as `FrameSource.frames`."""
+        """Decodes pictures, as `FrameSource.frames` does."""
         for index in targets:
             frame = self._decoded(index)
             if frame.shape[1:] != (self.height, self.width):
                 raise VideoError(
                     f"{self._path(index)}: has {frame.shape[2]}x{frame.shape[1]} pixels, but the first frame of the "
-                    f"folder {self.width}x{self.height}; the frames of a video have one size"
+                    f"folder has {self.width}x{self.height}; all frames of a video must have one size"
                 )
             yield index, frame
 
     def content_key(self) -> int:
-        """As `VideoReader.content_key`: of the number of pictures and the first one's file."""
+        """Returns `VideoReader.content_key`, from the number of pictures and the file of the first."""
         return zlib.crc32(b"%d" % self.num_frames, media_key(Media(self._folder, path=self._path(0))))
 
     def _path(self, index: int) -> str:
         return os.path.join(self._folder, self._names[index])
 
     def _decoded(self, index: int) -> torch.Tensor:
-        """A picture as `(C, H, W)`."""
+        """Decodes a picture to `(C, H, W)`."""
         path = self._path(index)
         try:
-            if not os.path.isfile(path):  # a pipe would be waited for
-                raise OSError("no such file" if not os.path.lexists(path) else "it is no file")
+            if not os.path.isfile(path):  # reading a pipe would block
+                raise OSError("no such file" if not os.path.lexists(path) else "it is not a regular file")
             with Image.open(path, formats=_FORMATS) as picture:
                 check_pixels(*picture.size, path)
                 picture.load()
                 array = np.asarray(_upright(_in_colour(picture), picture))
         except VideoError:
             raise
-        except Exception as error:  # whatever Pillow makes of a damaged picture
+        except Exception as error:  # Pillow raises many kinds for damaged pictures
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise VideoError(f"{path}: this frame of the folder cannot be read ({reason})") from error
         return torch.from_numpy(array.copy()).permute(2, 0, 1)
 
 
 def _in_colour(picture: Image.Image) -> Image.Image:
-    """A picture as 8-bit RGB; 16 bits are scaled, where others would be clipped they are refused."""
+    """Returns a picture as 8-bit RGB; scales 16 bits, and raises an error for other depths, which would be clipped."""
     deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
     if deep:
         values = np.asarray(picture).astype(np.int64)
@@ -96,7 +96,7 @@ def _in_colour(picture: Image.Image) -> Image.Image:
 
 
 def _upright(picture: Image.Image, loaded: Image.Image) -> Image.Image:
-    """A picture turned and mirrored as the EXIF orientation of the file says; one that cannot be read says nothing."""
+    """Turns and mirrors a picture by the EXIF orientation of its file; an unreadable orientation is ignored."""
     orientation = None
     with suppress(Exception):
         orientation = loaded.getexif().get(_ORIENTATION)
@@ -105,9 +105,9 @@ def _upright(picture: Image.Image, loaded: Image.Image) -> Image.Image:
 
 
 def _picture_names(folder: str) -> list[str]:
-    """The pictures of a folder, in natural order."""
+    """Returns the names of the pictures in a folder, in natural order."""
     try:
-        names = os.listdir(str(folder))  # numpy's own strings it would take for bytes
+        names = os.listdir(str(folder))  # os.listdir would take numpy's strings for bytes
     except PermissionError:
         raise VideoError(f"{folder}: may not be read (permission denied); change its permissions") from None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Opening a video file and listing its frames without decoding them."""
+"""Opens a video file and lists its frames without decoding them."""
 
 import io
 import os
@@ -25,32 +25,32 @@ except ImportError as error:
 
 from vov3d.video.decoders.opening import check_size, content_of, open_container
 
-NO_TIME = -(2**63)  # FFmpeg's own mark of a missing time
-_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}  # what MP4 and MOV begin with
-_MAX_PROMISED = 10_000_000  # frames; a header that promises more is damaged itself
-_REORDER = 8  # frames by which the order of packets and the order of showing differ, at most
-_FARTHEST = 17  # the same in any sound stream: codecs keep 16 frames back
-_SMALL = 512  # bytes of a packet that may be a mere message
-_HEAD = 1 << 20  # bytes in which a file says what it is
-_PLAUSIBLE = 10  # times the frames that bytes cut off could hold at the rate of those that are there
+NO_TIME = -(2**63)  # FFmpeg's value for a missing time
+_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"}  # first boxes of MP4 and MOV
+_MAX_PROMISED = 10_000_000  # frames; a header that states more is itself damaged
+_REORDER = 8  # frames by which decoding order and display order differ, at most
+_FARTHEST = 17  # the same in any valid stream: codecs hold back up to 16 frames
+_SMALL = 512  # bytes; a packet up to this size may carry a message and no picture
+_HEAD = 1 << 20  # bytes at both ends of a file in which its codec is named
+_PLAUSIBLE = 10  # times the frames that the missing bytes would hold at the rate of those present
 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """What the packets of a stream tell about its frames; arrays, since a long video has hundreds of thousands.
+    """The frames of a stream, as listed by its packets; arrays, since a long video has hundreds of thousands.
 
     Attributes:
         pts: int64 presentation times of the frames that are shown, rising, in the stream's time base.
-        key_pts: int64 presentation times of the frames that the file calls key frames, rising.
+        key_pts: int64 presentation times of the frames that the file marks as key frames, rising.
         key_dts: int64 decoding times of the same, `NO_TIME` where there is none.
         key_at: byte positions of the same, -1 where they are not known.
-        ordered: whether `pts` names each frame; otherwise only counting decoded frames can.
-        timed: whether the times are the file's own; FFmpeg makes some up, permuted.
+        ordered: whether `pts` identifies each frame; otherwise only counting decoded frames does.
+        timed: whether the times come from the file; FFmpeg invents some, in permuted order.
         first: decoding time (or `NO_TIME`), presentation time and byte position of the first packet.
-        promised: frames that the file should hold if it is cut short, else 0.
+        promised: number of frames that a file cut short should hold, else 0.
         fps: frames per second, by the container or else by the times.
         variable: whether the frames come at a variable rate.
-        cut_at: byte position of a last packet that is there in part only.
+        cut_at: byte position of a last packet that is incomplete.
     """
 
     pts: np.ndarray
@@ -66,11 +66,11 @@ class FrameIndex:
     cut_at: int | None
 
     def without(self, frames: int) -> "FrameIndex":
-        """The same without some frames at the beginning, for which the file has no pictures."""
+        """Returns the index without some frames at the beginning, for which the file has no pictures."""
         return replace(self, pts=self.pts[frames:], promised=max(self.promised - frames, 0))
 
     def of_frames(self, pts: np.ndarray, key_pts: np.ndarray, stream: VideoStream) -> "FrameIndex":
-        """The index of the frames that came when everything was decoded."""
+        """Returns an index of the frames that a full decode gave."""
         _, ours, theirs = np.intersect1d(key_pts, self.key_pts, return_indices=True)
         key_dts, key_at = np.full_like(key_pts, NO_TIME), np.full_like(key_pts, -1)
         key_dts[ours], key_at[ours] = self.key_dts[theirs], self.key_at[theirs]
@@ -116,12 +116,12 @@ def _shown_stream(container: InputContainer) -> VideoStream | None:
 
 
 def _ffmpeg() -> str:
-    """The version of libavcodec."""
+    """Returns the version of libavcodec."""
     return "with libavcodec " + ".".join(map(str, av.library_versions.get("libavcodec", ())))
 
 
 def _codec_word(media: Media) -> str:
-    """What a file calls its codec, in quotes, where it is found: PyAV does not tell what it does not know."""
+    """Returns the file's name for its codec, in quotes, if found: PyAV does not report unknown codecs."""
     content = content_of(media)
     ends = content[:_HEAD] + content[-_HEAD:] if not isinstance(content, io.BytesIO) else content.getvalue()
     for pattern in (rb"vmhd.*?stsd.{12}(.{4})", rb"\x86[\x81-\x9f](V_[\w/]+)", rb"strf.{20}(.{4})"):
@@ -132,7 +132,7 @@ def _codec_word(media: Media) -> str:
 
 
 def _check_file(media: Media) -> None:
-    """Refuses what FFmpeg would report badly, or wait for without end."""
+    """Raises an error for files that FFmpeg would report badly or wait for without end."""
     try:
         if media.path is None:
             size = len(media.data or b"")
@@ -157,7 +157,7 @@ def _check_file(media: Media) -> None:
 
 @dataclass
 class _Packets:
-    """What one pass over the packets of a container collects."""
+    """Data that one pass over the packets of a container collects."""
 
     pts: array = field(default_factory=lambda: array("q"))
     key_pts: array = field(default_factory=lambda: array("q"))
@@ -170,9 +170,9 @@ class _Packets:
 
 
 def has_picture(packet: Any, codec: str, extradata: bytes | None) -> bool:
-    """Whether a packet has a picture to show, or a part of one.
+    """Returns whether a packet has a picture to show, or a part of one.
 
-    H.264 and HEVC may send messages and parameters by themselves, VP8 pictures that are only referred to.
+    H.264 and HEVC have packets of messages and parameters alone, VP8 has pictures that serve as references only.
     """
     if codec == "vp8":
         return bool(memoryview(packet)[0] & 16)
@@ -195,9 +195,9 @@ def has_picture(packet: Any, codec: str, extradata: bytes | None) -> bool:
 def index_frames(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
     """Lists the frames of a stream without decoding them.
 
-    By the container's table of frames, where it has one that is whole and tells the times (MP4, MOV); else from
-    all packets, which reads the file, and is some hundred times faster than decoding. The container's own count of
-    frames is not believed, unless the file is cut short.
+    Uses the container's table of frames if it is complete and has the times (MP4, MOV); else all packets, which
+    reads the file and is some hundred times faster than decoding. Ignores the container's own count of frames,
+    unless the file is cut short.
 
     Args:
         container: an open container.
@@ -211,11 +211,11 @@ def index_frames(container: InputContainer, stream: VideoStream, media: Media) -
 
 
 def _from_table(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex | None:
-    """The index by the container's table of frames; None where it has none, or one that does not tell all.
+    """Builds the index from the container's table of frames; None if there is none, or an incomplete one.
 
-    Only MP4 and MOV have one by which all reading goes: Matroska's has the key frames alone, and AVI is read past it.
-    It has decoding times. Shown frames have the same, moved, where no frame is shown before one that was decoded
-    earlier, or where all are equally far apart. Reading checks the time of each frame that comes.
+    Only MP4 and MOV are always read by such a table: Matroska's lists key frames alone, and AVI is read without it.
+    The table has decoding times. They equal the presentation times up to a shift if no frame is shown before one
+    that is decoded earlier, or if all are equally far apart. Reading checks the time of each decoded frame.
     """
     entries = stream.index_entries
     if "mov" not in container.format.name.split(",") or not 0 < len(entries) == stream.frames <= _MAX_PROMISED:
@@ -245,7 +245,7 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
 
 
 def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream, media: Media) -> bool:
-    """Whether all packets so small that they might be without a picture have one."""
+    """Returns whether every packet has a picture; only small packets may lack one and are read."""
     codec, extradata = stream.codec_context.name, stream.codec_context.extradata
     small = np.flatnonzero(sizes <= _SMALL)
     if codec not in ("h264", "hevc") or not len(small):
@@ -259,21 +259,21 @@ def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream,
 
 
 def _from_packets(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
-    """The index by all packets."""
+    """Builds the index from all packets."""
     packets = _collect_packets(container, stream)
-    # AVI stores no presentation times; with B-frames those that FFmpeg makes up come out permuted
+    # AVI stores no presentation times; with B-frames, those that FFmpeg invents are permuted
     timed = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
     decoded = np.asarray(packets.pts, dtype=np.int64)
     order = np.argsort(decoded, kind="stable")
     pts = decoded[order]
     farthest = _FARTHEST if stream.codec_context.has_b_frames else 0
-    near = bool((abs(order - np.arange(len(order))) <= farthest).all())  # no time is far from its neighbours'
+    near = bool((abs(order - np.arange(len(order))) <= farthest).all())  # no time is far from its place in the order
     known = pts[pts != NO_TIME]
     gaps = np.diff(known)
     ordered = 0 < len(known) == len(pts) and bool((gaps > 0).all()) and timed and near
     pts, gaps = known, gaps if ordered else gaps[:0]
     variable = _is_variable(gaps)
-    # where a file is cut, frames that were to be shown earlier than the last ones can be missing
+    # where a file is cut, frames to be shown before the last ones can be missing
     steady = not _is_variable(gaps[:-_REORDER] if len(gaps) > _REORDER else gaps)
     size, declared = _size(media), _declared_size(media)
     early = declared > size
@@ -294,21 +294,21 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
 def _promised(
     container: InputContainer, stream: VideoStream, packets: _Packets, present: int, fps: float, most: int
 ) -> int:
-    """Frames that a file cut short should hold: what its header says, by count or (with `fps`) by duration."""
+    """Returns how many frames a file cut short should hold: by its header's count or, with `fps`, its duration."""
     by_time = round((container.duration or 0) / 1e6 * fps)
     promised = max(stream.frames - packets.discarded, by_time, present + (packets.cut_at is not None))
     return promised if promised <= min(most, _MAX_PROMISED) else present
 
 
 def _size(media: Media) -> int:
-    """Bytes of a file."""
+    """Returns the bytes of a file."""
     return len(media.data or b"") if media.path is None else os.path.getsize(media.path)
 
 
 def _declared_size(media: Media) -> int:
-    """Bytes that a file says it has (AVI, Matroska, MP4), 0 where it does not: more than are there if it is cut.
+    """Returns the size that a file's header states (AVI, Matroska, MP4), else 0; a file cut short has fewer bytes.
 
-    Durations in headers are no sign of a cut; many are wrong in files that are whole.
+    Durations in headers do not reveal a cut: many complete files state wrong ones.
     """
     content, size = content_of(media), _size(media)
     with content:
@@ -322,14 +322,14 @@ def _declared_size(media: Media) -> int:
             content.seek(at)
             box = content.read(16)
             length = int.from_bytes(box[8:16] if box[:4] == b"\0\0\0\1" else box[:4], "big")
-            if length < 8 or not box[4:8].isalnum():  # 0: up to the end
+            if length < 8 or not box[4:8].isalnum():  # 0: to the end of the file
                 return 0
             at += length
         return at
 
 
 def _matroska_size(head: bytes) -> int:
-    """Bytes of a Matroska file by the size of its segment, 0 if that is left open."""
+    """Returns the bytes of a Matroska file by the size of its segment, 0 if that is left open."""
     at, sizes = 4, []
     for _ in range(2):  # the header, then the segment with an identifier of 4 bytes
         width = 9 - head[at].bit_length() if at < len(head) and head[at] else 9
@@ -344,14 +344,14 @@ def _matroska_size(head: bytes) -> int:
 
 
 def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets:
-    """Reads all packets of a container, keeping what concerns the frames of `stream`."""
+    """Reads all packets of a container and keeps the data of the frames of `stream`."""
     found, last_corrupt = _Packets(), None
     codec, extradata = stream.codec_context.name, stream.codec_context.extradata
     try:
         for packet in container.demux():
             if not packet.size:
                 continue
-            found.broken = packet.is_corrupt  # half a packet at the end, of whatever stream
+            found.broken = packet.is_corrupt  # an incomplete packet at the end, of any stream
             pts = packet.pts
             if packet.stream_index != stream.index:
                 continue
@@ -370,7 +370,7 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
                 found.pts.append(NO_TIME if pts is None else pts)
     except FFmpegError:
         found.broken = True
-    if last_corrupt is not None:  # half a packet: a decoder would make up the rest of the picture
+    if last_corrupt is not None:  # incomplete: a decoder would invent the rest of the picture
         found.broken, found.cut_at = True, last_corrupt.pos
         if not last_corrupt.is_discard:
             found.pts.pop()
@@ -378,12 +378,12 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
 
 
 def _median(gaps: np.ndarray) -> int:
-    """The middle one of the gaps between frames, the upper of two."""
+    """Returns the median of the gaps between frames, the upper of two."""
     return int(np.partition(gaps, len(gaps) // 2)[len(gaps) // 2])
 
 
 def _is_variable(gaps: np.ndarray) -> bool:
-    """Whether some gap between frames is far from the median, beyond the rounding of coarse time bases."""
+    """Returns whether some gap between frames is far from the median, beyond the rounding of coarse time bases."""
     if not len(gaps):
         return False
     median = _median(gaps)
@@ -391,7 +391,7 @@ def _is_variable(gaps: np.ndarray) -> bool:
 
 
 def _without_holes(pts: np.ndarray, gap: int) -> np.ndarray:
-    """Rising times with those of missing frames put between them, at a constant distance."""
+    """Fills rising times with those of missing frames, at a constant distance."""
     filled = pts[:1].tolist()
     for start, width in zip(pts.tolist(), np.diff(pts).tolist(), strict=False):
         steps = round(width / gap)
@@ -401,12 +401,12 @@ def _without_holes(pts: np.ndarray, gap: int) -> np.ndarray:
 
 
 def _frame_rate(stream: VideoStream, pts: np.ndarray, ordered: bool) -> float:
-    """Frames per second: the container's word if the times bear it out, else the times'."""
+    """Returns the frames per second: the container's if the times agree with it, else measured by the times."""
     if not ordered:
         return float(stream.guessed_rate or stream.average_rate or 30)
     stated = float(stream.average_rate or stream.guessed_rate or 0)
     if len(pts) == 1 or not stream.time_base:
-        return stated or 30.0  # one picture has no rate; 30 is what strides count in
+        return stated or 30.0  # one picture has no rate; strides refer to 30
     measured = (len(pts) - 1) / float(int(pts[-1] - pts[0]) * stream.time_base)
     # times are rounded, to milliseconds in Matroska: the container's exact rate is better where both agree
     return stated if abs(stated / measured - 1) < 0.05 else measured

@@ -1,4 +1,4 @@
-"""What FFmpeg may open as a video, and how much of it: one file, never its neighbours, in bounded time and memory."""
+"""Opens a video with FFmpeg within limits: one file, never another that it names, in bounded time and memory."""
 
 import io
 import mmap
@@ -15,10 +15,10 @@ from vov3d.video.decoders.base import VideoError
 from vov3d.video.sources import Media
 
 MAX_PIXELS = 1 << 26
-"""Of a picture: 8192x8192. A frame of that size takes 200 MB as RGB."""
+"""Most pixels of a picture: 8192x8192. A frame of that size takes 200 MB as RGB."""
 
-# Containers and raw streams that hold their pictures themselves. FFmpeg knows many more: playlists, manifests and
-# patterns of names, which lead to other files, and formats of cameras, screens and networks.
+# Containers and raw streams that contain their pictures. FFmpeg supports many more: playlists, manifests and
+# patterns of names, which refer to other files, and formats of cameras, screens and networks.
 _FORMATS = (
     "mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "live_flv", "ogg", "asf", "asf_o",
     "gif", "apng", "rm", "wtv", "dv", "mxf", "gxf", "nut", "dhav", "cine", "ivf", "yuv4mpegpipe", "mjpeg", "mpjpeg",
@@ -28,27 +28,27 @@ _FORMATS = (
 
 _OPTIONS = {
     "format_whitelist": ",".join(_FORMATS),
-    "probesize": "5000000",  # bytes, and microseconds of video, read to find out what is in a file: FFmpeg's own
+    "probesize": "5000000",  # bytes, and microseconds of video, read to identify the streams: FFmpeg's defaults
     "analyzeduration": "5000000",
 }
-_PATTERN = set("%*?[]{}\\")  # to FFmpeg, a name with one of these may stand for many pictures, as %03d.png
+_PATTERN = set("%*?[]{}\\")  # FFmpeg may take a name with one of these for many pictures, as %03d.png
 _SECONDS = 10.0  # for opening
-_HEAD = 4096  # bytes at the start of a file that tell what it is
+_HEAD = 4096  # bytes at the start of a file that identify its kind
 
 
 def open_container(media: Media) -> InputContainer:
-    """Opens a file that holds its pictures itself; it leads to no other file and to no network.
+    """Opens a file that contains its pictures; no other file and no network address is opened.
 
     Raises:
-        VideoError: for a file of another kind or none, one that takes over 10 seconds to open, or one whose index
-            names more frames than the file has bytes.
+        VideoError: for a file of another kind, a missing one, one that takes over 10 seconds to open, or one whose
+            index lists more frames than the file has bytes.
     """
     try:
         _check_index(media)
         return _opened(media)
     except ExitError as error:
         raise VideoError(
-            f"{media.name}: is not open after {_SECONDS:g} seconds; copy it to a faster disk, or see whether a "
+            f"{media.name}: opening it took over {_SECONDS:g} seconds; copy it to a faster disk, or see whether a "
             "player shows it"
         ) from error
     except (FFmpegError, OSError) as error:
@@ -59,15 +59,15 @@ def open_container(media: Media) -> InputContainer:
         if isinstance(error, ArgumentError):
             reason = "not in a format that holds a video"
         raise VideoError(
-            f"{media.name}: cannot be read as a video ({reason}): it is cut short, damaged or no video at all; "
+            f"{media.name}: cannot be read as a video ({reason}): it is cut short, damaged or not a video; "
             "see whether a player shows it, or fetch it again"
         ) from error
 
 
 def check_size(container: InputContainer, stream: VideoStream, name: str) -> None:
-    """Refuses pictures too large to decode, those that the header tells of now and others when they come.
+    """Raises an error for pictures too large to decode: at once by the header's size, else when they are decoded.
 
-    The container is closed then.
+    An error at once closes the container.
 
     Raises:
         VideoError: for over `MAX_PIXELS` pixels.
@@ -84,7 +84,7 @@ def check_size(container: InputContainer, stream: VideoStream, name: str) -> Non
 
 
 def check_pixels(width: int, height: int, name: str) -> None:
-    """Refuses pictures too large to decode.
+    """Raises an error for pictures too large to decode.
 
     Raises:
         VideoError: for over `MAX_PIXELS` pixels.
@@ -92,13 +92,13 @@ def check_pixels(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         side = int(MAX_PIXELS**0.5)
         raise VideoError(
-            f"{name}: has pictures of {width}x{height} pixels, more than {side}x{side} in all, which is the limit; "
+            f"{name}: has pictures of {width}x{height} pixels, more than the limit of {side}x{side} in all; "
             "make them smaller first"
         )
 
 
 def _opened(media: Media) -> InputContainer:
-    # container_options: with options alone, PyAV 17.0 crashes on files that find their streams late, as FLV
+    # container_options: with `options` alone, PyAV 17.0 crashes on formats that announce streams late, such as FLV
     if media.own and media.path is not None and not set(media.path) & _PATTERN:
         return av.open(
             media.path,
@@ -116,14 +116,14 @@ def _opened(media: Media) -> InputContainer:
 
 
 def content_of(media: Media) -> io.BytesIO | mmap.mmap:
-    """A file's bytes as an object to read from that needs no closing."""
+    """Returns a file's bytes as a readable object that needs no closing."""
     if media.path is None:
         return io.BytesIO(media.data or b"")
     with open(media.path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-# --- what it is instead ----------------------------------------------------------------------------------------------
+# --- files of another kind -------------------------------------------------------------------------------------------
 
 _PLAYLISTS = {
     b"#EXTM3U": "an HLS playlist",
@@ -140,13 +140,13 @@ _PICTURES = {
 
 
 def _kind(head: bytes) -> str | None:
-    """What a file is that can be told by its start, and what to do with it; None for others."""
+    """Identifies a playlist or a picture by its first bytes and says what to do with it; None for other files."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for mark, name in _PLAYLISTS.items():
         if text.startswith(mark) or (mark.startswith(b"<") and text.startswith(b"<") and mark in text):
             return (
-                f"is {name}, which names other files and holds no pictures; give those files, or make one video of "
-                "it: ffmpeg -i LIST -c copy video.mp4"
+                f"is {name}, which names other files and holds no pictures; give those files, or join them into one "
+                "video: ffmpeg -i LIST -c copy video.mp4"
             )
     for mark, name in _PICTURES.items():
         if head.startswith(mark):
@@ -171,7 +171,7 @@ _MOST_BOXES = 1_000_000
 
 
 class _Counts:
-    """How many samples the tracks of an mp4 say they have."""
+    """Counts the samples that the tracks of an mp4 claim."""
 
     def __init__(self) -> None:
         self.samples = 0
@@ -179,15 +179,15 @@ class _Counts:
         self._by_chunk = False
 
     def begin_track(self) -> None:
-        """What comes now is of another track."""
-        if not self._by_chunk:  # uncompressed sound, of which FFmpeg lists no single samples
+        """Starts another track."""
+        if not self._by_chunk:  # else uncompressed sound, whose samples FFmpeg does not list singly
             self.samples += self._track
         self._track, self._by_chunk = 0, False
 
     def add(self, kind: bytes, body: bytes) -> None:
-        """Takes the first 16 bytes of a table."""
+        """Adds a table, given its first 16 bytes."""
         first, second, third = (int.from_bytes(body[at : at + 4], "big") for at in (4, 8, 12))
-        if kind == b"stsz" and first:  # all samples have one size: a count without a table behind it
+        if kind == b"stsz" and first:  # all samples have one size: a count without a table
             self._track += second
         elif kind == b"stts":
             self._by_chunk = first == 1 and third == 1
@@ -196,9 +196,9 @@ class _Counts:
 
 
 def _check_index(media: Media) -> None:
-    """Refuses an mp4 that says it has more samples than bytes: FFmpeg would make a list of them all.
+    """Raises an error for an mp4 that claims more samples than bytes: FFmpeg would list them all.
 
-    Two numbers in a file of 3 KB made it take 4 GB.
+    Two numbers in a file of 3 KB made FFmpeg take 4 GB.
     """
     with io.BytesIO(media.data or b"") if media.path is None else open(media.path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -212,17 +212,17 @@ def _check_index(media: Media) -> None:
             elif kind in (b"stsz", b"stts", b"trun"):
                 counts.add(kind, body)
             if number > _MOST_BOXES:
-                raise VideoError(f"{media.name}: is made of over {_MOST_BOXES} pieces; see whether a player shows it")
+                raise VideoError(f"{media.name}: has over {_MOST_BOXES} boxes; see whether a player shows it")
         counts.begin_track()
     if counts.samples > size:
         raise VideoError(
-            f"{media.name}: says that it has {counts.samples} frames, but has only {size} bytes; it is damaged: see "
+            f"{media.name}: its index lists {counts.samples} frames, but it has only {size} bytes; it is damaged: see "
             "whether a player shows it, or fetch it again"
         )
 
 
 def _boxes(file: BinaryIO | Any, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    """The kinds of all boxes of an mp4 in a stretch of the file, each with its first 16 bytes."""
+    """Yields the kind of each box of an mp4 in a range of the file, with its first 16 bytes."""
     ends = [end]
     while ends:
         file.seek(start)

@@ -1,4 +1,4 @@
-"""Random access to the frames of a video file with PyAV, exact to the frame."""
+"""Random, frame-exact access to a video file with PyAV."""
 
 import contextlib
 from array import array
@@ -16,13 +16,13 @@ from vov3d.video.decoders.base import FrameSource, VideoError
 from vov3d.video.decoders.index import NO_TIME, FFmpegError, FrameIndex, has_picture, index_frames, open_video
 from vov3d.video.sources import Media
 
-_SEEK_GAP = 16  # frames; decoding up to so many costs less than a seek, which empties the decoder's pipeline
-_TRIAL = 9  # frames decoded on opening, to see whether they are those that the packets tell of
-_DROPPABLE = ("h264", "mpeg4")  # codecs whose unreferenced frames FFmpeg leaves out without a trace in the others
-_INTRA = (0, 1)  # picture types of a true key frame: not told, and I
+_SEEK_GAP = 16  # frames; decoding up to this many costs less than a seek, which empties the decoder's pipeline
+_TRIAL = 9  # frames decoded on opening, to compare them with the list of packets
+_DROPPABLE = ("h264", "mpeg4")  # codecs whose unreferenced frames FFmpeg can skip without any effect on the others
+_INTRA = (0, 1)  # picture types of a true key frame: unknown, and I
 
 
-_TELLING = ("h264", "hevc", "mpeg4", "vp9", "av1", "libdav1d", "prores")  # codecs whose threads tell of damage
+_REPORTING = ("h264", "hevc", "mpeg4", "vp9", "av1", "libdav1d", "prores")  # codecs whose threads report damage
 
 
 class _OutOfOrderError(Exception):
@@ -30,16 +30,16 @@ class _OutOfOrderError(Exception):
 
 
 class UnsoundError(Exception):
-    """What is decoded may not be what a decode from the start gives."""
+    """Decoded frames may differ from those of a decode from the start."""
 
 
 class PyAVFrames(FrameSource):
     """The frames of a video file.
 
-    Reading seeks to the key frame before a wanted frame, decodes no further than needed, and leaves out what no
-    wanted frame refers to. A key frame counts as one if the decoder says so, whatever the file says. Files without
-    usable times (AVI with B-frames, raw streams) are decoded from the start and counted. At the first sign of damage
-    the file is decoded from the start and in one thread, so that each frame is the same however it is asked for.
+    Reading seeks to the key frame before a wanted frame, decodes no further than needed, and skips frames that no
+    wanted frame refers to. The decoder decides which frames are key frames, not the file. Files without usable
+    times (AVI with B-frames, raw streams) are decoded from the start and counted. At the first sign of damage the
+    file is decoded from the start and in one thread, so that each frame is the same in whatever order it is read.
     """
 
     backend = "pyav"
@@ -52,9 +52,9 @@ class PyAVFrames(FrameSource):
         """
         self._media = media
         self._by_count = self._careful = self._all_needed = False
-        self._damaged = False  # whether the frame that came out last may show traces of damage
+        self._damaged = False  # whether the last decoded frame may show damage
         self._forget()
-        self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
+        self._reformatter = VideoReformatter()  # keeps its tables between frames
         self._open()
         try:
             self._index = index_frames(self._container, self._stream, media)
@@ -73,14 +73,14 @@ class PyAVFrames(FrameSource):
         """Opens the file at its start, with a fresh decoder."""
         self._container, self._stream = open_video(self._media)
         context = self._stream.codec_context
-        # threads differ from one thread around damage, and only some decoders tell, if each thread has a frame of its
-        # own; where FFmpeg's messages go to Python, a thread waits for the interpreter, which waits for the thread
-        one = self._careful or context.name not in _TELLING or av.logging.get_level() is not None
+        # with frame threads, frames near damage differ from those of one thread, and only some decoders report it;
+        # if FFmpeg logs to Python, a thread waits for the interpreter, which waits for the thread
+        one = self._careful or context.name not in _REPORTING or av.logging.get_level() is not None
         context.thread_type = "NONE" if one else "FRAME"
         context.thread_count = int(one)  # 0: as many as there are processors
 
     def _list_by_decoding(self) -> None:
-        """Lists the frames that come when all is decoded; by their times if they have some, else by counting."""
+        """Lists the frames by decoding them all; by their times if they have any, else by counting."""
         self._careful = self._all_needed = True
         pts, keys = array("q"), array("q")
         for frame in self._decoded():
@@ -94,7 +94,7 @@ class PyAVFrames(FrameSource):
         self._count = len(pts)
 
     def _survey(self, first: Any) -> None:
-        """Sets the attributes, by the list of frames and the first one."""
+        """Sets the attributes from the list of frames and the first frame."""
         index = self._index
         self.num_frames = max(self._count if self._by_count else len(index.pts), index.promised)
         self.fps, self.variable = index.fps, index.variable
@@ -105,9 +105,9 @@ class PyAVFrames(FrameSource):
         self.timestamps = _timestamps(index, self._stream.time_base, self._by_count, self.num_frames)
 
     def _trial(self) -> Any:
-        """The first frame; sees whether the frames are those that the packets tell of, and lists them if they are not.
+        """Returns the first frame; if the first few are not those of the packets, lists the frames by decoding.
 
-        Packets may hold one field of a picture, or none; a recording may begin with pictures that lack those before.
+        Packets may hold one field of a picture, or none; a recording may begin with pictures whose references it lacks.
         """
         shown, first = [], None
         try:
@@ -118,7 +118,7 @@ class PyAVFrames(FrameSource):
             self._list_by_decoding()
             return self._trial()
         if first is None:
-            raise VideoError(f"{self._media.name}: not one frame can be decoded; see whether a player shows it")
+            raise VideoError(f"{self._media.name}: no frame can be decoded; see whether a player shows it")
         if self._by_count:
             return first
         keys = self._index.key_pts
@@ -129,7 +129,7 @@ class PyAVFrames(FrameSource):
         return first
 
     def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Decodes some frames, as `FrameSource.frames`."""
+        """Decodes some frames, as `FrameSource.frames` does."""
         self.missing = 0
         converted: tuple[Any, Any] = (None, None)
         for index, frame in self._collected(targets):
@@ -138,13 +138,13 @@ class PyAVFrames(FrameSource):
             yield index, converted[1]
 
     def _converted(self, frame: Any) -> torch.Tensor:
-        """A decoded frame as upright RGB `(C, H, W)`."""
-        width, height = self._coded_size  # some streams change their size on the way
+        """Converts a decoded frame to upright RGB `(C, H, W)`."""
+        width, height = self._coded_size  # some streams change their size
         array = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
         return torch.from_numpy(np.ascontiguousarray(self._upright(array))).permute(2, 0, 1)
 
     def _collected(self, targets: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """The wanted frames, by seeking; with care from where that does not give one."""
+        """Yields the wanted frames by seeking, and those after the first failure by decoding from the start."""
         waiting = deque(targets)
         if not self._careful or not self._by_count:
             with contextlib.suppress(UnsoundError, _OutOfOrderError):
@@ -153,10 +153,10 @@ class PyAVFrames(FrameSource):
             yield from self._with_care(waiting)
 
     def _by_seeking(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
-        """The wanted frames that decoding from the nearest key frames gives."""
+        """Yields the wanted frames by decoding from the nearest key frames."""
         for key, run in self._runs(waiting):
             for index, frame in self._numbered(key, run):
-                if self._broken:  # threads tell of damage late
+                if self._broken:  # threads report damage late
                     raise UnsoundError
                 if index == waiting[0]:
                     yield waiting.popleft(), frame
@@ -166,10 +166,10 @@ class PyAVFrames(FrameSource):
                 raise UnsoundError
 
     def _with_care(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
-        """The wanted frames of a damaged file as a decode from the start gives them.
+        """Yields the wanted frames of a damaged file by decoding from the start.
 
-        The frame before each missing one stands in its place. Frames from damage up to the next key frame count as
-        missing, too: they are what FFmpeg makes of them.
+        Each missing frame is replaced by the one before it. Frames from damage up to the next key frame are as FFmpeg
+        decodes them, and count as missing too.
         """
         self._careful = True
         last = None
@@ -182,13 +182,13 @@ class PyAVFrames(FrameSource):
             if not waiting:
                 return
         if last is None:
-            raise VideoError(f"{self._media.name}: not one frame can be decoded any more; was the file changed?")
+            raise VideoError(f"{self._media.name}: no frame can be decoded any more; was the file changed?")
         self.missing += len(waiting)
         for target in waiting:
             yield target, last
 
     def _runs(self, targets: Sequence[int]) -> list[tuple[int | None, list[int]]]:
-        """Groups rising indices into stretches decoded in one go, each from a key frame's number (None: the start)."""
+        """Groups rising indices into runs decoded at once, each from a key frame's number (None: the start)."""
         if self._by_count:
             return [(None, list(targets))]
         runs: list[tuple[int | None, list[int]]] = []
@@ -203,30 +203,30 @@ class PyAVFrames(FrameSource):
         return runs
 
     def _place(self, pts: int | None) -> int:
-        """The index of the frame that is shown at a time, -1 if none is."""
+        """Returns the index of the frame shown at a time, -1 if there is none."""
         if pts is None:
             return -1
         at = int(np.searchsorted(self._index.pts, pts))
         return at if at < len(self._index.pts) and self._index.pts[at] == pts else -1
 
     def _numbered(self, key: int | None = None, only: Sequence[int] = ()) -> Iterator[tuple[int, Any]]:
-        """Decoded frames from a key frame on, with their indices; perhaps `only` some and what they refer to."""
+        """Yields decoded frames from a key frame on, with their indices; perhaps `only` some and their references."""
         previous = -1
         for count, frame in enumerate(self._decoded(key, only)):
             index = count if self._by_count else self._place(frame.pts)
             if index > previous:
                 previous = index
                 yield index, frame
-            elif self._careful:  # a picture that nobody is to see, or one that damage has moved
+            elif self._careful:  # a picture that is not to be shown, or one that damage has moved
                 self._broken = True
             else:
                 raise _OutOfOrderError
 
     def _decoded(self, key: int | None = None, only: Sequence[int] = ()) -> Iterator[Any]:
-        """Decoded frames from a key frame on, in the order in which they are shown; damaged packets are passed over.
+        """Yields decoded frames from a key frame on, in display order; skips damaged packets.
 
         Raises:
-            UnsoundError: if the first frame from a key frame on is none that decoding can start at.
+            UnsoundError: if decoding cannot start at that key frame.
         """
         wanted = self._times_to_decode(only)
         packets, start = self._packets(key)
@@ -234,7 +234,7 @@ class PyAVFrames(FrameSource):
         for frame in self._pictures(packets, wanted):
             if start is not None:
                 if frame.pts is not None and frame.pts < start:
-                    continue  # shown before the key frame, and made of frames before it
+                    continue  # shown before the key frame, and refers to frames before it
                 if frame.pts != start or not _is_key(frame):
                     raise UnsoundError
                 start = None
@@ -242,14 +242,14 @@ class PyAVFrames(FrameSource):
             yield frame
 
     def _forget(self) -> None:
-        """Begins without damage, with nothing in the decoder."""
-        self._damaged = self._broken = False  # `_broken`: whether the frames decoded now are
+        """Resets the notes about damage, for an empty decoder."""
+        self._damaged = self._broken = False  # `_broken`: whether damage affects the frames decoded now
         self._broken_at = NO_TIME  # the latest time of a packet that could not be decoded
-        self._inside: set[int | None] = set()  # times of packets in the decoder, which gives frames late
-        self._unharmed: set[int | None] = set()  # those that went in before the damage
+        self._inside: set[int | None] = set()  # times of packets in the decoder, whose frames come out later
+        self._unharmed: set[int | None] = set()  # those sent before the damage
 
     def _note(self, frame: Any) -> None:
-        """Sees whether a frame may show traces of damage: from there up to the next key frame."""
+        """Notes whether a frame may show damage: from the damage up to the next key frame."""
         if frame.is_corrupt:
             self._broken = True
         elif self._broken and _is_key(frame) and (frame.pts is None or frame.pts > self._broken_at):
@@ -258,21 +258,21 @@ class PyAVFrames(FrameSource):
         self._inside.discard(frame.pts)
 
     def _pictures(self, packets: Iterator[Any], wanted: set[int] | None) -> Iterator[Any]:
-        """What the decoder makes of packets."""
+        """Decodes packets."""
         context, latest = self._stream.codec_context, NO_TIME
         for packet in packets:
-            # only what is shown before a frame that came earlier is left out: others are never without a use, and
-            # one that says so is damaged
+            # only frames shown before one that was sent earlier are skipped: others are always references, and a
+            # packet that claims otherwise is damaged
             early = packet.pts is not None and packet.pts < latest
             latest = latest if packet.pts is None else max(latest, packet.pts)
             context.skip_frame = "NONREF" if early and wanted is not None and packet.pts not in wanted else "DEFAULT"
-            # an empty packet would end decoding, a half one would give a picture that is half made up
+            # an empty packet would end decoding, an incomplete one would give a picture that is partly invented
             if packet.size and not (packet.is_corrupt and packet.pos == self._index.cut_at):
                 yield from self._frames_of(packet)
         yield from self._frames_of(None)
 
     def _frames_of(self, packet: Any) -> list[Any]:
-        """Frames that come out when a packet goes in (None: no more packets follow)."""
+        """Decodes a packet (None: the end) and returns the frames that the decoder puts out."""
         context = self._stream.codec_context
         try:
             frames = context.decode(packet)
@@ -287,7 +287,7 @@ class PyAVFrames(FrameSource):
         return frames
 
     def _fail(self, packet: Any) -> None:
-        """Notes that a packet gave nothing."""
+        """Notes that a packet could not be decoded."""
         if not self._broken:
             self._unharmed = self._inside - {None}
         self._broken = True
@@ -295,13 +295,13 @@ class PyAVFrames(FrameSource):
             self._broken_at = max(self._broken_at, packet.pts)
 
     def _times_to_decode(self, only: Sequence[int]) -> set[int] | None:
-        """Times of frames that must be decoded though no other refers to them; None for all."""
+        """Returns the times of frames that must be decoded although no other refers to them; None for all."""
         if not only or self._by_count or self._all_needed or self._stream.codec_context.name not in _DROPPABLE:
             return None
         return {int(pts) for pts in self._index.pts[[index for index in only if index < len(self._index.pts)]]}
 
     def _packets(self, key: int | None) -> tuple[Iterator[Any], int | None]:
-        """Packets from a key frame on, and its time; from the start of the file (None) if seeking does not arrive."""
+        """Returns packets from a key frame on, and its time; from the file's start, and None, if seeking fails."""
         if key is not None:
             found = self._sought(key)
             if found is not None:
@@ -309,7 +309,7 @@ class PyAVFrames(FrameSource):
         return self._from_start(), None
 
     def _from_start(self) -> Iterator[Any]:
-        """All packets; with a fresh decoder for a damaged file, since what it makes of damage depends on its past."""
+        """Returns all packets; opens a damaged file again, since decoding damage depends on the decoder's past."""
         dts, *place = self._index.first
         first = None if self._careful else self._packet_at(dts)
         if first is not None and [first.pts, first.pos] == place:
@@ -319,10 +319,10 @@ class PyAVFrames(FrameSource):
         return self._after()
 
     def _sought(self, key: int) -> tuple[Iterator[Any], int] | None:
-        """Packets from a key frame on or from one before it, and its time; None where seeking leads elsewhere.
+        """Returns packets from a key frame on or from one before it, and its time; None if seeking ends elsewhere.
 
-        The time alone does not tell: behind damage, containers without times of their own count otherwise after a
-        seek than from the start.
+        Comparing times is not enough: after damage, containers without stored times count differently after a seek
+        than from the start.
         """
         key_pts, key_dts = int(self._index.key_pts[key]), int(self._index.key_dts[key])
         for time in (key_pts, key_dts):
@@ -332,13 +332,13 @@ class PyAVFrames(FrameSource):
         return None
 
     def _listed(self, packet: Any) -> bool:
-        """Whether a key frame's packet lies where the list has it, as far as the list goes."""
+        """Returns whether a key frame's packet is at its listed byte position, or has none listed."""
         at = int(np.searchsorted(self._index.key_pts, packet.pts))
         known = at < len(self._index.key_pts) and self._index.key_pts[at] == packet.pts
         return not known or packet.pos is None or self._index.key_at[at] in (packet.pos, -1)
 
     def _packet_at(self, time: int) -> Any:
-        """The packet that seeking to a time leads to, None if it leads nowhere."""
+        """Returns the packet that seeking to a time finds, None if it finds none."""
         if time == NO_TIME:
             return None
         try:
@@ -348,7 +348,7 @@ class PyAVFrames(FrameSource):
             return None
 
     def _after(self, first: Any = None) -> Iterator[Any]:
-        """A packet and those behind it, up to where the file is cut short."""
+        """Yields a packet and those after it, up to where the file is cut short."""
         if first is not None:
             yield first
         try:
@@ -358,12 +358,12 @@ class PyAVFrames(FrameSource):
 
 
 def _is_key(frame: Any) -> bool:
-    """Whether the decoder needs no frame before this one for it and those behind it."""
+    """Returns whether this frame and those after it can be decoded without any frame before it."""
     return frame.key_frame and frame.pict_type in _INTRA and not frame.is_corrupt
 
 
 def _display_matrix(frame: Any) -> tuple[int, ...]:
-    """The upper left four numbers of the matrix that sets a picture upright; none turn nothing."""
+    """Returns the upper left four numbers of the display matrix, which sets a picture upright; () if there is none."""
     found = frame.side_data.get("DISPLAYMATRIX")
     if found is None or found.buffer_size < 36:
         return ()
@@ -372,9 +372,9 @@ def _display_matrix(frame: Any) -> tuple[int, ...]:
 
 
 def _upright(matrix: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """What sets a picture `(H, W, C)` upright: one of the eight ways to lay it, the nearest to the matrix.
+    """Returns a function that sets a picture `(H, W, C)` upright: the one of eight turns nearest to the matrix.
 
-    The matrix takes a point `(x, y)` to `(a x + c y, b x + d y)`; one that is all zero says nothing.
+    The matrix takes a point `(x, y)` to `(a x + c y, b x + d y)`; one that is all zero is ignored.
     """
     a, b, c, d = matrix if any(matrix) else (1, 0, 0, 1)
     across = abs(b) + abs(c) > abs(a) + abs(d)
@@ -388,9 +388,9 @@ def _upright(matrix: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _timestamps(index: FrameIndex, time_base: Any, by_count: bool, num_frames: int) -> np.ndarray:
-    """Seconds from the first frame; at the average rate where the file does not say."""
+    """Returns the seconds from the first frame; by the average rate where the file has no times."""
     if by_count or not time_base:
         return np.arange(num_frames) / index.fps
     times = (index.pts - index.pts[0]) * time_base.numerator / time_base.denominator
-    behind = np.arange(1, num_frames - len(times) + 1)
-    return np.concatenate([times, times[-1] + behind / index.fps])
+    missing = np.arange(1, num_frames - len(times) + 1)
+    return np.concatenate([times, times[-1] + missing / index.fps])

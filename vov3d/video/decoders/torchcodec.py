@@ -1,4 +1,4 @@
-"""The same frames as `_pyav`, decoded by torchcodec where it loads."""
+"""The frames of `PyAVFrames`, decoded by torchcodec."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -10,27 +10,27 @@ import torch
 from vov3d.video.decoders.pyav import PyAVFrames, UnsoundError
 
 _BATCH = 16  # frames decoded at once, which bounds memory
-_PLAYLISTS = {"hls", "dash", "concat", "imf"}  # they lead to other files, which PyAV alone is kept from
+_PLAYLISTS = {"hls", "dash", "concat", "imf"}  # they refer to other files; only with PyAV are these not opened
 
 
 @functools.cache
 def torchcodec_problem() -> str | None:
-    """Why torchcodec cannot be used here, or None if it can; found out once."""
+    """Returns the reason why torchcodec cannot be used here, or None if it can; cached."""
     try:
         from torchcodec.decoders import VideoDecoder  # noqa: F401
     except ModuleNotFoundError as error:
         return f"{error.name} is not installed"
-    except Exception as error:  # its libraries fail in many ways, over many lines
+    except Exception as error:  # its libraries raise many kinds of errors, of many lines
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return lines[0] if lines else type(error).__name__
     return None
 
 
 def require_torchcodec() -> None:
-    """Sees that torchcodec can be used.
+    """Checks that torchcodec can be used.
 
     Raises:
-        ImportError: with the reason and the cure, if it cannot.
+        ImportError: with the reason and the remedy, if it cannot.
     """
     problem = torchcodec_problem()
     if problem is not None:
@@ -43,11 +43,11 @@ def require_torchcodec() -> None:
 
 
 class TorchCodecFrames(PyAVFrames):
-    """The frames of a video file; times and key frames are listed by PyAV, pictures decoded by torchcodec.
+    """The frames of a video file; PyAV lists times and key frames, torchcodec decodes the pictures.
 
-    Each picture is checked to be the one of the wanted time, and each key frame to be a sound one. Where one is not,
-    and in files that torchcodec would show otherwise, PyAV decodes: cut short, without usable times, laid in another
-    way than upright or turned, of more than 8 bits, interlaced, of odd sizes, or with another first picture.
+    Each picture must have the wanted time, and each key frame must be one that decoding can start at; else PyAV
+    decodes. It also decodes files that torchcodec would decode differently: cut short, without usable times,
+    mirrored, of more than 8 bits, interlaced, of odd sizes, or with another first picture.
     """
 
     backend = "torchcodec"
@@ -55,9 +55,9 @@ class TorchCodecFrames(PyAVFrames):
     _decoder: Any = None
 
     def _survey(self, first: Any) -> None:
-        """Sets the attributes and opens the file with torchcodec, too."""
+        """Sets the attributes and opens the file with torchcodec too."""
         super()._survey(first)
-        self._held: set[int] = set()  # key frames that were seen to be sound
+        self._held: set[int] = set()  # key frames that decoding can start at
         self._decoder = self._open_decoder() if _plain(first) else None
         if self._decoder is None or not self._agrees(first):
             self._give_up()
@@ -67,7 +67,7 @@ class TorchCodecFrames(PyAVFrames):
         self._decoder, self.backend = None, PyAVFrames.backend
 
     def _open_decoder(self) -> Any:
-        """The decoder of torchcodec, or None for a file that it would number otherwise."""
+        """Returns torchcodec's decoder, or None for a file whose frames it would number differently."""
         from torchcodec.decoders import VideoDecoder
 
         lists_others = _PLAYLISTS & set(self._container.format.name.split(","))
@@ -84,12 +84,12 @@ class TorchCodecFrames(PyAVFrames):
             return None
 
     def _agrees(self, first: Any) -> bool:
-        """Whether the first picture is the same from both to the bit."""
+        """Returns whether both decoders give a bit-identical first picture."""
         pictures = self._pictures_of([0])
         return pictures is not None and torch.equal(pictures[0], self._converted(first))
 
     def _all_held(self, targets: Sequence[int]) -> bool:
-        """Whether the key frames before some frames are sound, which torchcodec takes on trust."""
+        """Returns whether decoding can start at the key frames before some frames, which torchcodec does not check."""
         keys = np.searchsorted(self._index.key_pts, self._index.pts[list(targets)], side="right") - 1
         try:
             for key in sorted({max(int(key), 0) for key in keys} - self._held):
@@ -101,7 +101,7 @@ class TorchCodecFrames(PyAVFrames):
         return True
 
     def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Decodes some frames, as `FrameSource.frames`."""
+        """Decodes some frames, as `FrameSource.frames` does."""
         done = 0
         if self._decoder is not None:
             self.missing = 0
@@ -117,7 +117,7 @@ class TorchCodecFrames(PyAVFrames):
             yield from super().frames(targets[done:])
 
     def _pictures_of(self, targets: Sequence[int]) -> torch.Tensor | None:
-        """Pictures `(T, C, H, W)` by their times; None if others came, or none."""
+        """Decodes pictures `(T, C, H, W)` by their times; returns None for an error or other times."""
         base = self._stream.time_base
         assert base is not None
         times = torch.from_numpy(self._index.pts[list(targets)]).double() * base.numerator / base.denominator
@@ -130,13 +130,13 @@ class TorchCodecFrames(PyAVFrames):
         return found.data if torch.allclose(found.pts_seconds, times, rtol=0, atol=self._half_tick()) else None
 
     def _half_tick(self) -> float:
-        """Half the unit in which the file counts time, in seconds."""
+        """Returns half the file's unit of time, in seconds."""
         base = self._stream.time_base
         assert base is not None
         return 0.5 * base.numerator / base.denominator
 
 
 def _plain(frame: Any) -> bool:
-    """Whether both make the same RGB of such frames."""
+    """Returns whether both decoders convert such frames to the same RGB."""
     eight_bits = all(component.bits == 8 for component in frame.format.components)
     return eight_bits and not frame.interlaced_frame and frame.width % 2 == frame.height % 2 == 0

@@ -1,4 +1,4 @@
-"""An animated WebP file, whose frames each say how long they are shown."""
+"""Animated WebP files, which store how long each frame is shown."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from vov3d.video.decoders.images import Image
 from vov3d.video.decoders.opening import check_pixels
 from vov3d.video.sources import Media, is_animated_webp
 
-_UNTIMED = 100  # milliseconds, for frames that say 0; what browsers take
+_UNTIMED = 100  # milliseconds, for frames that state 0; as in browsers
 
 
 class WebPFrames(FrameSource):
@@ -43,7 +43,7 @@ class WebPFrames(FrameSource):
         self.variable = bool((abs(durations - np.median(durations)) > np.median(durations) / 2).any())
 
     def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Decodes frames, as `FrameSource.frames`."""
+        """Decodes frames, as `FrameSource.frames` does."""
         self.missing = 0
         last: torch.Tensor | None = None
         try:
@@ -73,7 +73,7 @@ def _content(path: str, name: str) -> bytes:
 
 
 def _durations(data: bytes) -> np.ndarray:
-    """Milliseconds of each frame, which stand at the head of its chunk."""
+    """Reads the milliseconds of each frame from the head of its chunk."""
     found = []
     at = 12
     while at + 24 <= len(data):

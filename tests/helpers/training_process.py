@@ -1,7 +1,7 @@
-"""What each process of a test of several does: python processes.py DATA FOLDER, started by torchrun.
+"""The program of each process of a distributed test: python training_process.py DATA FOLDER, started by torchrun.
 
 Writes the gradients of the first update, which clips it saw, and the logs of a whole run and of one that was stopped
-and gone on with.
+and resumed.
 """
 
 import json

@@ -1,0 +1,164 @@
+"""Features of long videos: what `vov3d embed --every` writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from reference.localization.annotations import Annotations
+
+Array = np.ndarray
+
+_ARRAYS = ("paths", "times", "shot_starts", "shot_ends", "vectors")
+
+
+@dataclass(frozen=True)
+class Video:
+    """The features of a video.
+
+    Attributes:
+        path: The video, as `vov3d embed` was given it.
+        times: float64 `(N,)`, the middle of each window, in seconds.
+        shots: float64 `(N, 2)`, where the shot of each window begins and ends.
+        vectors: float32 `(N, D)`.
+    """
+
+    path: str
+    times: Array
+    shots: Array
+    vectors: Array
+
+    @property
+    def name(self) -> str:
+        """The name of its file, without the ending."""
+        return Path(self.path).stem
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return float(self.shots[-1, 1])
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of several videos.
+
+    Attributes:
+        videos: The videos.
+        about: How the features were made; those of two files compare only where all of it agrees.
+    """
+
+    videos: list[Video]
+    about: dict[str, str]
+
+    @property
+    def step(self) -> float:
+        """Seconds between two windows."""
+        return float(self.about["every"])
+
+
+def read_features(path: str | Path) -> Features:
+    """Reads a file of `vov3d embed --every`.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; vov3d embed VIDEOS --every 0.5s -o {path} writes one")
+    try:
+        arrays, about = _parquet(path) if path.suffix == ".parquet" else _npz(path)
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: is no file of vov3d embed --every ({error})") from error
+    if "every" not in about:
+        raise ValueError(f"{path}: holds one vector a video; write it with vov3d embed --every")
+    paths = arrays["paths"]
+    edges = [0, *(np.flatnonzero(paths[1:] != paths[:-1]) + 1).tolist(), len(paths)]
+    videos = []
+    for start, end in pairwise(edges):
+        shots = np.stack([arrays["shot_starts"][start:end], arrays["shot_ends"][start:end]], 1)
+        videos.append(Video(str(paths[start]), arrays["times"][start:end], shots, arrays["vectors"][start:end]))
+    return Features(videos, about)
+
+
+def _npz(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    with np.load(path) as found:
+        about = {key: str(found[key]) for key in found if key not in _ARRAYS}
+        return {key: found[key] for key in (_ARRAYS if "every" in about else ())} or {"paths": np.array([])}, about
+
+
+def _parquet(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    names = {"paths": "path", "times": "time", "shot_starts": "shot_start", "shot_ends": "shot_end"}
+    if "every" not in about:
+        return {"paths": np.array([])}, about
+    arrays = {key: table[name].to_numpy() for key, name in names.items()}
+    return {**arrays, "vectors": np.stack(table["vector"].to_numpy())}, about
+
+
+def videos_of(features: Features, annotations: Annotations, partial: bool = False) -> dict[str, Video]:
+    """Finds the features of all annotated videos, by the names of their files.
+
+    Args:
+        features: Of the files `NAME.mp4`, or `v_NAME.mp4` as ActivityNet's are called.
+        annotations: What names the videos.
+        partial: Leaves out videos without features, in place of an error.
+
+    Returns:
+        The features by the name in the annotations, in their order.
+
+    Raises:
+        FileNotFoundError: If features are missing.
+        ValueError: If two files have one name.
+    """
+    by_name: dict[str, Video] = {}
+    for video in features.videos:
+        if video.name in by_name:
+            raise ValueError(
+                f"{by_name[video.name].path} and {video.path} have one name, so which is meant is not told"
+            )
+        by_name[video.name] = video
+    found = {name: by_name.get(name) or by_name.get(f"v_{name}") for name in annotations.videos}
+    missing = [name for name, video in found.items() if video is None]
+    if missing and (not partial or len(missing) == len(found)):
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(found)} annotated videos have no features ({named}): embed them too, or leave them"
+            " out of the measurement with --partial"
+        )
+    return {name: video for name, video in found.items() if video is not None}
+
+
+def check_alike(about: dict[str, str], other: dict[str, str], what: str) -> None:
+    """Refuses features that were made in another way than those of the training.
+
+    Args:
+        about: How those of the training were made.
+        other: How these were made.
+        what: What these are, for the message.
+
+    Raises:
+        ValueError: If something differs.
+    """
+    for key, value in about.items():
+        if key != "weights" and other.get(key) != value:
+            raise ValueError(
+                f"{what} was made with {key} {other.get(key)!r}, the model's features with {value!r}; embed in the same"
+                " way"
+            )
+
+
+def lengths(videos: dict[str, Video]) -> dict[str, float]:
+    """Returns seconds of each video."""
+    return {name: video.duration for name, video in videos.items()}
+
+
+def rows(videos: Sequence[Video]) -> Array:
+    """Returns the vectors of all videos, `(N, D)`."""
+    return np.concatenate([video.vectors for video in videos])
