@@ -49,8 +49,8 @@ class JointNorm(nn.BatchNorm3d):
         return normal * self.weight.view(shape) + self.bias.view(shape)
 
 
-def joint(recipe, num_classes, world):
-    model = build(recipe, num_classes, world).double()
+def joint(recipe, num_classes, world, *rest):
+    model = build(recipe, num_classes, world, *rest).double()
     for module in model.modules():
         if type(module) is nn.BatchNorm3d:
             module.__class__ = JointNorm

@@ -245,17 +245,31 @@ def from_file(
         root: Where its videos lie.
         split: Of a Kinetics list that holds several.
     """
-    if root is not None and not Path(root).is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; root is where the videos of {file} lie")
-    above = [file.parent, file.parent.parent] if file.parent.name in _LIST_FOLDERS else [file.parent]
-    roots = [Path(root)] if root is not None else [base / name for base in above for name in _ROOTS]
-    roots = [folder for folder in roots if folder.is_dir()]
+    roots = roots_of(file, root)
     if layout in (None, "csv", "frames"):
         return _from_paths(file, layout, roots)
     if layout == "kinetics":
         return _found(_kinetics(file, split), roots, depth=2, ending=".mp4"), []
     rows, ending = (_ssv1(file), "") if layout == "ssv1" else (_ssv2(file), ".webm")
     return _found(rows, roots, depth=0, ending=ending), []
+
+
+def roots_of(file: Path, root: str | Path | None) -> list[Path]:
+    """Returns the folders in which the videos of a list may lie: the given one, or those beside the list.
+
+    Raises:
+        FileNotFoundError: If the one that is given is not there.
+    """
+    if root is not None and not Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; root is where the videos of {file} lie")
+    above = [file.parent, file.parent.parent] if file.parent.name in _LIST_FOLDERS else [file.parent]
+    roots = [Path(root)] if root is not None else [base / name for base in above for name in _ROOTS]
+    return [folder for folder in roots if folder.is_dir()]
+
+
+def is_path_word(text: str) -> bool:
+    """Returns True if a cell of the header names the column of the videos."""
+    return re.sub(r"[\W_]", "", text).lower() in _PATH_WORDS.split()
 
 
 def read_lines(file: Path) -> list[str]:

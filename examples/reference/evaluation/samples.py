@@ -4,11 +4,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from reference.data.layouts import class_key
 from reference.data.lists import VideoList, described, read_list
+from reference.data.sources import Member, read_source
+from reference.data.targets import task_of_data
+from vov3d.weights.tasks import SINGLE, Task, head_names
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Samples:
         name: Name of the set in results.
         missing: Videos that the list names and that are not there.
         notes: Notes about the reading.
+        targets: The labels `(N, ...)` of a task beyond one label, as in a `Source`; `labels` are all 0 then.
     """
 
     sources: Sequence[Path | np.ndarray]
@@ -32,6 +38,7 @@ class Samples:
     name: str
     missing: int = 0
     notes: tuple[str, ...] = ()
+    targets: np.ndarray | None = None
 
     def subset(self, indices: Sequence[int]) -> "Samples":
         """Returns some of the videos."""
@@ -40,6 +47,7 @@ class Samples:
             sources=[self.sources[i] for i in indices],
             names=tuple(self.names[i] for i in indices),
             labels=tuple(self.labels[i] for i in indices),
+            targets=None if self.targets is None else self.targets[list(indices)],
         )
 
     def __len__(self) -> int:
@@ -47,7 +55,8 @@ class Samples:
 
     def digest(self) -> str:
         """Returns the SHA-256 of names and labels, which shows whether scores are of this set."""
-        rows = "\n".join(f"{name}\t{label}" for name, label in zip(self.names, self.labels, strict=True))
+        labels = self.labels if self.targets is None else self.targets.tolist()
+        rows = "\n".join(f"{name}\t{label}" for name, label in zip(self.names, labels, strict=True))
         return hashlib.sha256(rows.encode()).hexdigest()
 
 
@@ -60,6 +69,7 @@ def load_samples(
     split: str | None = None,
     partial: bool = False,
     labels_from: int | None = None,
+    task: Task = SINGLE,
 ) -> Samples:
     """Reads a set of videos and gives it the class numbers of a model.
 
@@ -73,11 +83,16 @@ def load_samples(
         split: As for `read_list`.
         partial: As for `read_list`.
         labels_from: As for `read_list`.
+        task: What the model's outputs mean; of another than one label the data is what `read_source` takes.
 
     Raises:
         FileNotFoundError: As `read_list`.
         ValueError: As `read_list`, and for classes that the model does not have.
     """
+    if not task.single:
+        way = SimpleNamespace(layout=layout or "", root=root or "", partial=partial, classes="")
+        way.labels_from = -1 if labels_from is None else labels_from
+        return _of_task(str(data), task, names, num_classes, split, way)
     if Path(data).suffix == ".npz":
         settings = (("root", root), ("layout", layout), ("split", split), ("labels_from", labels_from))
         if given := [key for key, value in settings if value is not None]:
@@ -90,6 +105,34 @@ def load_samples(
     paths = tuple(str(path) for path in videos.paths)
     labels, missing = _in_range(data, videos.labels, classes), len(videos.missing)
     return Samples(videos.paths, paths, labels, classes, videos.name, missing, described(videos))
+
+
+def _of_task(
+    data: str, task: Task, names: Sequence[str] | None, num_classes: int, split: str | None, way: SimpleNamespace
+) -> Samples:
+    """Returns the videos of a task beyond one label, with labels in the order of the model's outputs."""
+    heads = tuple(name for name, _ in task.heads)
+    own: tuple[Any, ...] | None = tuple(names) if names is not None else None
+    if own is not None and task.heads:
+        own = tuple(map(tuple, head_names(task, own)))
+    source, several = read_source(data, split or "", way, SimpleNamespace(), own, task.name, heads)
+    if split is not None and not several:
+        raise ValueError(f"{data}: split={split!r} has no effect, there is only one set; leave it out")
+    if isinstance(source.files, list | tuple) and any(isinstance(file, Member) for file in source.files):
+        raise ValueError(f"{data}: shards are for training; give a list of videos")
+    found = task_of_data(task.name, source.classes, source.heads)
+    flat = sum(source.classes, ()) if task.heads else tuple(source.classes)
+    if len(flat) != num_classes or [n for _, n in found.heads] != [n for _, n in task.heads]:
+        raise ValueError(
+            f"{data}: has {found.describe(len(flat))}, the model {task.describe(num_classes)}; evaluate on data of "
+            "its classes"
+        )
+    sources: list[Any] = list(source.clips) if source.clips is not None else list(source.files or ())
+    paths = tuple(f"clip {i}" if source.clips is not None else str(path) for i, path in enumerate(sources))
+    counted = f"{source.name}: {len(sources)} videos of {task.describe(num_classes)}"
+    return Samples(
+        sources, paths, (0,) * len(paths), flat, source.name, source.missing, (counted, *source.notes), source.labels
+    )
 
 
 def _agreed(data: object, names: Sequence[str] | None, classes: Sequence[str], num_classes: int) -> tuple[str, ...]:

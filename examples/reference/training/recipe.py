@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from vov3d.weights.tasks import TASKS
+
 FOLDER = Path(__file__).parent.parent / "recipes"
 DEFAULTS = FOLDER / "defaults.toml"
 
@@ -18,6 +20,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "model.drop_rate": (0, 1),
     "model.drop_path_rate": (0, 1),
     "data.labels_from": (-1, 1),
+    "data.balance": (0, 1),
     "data.val_share": (0, 1),
     "data.max_broken": (0, 1),
     "shapes.clips": (1, _INFINITE),
@@ -39,6 +42,9 @@ _WORDS = {
     "train.keep": ("last", "best"),
     "schedule.name": ("cosine", "steps"),
     "clip.sampling": ("", "dense", "segment"),
+    "task.name": TASKS,
+    "loss.name": ("", "focal", "logit_adjusted", "l1", "huber"),
+    "loss.class_weights": ("none", "sqrt", "inverse"),
 }
 
 Recipe = dict[str, Any]
@@ -146,6 +152,11 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--resume", choices=("never", "auto"), default="never", help="auto: continue from the last checkpoint, if any"
     )
     return p
+
+
+def with_defaults(recipe: Recipe) -> Recipe:
+    """Returns a recipe of an earlier version with the keys that came later; their defaults do what was done before."""
+    return _flat(_read(DEFAULTS)) | recipe
 
 
 def differences(recipe: Recipe, former: Recipe, without_effect: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from reference.data.sources import SHAPES, Member, Source
+from reference.data.targets import label_text
 from vov3d.files import replacing
 
 VIDEOS = "videos.csv"
@@ -43,7 +44,7 @@ def write_seen(path: Path, train: Source, val: Source | None) -> None:
                 assert source is not None
                 item = source.clips[index] if source.clips is not None else source.file(index)
                 folder, base, size = _identity(item)
-                writer.writerow((name, source.classes[source.labels[index]], size, folder, base))
+                writer.writerow((name, label_text(source.labels[index], source.classes), size, folder, base))
 
 
 def parts_of(model: Path, items: Sequence[Path | np.ndarray]) -> list[str | None]:
