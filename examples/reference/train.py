@@ -3,6 +3,7 @@
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2
     python -m reference.train --recipe finetune --data FOLDER --model vov3d_m.k400_f16 --output runs/mine
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2 --resume auto --train.batch_size 8
+    python -m reference.train --recipe finetune --data FOLDER --model x3d_s.k400 --distill big/model --output runs/small
     torchrun --nproc_per_node 8 -m reference.train --recipe k400 --data FOLDER --output runs/k400
 
 OUTPUT then holds `checkpoint.pt`, the logs, `curves.png`, and `model`: `vov3d predict FILE --model OUTPUT/model`.
@@ -50,6 +51,7 @@ try:
         save_atomically,
         set_random_state,
     )
+    from reference.training.distillation import Distillation
     from reference.training.log import EPOCHS, UPDATES, Log, draw_curves
     from reference.training.mixing import mix
     from reference.training.recipe import (
@@ -72,7 +74,7 @@ from torch import nn
 import vov3d
 from vov3d.video import VideoError, parse_views
 
-# Keys that change neither what is computed nor its order. The data is compared by its content.
+# Keys that change neither what is computed nor its order. Data and teacher are compared by their content.
 WITHOUT_EFFECT = (
     "data.path",
     "data.val",
@@ -82,6 +84,7 @@ WITHOUT_EFFECT = (
     "data.group",
     "data.overlap",
     "data.workers",
+    "distill.model",
     "train.checkpoint_every",
 )
 
@@ -120,6 +123,8 @@ class Trainer:
         self._check_settings()
         torch.manual_seed(train.seed)
         self.network: Any = build_model(self.recipe, len(self.source.classes), self.world).to(self.accelerator.device)
+        self.distillation = Distillation(self.recipe.distill, self.network, self.source.classes, self.accelerator)
+        self.keys = self.keys | self.distillation.settings
         self.digest = self.source.digest()
         self.clips = open_clips(self.source, self.network.pretrained_cfg, self.recipe, train=True)
         self.views = train.val_views or default_views(self.network.pretrained_cfg["sampling"])
@@ -200,7 +205,7 @@ class Trainer:
         self.accelerator.print(
             f"{self.recipe.model.name}: {parameters / 1e6:.2f} M parameters to train, on {self.accelerator.device}\n"
             f"{self.source.name}: {len(self.source)} videos of {len(self.source.classes)} classes, {validation}\n"
-            f"{''.join(notes)}"
+            f"{''.join(notes)}{self.distillation.note}"
             f"{self.world} processes x {train.accumulate} backward passes x {each} = {self.batch} clips an update, "
             f"{self.updates} updates an epoch\n"
             f"learning rate {optimizer.lr:g} for {optimizer.batch} clips an update, scaled by {self.factor:g}: "
@@ -314,14 +319,19 @@ class Trainer:
         raise Stopped(self.stop.number or signal.SIGTERM)
 
     def loss(self, batch: Batch, number: int) -> torch.Tensor:
-        """Returns the cross-entropy, summed over the clips of a batch, the `number`-th of this update."""
+        """Returns the loss summed over the clips of a batch, the `number`-th of this update.
+
+        It is the cross-entropy, and the distance from a teacher where there is one.
+        """
         mixing, smoothing = self.recipe.mix, self.recipe.train.label_smoothing
         clips, labels = self._to_network(batch)
         if mixing.mixup or mixing.cutmix:
             rng = np.random.default_rng((self.recipe.train.seed, self.step, number, self.rank))
             if rng.random() < mixing.share:
                 clips, labels = mix(clips, labels, len(self.source.classes), mixing.mixup, mixing.cutmix, rng)
-        return F.cross_entropy(self.model(clips), labels, reduction="sum", label_smoothing=smoothing)
+        outputs = self.model(clips)
+        of_labels = F.cross_entropy(outputs, labels, reduction="sum", label_smoothing=smoothing)
+        return self.distillation.loss(of_labels, outputs, clips)
 
     def _to_network(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         clips = to_network(batch.clips, self.network.pretrained_cfg, next(self.network.parameters()))
@@ -541,6 +551,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides = parse_overrides(rest)
             overrides |= {"data.path": args.data} if args.data else {}
             overrides |= {"model.name": args.model} if args.model else {}
+            overrides |= {"distill.model": args.distill} if args.distill else {}
             trainer = Trainer(load_recipe(args.recipe, overrides), args.output, args.resume == "auto", stop)
             trainer.run()
             trainer.accelerator.end_training()
