@@ -3,7 +3,7 @@
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2
     python -m reference.train --recipe finetune --data FOLDER --model vov3d_m.k400_f16 --output runs/mine
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2 --resume auto --train.batch_size 8
-    python -m reference.train --recipe finetune --data FOLDER --model x3d_s.k400 --distill big/model --output runs/small
+    python -m reference.train --recipe finetune --data FOLDER --distill runs/large/model --output runs/small
     torchrun --nproc_per_node 8 -m reference.train --recipe k400 --data FOLDER --output runs/k400
 
 OUTPUT then holds `checkpoint.pt`, the logs, `curves.png`, and `model`: `vov3d predict FILE --model OUTPUT/model`.

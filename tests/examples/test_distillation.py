@@ -25,7 +25,6 @@ from reference.training.distillation import Distillation, adapt, divergence
 
 import vov3d
 from vov3d.deploy import ExportedModel
-from vov3d.deploy._metadata import Metadata
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,9 +127,9 @@ def test_a_teacher_in_a_file_takes_the_clips_that_the_file_is_for(tmp_path):
     """The file is made of metadata and a function, as the runtimes of all formats are called."""
     path = folder(tmp_path / "teacher")
     source = load_model(str(path), None, torch.device("cpu"))
-    facts = dict(vov3d_version="1", architecture="x3d_xs", license=None, pretrained_cfg=source.cfg, outputs=["logits"])
-    facts |= dict(class_names=list(CLASSES), num_classes=2, in_chans=3, dtype="fp32", min_size=16)
-    file = ExportedModel(Metadata(**facts, clip=[2, 32, 32]), lambda clip: [source.network(clip)])
+    facts = dict(architecture="x3d_xs", pretrained_cfg=source.cfg, clip=[2, 32, 32])
+    facts |= dict(class_names=list(CLASSES), num_classes=2, in_chans=3, outputs=["logits"])
+    file = ExportedModel(SimpleNamespace(**facts), lambda clip: [source.network(clip)])
     with pytest.raises(ValueError, match="clip.frames=2, clip.stride=2") as error:
         adapt(replace(source, network=file), network(), CLASSES)
     assert "it takes 32x32 pixels, the run has 16x16: set clip.size=32" in str(error.value)
