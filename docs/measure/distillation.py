@@ -2,12 +2,14 @@
 
     python docs/measure distillation
 
-The student is `vov3d_n` without its last block, and starts from the weights of the other ones. It is fine-tuned on 240
-clips of the teacher's twenty motions. Runs are stored one by one in docs/results/benchmarks/distillation.json; those
-that are there are not repeated, and one that was interrupted is resumed. Fills the table of docs/guides/training.md.
+The student is `vov3d_n` without its last block, and starts from the weights of the other ones. It is fine-tuned on
+many and on few clips of the teacher's twenty motions. Runs are stored one by one in
+docs/results/benchmarks/distillation.json; those that are there are not repeated, and one that was interrupted is
+resumed. It fills the table of docs/guides/training.md.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -29,17 +31,22 @@ from vov3d.synthetic.moving_shapes import CLASSES, make_set
 RESULTS, PAGE = STORED / "distillation.json", DOCS / "guides" / "training.md"
 TEACHER = "vov3d_n"
 SEEDS = (0, 1, 2)
-TRAIN, TRAIN_SEED = 240, 40  # the teacher was trained on clips of seed 0
+EPOCHS_OF = {240: 4, 60: 8}  # by training clips
+TRAIN_SEED = 40  # the teacher was trained on clips of seed 0
 TEST, TEST_SEED = 1000, 777
 KEYS = {  # of the recipe `finetune`
     "data.workers": "0",
     "clip.shift": "4",
-    "schedule.epochs": "4",
-    "train.val_every": "4",
+    "train.val_every": "1000",  # the last epoch alone
     "train.val_views": "1x1",
     "train.keep": "last",
 }
 KINDS = {"plain": {}, "distilled": {"distill.model": TEACHER}}
+
+
+def name_of(clips: int, kind: str, seed: int) -> str:
+    """Returns the name of a run."""
+    return f"{clips}-{kind}-seed{seed}"
 
 
 def clips_file(path: Path, number: int, seed: int) -> Path:
@@ -63,17 +70,20 @@ def student_folder(path: Path) -> Path:
     return path
 
 
-def train(work: Path, kind: str, seed: int) -> dict[str, Any]:
+def train(work: Path, clips: int, kind: str, seed: int) -> dict[str, Any]:
     """Trains one student; returns its accuracy on the test clips after the last epoch."""
-    folder = work / f"{kind}-seed{seed}"
-    keys = KEYS | KINDS[kind] | {"train.seed": str(seed), "model.name": str(student_folder(work / "student"))}
-    keys["data.path"] = str(clips_file(work / "train.npz", TRAIN, TRAIN_SEED))
+    folder = work / name_of(clips, kind, seed)
+    keys = KEYS | KINDS[kind] | {"train.seed": str(seed), "schedule.epochs": str(EPOCHS_OF[clips])}
+    keys["model.name"] = str(student_folder(work / "student"))
+    keys["data.path"] = str(clips_file(work / f"train-{clips}.npz", clips, TRAIN_SEED))
     keys["data.val"] = str(clips_file(work / "test.npz", TEST, TEST_SEED))
     trainer, start = Trainer(load_recipe("finetune", keys), folder, resume=True), time.process_time()
     whole = trainer.step == 0
     trainer.run()
+    log = read_log(folder / EPOCHS)
     return {
-        "top1": round(read_log(folder / EPOCHS)["top1"][-1], 2),
+        "top1": round(log["top1"][-1], 2),
+        "test_loss": round(log["val_loss"][-1], 4),
         "updates": trainer.step,
         "params": sum(p.numel() for p in trainer.network.parameters()),
         "cpu_s": round(time.process_time() - start, 1) if whole else None,
@@ -93,17 +103,27 @@ def top1(name: str, test: Path) -> float:
 
 def table(stored: dict[str, Any]) -> str:
     """Returns the table in Markdown."""
-    lines = ["| 240 clips, four epochs | top-1, %: mean | of each seed | CPU seconds of a run |"]
-    lines += ["| --- | --- | --- | --- |", f"| the student before training | {stored['student']:.1f} | | |"]
-    for kind, title in (("plain", "trained on labels alone"), ("distilled", f"the same with `--distill {TEACHER}`")):
-        runs = [stored[f"{kind}-seed{seed}"] for seed in SEEDS if f"{kind}-seed{seed}" in stored]
-        if runs:
-            values, seconds = [run["top1"] for run in runs], [run["cpu_s"] for run in runs if run["cpu_s"]]
-            each = ", ".join(f"{value:.1f}" for value in values)
-            middle = f"{statistics.median(seconds):.0f}" if seconds else ""
-            lines.append(f"| {title} | {statistics.mean(values):.1f} | {each} | {middle} |")
-    lines.append(f"| the teacher | {stored['teacher']:.1f} | | |")
+    lines = [
+        "| | top-1, %: mean | of each seed | loss: mean | CPU seconds of a run |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines.append(f"| the student before training | {stored['student']:.1f} | | | |")
+    for clips, epochs in EPOCHS_OF.items():
+        for kind, title in (("plain", "labels alone"), ("distilled", f"`--distill {TEACHER}`")):
+            names = [name_of(clips, kind, seed) for seed in SEEDS]
+            if runs := [stored[name] for name in names if name in stored]:
+                lines.append(f"| {clips} clips, {epochs} epochs, {title} | {figures(runs)} |")
+    lines.append(f"| the teacher | {stored['teacher']:.1f} | | | |")
     return "\n".join(lines)
+
+
+def figures(runs: list[dict[str, Any]]) -> str:
+    """Returns the cells of one row."""
+    values, seconds = [run["top1"] for run in runs], [run["cpu_s"] for run in runs if run["cpu_s"]]
+    each = ", ".join(f"{value:.1f}" for value in values)
+    loss = statistics.mean(run["test_loss"] for run in runs)
+    middle = f"{statistics.median(seconds):.0f}" if seconds else ""
+    return f"{statistics.mean(values):.1f} | {each} | {loss:.3f} | {middle}"
 
 
 def main() -> None:
@@ -117,10 +137,10 @@ def main() -> None:
         test = clips_file(args.work / "test.npz", TEST, TEST_SEED)
         stored["teacher"] = top1(TEACHER, test)
         stored["student"] = top1(f"local-dir:{student_folder(args.work / 'student')}", test)
-    for name in [f"{kind}-seed{seed}" for seed in SEEDS for kind in KINDS]:
+    for clips, seed, kind in itertools.product(EPOCHS_OF, SEEDS, KINDS):
+        name = name_of(clips, kind, seed)
         if name not in stored:
-            kind, _, seed = name.partition("-seed")
-            stored[name] = train(args.work, kind, int(seed))
+            stored[name] = train(args.work, clips, kind, seed)
         with replacing(RESULTS) as draft:
             draft.write_text(json.dumps(stored, indent=1) + "\n")
         fill(PAGE, distillation=table(stored))

@@ -1,5 +1,6 @@
 """Distillation: its loss, what a teacher sees, which teachers are refused, runs with one."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import distillation as measured
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from helpers.tiny_training_runs import clips_file, command, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pages import part_of
 from reference import train
 from reference.evaluation.models import load_model
 from reference.training import distillation
@@ -283,3 +286,11 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     one, two = (torch.load(tmp_path / number / "gradients.pt", weights_only=True) for number in ("1", "2"))
     for name, gradient in one.items():
         torch.testing.assert_close(two[name], gradient, rtol=1e-4, atol=1e-9, msg=name)
+
+
+# --- what was measured -----------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_the_page_is_that_of_the_stored_runs():
+    written = part_of(measured.PAGE.read_text(encoding="utf-8"), "distillation")
+    assert written == measured.table(json.loads(measured.RESULTS.read_text())), "run `python docs/measure distillation`"
