@@ -3,6 +3,7 @@
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2
     python -m reference.train --recipe finetune --data FOLDER --model vov3d_m.k400_f16 --output runs/mine
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2 --resume auto --train.batch_size 8
+    python -m reference.train --recipe finetune --data FOLDER --distill runs/large/model --output runs/small
     torchrun --nproc_per_node 8 -m reference.train --recipe k400 --data FOLDER --output runs/k400
 
 OUTPUT then holds `checkpoint.pt`, the logs, `curves.png`, and `model`: `vov3d predict FILE --model OUTPUT/model`.
@@ -51,6 +52,7 @@ try:
         save_atomically,
         set_random_state,
     )
+    from reference.training.distillation import Distillation
     from reference.training.log import EPOCHS, UPDATES, Log, draw_curves
     from reference.training.losses import build_loss, check_loss, draw_weights, one_hot, scale_of
     from reference.training.mixing import mix
@@ -75,7 +77,7 @@ from torch import nn
 import vov3d
 from vov3d.video import VideoError, parse_views
 
-# Keys that change neither what is computed nor its order. The data is compared by its content.
+# Keys that change neither what is computed nor its order. Data and teacher are compared by their content.
 WITHOUT_EFFECT = (
     "data.path",
     "data.val",
@@ -85,6 +87,7 @@ WITHOUT_EFFECT = (
     "data.group",
     "data.overlap",
     "data.workers",
+    "distill.model",
     "train.checkpoint_every",
 )
 
@@ -132,6 +135,8 @@ class Trainer:
         self.loss_of = build_loss(
             self.task, self.recipe.loss, train.label_smoothing, labels, classes, self.accelerator.device
         )
+        self.distillation = Distillation(self.recipe.distill, self.network, self.names, self.accelerator)
+        self.keys = self.keys | self.distillation.settings
         self.digest = self.source.digest()
         self.clips = open_clips(self.source, self.network.pretrained_cfg, self.recipe, train=True)
         self.views = train.val_views or default_views(self.network.pretrained_cfg["sampling"])
@@ -187,6 +192,11 @@ class Trainer:
         """Refuses settings that cannot work or would have no effect."""
         train, model = self.recipe.train, self.recipe.model
         check_loss(self.task, self.recipe.loss, self.recipe.mix, train.label_smoothing)
+        if self.recipe.distill.model and not self.task.single:
+            raise ValueError(
+                f"distill.model={self.recipe.distill.model!r} is for runs of one label a video, and task.name is"
+                f" {self.task.name!r}: leave it out"
+            )
         if train.keep == "best" and self.val_source is None:
             raise ValueError(
                 "train.keep='best' needs videos for validation: a val folder, --data.val, or --data.val_share 0.2"
@@ -213,7 +223,7 @@ class Trainer:
         self.accelerator.print(
             f"{self.recipe.model.name}: {parameters / 1e6:.2f} M parameters to train, on {self.accelerator.device}\n"
             f"{self.source.name}: {len(self.source)} videos of {self.task.describe(len(self.names))}, {validation}\n"
-            f"{''.join(notes)}"
+            f"{''.join(notes)}{self.distillation.note}"
             f"{self.world} processes x {train.accumulate} backward passes x {each} = {self.batch} clips an update, "
             f"{self.updates} updates an epoch\n"
             f"learning rate {optimizer.lr:g} for {optimizer.batch} clips an update, scaled by {self.factor:g}: "
@@ -327,7 +337,10 @@ class Trainer:
         raise Stopped(self.stop.number or signal.SIGTERM)
 
     def loss(self, batch: Batch, number: int) -> torch.Tensor:
-        """Returns the loss, summed over the clips of a batch, the `number`-th of this update."""
+        """Returns the loss summed over the clips of a batch, the `number`-th of this update.
+
+        It is the loss of the labels, and the distance from a teacher where there is one.
+        """
         mixing = self.recipe.mix
         clips, labels = self._to_network(batch)
         if mixing.mixup or mixing.cutmix:
@@ -335,7 +348,8 @@ class Trainer:
             if rng.random() < mixing.share:
                 shares = one_hot(self.task, labels, len(self.names))
                 clips, labels = mix(clips, shares, len(self.names), mixing.mixup, mixing.cutmix, rng)
-        return self.loss_of(self.model(clips), labels)
+        outputs = self.model(clips)
+        return self.distillation.loss(self.loss_of(outputs, labels), outputs, clips)
 
     def _to_network(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         clips = to_network(batch.clips, self.network.pretrained_cfg, next(self.network.parameters()))
@@ -613,6 +627,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides = parse_overrides(rest)
             overrides |= {"data.path": args.data} if args.data else {}
             overrides |= {"model.name": args.model} if args.model else {}
+            overrides |= {"distill.model": args.distill} if args.distill else {}
             trainer = Trainer(load_recipe(args.recipe, overrides), args.output, args.resume == "auto", stop)
             trainer.run()
             trainer.accelerator.end_training()

@@ -28,6 +28,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "shapes.frames": (1, _INFINITE),
     "shapes.size": (1, _INFINITE),
     "mix.share": (0, 1),
+    "distill.temperature": (0.01, _INFINITE),
+    "distill.weight": (0, 1),
     "optimizer.batch": (1, _INFINITE),
     "optimizer.layer_decay": (0, 1),
     "schedule.epochs": (1, _INFINITE),
@@ -90,6 +92,10 @@ def check_values(recipe: Recipe) -> None:
             if not low <= value <= high or value == _INFINITE:
                 upper = f"to {high:g}" if high < _INFINITE else "on"
                 raise ValueError(f"{key} is {value!r}: expected a number from {low:g} {upper}")
+    defaults = _flat(_read(DEFAULTS))
+    for key in ("distill.temperature", "distill.weight"):
+        if not recipe["distill.model"] and recipe[key] != defaults[key]:
+            raise ValueError(f"{key}={recipe[key]:g} has no effect without a teacher: give --distill MODEL as well")
     stones, scales = recipe["schedule.milestones"], recipe["clip.scales"]
     if not all(type(v) is int and v >= 1 for v in stones) or stones != sorted(stones):
         raise ValueError(f"schedule.milestones is {stones!r}: expected epochs from 1 on, in order, such as [35, 45]")
@@ -142,12 +148,14 @@ def parser(description: str) -> argparse.ArgumentParser:
         epilog=f"Keys of a recipe, each to be overridden as --optimizer.lr 0.05:\n\n{DEFAULTS.read_text()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        usage="train.py --recipe NAME --output FOLDER [--data DATA] [--model NAME] [--resume auto] [--section.key V]",
+        usage="train.py --recipe NAME --output FOLDER [--data DATA] [--model NAME] [--distill MODEL] [--resume auto]"
+        " [--section.key V]",
     )
     p.add_argument("--recipe", required=True, metavar="NAME", help=f"{', '.join(recipe_names())}, or a TOML file")
     p.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="checkpoints, logs, model")
     p.add_argument("--data", metavar="DATA", help="in place of --data.path")
     p.add_argument("--model", metavar="NAME", help="in place of --model.name")
+    p.add_argument("--distill", metavar="MODEL", help="a teacher, in place of --distill.model")
     p.add_argument(
         "--resume", choices=("never", "auto"), default="never", help="auto: continue from the last checkpoint, if any"
     )
