@@ -411,11 +411,13 @@ def _localize(args: argparse.Namespace) -> None:
     target = device(args.device) if args.device else best_device()
     if args.streaming:
         stream = _stream_of(args, target)
+        stream.task.require(f"localizing, with {args.model},", "single")
         names = stream.class_names
         timeline = stream_over(stream, args.video, args.picture is not None, args.across_cuts)
     else:
         model = load_model(args.model, args.checkpoint, target, args.device is not None)
         classifier = VideoClassifier(model.network, class_names=model.names)
+        classifier.task.require(f"localizing, with {args.model},", "single")
         names = classifier.class_names
         every = args.every or 0.2
         timeline = look_over(classifier, args.video, every, args.seconds, args.picture is not None, args.across_cuts)

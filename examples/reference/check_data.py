@@ -24,11 +24,15 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from reference.data.lists import LAYOUTS, VideoList, described, label_name, read_list
+from reference.data.annotations import PAIR
+from reference.data.layouts import list_in
+from reference.data.lists import LAYOUTS, VideoList, described, is_published, label_name, read_list
+from reference.data.targets import label_text, read_targets, task_of_data
 from reference.training.stopping import ignore_signals
 from vov3d.cli.arguments import positive
 from vov3d.files import replacing
 from vov3d.video import Section, VideoError, VideoReader
+from vov3d.weights.tasks import TASKS
 
 _AHEAD = 64  # videos queued for each process
 _CRASH = "the decoder crashes on it; encode the file again, or leave it out"
@@ -67,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", help="file of class names, or k400, ssv1, ssv2 (default: those of the data)")
     parser.add_argument("--labels-from", type=int, choices=(0, 1), help="number of the first class in a list")
     parser.add_argument("--split", help="train, val or test, where there are several")
+    parser.add_argument(
+        "--task", choices=TASKS, default="single", help="what the list says of a video (default: single)"
+    )
     parser.add_argument("--full", action="store_true", help="decode every frame")
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--csv", metavar="FILE", help="write the result for every video")
@@ -78,14 +85,12 @@ def _checked(args: argparse.Namespace) -> int:
         raise ValueError(f"--csv {args.csv}: there is no folder {Path(args.csv).absolute().parent}; make it first")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is missing is listed with what is broken
-        videos = read_list(
-            args.data, args.root, args.layout, args.classes, args.split, partial=True, labels_from=args.labels_from
-        )
-    print(*described(videos), sep="\n", file=sys.stderr)
-    rows = [Checked(str(path), "", problem="no such file") for path in videos.missing]
+        sources, labels, missing, notes, kinds = _read(args)
+    print(*notes, sep="\n", file=sys.stderr)
+    rows = [Checked(str(path), "", problem="no such file") for path in missing]
     for row in rows:
         print(f"{row.path}: {row.problem}")
-    for row in _looked_at(videos, args.full, args.workers):
+    for row in _looked_at(sources, labels, args.full, args.workers):
         if row.problem:
             tqdm.write(f"{row.path}: {row.problem}")
         rows.append(row)
@@ -93,15 +98,41 @@ def _checked(args: argparse.Namespace) -> int:
         _write(Path(args.csv), rows)
     broken = sum(bool(row.problem) for row in rows)
     how = "" if args.full else " (three frames each; --full decodes all)"
-    print(f"{len(rows)} videos of {len(videos.classes)} classes, {broken} broken{how}")
+    print(f"{len(rows)} videos of {kinds}, {broken} broken{how}")
     return int(broken > 0)
 
 
-def _looked_at(videos: VideoList, full: bool, workers: int) -> Iterator[Checked]:
+def _read(
+    args: argparse.Namespace,
+) -> tuple[Sequence[Path | Section], list[str], Sequence[Path], Sequence[str], str]:
+    """Returns the videos, their labels in words, the missing videos, notes, and the number of classes in words."""
+    if args.task == "single" or is_published(args.data, args.layout, args.split):
+        videos = read_list(
+            args.data, args.root, args.layout, args.classes, args.split, partial=True, labels_from=args.labels_from
+        )
+        labels = [label_name(videos, index) for index in range(len(videos))]
+        kinds = " and ".join(f"{len(own)} {what}" for own, what in _classes_of(videos))
+        return videos.sources, labels, videos.missing, described(videos), kinds
+    listed = list_in(Path(args.data), args.split)
+    if listed is None or args.layout not in (None, "csv"):
+        raise ValueError(f"{args.data}: task {args.task!r} wants a list, CSV; class folders and others have one label")
+    found = read_targets(listed, args.task, args.root, args.classes, True, args.labels_from)
+    task = task_of_data(args.task, found.classes, found.heads)
+    count = sum(classes for _, classes in task.heads) or len(found.classes)
+    labels = [label_text(label, found.classes) for label in found.labels]
+    return found.paths, labels, found.missing, found.notes, task.describe(count)
+
+
+def _classes_of(videos: VideoList) -> list[tuple[Sequence[object], str]]:
+    """Returns lists of class names, with the word for their entries."""
+    if videos.kind == PAIR:
+        return list(zip(videos.classes, ("verbs", "nouns"), strict=True))
+    return [(videos.classes, "classes")]
+
+
+def _looked_at(sources: Sequence[Path | Section], labels: Sequence[str], full: bool, workers: int) -> Iterator[Checked]:
     """Yields the result for each video, in the order of the list."""
-    sources = videos.sources
     paths = [str(source) for source in sources]
-    labels = [label_name(videos, index) for index in range(len(videos))]
     with (
         closing(in_processes(partial(check, full=full), sources, min(workers, len(paths)))) as results,
         tqdm(zip(paths, labels, results, strict=True), total=len(paths), unit="video", disable=None) as progress,

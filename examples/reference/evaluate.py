@@ -38,6 +38,7 @@ from reference.evaluation.pictures import (
 from reference.evaluation.running import Plan, Run, content_of
 from reference.evaluation.samples import Samples, load_samples
 from reference.evaluation.scores import Row, to_parquet
+from reference.evaluation.tables import TaskReport, class_table, head_confusions, rarest
 from reference.training.seen import TRAIN, parts_of
 from reference.training.stopping import Stop, Stopped, say_stopped
 from vov3d.cli.arguments import device, positive
@@ -93,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--views", metavar="CLIPSxCROPS", help="other views, as 1x3")
     views.add_argument("--frames", type=positive, metavar="T", help="frames of a clip (default: the model's)")
     views.add_argument("--stride", type=float, metavar="S", help="distance of frames at 30 fps (default: the model's)")
+    views.add_argument(
+        "--threshold", type=float, metavar="P", help="score from which one of many labels is named (default: 0.5)"
+    )
     views.add_argument("--broken", choices=("wrong", "leave-out"), default="wrong", help="how broken videos count")
     out = parser.add_argument_group("results")
     out.add_argument(
@@ -111,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(args: argparse.Namespace) -> int:
     strides = _checked(args)
     models = _models(args)
+    _check_tasks(args, models)
     plan = Plan(
         "", args.stride, args.frames, args.fps, args.batch_size, args.backend, args.per_view, not args.no_antialias
     )
@@ -125,6 +130,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             args.split,
             args.partial,
             args.labels_from,
+            model.task,
         )
         for model in models
     ]
@@ -199,6 +205,19 @@ def _checked(args: argparse.Namespace) -> list[float]:
         raise ValueError(f"--tempo {args.tempo}: expected strides such as 5,8,10,12,14,16") from None
 
 
+def _check_tasks(args: argparse.Namespace, models: list[Model]) -> None:
+    """Refuses options that have no meaning for what the models' outputs mean."""
+    for model in models:
+        if args.tempo or args.compare:
+            model.task.require(f"{'--tempo' if args.tempo else '--compare'}, of {model.name},", "single")
+        if args.confusion:
+            model.task.require(f"--confusion, of {model.name},", "single", "multihead")
+        if args.threshold is not None:
+            model.task.require(f"--threshold, of {model.name},", "multilabel")
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold is {args.threshold}: scores are from 0 to 1")
+
+
 def _require_pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401
@@ -224,6 +243,9 @@ def _models(args: argparse.Namespace) -> list[Model]:
 def _report(args: argparse.Namespace, run: Run, rows: Rows) -> None:
     """Prints the accuracies of a model and writes them beside its scores."""
     model, samples = run.model, run.samples
+    if not model.task.single:
+        _report_task(args, run, rows)
+        return
     summary = summarize(rows.values(), args.broken)
     print("\n".join(_lines(args.broken, run, rows, summary)))
     published = dict(zip(("top1", "top5", "views"), model.published, strict=True)) if model.published else None
@@ -231,22 +253,61 @@ def _report(args: argparse.Namespace, run: Run, rows: Rows) -> None:
     content |= {"missing": samples.missing, "accuracy": asdict(summary), "published": published}
     with replacing(run.folder / "summary.json") as draft:
         draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    counted = [row for row in rows.values() if args.broken == "wrong" or row.rank is not None]
+    supports = np.bincount([row.label or 0 for row in counted], minlength=len(samples.classes))
+    counts = confusion(rows.values(), len(samples.classes))
+    table = class_table(counts, supports, samples.classes)
+    _write_csv(run.folder / "classes.csv", table)
     if args.confusion:
-        _confusion(run.folder, samples, rows, f"{model.label} on {samples.name}")
+        _confusion(run.folder, samples, counts, f"{model.label} on {samples.name}")
+        print("\n".join([f"rarest classes ({run.folder / 'classes.csv'}):", *rarest(table), ""]))
     if args.parquet:
         to_parquet(run.folder)
 
 
-def _lines(broken: Broken, run: Run, rows: Rows, summary: Summary) -> list[str]:
-    """Returns the accuracies of a model as they are printed."""
-    model, samples = run.model, run.samples
+def _report_task(args: argparse.Namespace, run: Run, rows: Rows) -> None:
+    """Prints the figures of a model of a task beyond one label and writes them beside its scores."""
+    model, samples, task = run.model, run.samples, run.model.task
+    report = TaskReport(run, rows, task, args.broken, 0.5 if args.threshold is None else args.threshold)
+    lines = _heading(run, f"{len(report.labels)} videos of {task.describe(model.num_classes)}")
+    print("\n".join([*lines, *report.lines(), ""]))
+    content: dict[str, Any] = {"model": model.name, "task": task.name, "data": samples.name}
+    content |= {
+        "views": run.plan.views,
+        "broken_count_as": "left out" if report.left_out else "wrong",
+        "missing": samples.missing,
+    }
+    content |= report.content()
+    with replacing(run.folder / "summary.json") as draft:
+        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    table = report.table()
+    _write_csv(run.folder / "classes.csv", table)
+    if task.name != "regression":
+        print("\n".join([f"rarest classes ({run.folder / 'classes.csv'}):", *rarest(table), ""]))
+    if args.confusion:
+        for head, counts, names in head_confusions(report, task, samples.classes):
+            part = replace(samples, classes=tuple(names))
+            _confusion(run.folder, part, counts, f"{model.label} on {samples.name}: {head}", f"confusion-{head}")
+    if args.parquet:
+        to_parquet(run.folder)
+
+
+def _heading(run: Run, videos: str) -> list[str]:
+    """Returns lines that name the model, its views and the data."""
     when = f"every {run.stride:g} at 30 fps" if run.stride else "in equal segments"
     lines = [
-        f"{model.name}: {run.plan.views} views of {run.frames} frames {when}, {run.size} pixels",
-        f"{samples.name}: {summary.videos} videos of {summary.classes} classes (the model has {model.num_classes})",
+        f"{run.model.name}: {run.plan.views} views of {run.frames} frames {when}, {run.size} pixels",
+        f"{run.samples.name}: {videos}",
     ]
-    if samples.missing:
-        lines.append(f"A PARTIAL SET: {samples.missing} videos of the list are not there and do not count")
+    if run.samples.missing:
+        lines.append(f"A PARTIAL SET: {run.samples.missing} videos of the list are not there and do not count")
+    return lines
+
+
+def _lines(broken: Broken, run: Run, rows: Rows, summary: Summary) -> list[str]:
+    """Returns the accuracies of a model as they are printed."""
+    model = run.model
+    lines = _heading(run, f"{summary.videos} videos of {summary.classes} classes (the model has {model.num_classes})")
     top1, top5, views = model.published or (None, None, None)
     shown = [
         ("top-1", summary.top1, top1),
@@ -285,13 +346,12 @@ def _interval(figure: Figure) -> str:
     return f"{100 * figure.low:.2f} to {100 * figure.high:.2f}"
 
 
-def _confusion(folder: Path, samples: Samples, rows: Rows, title: str) -> None:
+def _confusion(folder: Path, samples: Samples, counts: np.ndarray, title: str, name: str = "confusion") -> None:
     """Writes the table and the picture, and prints the most frequent confusions."""
-    counts = confusion(rows.values(), len(samples.classes))
     table = [["class", *samples.classes], *([name, *line] for name, line in zip(samples.classes, counts, strict=True))]
-    _write_csv(folder / "confusion.csv", table)
-    draw_confusion(folder / "confusion.png", counts, samples.classes, title)
-    print(f"most confused ({folder / 'confusion.csv'}, {folder / 'confusion.png'}):")
+    _write_csv(folder / f"{name}.csv", table)
+    draw_confusion(folder / f"{name}.png", counts, samples.classes, title)
+    print(f"most confused ({folder / f'{name}.csv'}, {folder / f'{name}.png'}):")
     for label, other, times in confused(counts, _CONFUSED):
         share = f"{times} of {counts[label].sum()}"
         print(f"  {share:>12}  {samples.classes[label]} -> {samples.classes[other]}")
@@ -340,7 +400,7 @@ def _compare(out: Path, runs: list[Run], results: list[Rows]) -> None:
         said = names[row.prediction or 0], names[rows_b[chosen].prediction or 0]
         frames = frames_of(content_of(samples.sources[chosen]), a.cfg)
         above = f"{both}: confused by {a.label} {shares[0]}, by {b.label} {shares[1]}"
-        examples.append(Example(above, row.path, names[row.label], said, frames))
+        examples.append(Example(above, row.path, names[row.label or 0], said, frames))
         table.append([names[pair.first], names[pair.second], *shares, row.path])
         print(f"{shares[0]:>8} {shares[1]:>8}  {both}")
     _write_csv(Path(f"{target}.csv"), table)

@@ -40,6 +40,7 @@ from vov3d.files import replacing
 from vov3d.video import Section
 
 _CRASH = "the decoder crashes on it"
+_TASKS = {LABEL: "", LABELS: " --task.name multilabel", PAIR: " --task.name multihead"}  # options of the trainer
 _SHOWN = 5  # problems that are printed
 
 
@@ -338,14 +339,16 @@ def _conclude(data: DataSet, parts: dict[str, _Part], out: Path, args: argparse.
 
 
 def _print_commands(name: str, folder: Path, splits: Sequence[str], kind: str) -> None:
-    """The commands that train and evaluate on what was read."""
+    """Prints the commands that train and evaluate on what was read."""
     place = shlex.quote(str(folder))
     measured = next((split for split in ("val", "test") if split in splits), None)
     if kind != LABEL:
         what = "several labels for each video" if kind == LABELS else "a verb and a noun for each video"
         print(f"labels:   {what}")
     if not splits or "train" in splits:
-        print(f"train:    python -m reference.train --recipe finetune --data {place} --output runs/{name}")
+        print(
+            f"train:    python -m reference.train --recipe finetune --data {place}{_TASKS[kind]} --output runs/{name}"
+        )
     if measured or not splits:
         which = f" --split {measured}" if measured else ""
         print(f"evaluate: python -m reference.evaluate --data {place}{which} --model runs/{name}/model")

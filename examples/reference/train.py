@@ -3,6 +3,7 @@
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2
     python -m reference.train --recipe finetune --data FOLDER --model vov3d_m.k400_f16 --output runs/mine
     python -m reference.train --recipe ssv2 --data FOLDER --output runs/ssv2 --resume auto --train.batch_size 8
+    python -m reference.train --recipe finetune --data FOLDER --distill runs/large/model --output runs/small
     torchrun --nproc_per_node 8 -m reference.train --recipe k400 --data FOLDER --output runs/k400
 
 OUTPUT then holds `checkpoint.pt`, the logs, `curves.png`, and `model`: `vov3d predict FILE --model OUTPUT/model`.
@@ -13,14 +14,13 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from vov3d.extras import install
 
@@ -31,6 +31,8 @@ try:
 
     from reference.data.clips import Batch, load, open_clips, plan_epoch, to_network
     from reference.data.splitting import read_sources
+    from reference.data.targets import task_of_data
+    from reference.evaluation.measures import LEADING, columns_of, epoch_measures, losses_of
     from reference.evaluation.metrics import summarize
     from reference.evaluation.models import default_views
     from reference.evaluation.running import Plan, classifier_of, noted, row_of
@@ -50,7 +52,9 @@ try:
         save_atomically,
         set_random_state,
     )
+    from reference.training.distillation import Distillation
     from reference.training.log import EPOCHS, UPDATES, Log, draw_curves
+    from reference.training.losses import build_loss, check_loss, draw_weights, one_hot, scale_of
     from reference.training.mixing import mix
     from reference.training.recipe import (
         Recipe,
@@ -60,6 +64,7 @@ try:
         parse_overrides,
         parser,
         sections,
+        with_defaults,
     )
     from reference.training.seen import VIDEOS, write_seen
     from reference.training.stopping import Stop, Stopped, say_stopped
@@ -72,7 +77,7 @@ from torch import nn
 import vov3d
 from vov3d.video import VideoError, parse_views
 
-# Keys that change neither what is computed nor its order. The data is compared by its content.
+# Keys that change neither what is computed nor its order. Data and teacher are compared by their content.
 WITHOUT_EFFECT = (
     "data.path",
     "data.val",
@@ -82,6 +87,7 @@ WITHOUT_EFFECT = (
     "data.group",
     "data.overlap",
     "data.workers",
+    "distill.model",
     "train.checkpoint_every",
 )
 
@@ -116,10 +122,21 @@ class Trainer:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self._check_folder(resume)
         with self.accelerator.main_process_first():  # moving shapes are made once
-            self.source, self.val_source = read_sources(self.recipe.data, self.recipe.shapes)
+            self.source, self.val_source = read_sources(self.recipe.data, self.recipe.shapes, self.recipe.task.name)
+        labels, classes = self.source.labels, self.source.classes
+        self.task = task_of_data(self.recipe.task.name, classes, self.source.heads)
+        self.names: tuple[str, ...] = sum(classes, ()) if self.task.heads else classes
+        self.scale = scale_of(labels) if self.task.name == "regression" else None
         self._check_settings()
+        self.draws = draw_weights(self.task, labels, classes, self.recipe.data.balance)
         torch.manual_seed(train.seed)
-        self.network: Any = build_model(self.recipe, len(self.source.classes), self.world).to(self.accelerator.device)
+        network = build_model(self.recipe, len(self.names), self.world, self.task, self.scale)
+        self.network: Any = network.to(self.accelerator.device)
+        self.loss_of = build_loss(
+            self.task, self.recipe.loss, train.label_smoothing, labels, classes, self.accelerator.device
+        )
+        self.distillation = Distillation(self.recipe.distill, self.network, self.names, self.accelerator)
+        self.keys = self.keys | self.distillation.settings
         self.digest = self.source.digest()
         self.clips = open_clips(self.source, self.network.pretrained_cfg, self.recipe, train=True)
         self.views = train.val_views or default_views(self.network.pretrained_cfg["sampling"])
@@ -145,7 +162,7 @@ class Trainer:
             self.restore()
         self.log = None
         if self.accelerator.is_main_process:
-            self.log = Log(output, self.step)
+            self.log = Log(output, self.step, columns_of(self.task))
             write_seen(output / VIDEOS, self.source, self.val_source)
         self._say_what_runs()
 
@@ -174,8 +191,12 @@ class Trainer:
     def _check_settings(self) -> None:
         """Refuses settings that cannot work or would have no effect."""
         train, model = self.recipe.train, self.recipe.model
-        if self.source.labels.ndim > 1:
-            raise ValueError(f"{self.source.name}: has several labels for each video, and one is learned here")
+        check_loss(self.task, self.recipe.loss, self.recipe.mix, train.label_smoothing)
+        if self.recipe.distill.model and not self.task.single:
+            raise ValueError(
+                f"distill.model={self.recipe.distill.model!r} is for runs of one label a video, and task.name is"
+                f" {self.task.name!r}: leave it out"
+            )
         if train.keep == "best" and self.val_source is None:
             raise ValueError(
                 "train.keep='best' needs videos for validation: a val folder, --data.val, or --data.val_share 0.2"
@@ -186,7 +207,7 @@ class Trainer:
             raise ValueError("optimizer.layer_decay has no effect where only the classifier learns: set it to 1")
 
     def _plan(self, epoch: int) -> list[list[np.ndarray]]:
-        return plan_epoch(len(self.clips), self.batch, self.parts, self.recipe.train.seed, epoch)
+        return plan_epoch(len(self.clips), self.batch, self.parts, self.recipe.train.seed, epoch, self.draws)
 
     def _say_what_runs(self) -> None:
         """Prints the model, the data, the size of an update and the learning rate."""
@@ -201,8 +222,8 @@ class Trainer:
         each = f"{train.batch_size} clips" if train.batch_size else f"{self.batch / self.parts:g} clips on average"
         self.accelerator.print(
             f"{self.recipe.model.name}: {parameters / 1e6:.2f} M parameters to train, on {self.accelerator.device}\n"
-            f"{self.source.name}: {len(self.source)} videos of {len(self.source.classes)} classes, {validation}\n"
-            f"{''.join(notes)}"
+            f"{self.source.name}: {len(self.source)} videos of {self.task.describe(len(self.names))}, {validation}\n"
+            f"{''.join(notes)}{self.distillation.note}"
             f"{self.world} processes x {train.accumulate} backward passes x {each} = {self.batch} clips an update, "
             f"{self.updates} updates an epoch\n"
             f"learning rate {optimizer.lr:g} for {optimizer.batch} clips an update, scaled by {self.factor:g}: "
@@ -316,14 +337,19 @@ class Trainer:
         raise Stopped(self.stop.number or signal.SIGTERM)
 
     def loss(self, batch: Batch, number: int) -> torch.Tensor:
-        """Returns the cross-entropy, summed over the clips of a batch, the `number`-th of this update."""
-        mixing, smoothing = self.recipe.mix, self.recipe.train.label_smoothing
+        """Returns the loss summed over the clips of a batch, the `number`-th of this update.
+
+        It is the loss of the labels, and the distance from a teacher where there is one.
+        """
+        mixing = self.recipe.mix
         clips, labels = self._to_network(batch)
         if mixing.mixup or mixing.cutmix:
             rng = np.random.default_rng((self.recipe.train.seed, self.step, number, self.rank))
             if rng.random() < mixing.share:
-                clips, labels = mix(clips, labels, len(self.source.classes), mixing.mixup, mixing.cutmix, rng)
-        return F.cross_entropy(self.model(clips), labels, reduction="sum", label_smoothing=smoothing)
+                shares = one_hot(self.task, labels, len(self.names))
+                clips, labels = mix(clips, shares, len(self.names), mixing.mixup, mixing.cutmix, rng)
+        outputs = self.model(clips)
+        return self.distillation.loss(self.loss_of(outputs, labels), outputs, clips)
 
     def _to_network(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         clips = to_network(batch.clips, self.network.pretrained_cfg, next(self.network.parameters()))
@@ -356,6 +382,10 @@ class Trainer:
         if self.recipe.train.precise_bn:
             self.recalibrate(model)
         self._agree(model)
+        if not self.task.single:
+            row = self._measured(model)
+            self._keep_best(model, row)
+            return row
         rows, losses = self._score(model, list(range(self.rank, len(self.val_source), self.world)))
         counted = summarize(rows, "leave-out") if losses else None
         count = len(losses)
@@ -376,28 +406,60 @@ class Trainer:
     def _score(self, model: nn.Module, indices: list[int]) -> tuple[list[Row], list[float]]:
         """Returns the results of some videos for validation, and the losses of those that are not broken."""
         assert self.val_source is not None
-        source, rows, losses = self.val_source, list[Row](), list[float]()
+        rows, losses = list[Row](), list[float]()
+        for row, scores in self._scored(model, indices):
+            if scores is not None:
+                assert row.label is not None
+                losses.append(-math.log(max(float(scores[row.label]), 1e-12)))
+            rows.append(row)
+        return rows, losses
+
+    def _scored(self, model: nn.Module, indices: list[int]) -> Iterator[tuple[Row, np.ndarray | None]]:
+        """Yields some videos for validation with their scores, None for a broken one, until told to stop."""
+        assert self.val_source is not None
+        source = self.val_source
         batch = -(-self.batch // self.parts) if self.accelerator.device.type == "cpu" else None
-        classifier = classifier_of(model, source.classes, Plan(self.views, batch_size=batch))
+        classifier = classifier_of(model, self.names, Plan(self.views, batch_size=batch))
         results: Any = classifier.results((source.content(i) for i in indices), topk=1, errors="return")
         with noted(), closing(results), self.accelerator.autocast():
             for index, result in zip(indices, results, strict=True):
-                name, label = str(source.file(index)), int(source.labels[index])
+                name = str(source.file(index))
+                label = int(source.labels[index]) if self.task.single else None
                 row, scores = row_of(Row(index, name, label), result)
                 if scores is None:
                     self.broken[name] = row.error
-                else:
-                    losses.append(-math.log(max(float(scores[label]), 1e-12)))
-                rows.append(row)
+                yield row, scores
                 if self.stop.number:
                     break
-        return rows, losses
+
+    def _measured(self, model: nn.Module) -> dict[str, float]:
+        """Measures a validation of a task beyond one label, over the videos of all processes together."""
+        assert self.val_source is not None
+        mine = list(range(self.rank, len(self.val_source), self.world))
+        found = [(row.index, scores) for row, scores in self._scored(model, mine) if scores is not None]
+        gathered = gather_object([(found, self.stop.number)])
+        if any(signals for _, signals in gathered):
+            self._stop_here()
+        self._check_broken()
+        pairs = sorted((pair for part, _ in gathered for pair in part), key=lambda pair: pair[0])
+        if not pairs:
+            raise ValueError(f"all videos for validation are broken, as {next(iter(self.broken.values()), '')}")
+        labels = self.val_source.labels[[index for index, _ in pairs]]
+        scores = np.stack([own for _, own in pairs])
+        deviation = None
+        if self.scale:
+            scores = self.scale.real(torch.from_numpy(scores)).numpy()
+            deviation = self.scale.deviation.numpy()
+        loss = float(losses_of(self.task, scores, labels, deviation).mean())
+        return {"val_loss": loss, **epoch_measures(self.task, scores, labels)}
 
     def _keep_best(self, model: nn.Module, row: dict[str, float]) -> None:
         """Keeps the weights if they are the best; of equal ones those with the lower loss."""
-        rank, best = (row["top1"], -row["val_loss"]), (self.best.get("top1", -1), -self.best.get("loss", math.inf))
-        if self.recipe.train.keep == "best" and rank > best:
-            self.best = {"top1": row["top1"], "loss": row["val_loss"], "epoch": self.epoch}
+        name = LEADING[self.task.name]
+        value = row[name] if math.isfinite(row[name]) else -math.inf  # R2 is undefined where the values never change
+        rank, best = (value, -row["val_loss"]), (self.best.get(name, -math.inf), -self.best.get("loss", math.inf))
+        if self.recipe.train.keep == "best" and (rank > best or not self.best):
+            self.best = {name: value, "loss": row["val_loss"], "epoch": self.epoch}
             if self.accelerator.is_main_process:
                 save_atomically(model.state_dict(), self.output / "best.pt")
 
@@ -429,15 +491,26 @@ class Trainer:
             self.broken.setdefault(name, "found broken by another process")
         self._check_broken()
         if self.log:
-            empty = dict.fromkeys(("val_loss", "top1", "top5"), "")
+            empty = dict.fromkeys(("val_loss", *columns_of(self.task)), "")
             self.log.write(EPOCHS, update=self.step, epoch=self.epoch, **{**empty, **row})
         views = f"{self.views.replace('x', ' x ')} views"
-        validation = f", validation ({views}) {row['val_loss']:.3f}, top-1 {row['top1']:.1f}%" if "top1" in row else ""
+        measured = f"{row['val_loss']:.3f}, {self._told(row)}" if "val_loss" in row else ""
+        validation = f", validation ({views}) {measured}" if measured else ""
         self.accelerator.print(
             f"epoch {self.epoch}: loss {row['train_loss']:.3f}{validation}, {row['clips_per_s']:.1f} clips/s, "
             f"{row['waiting']:.0%} of the time waiting for data"
             + (f", {len(self.broken)} broken" if self.broken else "")
         )
+
+    def _told(self, row: Mapping[str, float]) -> str:
+        """Returns the figures of a validation in words."""
+        told = {
+            "single": ("top-1 {top1:.1f}%",),
+            "multilabel": ("mAP {map:.1f}%", "F1 {f1:.1f}%"),
+            "regression": ("MAE {mae:.3g}", "R2 {r2:.3f}"),
+            "multihead": (*(f"{head} {{{head}_top1:.1f}}%" for head, _ in self.task.heads), "all {all_top1:.1f}%"),
+        }
+        return ", ".join(text.format_map(row) for text in told[self.task.name])
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -476,7 +549,7 @@ class Trainer:
     def restore(self) -> None:
         """Goes back to where the checkpoint was written."""
         content = self._last_readable()
-        problems = differences(self.keys, content["recipe"], WITHOUT_EFFECT)
+        problems = differences(self.keys, with_defaults(content["recipe"]), WITHOUT_EFFECT)
         if content["data"] != self.digest:
             problems.append("the training data is different")
         if len(content["random"]) != self.world:
@@ -521,9 +594,11 @@ class Trainer:
         elif self.ema:
             self.network.load_state_dict(self.ema.module.state_dict())
         write_seen(folder / VIDEOS, self.source, self.val_source)
-        vov3d.save_pretrained(self.network, folder, label_names=self.source.classes)
-        which = f"best of epoch {self.best['epoch']}, top-1 {self.best['top1']:.1f}%" if self.best else "last"
-        print(f"model ({which}) in {folder}: vov3d predict FILE --model {folder}\ncurves in {draw_curves(self.output)}")
+        if self.scale:
+            self.scale.put_into(self.network.get_classifier())
+        vov3d.save_pretrained(self.network, folder, label_names=self.names)
+        curves = draw_curves(self.output, columns_of(self.task))
+        print(f"model ({self._which()}) in {folder}: vov3d predict FILE --model {folder}\ncurves in {curves}")
         if self.broken:
             print(f"{len(self.broken)} files are broken; training replaced them, validation left them out:")
             print(
@@ -532,6 +607,15 @@ class Trainer:
                 )
             )
         return folder
+
+    def _which(self) -> str:
+        """Returns a sentence that names the saved weights."""
+        if not self.best:
+            return "last"
+        name = LEADING[self.task.name]
+        told = {"top1": "top-1", "map": "mAP", "r2": "R2", "all_top1": "all heads"}[name]
+        value = f"{self.best[name]:.3f}" if name == "r2" else f"{self.best[name]:.1f}%"
+        return f"best of epoch {self.best['epoch']}, {told} {value}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -543,6 +627,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides = parse_overrides(rest)
             overrides |= {"data.path": args.data} if args.data else {}
             overrides |= {"model.name": args.model} if args.model else {}
+            overrides |= {"distill.model": args.distill} if args.distill else {}
             trainer = Trainer(load_recipe(args.recipe, overrides), args.output, args.resume == "auto", stop)
             trainer.run()
             trainer.accelerator.end_training()

@@ -10,6 +10,7 @@ import torch
 
 import vov3d
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
+from vov3d.weights.tasks import make_task, task_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -284,6 +285,55 @@ def test_losses_are_those_of_the_problem(problem, labels, loss):
     guessed = VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", num_labels=3, **_TWO))
     guessed(clips(), labels=labels)
     assert guessed.config.problem_type == (problem if problem != "regression" else "multi_label_classification")
+
+
+TASKS = {
+    "single": (None, None),
+    "multilabel": (None, "multi_label_classification"),
+    "regression": (None, "regression"),
+    "multihead": ({"verb": 3, "noun": 2}, None),  # not in alphabetical order
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks_are_kept_both_ways(task, tmp_path):
+    heads, problem = TASKS[task]
+    model = vov3d.create_model("vov3d_n", num_classes=5, task=task, heads=heads, **_TWO).eval()
+    vov3d.save_pretrained(model, tmp_path / "ours", list("abcde"), transformers=True)
+    assert json.loads((tmp_path / "ours" / "config.json").read_text()).get("problem_type") == problem
+    theirs = VoV3DForVideoClassification.from_pretrained(tmp_path / "ours")
+    assert theirs.config.problem_type == problem
+    theirs.save_pretrained(tmp_path / "theirs")
+    back = vov3d.from_pretrained(tmp_path / "theirs")
+    assert task_of(back) == make_task(task, heads)
+    x = torch.rand(2, 3, 4, 32, 32)
+    torch.testing.assert_close(back.eval().forward_dense(x), model.forward_dense(x), rtol=1e-5, atol=1e-5)
+    assert transformers.AutoModel.from_pretrained(tmp_path / "theirs").model.num_classes == 0
+    other = VoV3DForVideoClassification.from_pretrained(tmp_path / "ours", num_labels=4, ignore_mismatched_sizes=True)
+    assert task_of(other.model) == make_task(None if heads else task)
+
+
+@pytest.mark.parametrize("given", ["regression", None])
+def test_the_task_follows_the_problem_that_was_trained(given, tmp_path):
+    model = VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", num_labels=3, problem_type=given, **_TWO))
+    model(torch.rand(2, 4, 3, 32, 32), labels=torch.rand(2, 3)).loss.backward()
+    model.save_pretrained(tmp_path)
+    assert task_of(vov3d.from_pretrained(tmp_path)).name == (given or "multilabel")
+
+
+def test_several_heads_have_no_loss_and_no_dense_logits():
+    heads = {"verb": 3, "noun": 2}
+    settings = dict(
+        architecture="vov3d_n",
+        num_labels=5,
+        pretrained_cfg={**VoV3DConfig(architecture="vov3d_n").pretrained_cfg, "task": "multihead", "heads": heads},
+        **_TWO,
+    )
+    model = VoV3DForVideoClassification(VoV3DConfig(**settings))
+    with pytest.raises(ValueError, match="no loss for several heads"):
+        model(torch.rand(2, 4, 3, 32, 32), labels=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="dense_logits=True.*multihead"):
+        VoV3DForVideoClassification(VoV3DConfig(dense_logits=True, **settings))
 
 
 def test_checkpointing_recomputes_and_changes_nothing():

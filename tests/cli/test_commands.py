@@ -186,7 +186,7 @@ def test_convert_prints_what_it_found(capsys, tmp_path):
     for line in (
         "format    pytorchvideo",
         "network   x3d_m (24-wide stem, stages of 3, 5, 11, 7 blocks)",
-        "          x3d_xs, x3d_s, x3d_m are one network: taken for x3d_m; --model says otherwise",
+        "          x3d_xs, x3d_s, x3d_m are one network: taken for x3d_m; --model selects another",
         "classes   400, named as in k400",
         "weights   of no published tag, licence not stated",
     ):

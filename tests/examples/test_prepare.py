@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import shlex
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from helpers.made_data_sets import MADE, make
 from helpers.numbered_videos import keep_part, write_video
-from reference import prepare
+from helpers.tiny_training_runs import TINY
+from reference import evaluate, prepare, train
 from reference.data.encoding import small_size
 from reference.data.lists import read_list
 from reference.data.published import DATA_SETS, against_published, data_set, shown
@@ -22,11 +24,11 @@ from reference.evaluation.samples import load_samples
 
 from vov3d.video import Section, VideoReader
 
-RECIPE = SimpleNamespace(labels_from=-1, layout="", partial=False, root="")
+RECIPE = SimpleNamespace(labels_from=-1, layout="", partial=False, root="", classes="")
 
 
-def source(folder: Path, part: str = "train"):
-    return read_source(str(folder), part, RECIPE, SimpleNamespace(), None)[0]
+def source(folder: Path, part: str = "train", task: str = "single"):
+    return read_source(str(folder), part, RECIPE, SimpleNamespace(), None, task)[0]
 
 
 def filled(name: str, folder: Path, frames: int = 12) -> Path:
@@ -157,16 +159,46 @@ def test_parts_of_long_videos_are_cut_out(tmp_path: Path) -> None:
 
 
 def test_many_labels_are_arrays(tmp_path: Path) -> None:
-    epic = source(make(MADE["epic100"], tmp_path / "epic"))
+    epic = source(make(MADE["epic100"], tmp_path / "epic"), task="multihead")
     assert (epic.labels.dtype, epic.labels.tolist()) == (np.int64, [[0, 299], [96, 0]])
     assert tuple(map(len, epic.classes)) == (97, 300)
-    assert epic.label_name(1) == "verb number 96 + noun number 0"
-    charades = source(make(MADE["charades"], tmp_path / "charades"))
-    assert (charades.labels.dtype, charades.labels.shape) == (np.bool_, (2, 157))
+    assert epic.label_name(1) == "verb number 96 noun number 0"
+    charades = source(make(MADE["charades"], tmp_path / "charades"), task="multilabel")
+    assert (charades.labels.dtype, charades.labels.shape) == (np.float32, (2, 157))
     assert [np.flatnonzero(row).tolist() for row in charades.labels] == [[92, 156], []]
     assert epic.digest() != charades.digest()
+    assert (epic.heads, charades.heads) == (("verb", "noun"), ())
     with pytest.raises(ValueError, match="has a verb and a noun for each video"):
         load_samples(tmp_path / "epic", None, 97, split="val")
+    for name, task in (("epic", "multihead"), ("charades", "multilabel")):
+        with pytest.raises(ValueError, match=f"give task.name='{task}'"):
+            source(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "figures"),
+    [("epic100", "multihead", "verb + noun top-1"), ("charades", "multilabel", "mAP")],
+)
+def test_the_printed_commands_train_and_evaluate(
+    name: str, task: str, figures: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = filled(name, tmp_path / "data", frames=64)
+    for path in MADE[name].videos.get("val", ()):
+        (folder / path).unlink()
+        write_video(folder / path, num_frames=56)  # no copy of a video for training
+    assert prepare.main([name, str(folder), "--short-side", "32", "--partial", "--workers", "1"]) == 0
+    printed = (line.partition(":")[::2] for line in capsys.readouterr().out.splitlines())
+    words = {what: shlex.split(text)[3:] for what, text in printed if "python -m reference." in text}
+    assert ["--task.name", task] == words["train"][4:6]
+    keys = TINY | {"model.pretrained": "false", "schedule.epochs": "1", "optimizer.batch": "2", "data.workers": "0"}
+    if name == "charades":  # two videos, of which none can be held out
+        keys |= {"data.val_share": "0", "train.keep": "last"}
+    given = [word for key, value in keys.items() for word in (f"--{key}", value)]
+    assert train.main([*words["train"], *given]) == 0
+    assert evaluate.main([*words["evaluate"], "--views", "1x1", "--device", "cpu"]) == 0
+    summary = json.loads(next(Path("evaluation").rglob("summary.json")).read_text())
+    assert (summary["task"], figures in summary["figures"]) == (task, True)
 
 
 def test_parts_of_one_video_stay_on_one_side(tmp_path: Path) -> None:

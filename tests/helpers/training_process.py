@@ -1,4 +1,4 @@
-"""The program of each process of a distributed test: python training_process.py DATA FOLDER, started by torchrun.
+"""The program of each process of a distributed test: python training_process.py DATA FOLDER [KEY=VALUE].
 
 Writes the gradients of the first update, which clips it saw, and the logs of a whole run and of one that was stopped
 and resumed.
@@ -49,8 +49,8 @@ class JointNorm(nn.BatchNorm3d):
         return normal * self.weight.view(shape) + self.bias.view(shape)
 
 
-def joint(recipe, num_classes, world):
-    model = build(recipe, num_classes, world).double()
+def joint(recipe, num_classes, world, *rest):
+    model = build(recipe, num_classes, world, *rest).double()
     for module in model.modules():
         if type(module) is nn.BatchNorm3d:
             module.__class__ = JointNorm
@@ -62,6 +62,7 @@ build, train.build_model = train.build_model, joint
 train.Trainer.finish = lambda self: self.output  # its norms are those of this file, which no folder can hold
 data, folder = Path(sys.argv[1]), Path(sys.argv[2])
 folder.mkdir(parents=True, exist_ok=True)
+more = {key.replace(".", "_", 1): value for key, _, value in (word.partition("=") for word in sys.argv[3:])}
 
 seen: dict[int, list[int]] = {0: [], 1: []}
 fetch = clips.MemoryClips.__getitems__
@@ -75,7 +76,7 @@ def noted(self, keys):
 
 clips.MemoryClips.__getitems__ = noted
 
-run = trainer(data, folder / "whole")
+run = trainer(data, folder / "whole", **more)
 step = run.optimizer.step
 
 
@@ -90,7 +91,7 @@ run.optimizer.step = keeping
 run.run()
 (folder / f"seen-{run.rank}.json").write_text(json.dumps(seen))
 
-keys = dict(train_checkpoint_every=2)
+keys = dict(train_checkpoint_every=2, **more)
 run = trainer(data, folder / "run", **keys)
 run.train_epoch()  # and no more
 run = trainer(data, folder / "run", True, **keys)

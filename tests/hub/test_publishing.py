@@ -13,6 +13,7 @@ from helpers.reference_files import published_state_dict
 import vov3d
 from vov3d import create_model, from_pretrained, push_to_hub
 from vov3d.cli import main
+from vov3d.hub.card import model_card
 
 NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 1, 1, 1), head_chs=8, hidden_chs=8)
 TAG = "vov3d_m.k400_f16"
@@ -160,6 +161,15 @@ def test_files_for_transformers_are_sent_and_the_card_says_so(hub):
     assert 'AutoModelForVideoClassification.from_pretrained("me/mine")' in code_of(card)
     push_to_hub(model, "me/plain")
     assert "transformers" not in hub.repos["me/plain"]["README.md"].decode()
+
+
+@pytest.mark.parametrize("task", ["single", "multilabel", "regression", "multihead"])
+def test_the_card_has_a_pipeline_for_the_tasks_that_it_scores(task):
+    heads = {"verb": 2, "noun": 2} if task == "multihead" else None
+    model = create_model("vov3d_m", num_classes=4, task=task, heads=heads, **NANO)
+    code = model_card(model, "me/mine", list("abcd"), transformers=True)
+    assert "AutoModelForVideoClassification" in code
+    assert ("pipeline(" in code) == (", pipeline\n" in code) == (task != "multihead")
 
 
 def test_the_code_of_the_card_runs_in_transformers(hub, tmp_path, monkeypatch):

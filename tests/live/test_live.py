@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers.task_models import task_model
 
 import vov3d
 from vov3d.cli import main
@@ -19,6 +20,8 @@ from vov3d.live import LiveSource, StreamClassifier
 from vov3d.live.output import Announcer
 from vov3d.synthetic.moving_shapes import make_clip, write_clip
 from vov3d.video import Prediction, VideoError
+from vov3d.video.predictions import Value
+from vov3d.weights.tasks import make_task
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,32 @@ def test_a_label_is_announced_once_it_has_led_long_enough():
     changes = [(i, announcer.label) for i, step in enumerate(steps) if announcer.changed(said(*step))]
     assert changes == [(2, "a"), (7, "b"), (10, None)]
     assert Announcer(1, 0).changed(said("a", 0.1))
+
+
+def test_labels_are_announced_together_and_values_as_they_come():
+    many = Announcer(2, 0.5, make_task("multilabel"))
+    both = [Prediction(1, "b", 0.9), Prediction(0, "a", 0.6)]
+    changes = [many.changed(step) and many.label for step in (both, both, both[:1], both[:1], [], [])]
+    assert changes == [False, "a + b", False, "b", False, None]
+    values = Announcer(1, 0, make_task("regression"))
+    assert values.changed([Value(0, "speed", -1.5), Value(1, "angle", 20.0)])
+    assert values.label == "speed -1.5, angle 20"
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression", "multihead"])
+def test_live_tells_what_fits_the_task(task, clip, tmp_path, capsys):
+    folder = str(vov3d.save_pretrained(task_model(task), tmp_path / "model"))
+    assert main(["live", str(clip), "--model", folder, "--json", "-o", str(tmp_path / "out.mp4")]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    kind = "value" if task == "regression" else "score"
+    assert all(kind in said for line in lines for said in line["predictions"])
+    if task == "multilabel":
+        assert all(said["score"] >= 0.5 for line in lines for said in line["predictions"])
+    elif task == "regression":
+        assert all(line["label"].startswith("speed (m/s) ") for line in lines)
+        assert main(["live", str(clip), "--model", folder, "--threshold", "0.5"]) == 1
+        assert "--threshold has no effect on a regression" in capsys.readouterr().err
+    assert main(["live", str(clip), "--model", folder]) == 0
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from helpers.recording_model import StandIn, frames_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vov3d.models import create_model
 from vov3d.synthetic.moving_shapes import make_clip
 from vov3d.video import VideoClassifier, VideoError, VideoReader
 from vov3d.video.transforms import eval_transform
@@ -36,7 +37,7 @@ def test_windows_are_those_of_each_shot_alone(count, every, cuts, seconds):
     found = list(plan.clips(frames_with_cuts(begins, count)))
     expected = []
     for shot, end in zip(begins, [*begins[1:], count], strict=True):
-        starts = [shot + int(np.floor(k * every * 30 + 0.5)) for k in range(count + 1)]
+        starts = [shot + int(np.floor(k * (every * 30) + 0.5)) for k in range(count + 1)]
         full = [start for start in starts if start + plan.length <= end]
         expected += [(start, start + plan.length, shot) for start in full] or [(shot, end, shot)]
     assert [(clip.start, clip.end, clip.shot) for clip in found] == expected
@@ -94,6 +95,20 @@ def test_files_of_variable_rate_are_cut_by_time(tmp_path: Path, times):
     step = np.diff([window.time for window in windows])
     np.testing.assert_allclose(step, 0.2, atol=1e-6)
     assert windows[0].duration == pytest.approx(2.0 if times else 40 / 30, abs=0.04)
+
+
+def test_scores_are_those_of_the_task(tmp_path: Path):
+    video = write_video(tmp_path / "v.mp4", num_frames=60)
+    found = {}
+    for task in (None, "multilabel", "regression"):
+        model = create_model("vov3d_n", pretrained=True, task=task)
+        classifier = VideoClassifier(model)
+        window = next(classifier.scores_over(video, 0.5, seconds=1.6, across_cuts=True))
+        found[task] = window.values
+    assert found[None].sum() == pytest.approx(1)
+    assert found["regression"].min() < 0
+    assert found["multilabel"].min() > 0
+    assert found["multilabel"].sum() != pytest.approx(1, abs=0.01)
 
 
 def test_what_does_not_fit(tmp_path: Path):

@@ -7,6 +7,7 @@ writes a folder that both libraries load, from the same file of weights and with
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -44,6 +45,7 @@ from vov3d.hub.transformers_files import (
     LOADER,
     LOADER_SOURCE,
     MODEL_TYPE,
+    PROBLEM_TYPES,
     PROCESSOR_AUTO_MAP,
     default_names,
     interpolation_of,
@@ -57,6 +59,7 @@ from vov3d.video import VideoReader, eval_transform, plan_clips
 from vov3d.video.sources import is_file, is_frames
 from vov3d.weights.config import resolve_cfg
 from vov3d.weights.state_dict import digest, some
+from vov3d.weights.tasks import Task, make_task, set_task, task_of
 
 __all__ = ["VoV3DConfig", "VoV3DForVideoClassification", "VoV3DModel", "VoV3DVideoProcessor"]
 
@@ -83,6 +86,8 @@ class VoV3DConfig(PreTrainedConfig):
         num_frames: Frames of a clip; those of `pretrained_cfg` if None.
         dense_logits: In evaluation, logits are the logarithm of what `forward_dense` gives, so that their softmax is
             the score that `vov3d.VideoClassifier` shows; for one label a clip.
+
+    `problem_type` and the task of `pretrained_cfg` agree: one that is given decides, else it follows from the task.
 
     Raises:
         ValueError: If there is no such architecture, or it takes no such arguments.
@@ -122,6 +127,27 @@ class VoV3DConfig(PreTrainedConfig):
         if self.id2label is None and classes:
             kwargs.setdefault("num_labels", classes)
         super().__post_init__(**{k: v for k, v in kwargs.items() if k not in (*_REPEATED, "auto_map")})
+        self.match_task()
+
+    def match_task(self) -> Task:
+        """Makes `problem_type` and the task of `pretrained_cfg` agree, and returns the task.
+
+        A `problem_type` decides; without one it follows from the task. Heads whose classes are not `num_labels` belong
+        to another classifier and are dropped.
+
+        Raises:
+            ValueError: If the task is not known or does not fit its heads.
+        """
+        cfg: Any = self.pretrained_cfg
+        task = make_task(cfg.pop("task", None), cfg.pop("heads", None))
+        if task.heads and sum(classes for _, classes in task.heads) != self.num_labels:
+            task = make_task(None)
+        if self.problem_type is None:
+            self.problem_type = cast(Any, PROBLEM_TYPES.get(task.name))
+        else:
+            task = make_task({problem: name for name, problem in PROBLEM_TYPES.items()}.get(self.problem_type))
+        cfg |= task.fields()
+        return task
 
     @property
     def label_names(self) -> list[str] | None:
@@ -136,6 +162,20 @@ class VoV3DConfig(PreTrainedConfig):
         names = None if headless else self.label_names
         shared = {"num_classes": 0 if headless else self.num_labels, "auto_map": dict(AUTO_MAP)}
         return super().to_dict() | shared | ({"label_names": names} if names else {})
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """Returns `config.json` as text; heads keep their order, since outputs follow it.
+
+        Args:
+            use_diff: Leaves out values that are transformers' defaults.
+        """
+        text = super().to_json_string(use_diff)  # with sorted keys
+        heads = (self.pretrained_cfg or {}).get("heads")
+        content = json.loads(text)
+        if not heads or "pretrained_cfg" not in content:
+            return text
+        content["pretrained_cfg"]["heads"] = heads
+        return json.dumps(content, indent=2) + "\n"
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Saves `config.json` and the loader for `trust_remote_code=True`.
@@ -193,7 +233,11 @@ class VoV3DPreTrainedModel(PreTrainedModel):
     def _build(self, num_classes: int) -> None:
         config = self.config
         args = {**(config.model_args or {}), "num_classes": num_classes}
+        task = config.match_task()
         cfg = {**(config.pretrained_cfg or {}), "num_frames": config.num_frames, "num_classes": num_classes}
+        if not num_classes:
+            for key in task.fields():
+                del cfg[key]
         if config.label_names and num_classes:
             cfg["label_names"] = config.label_names
         # Named as a folder, so that the builder checks the bounds of all values.
@@ -260,6 +304,9 @@ class VoV3DPreTrainedModel(PreTrainedModel):
     def _describe(self) -> None:
         """Updates the configuration from the network: surgery, and facts of the weights that still hold."""
         network = copy.deepcopy(self.model).float()
+        task = self.config.match_task()  # the loss may have set problem_type
+        if network.num_classes and task != task_of(network):
+            set_task(network, task)
         found = describe(network, self.config.label_names if network.num_classes else None)
         kept = {k: v for k, v in (self.config.model_args or {}).items() if k != "surgery"}
         self.config.model_args = kept | found["model_args"]
@@ -367,8 +414,12 @@ class VoV3DForVideoClassification(VoV3DPreTrainedModel):
         super().__init__(config)
         if not config.num_labels:
             raise ValueError("the configuration has no classes; give num_labels, or take VoV3DModel for features")
-        if config.dense_logits and config.problem_type not in (None, "single_label_classification"):
-            raise ValueError(f"dense_logits=True averages a softmax, and problem_type is {config.problem_type!r}")
+        self._task = config.match_task()
+        if config.dense_logits and not self._task.single:
+            raise ValueError(
+                f"dense_logits=True averages a softmax, and problem_type is {config.problem_type!r} (task"
+                f" {self._task.name!r}); leave it out"
+            )
         self.num_labels = config.num_labels
         self._build(config.num_labels)
 
@@ -394,8 +445,10 @@ class VoV3DForVideoClassification(VoV3DPreTrainedModel):
             each stage `(B, C', T, H', W')`.
 
         Raises:
-            ValueError: If clips have another form.
+            ValueError: If clips have another form, or labels are given to a model of several heads.
         """
+        if labels is not None and self._task.heads:
+            raise ValueError("transformers has no loss for several heads; leave out labels, and compute it from logits")
         clip = self._clip(pixel_values)
         last, maps = self._maps(clip, output_hidden_states)
         dense = self.config.dense_logits and not self.training

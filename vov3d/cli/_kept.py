@@ -56,7 +56,7 @@ class Kept:
         return video in self.vectors
 
     def __str__(self) -> str:
-        """What is said of it when a video ends the command."""
+        """Returns the text about the file for a video that ends the command."""
         if not len(self):
             return ""
         done = f"{self._what} is" if len(self) == 1 else f"{len(self)} {self._what.split()[-1]}s are"
@@ -128,7 +128,7 @@ class Rows:
     duration: float
 
     def shot_ends(self) -> list[float]:
-        """Where the shot of each window ends: where the next one begins, or at the end of the video."""
+        """Returns the end of each window's shot: the start of the next shot, or the end of the video."""
         ends, end = [], self.duration
         for at in range(len(self.shots) - 1, -1, -1):
             if at + 1 < len(self.shots) and self.shots[at + 1] != self.shots[at]:

@@ -158,7 +158,7 @@ def _compute_over(
 
 
 def _told(progress: Progress, file: str, windows: Iterator[Any]) -> Iterator[Any]:
-    """The windows of a video, telling now and then how much of it is done."""
+    """Yields the windows of a video, and prints from time to time how much of it is done."""
     for window in windows:
         progress.within(file, window.end, window.duration)
         yield window
@@ -166,7 +166,7 @@ def _told(progress: Progress, file: str, windows: Iterator[Any]) -> Iterator[Any
 
 
 def _left(files: list[str], kept: Kept) -> list[str]:
-    """The videos that are not done; what is done is told."""
+    """Returns the videos that are not done, and prints how many are."""
     todo = [file for file in dict.fromkeys(files) if file not in kept]
     if len(todo) < len(set(files)):
         print(f"vov3d embed: {len(set(files)) - len(todo)} of {len(set(files))} videos are done", file=sys.stderr)
@@ -279,7 +279,7 @@ def _write_parquet_rows(path: Path, names: Sequence[str], kept: KeptRows, about:
 
 
 def _utf8(name: str) -> str:
-    """A name, with escapes for bytes that are no UTF-8."""
+    """Returns a name, with escapes for bytes that are no UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

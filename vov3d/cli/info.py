@@ -7,6 +7,7 @@ from vov3d.cli.arguments import positive
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.models import Budget, create_model, measure_budget
 from vov3d.models.names import model_name
+from vov3d.weights.tasks import make_task
 
 
 def add_commands(commands: Any) -> None:
@@ -36,9 +37,11 @@ def _info(args: argparse.Namespace) -> int:
 
 def _print_weights(cfg: dict[str, Any]) -> None:
     names = cfg.get("label_set") or "its own labels"
+    task = make_task(cfg.get("task"), cfg.get("heads"))
     print(f"model            {cfg['architecture']}")
     print(
-        f"weights          {cfg.get('tag', 'its own')}: {cfg['num_classes']} classes of {names}", cfg.get("license", "")
+        f"weights          {cfg.get('tag', 'its own')}: {task.describe(cfg['num_classes'])} of {names}",
+        cfg.get("license", ""),
     )
     if "top1" in cfg:
         print("published        top-1 {top1}, top-5 {top5} with {views[0]} x {views[1]} views".format(**cfg))

@@ -16,6 +16,7 @@ from vov3d.deploy import load_exported
 from vov3d.deploy.formats import FORMATS
 from vov3d.models import create_model
 from vov3d.models.names import model_name
+from vov3d.weights.tasks import Task, task_of
 
 
 def add_commands(commands: Any) -> None:
@@ -34,11 +35,19 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--window", type=positive, metavar="N", help="frames that are pooled (default: those of a clip)")
     p.add_argument("--fps", type=float, metavar="F", help="frames per second to use (default: as in the model's clips)")
     p.add_argument("--hop", type=positive, default=1, metavar="N", help="frames between two labels (default: 1)")
+    p.add_argument("--smooth", type=positive, metavar="N", help="announce a label after N in a row (default: 3)")
     p.add_argument(
-        "--smooth", type=positive, default=3, metavar="N", help="announce a label after N in a row (default: 3)"
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="least score to announce (default: 0.3; 0.5 for a multilabel model, whose labels are announced together)",
     )
-    p.add_argument("--threshold", type=float, default=0.3, metavar="P", help="least score to announce (default: 0.3)")
-    p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels in the video and in JSON (default: 5)")
+    p.add_argument(
+        "--topk",
+        type=positive,
+        metavar="K",
+        help="labels in the video and in JSON (default: 5; all for a multilabel model)",
+    )
     p.add_argument("--realtime", action="store_true", help="read a file at its own speed, and drop late frames")
     p.add_argument("--size", metavar="HxW", help="rows and columns of raw frames from -")
     p.add_argument("--stall", type=float, default=10.0, metavar="S", help="seconds until a silent source is reopened")
@@ -53,14 +62,17 @@ def _live(args: argparse.Namespace) -> int:
     from vov3d.live import LiveSource, StreamClassifier  # needs the extra `video`
     from vov3d.live.output import Announcer, Page, VideoWriter
 
-    if not 0 <= args.threshold <= 1:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold is {args.threshold}: scores are from 0 to 1")
     model = _model(args)
     say_what_it_knows("live", model)
-    classifier = StreamClassifier(model, args.window, topk=args.topk)
+    task = task_of(model)
+    _check_task(args, task)
+    threshold = args.threshold if task.name == "multilabel" else None
+    classifier = StreamClassifier(model, args.window, topk=args.topk, threshold=threshold)
     fps = args.fps or classifier.fps
     source = LiveSource(args.source, fps, args.realtime, _size(args.size), args.stall, args.retries)
-    session = _Session(args, classifier, Announcer(args.smooth, args.threshold), source)
+    session = _Session(args, classifier, Announcer(args.smooth, args.threshold, task), source)
     with ExitStack() as stack:
         if args.output:
             session.writer = VideoWriter(args.output, fps)
@@ -89,6 +101,24 @@ def _model(args: argparse.Namespace) -> torch.nn.Module:
     return model.to(device(args.device))
 
 
+def _check_task(args: argparse.Namespace, task: Task) -> None:
+    """Sets the defaults of options that depend on the task.
+
+    Raises:
+        ValueError: For an option that has no effect on a regression.
+    """
+    if task.name == "regression":
+        given = {"--threshold": args.threshold, "--smooth": args.smooth, "--topk": args.topk}
+        if without := [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{' and '.join(without)} has no effect on a regression, whose values are printed as they are"
+            )
+        args.smooth, args.threshold = 1, 0.0
+    args.smooth = args.smooth or 3
+    if args.threshold is None:
+        args.threshold = 0.5 if task.name == "multilabel" else 0.3
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -105,6 +135,7 @@ class _Session:
         self.args, self.classifier, self.announcer, self.source = args, classifier, announcer, source
         self.writer: Any = None
         self.page: Any = None
+        self._score = "value" if classifier.task.name == "regression" else "score"
         self._begun = time.monotonic()
         self._times: deque[float] = deque(maxlen=30)
         self._delays: deque[float] = deque(maxlen=1000)
@@ -116,7 +147,8 @@ class _Session:
         now = time.monotonic()
         self._times.append(now)
         self._delays.append(now - frame.arrived)
-        if predictions and self.classifier.frames % self.args.hop == 0:
+        known = self.classifier.frames > self.classifier.delay  # a multilabel model may predict no label
+        if known and self.classifier.frames % self.args.hop == 0:
             self._tell(frame, predictions)
         if self.writer or self.page:
             from vov3d.live.output import annotated
@@ -134,10 +166,19 @@ class _Session:
         if self.args.json:
             print(json.dumps(line, ensure_ascii=False), flush=True)
         elif changed:
-            score = next((p.score for p in predictions if p.label == self.announcer.label), predictions[0].score)
-            text = f"{score:4.0%}  {self.announcer.label}" if self.announcer.label else "   -  nothing"
+            text = self._announced(predictions)
             rates = f"{line['fps']:.1f} frames/s, {1000 * line['delay']:.0f} ms behind"
             print(f"{frame.seconds:8.2f} s  {text}  ({rates})", flush=True)
+
+    def _announced(self, predictions: list[Any]) -> str:
+        """Returns the text for the announced label, with its score if it has one of its own."""
+        label = self.announcer.label
+        if label is None:
+            return "   -  nothing"
+        if self.classifier.task.name in ("regression", "multilabel"):
+            return f"      {label}"
+        score = next((p.score for p in predictions if p.label == label), predictions[0].score)
+        return f"{score:4.0%}  {label}"
 
     def _line(self, frame: Any, predictions: list[Any]) -> dict[str, Any]:
         """Returns the present state; `delay` is the time from a frame to its label, without the model's own delay."""
@@ -145,7 +186,7 @@ class _Session:
         return {
             "time": round(frame.seconds, 3),
             "label": self.announcer.label,
-            "predictions": [{"label": p.label, "index": p.index, "score": round(p.score, 4)} for p in predictions],
+            "predictions": [{"label": p.label, "index": p.index, self._score: round(p.score, 4)} for p in predictions],
             "fps": round((len(self._times) - 1) / span, 2) if span else 0.0,
             "delay": round(self._delays[-1], 4),
             "delay_frames": self.classifier.delay,

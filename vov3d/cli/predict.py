@@ -34,7 +34,15 @@ def add_commands(commands: Any) -> None:
     p = commands.add_parser("predict")
     add_files(p)
     add_settings(p)
-    p.add_argument("--topk", type=positive, default=5, metavar="K", help="labels per file (default: 5)")
+    p.add_argument(
+        "--topk",
+        type=positive,
+        metavar="K",
+        help="labels per file (default: 5; all above the threshold for a multilabel model)",
+    )
+    p.add_argument(
+        "--threshold", type=float, metavar="P", help="least score of a label of a multilabel model (default: 0.5)"
+    )
     form = p.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
     form.add_argument("--csv", action="store_true", help="print lines of file, rank, label, index, score, error")
@@ -101,9 +109,10 @@ def _predict(args: argparse.Namespace) -> int:
     model = _exported(args) or built_model(args, target)
     say_what_it_knows("predict", model)
     failed = False
-    results = classifier_for(args, model, len(files)).results(files, topk=args.topk, fps=args.fps, errors="return")
+    classifier = classifier_for(args, model, len(files), args.threshold)
+    results = classifier.results(files, topk=args.topk, fps=args.fps, errors="return")
     progress = Progress("predict", len(files))
-    with show_warnings("predict", progress.clear), closing(_printer(args)) as printer:
+    with show_warnings("predict", progress.clear), closing(_printer(args, classifier)) as printer:
         for number, (file, result) in enumerate(zip(files, results, strict=True), 1):
             progress.clear()
             if result.error is not None:
@@ -139,7 +148,7 @@ def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Modu
     return optimize_for_inference(model) if target.type == "cpu" else model.to(target)
 
 
-def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int) -> Any:
+def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int, threshold: float | None = None) -> Any:
     """Returns the `VideoClassifier` of a model, with the settings of the command line, for a number of files."""
     from vov3d.video import VideoClassifier
 
@@ -151,6 +160,7 @@ def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int)
         stride=args.stride,
         num_frames=args.frames,
         backend=args.backend,
+        threshold=threshold,
     )
 
 
@@ -168,11 +178,21 @@ def _draw(picture: str, result: Any, number: int | None) -> None:
 class _Text:
     """Prints results as readable text, one by one."""
 
+    def __init__(self, class_names: list[str]) -> None:
+        self._names = class_names
+
     def add(self, file: str, result: Any) -> None:
         """Prints the result of a file; errors go to stderr."""
         if result.error is None:
-            lines = [file, *(f"  {100 * p.score:5.1f}%  {p.label}" for p in result.predictions)]
-            print("\n".join(lines), flush=True)
+            print("\n".join([file, *(f"  {said}" for said in self._lines(result))]), flush=True)
+
+    def _lines(self, result: Any) -> list[str]:
+        from vov3d.video.predictions import line
+
+        if result.predictions:
+            return [line(prediction) for prediction in result.predictions]
+        best = int(result.scores.argmax())
+        return [f"no label reaches its threshold; the best is {self._names[best]}, {100 * result.scores[best]:.1f}%"]
 
     def close(self) -> None:
         """Does nothing: each result is complete."""
@@ -181,16 +201,20 @@ class _Text:
 class _Csv:
     """Prints a line for each label, and one for each file without labels."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Any) -> None:
+        self._heads = [name for name, _ in task.heads]
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
-        self._writer.writerow(("file", "rank", "label", "index", "score", "error"))
+        score = "value" if task.name == "regression" else "score"
+        more = [f"{name}{column}" for name in self._heads for column in ("", "_index", "_score")]
+        self._writer.writerow(("file", "rank", "label", "index", score, "error", *more))
 
     def add(self, file: str, result: Any) -> None:
         """Prints the result of a file."""
         for rank, p in enumerate(result.predictions, 1):
-            self._writer.writerow((file, rank, p.label, p.index, p.score, ""))
-        if result.error is not None:
-            self._writer.writerow((file, "", "", "", "", result.error))
+            parts = [cell for _, part in getattr(p, "parts", ()) for cell in (part.label, part.index, part.score)]
+            self._writer.writerow((file, rank, p.label, p.index, p.score, "", *parts))
+        if not result.predictions:
+            self._writer.writerow((file, "", "", "", "", result.error or "", *[""] * 3 * len(self._heads)))
         sys.stdout.flush()
 
     def close(self) -> None:
@@ -208,7 +232,7 @@ class _Json:
         """Prints the result of a file."""
         entry: dict[str, Any] = {
             "file": file,
-            "predictions": [{"label": p.label, "index": p.index, "score": p.score} for p in result.predictions],
+            "predictions": [_entry(p) for p in result.predictions],
         }
         if result.error is not None:
             entry["error"] = str(result.error)
@@ -222,6 +246,17 @@ class _Json:
         print("\n]" if self._begun else "[]", flush=True)
 
 
+def _entry(prediction: Any) -> dict[str, Any]:
+    """Returns a prediction for JSON, with `value` in place of `score` for a regression, and each head's class."""
+    from vov3d.video.predictions import Combination, Value
+
+    score = "value" if isinstance(prediction, Value) else "score"
+    entry = {"label": prediction.label, "index": prediction.index, score: prediction.score}
+    if isinstance(prediction, Combination):
+        entry["heads"] = {head: _entry(part) for head, part in prediction.parts}
+    return entry
+
+
 def _json(value: Any) -> str:
     """Returns indented JSON; characters outside the output's encoding become JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
@@ -232,7 +267,7 @@ def _json(value: Any) -> str:
     return "  " + text.replace("\n", "\n  ")
 
 
-def _printer(args: argparse.Namespace) -> _Text | _Csv | _Json:
+def _printer(args: argparse.Namespace, classifier: Any) -> _Text | _Csv | _Json:
     if args.json:
         return _Json(args.random_weights)
-    return _Csv() if args.csv else _Text()
+    return _Csv(classifier.task) if args.csv else _Text(classifier.class_names)

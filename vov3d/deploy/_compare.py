@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vov3d.deploy._exported import ExportedModel
+from vov3d.weights.tasks import SCORES, task_of
 
 
 class Comparison(NamedTuple):
@@ -17,7 +18,7 @@ class Comparison(NamedTuple):
         number: Number of clips.
         difference: The largest difference between two outputs.
         relative: The largest difference relative to the largest absolute value of the same output for the same clip.
-        agreement: Clips whose best class is the same; None if there are no classes.
+        agreement: Clips whose best class, or whose labels, are the same; None if the outputs decide no class.
     """
 
     clips: str
@@ -38,11 +39,12 @@ class Comparison(NamedTuple):
 def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torch.Tensor]) -> Comparison:
     """Runs both on every clip `(B, C, T, H, W)`."""
     number = agreement = 0
+    task = task_of(model)
     difference = relative = 0.0
     shapes: dict[tuple[int, ...], None] = {}  # used as an ordered set
     names = exported.metadata.outputs
     if exported.metadata.dtype == "int8":  # the softmax magnifies its errors without limit
-        names = [name for name in names if name != "probabilities"]
+        names = [name for name in names if name not in SCORES]
     for clip in clips:
         found = exported.outputs(clip)
         for key, expected in _outputs(model, clip, names).items():
@@ -50,11 +52,13 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
             off = (found[key] - expected).abs().amax().nan_to_num(float("inf"))
             difference = max(difference, float(off))
             relative = max(relative, float(off / expected.abs().amax().clamp(min=1e-12)))
-            if key == "logits":
-                agreement += int((found[key].flatten(1).argmax(1) == expected.flatten(1).argmax(1)).sum())
+            if key == "logits" and task.name != "regression":
+                pairs = zip(*(task.decided(out.flatten(1)).unbind() for out in (found[key], expected)), strict=True)
+                agreement += sum(bool(torch.equal(ours, theirs)) for ours, theirs in pairs)
         number += len(clip)
         shapes[tuple(clip.shape)] = None
-    return Comparison(name, tuple(shapes), number, difference, relative, agreement if "logits" in names else None)
+    decides = "logits" in names and task.name != "regression"
+    return Comparison(name, tuple(shapes), number, difference, relative, agreement if decides else None)
 
 
 def _outputs(model: Any, clip: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
@@ -62,6 +66,7 @@ def _outputs(model: Any, clip: torch.Tensor, names: list[str]) -> dict[str, torc
     with torch.inference_mode():
         out = model(clip)
         outputs = dict(zip(names, out if isinstance(out, list | tuple) else [out], strict=False))
-        if "probabilities" in names:
-            outputs["probabilities"] = model.forward_dense(clip)
+        for name in SCORES:
+            if name in names:
+                outputs[name] = model.forward_dense(clip)
     return outputs

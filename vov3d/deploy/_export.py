@@ -60,9 +60,10 @@ def export(
 ) -> Path:
     """Exports a model to a file, and compares the file's outputs with the model's before it is put in place.
 
-    A classifier that pools by the average gets two outputs: `logits`, those of `forward`, and `probabilities`, those
-    of `forward_dense`, which `VideoClassifier` and `vov3d predict` use. The file carries the model's configuration
-    and class names. `.onnx`, `.xml` and `.pt2` take any batch, frames, height and width that the model takes.
+    A classifier that pools by the average gets two outputs: `logits`, those of `forward`, and `probabilities` (of a
+    regression `values`), those of `forward_dense`, which `VideoClassifier` and `vov3d predict` use. The file carries
+    the model's configuration, with its task, and class names. `.onnx`, `.xml` and `.pt2` take any batch, frames, height
+    and width that the model takes.
 
     The bounds of the comparison, relative to the largest output: fp32 1e-4, fp16 0.01, bf16 0.05, int8 0.2; that of
     int8 applies to the logits of calibration clips and samples, which its ranges fit, not to noise.

@@ -11,6 +11,7 @@ from vov3d.deploy._metadata import Metadata
 from vov3d.deploy._streaming import State, StreamingNetwork
 from vov3d.deploy.formats import Run, format_of, require
 from vov3d.layers.stem import check_clip
+from vov3d.weights.tasks import SCORES, checked_heads, make_task
 
 
 class ExportedModel(nn.Module):
@@ -91,14 +92,14 @@ class ExportedClassifier(ExportedModel):
     """An exported model whose file also holds the published evaluation, as `forward_dense`."""
 
     def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
-        """Computes probabilities `(B, num_classes)` of a clip `(B, C, T, H, W)`, as `VoV3D.forward_dense` does.
+        """Computes scores `(B, num_classes)` of a clip `(B, C, T, H, W)`, as `VoV3D.forward_dense` does.
 
         The window is `pool_size` of the source's configuration.
 
         Raises:
             ValueError: If the clip has another shape than the file takes.
         """
-        return self.outputs(x)["probabilities"]
+        return self.outputs(x)[next(name for name in SCORES if name in self.metadata.outputs)]
 
 
 class ExportedStream(nn.Module):
@@ -209,10 +210,11 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel | ExportedStrea
     try:
         strings, run = form.backend.read(path)
         metadata = Metadata.from_strings(strings)
+        checked_heads(make_task(*map(metadata.pretrained_cfg.get, ("task", "heads"))), metadata.num_classes)
     except Exception as e:  # runtimes raise errors of any type
         cause = " ".join(str(e).split()) or type(e).__name__
         raise ValueError(f"{path}: cannot be loaded as {form.title}: {cause[:300]}") from e
     if metadata.stream is not None:
         return ExportedStream(metadata, run)
-    dense = "probabilities" in metadata.outputs
+    dense = any(name in metadata.outputs for name in SCORES)
     return (ExportedClassifier if dense else ExportedModel)(metadata, run)

@@ -10,6 +10,7 @@ from torch import nn
 from vov3d.layers import ClassifierHead3d, SqueezeExcite3d
 from vov3d.models.network import VideoNetwork
 from vov3d.surgery import fold_batchnorm
+from vov3d.weights.tasks import task_of
 
 
 class PlainGraph(nn.Module):
@@ -31,7 +32,7 @@ class PlainGraph(nn.Module):
 
 
 class ClassifierGraph(nn.Module):
-    """The logits of `forward` and the probabilities of `forward_dense`, from one feature map.
+    """The logits of `forward` and the scores of `forward_dense`, from one feature map.
 
     `forward_dense` slides a window of fixed size, or of the map's size if the map is smaller. A graph of dynamic sizes
     cannot express that choice, so windows at all positions are computed, as a matrix product, and those that do not
@@ -41,15 +42,15 @@ class ClassifierGraph(nn.Module):
         output_names: A name for each output.
     """
 
-    output_names = ("logits", "probabilities")
-
     def __init__(self, model: Any, window: tuple[int, int]) -> None:
         super().__init__()
         self.model = model
+        self.task = task_of(model)
+        self.output_names = ("logits", self.task.scored)
         self.window = window
 
     def forward(self, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Computes logits and probabilities `(B, num_classes)` from a clip `(B, C, T, H, W)`."""
+        """Computes logits and scores `(B, num_classes)` from a clip `(B, C, T, H, W)`."""
         head = self.model.head
         x = head.act1(head.bn(head.conv(self.model.forward_features(clip))))
         logits = self._classify(x.mean((2, 3, 4), keepdim=True)).flatten(1)
@@ -57,7 +58,7 @@ class ClassifierGraph(nn.Module):
         rows, row_weights = _windows(frame.shape[2], self.window[0], frame)
         columns, column_weights = _windows(frame.shape[3], self.window[1], frame)
         pooled = (rows @ frame @ columns.mT).unsqueeze(2)
-        scores = (self._classify(pooled) / self.model.temperature).softmax(1).squeeze(2)
+        scores = self.task.scores(self._classify(pooled), self.model.temperature).squeeze(2)
         return logits, (scores * (row_weights[:, None] * column_weights)).sum((2, 3))
 
     def _classify(self, x: torch.Tensor) -> torch.Tensor:
@@ -158,7 +159,7 @@ class _FrameGate(nn.Module):
 
 
 class FrameGraph(nn.Module):
-    """A classifier for one clip at a time: logits and, if it has a window, probabilities.
+    """A classifier for one clip at a time: logits and, if it has a window, scores.
 
     Attributes:
         output_names: A name for each output.
@@ -166,6 +167,7 @@ class FrameGraph(nn.Module):
 
     def __init__(self, model: Any, output_names: tuple[str, ...], window: tuple[int, int] | None) -> None:
         super().__init__()
+        self.task = task_of(model)
         self.model: Any = _on_frames(model)
         self.output_names = output_names
         self.window = window
@@ -180,7 +182,7 @@ class FrameGraph(nn.Module):
         if self.window is None:
             return (logits,)
         window = min(self.window[0], x.shape[2]), min(self.window[1], x.shape[3])
-        scores = (self._classify(F.avg_pool2d(x, window, stride=1)) / self.temperature).softmax(1)
+        scores = self.task.scores(self._classify(F.avg_pool2d(x, window, stride=1)), self.temperature)
         return logits, scores.mean((2, 3))
 
     def _classify(self, x: torch.Tensor) -> torch.Tensor:
@@ -202,7 +204,7 @@ def frame_graph_of(model: Any) -> FrameGraph:
         raise ValueError("ExecuTorch files do not support causal models; export it as .onnx, .xml or .pt2")
     cfg: Any = model.pretrained_cfg
     window = cfg.get("pool_size")
-    names = ("logits", "probabilities") if window else ("logits",)
+    names = ("logits", task_of(model).scored) if window else ("logits",)
     return FrameGraph(model, names, tuple(window) if window else None)
 
 

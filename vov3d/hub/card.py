@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from vov3d.hub.saving import describe
 from vov3d.models import measure_budget
+from vov3d.weights.tasks import make_task
 
 DATASETS = {
     "k400": "Kinetics-400",
@@ -106,7 +107,16 @@ def _metadata(cfg: Mapping[str, Any], place: str, transformers: bool) -> str:
 
 
 def _description(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    classes = f"{config['num_classes']} classes" + (f" of {_dataset(cfg)}" if _dataset(cfg) else "")
+    task = make_task(cfg.get("task"), cfg.get("heads"))
+    classes = task.describe(config["num_classes"]) + (f" of {_dataset(cfg)}" if _dataset(cfg) else "")
+    if task.name == "regression" and config.get("label_names"):
+        classes += f" ({', '.join(map(_plain, config['label_names']))})"
+    gives = {
+        "single": "gives logits",
+        "multilabel": "gives a logit for each label, whose sigmoid is the label's probability",
+        "regression": "gives the values themselves",
+        "multihead": f"gives the logits of its heads, {' before '.join(name for name, _ in task.heads)}",
+    }[task.name]
     stride = cfg.get("frame_stride")
     clip = f"{cfg['num_frames']} frames, " + (f"one in {stride} at 30 fps" if stride else "one from each equal segment")
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
@@ -116,7 +126,7 @@ def _description(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     args = ", ".join(f"{k}={v!r}" for k, v in config["model_args"].items() if k not in own)
     return (
         f"{paper} ({link}) video classifier, `{cfg['architecture']}{f'({args})' if args else ''}`: {classes}. It takes"
-        f" clips of {clip}, cropped to {size} x {size} pixels, and gives logits.{_surgery(config)}"
+        f" clips of {clip}, cropped to {size} x {size} pixels, and {gives}.{_surgery(config)}"
     )
 
 
@@ -139,6 +149,7 @@ def _quoted(place: str) -> str:
 
 def _use(cfg: Mapping[str, Any], place: str) -> str:
     views = "{}x{}".format(*(cfg.get("views") or (1, 1)))
+    most = ", topk=3" if cfg.get("task") in (None, "multihead") else ""
     return f"""## Use
 
 Run `pip install "vov3d[video]"`, then classify a video with the frames, crops and class names that belong to the
@@ -148,7 +159,7 @@ weights:
 import vov3d
 
 model = vov3d.from_pretrained({_quoted(place)})
-print(vov3d.VideoClassifier(model, views="{views}")("clip.mp4", topk=3))
+print(vov3d.VideoClassifier(model, views="{views}")("clip.mp4"{most}))
 ```
 
 `vov3d.from_pretrained({_quoted(place)}, features_only=True)` gives a backbone, `num_classes=...` a fresh classifier."""
@@ -156,15 +167,17 @@ print(vov3d.VideoClassifier(model, views="{views}")("clip.mp4", topk=3))
 
 def _use_in_transformers(config: Mapping[str, Any], place: str) -> str:
     kind = "AutoModelForVideoClassification" if config["num_classes"] else "AutoModel"
+    has_pipeline = config["num_classes"] and config["pretrained_cfg"].get("task") != "multihead"
     pipe = f"""
-print(pipeline("video-classification", model={_quoted(place)})("clip.mp4"))""" * bool(config["num_classes"])
+print(pipeline("video-classification", model={_quoted(place)})("clip.mp4"))""" * bool(has_pipeline)
+    imports = f"{kind}, AutoVideoProcessor" + ", pipeline" * bool(has_pipeline)
     return f"""## Use in transformers
 
 `pip install "vov3d[transformers]"`; the same files, with the same outputs:
 
 ```python
 import vov3d.adapters.transformers  # or trust_remote_code=True in each of the calls
-from transformers import {kind}, AutoVideoProcessor, pipeline
+from transformers import {imports}
 
 model = {kind}.from_pretrained({_quoted(place)})
 processor = AutoVideoProcessor.from_pretrained({_quoted(place)})

@@ -20,6 +20,7 @@ from vov3d.models import create_model
 from vov3d.models.family import family_of
 from vov3d.models.saved import check_saved
 from vov3d.weights.state_dict import digest
+from vov3d.weights.tasks import task_of
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -169,6 +170,8 @@ def known_cfg(model: Any, names: list[str] | None) -> dict[str, Any]:
         dropped.update(_CLAIMS)
     if model.weights_digest is None:
         dropped.update(_TERMS)
+    if task_of(model).single:
+        dropped.update(("task", "heads"))
     cfg = {k: v for k, v in cfg.items() if k not in dropped} | {"num_classes": getattr(model, "num_classes", 0)}
     for key in ("input_size", "test_input_size"):
         cfg[key] = (model.in_chans, *cfg.get(key, cfg["input_size"])[1:])

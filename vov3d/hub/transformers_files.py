@@ -29,6 +29,9 @@ AUTO_MAP = {
 }
 PROCESSOR_AUTO_MAP = {"AutoVideoProcessor": f"{_MODULE}.VoV3DVideoProcessor"}
 
+PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regression": "regression"}
+"""Values of transformers' `problem_type` by the task of a model; without one it is a single label."""
+
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
@@ -40,12 +43,14 @@ def model_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     classes = config["num_classes"]
     names = config.get("label_names")
+    problem = PROBLEM_TYPES.get(config["pretrained_cfg"].get("task"))
     return {
         "model_type": MODEL_TYPE,
         "architectures": ["VoV3DForVideoClassification" if classes else "VoV3DModel"],
         "auto_map": AUTO_MAP,
         "dtype": "float32",
         "num_frames": config["pretrained_cfg"]["num_frames"],
+        **({"problem_type": problem} if problem else {}),
         **(label_maps(names or default_names(classes)) if classes else {}),
     }
 

@@ -5,6 +5,7 @@ It returns logits, in training and in evaluation. `forward_dense` is the publish
 a window of the training crop's map slides over the map, and the softmax is averaged over its positions.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ _KEEPS_WIDTH = (
     nn.Softmax,
     nn.LogSoftmax,
 )
+
+
+def softmax(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Returns the softmax over the classes of logits `(B, num_classes, ...)`, divided by a temperature."""
+    return (logits / temperature).softmax(1)
 
 
 def classes_of(classifier: nn.Module) -> int | None:
@@ -194,16 +200,23 @@ class ClassifierHead3d(nn.Module):
         return self.fc(x.flatten(2).transpose(1, 2))
 
     @keeps_layout
-    def forward_dense(self, x: torch.Tensor, window: tuple[int, int], temperature: float = 1.0) -> torch.Tensor:
-        """Averages the softmax over the positions of a window that slides over the map.
+    def forward_dense(
+        self,
+        x: torch.Tensor,
+        window: tuple[int, int],
+        temperature: float = 1.0,
+        scores: Callable[[torch.Tensor, float], torch.Tensor] = softmax,
+    ) -> torch.Tensor:
+        """Averages the softmax, or other scores, over the positions of a window that slides over the map.
 
         Args:
             x: Feature map `(B, in_chs, T, H, W)`.
             window: Height and width of the window in map positions; a larger one is cut to the map.
             temperature: Divisor of the logits before the softmax.
+            scores: Computes scores from logits `(B, num_classes, ...)` and the temperature.
 
         Returns:
-            Probabilities `(B, num_classes)`.
+            Scores `(B, num_classes)`: probabilities, unless others are asked for.
 
         Raises:
             ValueError: If the head has no classifier or does not pool by the average.
@@ -215,4 +228,4 @@ class ClassifierHead3d(nn.Module):
         x = self.act1(self.bn(self.conv(x)))
         size = (x.shape[2], min(window[0], x.shape[3]), min(window[1], x.shape[4]))
         x = F.avg_pool3d(x, size, stride=1)
-        return (self._logits(self._hidden(x)) / temperature).softmax(1).mean((2, 3, 4))
+        return scores(self._logits(self._hidden(x)), temperature).mean((2, 3, 4))

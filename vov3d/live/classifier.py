@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from vov3d.deploy import optimize_for_inference, streaming
-from vov3d.video.classifier import Prediction
+from vov3d.video.predictions import Prediction, check_threshold, check_topk, predictions_of
 from vov3d.video.settings import checked_cfg, checked_names
 from vov3d.video.transforms import eval_transform
 from vov3d.video.window import as_picture
+from vov3d.weights.tasks import Task, task_of
 
 __all__ = ["StreamClassifier"]
 
@@ -28,6 +29,7 @@ class StreamClassifier:
     Attributes:
         stream: the streaming network.
         class_names: the names, in index order.
+        task: the model's task.
         fps: frames per second that the model was trained on.
         delay: frames between a frame and its predictions; 0 for causal models.
         frames: frames seen since the last reset.
@@ -39,7 +41,12 @@ class StreamClassifier:
     """
 
     def __init__(
-        self, model: nn.Module, window: int | None = None, class_names: Sequence[str] | None = None, topk: int = 5
+        self,
+        model: nn.Module,
+        window: int | None = None,
+        class_names: Sequence[str] | None = None,
+        topk: int | None = None,
+        threshold: float | Sequence[float] | None = None,
     ) -> None:
         """Turns a model into a stream, or takes one.
 
@@ -48,14 +55,15 @@ class StreamClassifier:
                 `vov3d.streaming`, optimized or not, or of a file.
             window: frames that are pooled; those of the model's clips if None.
             class_names: names in index order. By default those of the model's label set, else `"class 0"` and on.
-            topk: number of classes to return.
+            topk: number of classes to return. If None, 5; for a multilabel model, all that reach the threshold. Values
+                are all returned.
+            threshold: as for `VideoClassifier`.
 
         Raises:
-            ValueError: for a model that cannot be a stream or has no classes, `class_names` or a `topk` that do not
-                fit, or a window for a model that is a stream already.
+            ValueError: for a model that cannot be a stream or has no classes, `class_names`, a `topk` or a threshold
+                that do not fit, or a window for a model that is a stream already.
         """
-        if topk < 1:
-            raise ValueError(f"topk is {topk}: it must be at least 1")
+        check_topk(topk)
         stream: Any = model
         if not hasattr(model, "initial_state"):
             stream = streaming(model, window)
@@ -66,6 +74,8 @@ class StreamClassifier:
         self.stream = stream
         self._cfg = checked_cfg(stream, None, None)
         self.class_names = checked_names(stream, class_names)
+        self.task: Task = task_of(stream)
+        self._threshold = check_threshold(self.task, threshold, len(self.class_names))
         self.fps = rate_of(self._cfg)
         self.delay: int = stream.delay
         self._topk = topk
@@ -91,11 +101,10 @@ class StreamClassifier:
         scores = self.scores(frame)
         if scores is None:
             return []
-        best, indices = scores.topk(min(self._topk, len(scores)))
-        return [Prediction(i, self.class_names[i], s) for i, s in zip(indices.tolist(), best.tolist(), strict=True)]
+        return list(predictions_of(self.task, scores, self.class_names, self._topk, self._threshold))
 
     def scores(self, frame: np.ndarray | torch.Tensor) -> torch.Tensor | None:
-        """Returns the softmax after one more frame.
+        """Returns the scores after one more frame: the softmax, or the scores of the model's task.
 
         Args:
             frame: as for a call.
@@ -110,7 +119,7 @@ class StreamClassifier:
         return rows[0] if len(rows) else None
 
     def scores_of(self, frames: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
-        """Returns the softmax after each of several frames, which is faster than one by one.
+        """Returns the scores after each of several frames, which is faster than one by one.
 
         Args:
             frames: as for a call, one or more, all of one size.
@@ -125,10 +134,11 @@ class StreamClassifier:
         return self._rows(self._transform(torch.stack(pictures)))
 
     def _rows(self, views: torch.Tensor) -> torch.Tensor:
-        """Computes the softmax for one normalised frame `(1, C, S, S)`, or several `(1, C, n, S, S)`."""
+        """Computes the scores for one normalised frame `(1, C, S, S)`, or several `(1, C, n, S, S)`."""
         device, dtype = self._kind
         logits, self._state = self.stream(views.to(device, dtype), self._state)
-        rows = (logits[0].float() / self.stream.temperature).softmax(-1).cpu().view(-1, logits.shape[-1])
+        outputs = logits[0].float().view(-1, logits.shape[-1])
+        rows = self.task.scores(outputs, self.stream.temperature).cpu()
         early = max(self.delay - self.frames, 0)
         self.frames += len(rows)
         return rows[early:]

@@ -14,33 +14,46 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vov3d.files import replacing
-from vov3d.video.classifier import Prediction
+from vov3d.video.predictions import Prediction, Value
+from vov3d.weights.tasks import SINGLE, Task
 
 
 class Announcer:
     """Announces a label once it has been the best for some steps, with a sufficient score.
 
+    For a multilabel network, all labels that reach the threshold are announced together, in alphabetical order. Values
+    of a regression are all announced at each step.
+
     Args:
         steps: Number of steps.
         threshold: Least score at each step.
+        task: Task of the network.
     """
 
-    def __init__(self, steps: int, threshold: float) -> None:
-        self.steps, self.threshold = steps, threshold
+    def __init__(self, steps: int, threshold: float, task: Task = SINGLE) -> None:
+        self.steps, self.threshold, self.task = steps, threshold, task
         self.label: str | None = None
         self._leads: str | None = None
         self._for = 0
 
     def changed(self, predictions: Sequence[Prediction]) -> bool:
         """Takes the predictions of a step; returns whether the announced label (None for nothing) has changed."""
-        best = predictions[0] if predictions else None
-        leads = best.label if best is not None and best.score >= self.threshold else None
+        leads = self._leading(predictions)
         self._for = self._for + 1 if leads == self._leads else 1
         self._leads = leads
         if leads == self.label or self._for < self.steps:
             return False
         self.label = leads
         return True
+
+    def _leading(self, predictions: Sequence[Prediction]) -> str | None:
+        """Returns the text to announce if it lasts for enough steps; None for nothing."""
+        if self.task.name == "regression":
+            return ", ".join(f"{p.label} {p.text}" for p in predictions) or None
+        reached = [p.label for p in predictions if p.score >= self.threshold]
+        if self.task.name == "multilabel":
+            return " + ".join(sorted(reached)) or None
+        return reached[0] if reached and reached[0] == predictions[0].label else None
 
 
 def annotated(picture: np.ndarray, predictions: Sequence[Prediction]) -> Image.Image:
@@ -52,8 +65,10 @@ def annotated(picture: np.ndarray, predictions: Sequence[Prediction]) -> Image.I
     font, draw = ImageFont.load_default(size), ImageDraw.Draw(image, "RGBA")
     for number, prediction in enumerate(predictions[:5]):
         top = number * round(1.6 * size) + 4
-        draw.rectangle((0, top, image.width * prediction.score, top + 1.5 * size), (61, 111, 217, 150))
-        text = f"{prediction.score:4.0%}  {prediction.label}".encode("latin-1", "replace").decode("latin-1")
+        score = prediction.score
+        share, number_text = (1.0, prediction.text) if isinstance(prediction, Value) else (score, f"{score:4.0%}")
+        draw.rectangle((0, top, image.width * share, top + 1.5 * size), (61, 111, 217, 150))
+        text = f"{number_text}  {prediction.label}".encode("latin-1", "replace").decode("latin-1")
         draw.text((6, top), text, "white", font, stroke_width=1, stroke_fill="black")
     return image
 

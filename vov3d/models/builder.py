@@ -21,6 +21,7 @@ from vov3d.surgery.recipe import Recipe, follow_recipe
 from vov3d.weights.config import resolve_cfg, unnamed_protocol
 from vov3d.weights.sources import fetch
 from vov3d.weights.state_dict import CLASSIFIER, STEM, StateDict, WeightsError, differences, digest, load_weights, some
+from vov3d.weights.tasks import task_of
 
 # Arguments of one use of a model, which are not saved with it.
 _NOT_SAVED = ("device", "dtype", "drop_rate", "drop_path_rate", "features_only", "out_indices", "feature_cls")
@@ -114,6 +115,7 @@ def build_video_model(
     model.weights_digest = digest(model) if described else None
     if not described:
         model.pretrained_cfg.pop("temperature", None)
+    _fit_task(model, pretrained_cfg_overlay or {})
     if adopt_classes and getattr(model, "num_classes", cfg.num_classes) != cfg.num_classes:
         # The default tag does not describe this file.
         for key in ("label_set", "label_names", "top1", "top5"):
@@ -152,6 +154,21 @@ def _fit_window(model: Any) -> None:
     published, own = (tuple(-(-pixels // stride) for pixels in size) for stride in strides)
     if tuple(cfg.get("pool_size") or ()) == published:
         cfg["pool_size"] = own
+
+
+def _fit_task(model: Any, overlay: Mapping[str, Any]) -> None:
+    """Sets the task that the caller asks for; a new classifier does not keep the task of the weights."""
+    cfg, outputs = model.pretrained_cfg, getattr(model, "num_classes", None)
+    if outputs is None:  # feature maps
+        return
+    if overlay.get("task") not in (None, "single"):
+        if cfg.get("num_classes") != outputs:
+            cfg.pop("temperature", None)
+        cfg["num_classes"] = outputs
+    elif cfg.get("task") == "single" or cfg.get("num_classes") != outputs:
+        cfg.pop("task", None)
+        cfg.pop("heads", None)
+    task_of(model)
 
 
 def _to_published(state_dict: StateDict, family: Family, model_args: Mapping[str, Any]) -> StateDict:

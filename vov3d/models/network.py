@@ -14,6 +14,7 @@ from vov3d.layers.conv import as_given, channels_last, keeps_layout, refuse_scri
 from vov3d.layers.head import classes_of
 from vov3d.layers.norm_act import LayerType
 from vov3d.weights.state_dict import StateDict, rename
+from vov3d.weights.tasks import task_of
 
 # Names that VoV3D and X3D share in the format of PySlowFast: (fragment there, fragment here), see `rename`.
 PYSLOWFAST_FRAME = (
@@ -317,8 +318,8 @@ class VideoNetwork(nn.Module):
     def forward_dense(self, x: torch.Tensor, window: int | tuple[int, int] | None = None) -> torch.Tensor:
         """Computes the published evaluation at crops larger than the training crop.
 
-        A window of the head slides over the last map, and the softmax is averaged over its positions. Logits are
-        divided by `temperature` before the softmax.
+        A window of the head slides over the last map, and the scores of the task (the softmax, unless the weights are
+        for another task) are averaged over its positions. Logits are divided by `temperature` before.
 
         Args:
             x: Clip `(B, C, T, H, W)`.
@@ -327,7 +328,7 @@ class VideoNetwork(nn.Module):
                 and the result is the softmax of `forward`.
 
         Returns:
-            Probabilities `(B, num_classes)`.
+            Scores `(B, num_classes)`: probabilities, or the values of a regression.
 
         Raises:
             ValueError: If no window is given or configured, or the head has no classifier or another pooling.
@@ -342,7 +343,7 @@ class VideoNetwork(nn.Module):
         h, w = (window, window) if isinstance(window, int) else window
         if h < 1 or w < 1:
             raise ValueError(f"window must be at least 1x1, got {h}x{w}")
-        return head.forward_dense(self.forward_features(x), (h, w), self.temperature)
+        return head.forward_dense(self.forward_features(x), (h, w), self.temperature, task_of(self).scores)
 
     @property
     def temperature(self) -> float:

@@ -1,6 +1,6 @@
 """This package's models in timm's registry: names, tags, entry points, and `create_model`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch import nn
 
 from vov3d.models.saved import read_saved
 from vov3d.weights.config import resolve_cfg
+from vov3d.weights.tasks import make_task
 
 _PACKAGE = __name__.split(".")[0] + "."
 
@@ -65,6 +66,8 @@ def create_model(
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    task: str | None = None,
+    heads: Mapping[str, int] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Creates a model, as `timm.create_model` does, from a name, a saved folder or the Hub.
@@ -80,6 +83,10 @@ def create_model(
         revision: Branch, tag or commit of the repository on the Hub. With a published tag, only its repository is
             then used.
         token: For repositories of the Hub that are not public; that of `hf auth login` if None.
+        task: Meaning of the outputs: `"single"`, `"multilabel"`, `"regression"` or `"multihead"`. If None, that of
+            the weights, and `"single"` for a new classifier.
+        heads: For `"multihead"`: number of classes of each head by its name, such as `{"verb": 97, "noun": 300}`; the
+            model has as many outputs as their sum.
         **kwargs: `num_classes`, `in_chans`, `global_pool`, `drop_rate`, `drop_path_rate`, `conv`,
             `features_only`, `out_indices`, `pretrained_cfg`, `cache_dir` (folder for downloads), and all arguments of
             the model.
@@ -93,6 +100,11 @@ def create_model(
         vov3d.WeightsError: If weights cannot be found, read or fitted; nothing is loaded.
     """
     overlay = dict(pretrained_cfg_overlay or {})
+    if task is not None or heads:
+        overlay |= {"task": task or "multihead", "heads": dict(heads) if heads else None}
+        make_task(overlay["task"], overlay["heads"])
+        if heads:
+            kwargs.setdefault("num_classes", sum(heads.values()))
     source, name = _parsed(model_name)
     if checkpoint_path:
         overlay["file"] = str(checkpoint_path)

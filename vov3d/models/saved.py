@@ -19,6 +19,7 @@ from torch import nn
 from vov3d.labels import LABEL_SETS, check_text
 from vov3d.models.family import Family
 from vov3d.weights.hub_client import CONFIG, HUB_ERRORS, download_file, hub_error
+from vov3d.weights.tasks import TASKS
 
 _logger = logging.getLogger(__name__)
 
@@ -161,6 +162,14 @@ def _descriptions(value: Any) -> bool:
     )
 
 
+def _heads(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) <= 8
+        and all(_text(100)(name) and _integer(1, _MOST_CLASSES)(classes) for name, classes in value.items())
+    )
+
+
 _WORD = r"[\w.+-]{1,100}"
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "architecture": _pattern(_WORD),
@@ -199,6 +208,8 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "top5": _number(0, 100),
     "gmacs_per_view": _number(0, 1e9),
     "temperature": _number(1e-3, 1e3),
+    "task": _one_of(*TASKS),
+    "heads": _heads,
     "causal": _one_of(True, False),
     "sha256": _pattern("[0-9a-f]{64}"),
 }

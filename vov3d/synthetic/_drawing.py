@@ -1,5 +1,6 @@
 """Draws the shapes, tracks and backgrounds of moving shapes and scenes; numpy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +40,7 @@ class Track:
         return replace(self, **tracks)
 
     def standing(self, before: int, after: int) -> "Track":
-        """The same with so many frames before it and behind it in which nothing changes."""
+        """Returns the track with still frames added before and after it."""
         names = ("x", "y", "size", "angle", "alpha", "depth")
         tracks: dict[str, Any] = {name: np.pad(getattr(self, name), (before, after), "edge") for name in names}
         return replace(self, **tracks)
@@ -114,6 +115,18 @@ def make_progress(rng: Random, num_frames: int) -> Array:
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def draw_clip(tracks: Sequence[Track], rng: Random, num_frames: int, size: int) -> Array:
+    """Draws shapes on a random background, seen by a shaking camera: uint8 `(num_frames, size, size, 3)`."""
+    shake = make_shaking(rng, num_frames)
+    frames = make_background(rng, num_frames, size)
+    for front in (False, True):
+        for track in tracks:
+            which = (track.depth > 0) == front
+            if which.any():
+                draw_track(frames, track, shake, which)
+    return filmed(frames, rng)
 
 
 def draw_track(frames: Array, track: Track, shake: Array, which: Array) -> None:

@@ -15,16 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vov3d.synthetic._drawing import (
-    Track,
-    draw_track,
-    filmed,
-    make_background,
-    make_hand,
-    make_progress,
-    make_shaking,
-    make_still,
-)
+from vov3d.synthetic._drawing import Track, draw_clip, make_hand, make_progress, make_still
 
 __all__ = ["CLASSES", "PAIRS", "make_clip", "make_set", "write_clip", "write_videos"]
 
@@ -207,17 +198,10 @@ def make_clip(
         raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
     if before < 0 or after < 0:
         raise ValueError(f"a clip cannot have {before} frames before its motion and {after} behind it")
-    length = before + num_frames + after
-    tracks, shake = _tracks(label, rng, num_frames), make_shaking(rng, length)
+    tracks, length = _tracks(label, rng, num_frames), before + num_frames + after
     if length > num_frames:
         tracks = [track.standing(before, after) for track in tracks]
-    frames = make_background(rng, length, size)
-    for front in (False, True):
-        for track in tracks:
-            which = (track.depth > 0) == front
-            if which.any():
-                draw_track(frames, track, shake, which)
-    return filmed(frames, rng)
+    return draw_clip(tracks, rng, length, size)
 
 
 def make_set(num_clips: int, seed: int, num_frames: int = 16, size: int = 64) -> tuple[Array, Array]:

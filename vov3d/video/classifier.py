@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from html import escape
 from io import BytesIO
 from itertools import islice
 from typing import Any, Literal, overload
@@ -21,6 +20,7 @@ from vov3d.models.names import model_name
 from vov3d.video._averaging import ViewAverage, views_at_once
 from vov3d.video._loading import Loaded, Loader, Opened, prefetched
 from vov3d.video.decoders.base import stack_pictures
+from vov3d.video.predictions import Prediction, Predictions, check_threshold, check_topk, predictions_of
 from vov3d.video.reader import VideoReader, check_backend, missing_text
 from vov3d.video.sampling import Views, parse_views
 from vov3d.video.settings import checked_cfg, checked_names
@@ -28,6 +28,7 @@ from vov3d.video.shots import split_shots
 from vov3d.video.sources import Source, is_file, is_frames
 from vov3d.video.transforms import eval_transform
 from vov3d.video.window import ShotWindows, SlidingWindow, steady_frames, steady_rate
+from vov3d.weights.tasks import Task, task_of
 
 __all__ = ["Prediction", "Predictions", "Result", "Source", "VideoClassifier", "Window"]
 
@@ -39,39 +40,13 @@ Call = Callable[[Any, torch.Tensor], torch.Tensor]  # maps a model and normalise
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """A class with its score.
-
-    Attributes:
-        index: the class, from 0.
-        label: its name.
-        score: the mean softmax over the views, from 0 to 1.
-    """
-
-    index: int
-    label: str
-    score: float
-
-
-class Predictions(list[Prediction]):
-    """The best classes of a video, best first: a list that prints one class a line, and as a table in a notebook."""
-
-    def __str__(self) -> str:
-        return "\n".join(f"{100 * p.score:5.1f}%  {p.label}" for p in self)
-
-    def _repr_html_(self) -> str:
-        cells = (f"<tr><td>{p.score:.1%}</td><td>{escape(p.label)}</td><td>{p.index}</td></tr>" for p in self)
-        return f"<table><tr><th>score</th><th>label</th><th>class</th></tr>{''.join(cells)}</table>"
-
-
-@dataclass(frozen=True)
 class Result:
     """The predictions for one video and the frames they are based on; a notebook shows the picture of `draw_result`.
 
     Attributes:
         source: the video, as it was given.
-        predictions: the best classes, best first; none after an error.
-        scores: float32 `(num_classes,)`, the softmax averaged over the views; None after an error.
+        predictions: the best classes, best first, or the values; none after an error.
+        scores: float32 `(num_classes,)`, averaged over the views; None after an error.
         error: why there is no prediction.
         views: clips and crops.
         clips: seconds of the frames of each clip.
@@ -107,7 +82,7 @@ class Window:
         end: its last moment, in seconds.
         shot: where its shot begins, in seconds; 0 where cuts are not looked for.
         duration: of the video, in seconds.
-        values: float32 `(N,)`, on the CPU: the scores of all classes, or a vector.
+        values: float32 `(N,)`, on the CPU: the scores of all outputs, or a vector.
     """
 
     start: float
@@ -131,11 +106,12 @@ class VideoClassifier:
 
     Attributes:
         model: the network.
-        views: clips and crops whose softmax is averaged.
+        views: clips and crops whose scores are averaged.
         batch_size: views that go through the model at once; None for as many as fit in half of the free memory, at
             24 times the bytes of its input a view, but no more than 2 on a CPU, whose cache they would leave, and 64
             elsewhere.
         class_names: the names, in index order.
+        task: the model's task.
 
     Examples:
         >>> classifier = VideoClassifier(model, views="10x3")  # doctest: +SKIP
@@ -154,12 +130,13 @@ class VideoClassifier:
         num_frames: int | None = None,
         backend: str | None = None,
         antialias: bool = True,
+        threshold: float | Sequence[float] | None = None,
     ) -> None:
         """Builds the pipeline that fits the model.
 
         Args:
-            model: a model with `pretrained_cfg`, `num_classes` and `forward_dense`, which gives averaged softmax;
-                without the last, the softmax of its logits is taken. Or the name of one with weights, such as
+            model: a model with `pretrained_cfg`, `num_classes` and `forward_dense`, which gives averaged scores;
+                without the last, the scores of its logits are taken. Or the name of one with weights, such as
                 `"vov3d_m"`, or the folder of a saved one: `create_model(..., pretrained=True)` makes it.
             views: clips x crops, such as `"1x1"`, `"2x3"` or `"10x3"`.
             batch_size: views that go through the model at once, by default what fits in memory.
@@ -169,10 +146,12 @@ class VideoClassifier:
             num_frames: frames of a clip, in place of the model's own.
             backend: what decodes video files, as for `VideoReader`.
             antialias: as for `eval_transform`; False resizes as the published loaders do.
+            threshold: for a multilabel model: the least score of a predicted label, or one for each label; 0.5 if None.
 
         Raises:
-            ValueError: for views, a batch size, names or a backend that do not fit, a model without classes or
-                settings, or a stride for a model that takes its frames from equal segments, where it has no effect.
+            ValueError: for views, a batch size, names, a threshold or a backend that do not fit; a model without
+                classes or settings; a threshold for a model of another task, or a stride for a model that takes its
+                frames from equal segments, where they have no effect.
             ImportError: for a backend that cannot be used.
         """
         self.views = parse_views(views)
@@ -185,6 +164,8 @@ class VideoClassifier:
         model = self.model
         self._cfg = checked_cfg(model, stride, num_frames)
         self.class_names = checked_names(model, class_names)
+        self.task: Task = task_of(model)
+        self._threshold = check_threshold(self.task, threshold, len(self.class_names))
         self._transform = eval_transform(self._cfg, self.views.num_crops, antialias)
         self._loader = Loader(self._cfg, self._transform, self.views.num_clips, backend)
 
@@ -192,19 +173,22 @@ class VideoClassifier:
         cfg, (clips, crops) = self._cfg, self.views
         name = ".".join(filter(None, (cfg.get("architecture") or type(self.model).__name__, cfg.get("tag"))))
         way = "in equal segments" if cfg["sampling"] == "segment" else f"every {cfg['frame_stride']:g} at 30 fps"
+        outputs = self.task.describe(len(self.class_names))
         return (
-            f"VideoClassifier({name}: {len(self.class_names)} classes, {clips}x{crops} views of {cfg['num_frames']} "
+            f"VideoClassifier({name}: {outputs}, {clips}x{crops} views of {cfg['num_frames']} "
             f"frames {way}, {self._transform.size}x{self._transform.size} pixels, on {self._parameter().device})"
         )
 
     @overload
-    def __call__(self, source: Source, topk: int = 5, fps: float | None = None) -> list[Prediction]: ...
+    def __call__(self, source: Source, topk: int | None = None, fps: float | None = None) -> list[Prediction]: ...
 
     @overload
-    def __call__(self, source: Sources, topk: int = 5, fps: float | None = None) -> list[list[Prediction]]: ...
+    def __call__(
+        self, source: Sources, topk: int | None = None, fps: float | None = None
+    ) -> list[list[Prediction]]: ...
 
     def __call__(
-        self, source: Source | Sources, topk: int = 5, fps: float | None = None
+        self, source: Source | Sources, topk: int | None = None, fps: float | None = None
     ) -> list[Prediction] | list[list[Prediction]]:
         """Returns the best classes of one video, or of each in a list.
 
@@ -212,7 +196,8 @@ class VideoClassifier:
             source: what `VideoReader` takes: a file, a folder of frames, an address, bytes, or uint8 RGB frames
                 `(T, H, W, 3)` or `(T, 3, H, W)`, also one by one in a list; or a list of these. An array or list of
                 exactly as many frames as the model takes is used as one clip; any other number is sampled like a video.
-            topk: number of classes to return; all of them if the model has fewer.
+            topk: number of classes to return; all of them if the model has fewer. If None, 5; for a multilabel model,
+                all that reach the threshold. Values are all returned, in their order.
             fps: frames per second of frames given as an array (30 if not given) or a folder (12). A file has its own.
 
         Returns:
@@ -229,7 +214,7 @@ class VideoClassifier:
         return [result.predictions for result in self.results(source, topk, fps)]
 
     def scores(self, source: Source, fps: float | None = None) -> torch.Tensor:
-        """Returns the softmax of one video, averaged over its views.
+        """Returns the scores of one video, averaged over its views: the softmax, or the scores of the model's task.
 
         Args:
             source: as for a call.
@@ -246,7 +231,7 @@ class VideoClassifier:
         assert scores is not None  # an error was raised
         return scores
 
-    def result(self, source: Source, topk: int = 5, fps: float | None = None) -> Result:
+    def result(self, source: Source, topk: int | None = None, fps: float | None = None) -> Result:
         """Returns the best classes of one video, all scores, the frames used and the times of the clips.
 
         Args:
@@ -263,7 +248,7 @@ class VideoClassifier:
     def stream(
         self,
         sources: Iterable[Source],
-        topk: int = 5,
+        topk: int | None = None,
         fps: float | None = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[tuple[Source, list[Prediction] | Exception]]:
@@ -289,7 +274,7 @@ class VideoClassifier:
     def results(
         self,
         sources: Iterable[Source],
-        topk: int = 5,
+        topk: int | None = None,
         fps: float | None = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Result]:
@@ -308,8 +293,7 @@ class VideoClassifier:
             ValueError: for `topk` below 1 or an unknown value of `errors`; and as a call, at a source's turn.
             VideoError: for a source that gives no frames, at its turn.
         """
-        if topk < 1:
-            raise ValueError(f"topk is {topk}: it must be at least 1")
+        check_topk(topk)
         _check_errors(errors)
         return self._results(sources, topk, fps, errors)
 
@@ -364,7 +348,7 @@ class VideoClassifier:
         hop: int,
         fps: float = 30.0,
         seconds: float | None = None,
-        topk: int = 5,
+        topk: int | None = None,
     ) -> Iterator[tuple[int, list[Prediction]]]:
         """Labels a stream of frames, as from a camera: at every hop, from the latest frames.
 
@@ -377,7 +361,7 @@ class VideoClassifier:
             fps: frames per second of the stream.
             seconds: length of the window. Only for models that take their frames from equal segments (4 is the
                 usual length of a Something-Something clip); in others it follows from the stride.
-            topk: number of classes to return.
+            topk: as for a call.
 
         Yields:
             The number of the newest frame, from 0, with the predictions; the first when the window is full.
@@ -386,13 +370,12 @@ class VideoClassifier:
             ValueError: for settings that do not fit or would have no effect, such as several clips in `views`;
                 frames of another form; or frames that end before the first window is full.
         """
-        if topk < 1:
-            raise ValueError(f"topk is {topk}: it must be at least 1")
+        check_topk(topk)
         if self.views.num_clips != 1:
             raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
         window = SlidingWindow(self._cfg, self._transform, hop, fps, seconds)
         self.model.eval()
-        return ((at, self._best(self._run(_probabilities, clip).mean(0), topk)) for at, clip in window.clips(frames))
+        return ((at, self._best(self._run(_scores, clip).mean(0), topk)) for at, clip in window.clips(frames))
 
     def scores_over(
         self,
@@ -402,7 +385,7 @@ class VideoClassifier:
         across_cuts: bool = False,
         fps: float | None = None,
     ) -> Iterator[Window]:
-        """Yields the scores of all classes at regular times of a long video, in one pass of decoding.
+        """Yields the scores of all outputs at regular times of a long video, as `scores` gives them, in one pass.
 
         Windows that overlap share their frames; memory holds the frames of one window, however long the video is. Each
         shot is treated as a video of its own (`vov3d.video.shots.split_shots`): its first window begins with it, and
@@ -423,7 +406,7 @@ class VideoClassifier:
             ValueError: for settings that do not fit or would have no effect, such as several clips in `views`.
             VideoError: for a source that gives no frames.
         """
-        return self._over(_probabilities, source, every, seconds, across_cuts, fps)
+        return self._over(_scores, source, every, seconds, across_cuts, fps)
 
     def embeddings_over(
         self,
@@ -455,7 +438,7 @@ class VideoClassifier:
     def _over(
         self, call: Call, source: Source, every: float, seconds: float | None, across_cuts: bool, fps: float | None
     ) -> Iterator[Window]:
-        """What `call` gives for windows at regular times; settings are checked at once."""
+        """Returns an iterator over the results of `call` for windows at regular times; settings are checked at once."""
         if not 0 < every < math.inf:
             raise ValueError(f"every is {every}: give the seconds between two windows, above 0")
         if self.views.num_clips != 1:
@@ -486,10 +469,10 @@ class VideoClassifier:
                 warnings.warn(missing_text(reader.path, reader.missing, count), RuntimeWarning, stacklevel=3)
 
     def _results(
-        self, sources: Iterable[Source], topk: int, fps: float | None, errors: Literal["raise", "return"]
+        self, sources: Iterable[Source], topk: int | None, fps: float | None, errors: Literal["raise", "return"]
     ) -> Iterator[Result]:
         """Yields the results of `results`, whose arguments have been checked."""
-        for source, opened, scores, shown in self._averaged(_probabilities, sources, fps, errors):
+        for source, opened, scores, shown in self._averaged(_scores, sources, fps, errors):
             if isinstance(scores, Exception):
                 yield Result(source, [], None, scores, self.views, [], 0.0, None)
             else:
@@ -521,11 +504,9 @@ class VideoClassifier:
                     yield event.source, opened, event.error or mean.finished(), shown
                     opened, mean, shown = None, None, None
 
-    def _best(self, scores: torch.Tensor, topk: int) -> Predictions:
-        """Returns the `topk` best classes."""
-        best = scores.topk(min(topk, len(self.class_names)))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return Predictions(Prediction(index, self.class_names[index], score) for index, score in pairs)
+    def _best(self, scores: torch.Tensor, topk: int | None) -> Predictions:
+        """Returns the predictions that follow from the scores of a video."""
+        return predictions_of(self.task, scores, self.class_names, topk, self._threshold)
 
     def _run(self, call: Call, views: torch.Tensor) -> torch.Tensor:
         """Returns `call` of normalised views `(B, C, T, S, S)`: `(B, N)`, in float64 on the CPU."""
@@ -562,11 +543,11 @@ def _made(name: str | os.PathLike[str]) -> nn.Module:
     return create_model(model_name(name), pretrained=True).eval()
 
 
-def _probabilities(model: Any, views: torch.Tensor) -> torch.Tensor:
-    """Returns the scores `(B, num_classes)` of views: `forward_dense`, or the softmax of `forward` if there is none."""
+def _scores(model: Any, views: torch.Tensor) -> torch.Tensor:
+    """Returns the scores `(B, num_classes)` of views: `forward_dense`, or those of `forward` if there is none."""
     if hasattr(model, "forward_dense"):
         return model.forward_dense(views)
-    return (model(views) / (model.pretrained_cfg.get("temperature") or 1.0)).softmax(1)
+    return task_of(model).scores(model(views), model.pretrained_cfg.get("temperature") or 1.0)
 
 
 def _check_errors(errors: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from vov3d.extras import install
 from vov3d.files import replacing
 from vov3d.video.classifier import Result
+from vov3d.video.predictions import Combination, Prediction, Value
 from vov3d.video.sources import source_name
 
 try:
@@ -103,11 +104,23 @@ def draw_result(result: Result) -> Image.Image:
     canvas.strip(result.frames)
     canvas.text(_caption(result), _SMALL, _FAINT)
     canvas.space(24)
+    if not result.predictions:
+        canvas.text("no label reaches its threshold", _TEXT, _FAINT)
     for prediction in result.predictions:
-        canvas.bar(prediction.label, prediction.score)
+        _draw_prediction(canvas, prediction)
     canvas.space(16)
     canvas.time_line(result.clips, result.duration)
     return canvas.finished()
+
+
+def _draw_prediction(canvas: "_Canvas", prediction: Prediction) -> None:
+    """Draws a label above its bar, with the class of each head below, or a value without a bar."""
+    if isinstance(prediction, Value):
+        canvas.bar(prediction.label, prediction.text, None)
+    else:
+        canvas.bar(prediction.label, prediction.text, prediction.score)
+    if isinstance(prediction, Combination):
+        canvas.text(", ".join(f"{head}: {p.label} {p.text}" for head, p in prediction.parts), _SMALL, _FAINT)
 
 
 def _caption(result: Result) -> str:
@@ -167,16 +180,18 @@ class _Canvas:
             self._picture.paste(small, (_MARGIN + column * (side + _GAP), self._y + row * (side + _GAP)))
         self._y += rows * (side + _GAP) + 8
 
-    def bar(self, label: str, score: float) -> None:
-        """Draws a label with its score above a bar whose length is the score."""
+    def bar(self, label: str, text: str, score: float | None) -> None:
+        """Draws a label with its score above a bar whose length is the score; no bar if the score is None."""
         font = find_font(_TEXT)
-        percent = f"{100 * score:.1f}%"
-        lines = text_lines(label, font, self._inner - font.getlength(percent) - 30)
+        lines = text_lines(label, font, self._inner - font.getlength(text) - 30)
         draw = self._grown(90 + len(lines) * _TEXT)
-        draw.text((_WIDTH - _MARGIN, self._y), percent, _INK, font, anchor="ra")
+        draw.text((_WIDTH - _MARGIN, self._y), text, _INK, font, anchor="ra")
         for line in lines:
             draw.text((_MARGIN, self._y), line, _INK, font)
             self._y += round(1.25 * _TEXT)
+        if score is None:
+            self._y += 16
+            return
         top = self._y + 4
         draw.rectangle((_MARGIN, top, _WIDTH - _MARGIN, top + 14), "#eeeef2")
         draw.rectangle((_MARGIN, top, _MARGIN + max(score * self._inner, 2), top + 14), _BAR)

@@ -1,4 +1,4 @@
-"""Where one shot of a video ends and the next begins: hard cuts, found while the frames come."""
+"""Finds hard cuts between the shots of a video while its frames arrive."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,14 +21,14 @@ _TIMES = 3.0  # the usual change, at least
 
 @dataclass(frozen=True)
 class _Look:
-    """What is compared of a frame: a small picture `(3, 16, 16)`, and histograms of the colours, from 0 to 1."""
+    """Returns a frame's features to compare: a small picture `(3, 16, 16)` and colour histograms, from 0 to 1."""
 
     picture: torch.Tensor
     colours: torch.Tensor
 
 
 def split_shots(frames: Iterable[torch.Tensor]) -> Iterator[tuple[bool, torch.Tensor]]:
-    """Tells of each frame whether a shot begins with it.
+    """Yields each frame with whether a shot begins with it.
 
     A cut is a change of places and colours that is large, at least three times the usual one before it, larger than
     the one behind it, and stays: after a flash the picture is as it was. Cuts that blend (dissolves, fades, wipes)
@@ -51,7 +51,7 @@ def split_shots(frames: Iterable[torch.Tensor]) -> Iterator[tuple[bool, torch.Te
 
 
 class _Cuts:
-    """What was seen of the shot so far."""
+    """Features of the present shot so far."""
 
     def __init__(self) -> None:
         self._last: _Look | None = None
@@ -59,7 +59,7 @@ class _Cuts:
         self._flashes = 0  # frames in a row
 
     def begins(self, coming: list[_Look]) -> bool:
-        """Whether a shot begins with the first of the frames that come."""
+        """Returns whether a shot begins with the first of the coming frames."""
         if self._last is None:
             self._last = coming[0]
             return True
@@ -88,7 +88,7 @@ def _look(frame: torch.Tensor) -> _Look:
 
 
 def _change(one: _Look, other: _Look) -> float:
-    """From 0 to 1: how far places and colours are apart."""
+    """Computes the distance of places and colours, from 0 to 1."""
     places = float((one.picture - other.picture).abs().mean())
     colours = float((one.colours - other.colours).abs().sum()) / 6
     return (places * colours) ** 0.5

@@ -128,11 +128,11 @@ class ShotWindows:
         yield from self._short(shot, count, made, kept)
 
     def _start(self, number: int) -> int:
-        """The first frame of a window, within its shot."""
+        """Returns the first frame of a window, within its shot."""
         return math.floor(number * self._hop + 0.5)
 
     def _is_looked_at(self, within: int) -> bool:
-        """Whether any window takes this frame of its shot."""
+        """Returns whether any window uses this frame of its shot."""
         for offset in self._offsets:
             near = max(int((within - offset) / self._hop), 0)
             if within - offset in (self._start(near), self._start(near + 1)):
@@ -140,7 +140,7 @@ class ShotWindows:
         return False
 
     def _short(self, shot: int, end: int, made: int, kept: dict[int, list[torch.Tensor]]) -> Iterator[ShotClip]:
-        """The clip of a shot that ended before its first window was full."""
+        """Yields the clip of a shot that ended before its first window was full."""
         if made or end == shot:
             return
         clip_len = self._cfg["num_frames"]

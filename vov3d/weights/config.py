@@ -13,6 +13,8 @@ from typing import Any
 
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 
+from vov3d.weights.tasks import make_task
+
 DEFAULT_ORG = "vov3d"
 
 _SOURCES: dict[str, dict[str, Any]] = {
@@ -70,6 +72,8 @@ class VideoPretrainedCfg(PretrainedCfg):
         causal: The weights are of a causal network; the model is then causal by default.
         temperature: Divisor of the logits before the softmax, which calibrates the scores; None, as for published
             weights, is 1.
+        task: Meaning of the outputs, one of `vov3d.weights.tasks.TASKS`; None is one label per video.
+        heads: For the task `"multihead"`: number of classes of each head by its name, in the order of the outputs.
         sha256: SHA-256 of the weights' file that was saved with the configuration.
     """
 
@@ -96,6 +100,8 @@ class VideoPretrainedCfg(PretrainedCfg):
     packaged: bool = False
     causal: bool = False
     temperature: float | None = None
+    task: str | None = None
+    heads: dict[str, int] | None = None
     sha256: str | None = None
 
 
@@ -172,7 +178,7 @@ def resolve_cfg(
         overlay: Fields that replace those of the configuration.
 
     Raises:
-        ValueError: If the tag or a field is not known, or an input size is not `(C, H, W)`.
+        ValueError: If the tag, a field or the task is not known, or an input size is not `(C, H, W)`.
     """
     if isinstance(pretrained_cfg, PretrainedCfg):
         values = {f.name: getattr(pretrained_cfg, f.name) for f in dataclasses.fields(pretrained_cfg)}
@@ -191,6 +197,7 @@ def resolve_cfg(
     if "file" in fields:
         fields.setdefault("sha256", None)
     cfg = dataclasses.replace(cfg, **fields)
+    make_task(cfg.task, cfg.heads)
     for key in ("input_size", "test_input_size"):
         size = getattr(cfg, key)
         if size is not None and len(size) != 3:

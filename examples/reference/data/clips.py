@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
     Attributes:
         clips: normalised float32 `(B, C, T, S, S)`, or uint8 `(B, T, S, S, C)` for `to_network`.
-        labels: int64 `(B,)`.
+        labels: int64 `(B,)`; of other tasks than one label rows `(B, ...)` as of the `Source`.
         broken: Reasons by name of the file.
     """
 
@@ -43,7 +43,9 @@ class Batch(NamedTuple):
     broken: dict[str, str]
 
 
-def plan_epoch(number: int, batch: int, parts: int, seed: int, epoch: int) -> list[list[np.ndarray]]:
+def plan_epoch(
+    number: int, batch: int, parts: int, seed: int, epoch: int, weights: np.ndarray | None = None
+) -> list[list[np.ndarray]]:
     """Deals the clips of an epoch out to updates, processes and backward passes.
 
     A random order of all clips is cut into updates that differ by one clip at most, and each of these into parts that
@@ -55,6 +57,7 @@ def plan_epoch(number: int, batch: int, parts: int, seed: int, epoch: int) -> li
         parts: Processes times backward passes.
         seed: Of the run.
         epoch: From 0.
+        weights: How often each clip is drawn, float64 `(number,)` that sum to 1; if None each is there once.
 
     Returns:
         Indices, by update and part.
@@ -66,7 +69,8 @@ def plan_epoch(number: int, batch: int, parts: int, seed: int, epoch: int) -> li
         raise ValueError(
             f"{number} clips in batches of {batch} cannot be shared by {parts} processes x backward passes"
         )
-    order = np.random.default_rng((seed, epoch)).permutation(number)
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(number) if weights is None else rng.choice(number, number, p=weights)
     updates = -(-number // batch)
     while number // updates < parts:
         updates -= 1

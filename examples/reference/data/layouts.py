@@ -218,10 +218,24 @@ def from_paths(file: Path, layout: str | None, root: str | Path | None) -> tuple
         layout: `"csv"`, `"frames"`, or None for a list that is refused if ambiguous.
         root: Where its videos lie.
     """
+    return _from_paths(file, layout, roots_beside(file, root))
+
+
+def roots_beside(file: Path, root: str | Path | None) -> list[Path]:
+    """Returns the folders in which the paths of a list may begin: the given one, or the usual ones beside the list.
+
+    Raises:
+        FileNotFoundError: If the one that is given is not there.
+    """
     roots_of(file, root)
     above = [file.parent, file.parent.parent] if file.parent.name in _LIST_FOLDERS else [file.parent]
     roots = [Path(root)] if root is not None else [base / name for base in above for name in _ROOTS]
-    return _from_paths(file, layout, [folder for folder in roots if folder.is_dir()])
+    return [folder for folder in roots if folder.is_dir()]
+
+
+def is_path_word(text: str) -> bool:
+    """Returns True if a cell of the header names the column of the videos."""
+    return re.sub(r"[\W_]", "", text).lower() in _PATH_WORDS.split()
 
 
 def class_key(name: str) -> str:

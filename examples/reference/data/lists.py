@@ -58,7 +58,7 @@ from reference.data.text import read_lines
 from vov3d.labels import LABEL_SETS, load_labels, read_label_names
 from vov3d.video import Section
 
-__all__ = ["LAYOUTS", "VideoList", "described", "first_label", "label_name", "read_list", "read_names"]
+__all__ = ["LAYOUTS", "VideoList", "described", "first_label", "is_published", "label_name", "read_list", "read_names"]
 
 LAYOUTS = ("folder", "csv", "frames", "sections", "classpath", *PUBLISHED)
 """Layouts that `read_list` knows."""
@@ -180,6 +180,20 @@ def read_list(
 
 
 # --- lists as published ----------------------------------------------------------------------------------------------
+
+
+def is_published(source: str | Path, layout: str | None, split: str | None) -> bool:
+    """Returns True for data that `read_list` reads as published: it says by itself what the labels of a video are.
+
+    Args:
+        source: As for `read_list`.
+        layout: As for `read_list`.
+        split: As for `read_list`; needed where the source holds several lists.
+
+    Raises:
+        ValueError: As `read_list`, for lists that cannot be read.
+    """
+    return Path(source).exists() and _annotations(Path(source), layout, split, 1) is not None
 
 
 def _annotations(source: Path, layout: str | None, split: str | None, fold: int) -> tuple[Path, Annotations] | None:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from huggingface_hub import constants
 
-from reference.data.annotations import LABELS, PAIR
-from reference.data.layouts import SplitError, chosen_split, split_of
-from reference.data.lists import VideoList, described, first_label, read_list, read_names
+from reference.data.annotations import LABEL, LABELS, PAIR
+from reference.data.layouts import SplitError, chosen_split, list_in, split_of
+from reference.data.lists import VideoList, described, first_label, is_published, read_list, read_names
+from reference.data.targets import HEADS, Classes, check_labels, label_text, read_targets
 from reference.data.text import decoded
 from reference.training.stopping import ignore_signals
 from vov3d.files import replacing
@@ -53,20 +54,25 @@ class Source:
 
     Attributes:
         name: Its name in logs.
-        labels: int64 `(N,)`; of many labels, bool `(N, num_classes)`; of a verb and a noun, int64 `(N, 2)`.
-        classes: Names in index order; of verbs and nouns, both lists of names.
+        labels: int64 `(N,)`, the class; for many labels float32 `(N, num_classes)` of 0 and 1, for values float32
+            `(N, V)`, for several heads int64 `(N, heads)`.
+        classes: Names in index order; of several heads a tuple of names for each.
         files: What `VideoReader` opens: a file, a folder of frames, a section of one, or a member of a shard; None for
             clips.
         clips: uint8 `(N, T, H, W, 3)`, possibly on disk; None for files.
         notes: Notes about the reading.
+        heads: Names of the heads, where there are several and they have names.
+        missing: Videos that a list names and that are not there.
     """
 
     name: str
     labels: np.ndarray
-    classes: Any
+    classes: Classes
     files: Sequence[Path | Member | Section] | None = None
     clips: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    missing: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,13 +90,8 @@ class Source:
         return file.read() if isinstance(file, Member) else file
 
     def label_name(self, index: int) -> str:
-        """The class of a video in words; of several, all of them."""
-        label = self.labels[index]
-        if self.labels.ndim == 1:
-            return str(self.classes[label])
-        if self.labels.dtype == bool:
-            return " + ".join(self.classes[number] for number in np.flatnonzero(label))
-        return " + ".join(names[number] for names, number in zip(self.classes, label, strict=True))
+        """Returns the class of a video in words; of several, all of them."""
+        return label_text(self.labels[index], self.classes)
 
     def digest(self) -> str:
         """Returns a digest of names of files, labels and classes; it does not depend on the place of the data."""
@@ -114,7 +115,13 @@ def _short_name(file: Path | Member | Section) -> str:
 
 
 def read_source(
-    path: str, part: str, data: SimpleNamespace, shapes: SimpleNamespace, classes: str | tuple[str, ...] | None
+    path: str,
+    part: str,
+    data: SimpleNamespace,
+    shapes: SimpleNamespace,
+    classes: str | Classes | None,
+    task: str = "single",
+    heads: tuple[str, ...] = (),
 ) -> tuple[Source, bool]:
     """Returns labelled videos or clips of one part of the data, and True if it has several parts.
 
@@ -124,55 +131,155 @@ def read_source(
         data: The section of the recipe.
         shapes: The section of the recipe.
         classes: Names in index order, a file of them, or a label set.
+        task: What the run is for, one of `vov3d.weights.tasks.TASKS`.
+        heads: Names of the heads, where these are known, in the order of `classes`.
+
+    Raises:
+        ValueError: If the data cannot be read, or its labels are not those of the task.
     """
+    source, several = _read(path, part, data, shapes, classes, task, heads)
+    check_labels(source.name, source.labels, source.classes, task)
+    return source, several
+
+
+def _read(
+    path: str,
+    part: str,
+    data: SimpleNamespace,
+    shapes: SimpleNamespace,
+    classes: str | Classes | None,
+    task: str,
+    heads: tuple[str, ...],
+) -> tuple[Source, bool]:
+    """Reads as `read_source` does, without its last check."""
     if path.partition(":")[0] == SHAPES:
+        if task != "single":
+            raise ValueError(
+                f"data {path!r} has one label a clip, and the run is for task {task!r}: python -m "
+                "vov3d.synthetic.moving_tasks writes clips for it"
+            )
         return _shapes(path.partition(":")[2] or part, shapes), path == SHAPES
     labels_from = None if data.labels_from < 0 else data.labels_from
     if path.endswith(".npz") or holds_shards(path):
         names = tuple(read_names(classes)) if isinstance(classes, str) else classes
         if path.endswith(".npz"):
-            return _arrays(path, names, labels_from), False
+            return arrays(path, names, labels_from, task), False
         tars, several = shards_of(path, part)
         return read_shards(path, tars, names, labels_from), several
+    if task != "single" and data.layout in ("", "csv") and (listed := _list_of(path, part, data.layout)):
+        file, several = listed
+        found = read_targets(file, task, data.root or None, classes, data.partial, labels_from, heads)
+        title = file.stem if file == Path(path) else f"{Path(path).resolve().name}-{part}"
+        source = Source(title, found.labels, found.classes, found.paths, notes=found.notes, heads=found.heads)
+        return replace(source, missing=len(found.missing)), several
     options: dict[str, Any] = dict(layout=data.layout or None, classes=classes, partial=data.partial)
     options |= dict(root=data.root or None, labels_from=labels_from)
     try:
-        found, several = read_list(path, **options), False
+        videos, several = read_list(path, **options), False
     except SplitError:
-        found, several = read_list(path, split=part, **options), True
-    return Source(found.name, labels_of(found), found.classes, found.sources, notes=described(found)), several
+        videos, several = read_list(path, split=part, **options), True
+    if task == "single" and data.classes == "" and videos.kind == LABEL:
+        _check_one_label(path, videos.classes)
+    names, labels, notes = tuple(videos.classes), labels_of(videos), described(videos)
+    source = Source(videos.name, labels, names, videos.sources, notes=notes, missing=len(videos.missing))
+    return (replace(source, heads=HEADS) if videos.kind == PAIR else source), several
 
 
 def labels_of(videos: VideoList) -> np.ndarray:
-    """Labels as `Source` has them."""
+    """Returns labels as `Source` has them."""
     if videos.kind != LABELS:
         shape = (len(videos), 2) if videos.kind == PAIR else (len(videos),)
         return np.array(videos.labels, np.int64).reshape(shape)
-    labels = np.zeros((len(videos), len(videos.classes)), bool)
+    labels = np.zeros((len(videos), len(videos.classes)), np.float32)
     for row, numbers in zip(labels, videos.labels, strict=True):
-        row[list(numbers)] = True
+        row[list(numbers)] = 1
     return labels
+
+
+def _list_of(path: str, part: str, layout: str) -> tuple[Path, bool] | None:
+    """Returns the list that a path is or holds, and True if it has several.
+
+    None for class folders, for JSON, and for lists as published, which say themselves what the labels are.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; give a list of videos and what belongs to them")
+    try:
+        found, several = list_in(Path(path), None), False
+    except SplitError:
+        found, several = list_in(Path(path), part), True
+    if (
+        found is None
+        or found.suffix.lower() == ".json"
+        or is_published(path, layout or None, part if several else None)
+    ):
+        return None
+    return found, several
+
+
+def _check_one_label(path: str, classes: Sequence[Any]) -> None:
+    """Refuses a list of many labels in a run of one label.
+
+    Raises:
+        ValueError: If names hold `;` or `|` between parts of which some are names, or parts of names, again.
+    """
+    for sign in ";|":
+        parts = [part.strip() for name in classes for part in name.split(sign)]
+        joined = [name for name in classes if sign in name]
+        if joined and len(set(parts)) < len(parts):
+            raise ValueError(
+                f"{path}: its labels, as {joined[0]!r}, are several apart by {sign!r}: give task.name='multilabel', or "
+                "data.classes, a file of names, where they are one"
+            )
 
 
 # --- clips in memory -------------------------------------------------------------------------------------------------
 
 
-def _arrays(name: str, classes: tuple[str, ...] | None, labels_from: int | None) -> Source:
+def arrays(name: str, classes: Classes | None, labels_from: int | None, task: str = "single") -> Source:
+    """Clips in memory, from an `.npz` file.
+
+    Args:
+        name: The file: uint8 `clips` `(N, T, H, W, 3)`, `labels`, and maybe `classes`; of several heads `heads`, their
+            names, and for each `classes_NAME`.
+        classes: Names in index order; those of the file if None.
+        labels_from: The number of the first class.
+        task: What the run is for.
+
+    Raises:
+        ValueError: If the file holds something else, or its labels are not those of the task.
+    """
     path = Path(name)
     with np.load(path, allow_pickle=False) as file:
         missing = [name for name in ("clips", "labels") if name not in file]
         if missing:
             raise ValueError(f"{path}: holds no {' and no '.join(missing)}; expected clips, labels, and maybe classes")
-        clips, labels = file["clips"], file["labels"].astype(np.int64)
-        if classes is None and "classes" in file:
-            classes = tuple(map(str, file["classes"]))
+        clips, labels = file["clips"], file["labels"]
+        heads = tuple(map(str, file["heads"])) if "heads" in file else ()
+        own: Classes | None = None
+        if heads:
+            own = tuple(tuple(map(str, file[f"classes_{head}"])) for head in heads)
+        elif "classes" in file:
+            own = tuple(map(str, file["classes"]))
+        if classes is None or (task != "single" and own is not None):
+            _check_same(path, classes, own)
+            classes = own
     if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[-1] != 3 or len(clips) != len(labels):
         raise ValueError(
             f"{path}: expected uint8 clips (N, T, H, W, 3) and as many labels, "
             f"got {clips.dtype} {clips.shape} and {labels.shape}"
         )
-    labels, classes = _classes(path, labels, classes, labels_from)
+    if task != "single" or labels.ndim != 1:
+        names = classes if classes is not None else tuple(f"class {i}" for i in range(labels.shape[-1]))
+        check_labels(path.name, labels, names, task)
+        kind = np.int64 if task == "multihead" else np.float32
+        return Source(path.name, labels.astype(kind), names, clips=clips, heads=heads)
+    labels, classes = _classes(path, labels.astype(np.int64), classes, labels_from)
     return Source(path.name, labels, classes, clips=clips)
+
+
+def _check_same(path: object, wanted: Classes | None, found: Classes | None) -> None:
+    if wanted is not None and found is not None and tuple(found) != tuple(wanted):
+        raise ValueError(f"{path}: has the classes {found!r:.200}, expected {wanted!r:.200}")
 
 
 def _classes(

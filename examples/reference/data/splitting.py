@@ -15,6 +15,7 @@ import numpy as np
 
 from reference.data.layouts import SplitError
 from reference.data.sources import Member, Source, read_source
+from reference.data.targets import strata_of
 from vov3d.video import Section
 
 ALONE = "none"
@@ -30,8 +31,13 @@ _GROUPS = {
 }
 
 
-def read_sources(data: SimpleNamespace, shapes: SimpleNamespace) -> tuple[Source, Source | None]:
+def read_sources(data: SimpleNamespace, shapes: SimpleNamespace, task: str = "single") -> tuple[Source, Source | None]:
     """Returns the training data of a recipe and, where there are any, the videos for validation.
+
+    Args:
+        data: The section of the recipe.
+        shapes: The section of the recipe.
+        task: What the run is for, one of `vov3d.weights.tasks.TASKS`.
 
     Raises:
         ValueError: If the data is not there, has no videos, names other classes for validation, or has videos on both
@@ -39,13 +45,13 @@ def read_sources(data: SimpleNamespace, shapes: SimpleNamespace) -> tuple[Source
     """
     if not data.path:
         raise ValueError("no data was named: give --data FOLDER, a list, shards, an .npz file, or shapes")
-    train, has_parts = read_source(data.path, "train", data, shapes, data.classes or None)
+    train, has_parts = read_source(data.path, "train", data, shapes, data.classes or None, task)
     val = None
     if data.val:
-        val, _ = read_source(data.val, "val", data, shapes, train.classes)
+        val, _ = read_source(data.val, "val", data, shapes, train.classes, task, train.heads)
     elif has_parts:
         with suppress(SplitError):  # there is a part for training and one for tests
-            val, _ = read_source(data.path, "val", data, shapes, train.classes)
+            val, _ = read_source(data.path, "val", data, shapes, train.classes, task, train.heads)
     if val is None:
         return held_out(train, data.val_share, data.group) if data.val_share else (train, None)
     if data.group:
@@ -82,13 +88,16 @@ def held_out(source: Source, share: float, group: str = "") -> tuple[Source, Sou
     groups, notes = groups_of(source, group)
     rng, out = np.random.default_rng(0), np.zeros(len(source), bool)
     whole = []
-    for name, own in _strata(source):
+    strata = strata_of(source.labels, source.classes)
+    several = strata is not source.labels
+    for label in np.unique(strata) if several else range(len(source.classes)):
+        own = np.flatnonzero(strata == label)
         members: dict[int, list[int]] = defaultdict(list)
         for index in rng.permutation(own):
             members[groups[index]].append(index)
         wanted = max(round(share * len(own)), 1)
         if len(members) == 1 and len(own) > 1:
-            whole.append(name)
+            whole.append("videos of one kind" if several else source.classes[label])
         taken = 0
         for indices in list(members.values())[:-1]:  # one stays for training
             if taken >= wanted:
@@ -106,13 +115,6 @@ def held_out(source: Source, share: float, group: str = "") -> tuple[Source, Sou
         )
     val = replace(source.subset(np.flatnonzero(out)), name=f"{source.name} (held out)", notes=())
     return replace(source.subset(np.flatnonzero(~out)), notes=(*source.notes, *notes)), val
-
-
-def _strata(source: Source) -> list[tuple[str, np.ndarray]]:
-    """The videos of each class, of which a share is held out; of many labels, all videos together."""
-    if source.labels.ndim > 1:
-        return [("all videos", np.arange(len(source)))]
-    return [(name, np.flatnonzero(source.labels == label)) for label, name in enumerate(source.classes)]
 
 
 def groups_of(source: Source, group: str = "") -> tuple[list[int], list[str]]:

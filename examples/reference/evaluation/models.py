@@ -11,6 +11,7 @@ import vov3d
 from vov3d.deploy.formats import FORMATS
 from vov3d.hub.saving import known_cfg
 from vov3d.weights.state_dict import digest
+from vov3d.weights.tasks import SINGLE, Task, task_of
 
 PROTOCOLS = {"k400": ("10x3", "dense"), "ssv": ("2x3", "segment"), "single": ("1x1", None)}
 """Views of the protocols, and the sampling of the models that they are for."""
@@ -31,6 +32,7 @@ class Model:
         names: Class names in index order, or None where it has none.
         num_classes: Classes.
         weights: Their SHA-256.
+        task: What its outputs mean.
         published: Top-1 and top-5 accuracy in percent, and the views, that were published for exactly these weights.
     """
 
@@ -42,6 +44,7 @@ class Model:
     num_classes: int
     weights: str
     published: tuple[float, float, tuple[int, int]] | None
+    task: Task = SINGLE
 
     def views(self, protocol: str | None) -> str:
         """Returns clips and crops of a protocol, by default of the one that fits the model's sampling.
@@ -100,7 +103,7 @@ def load_model(name: str, checkpoint: str | None, device: torch.device, asked: b
         known, weights = known_cfg(network, names), digest(network)
         network = vov3d.optimize_for_inference(network) if device.type == "cpu" else network.to(device)
     published = (known["top1"], known["top5"], tuple(known["views"])) if known.get("top1") else None
-    return Model(name, _label(name), network, cfg, names, network.num_classes, weights, published)
+    return Model(name, _label(name), network, cfg, names, network.num_classes, weights, published, task_of(network))
 
 
 def _label(name: str) -> str:

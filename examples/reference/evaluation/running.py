@@ -18,6 +18,7 @@ from reference.evaluation.models import Model
 from reference.evaluation.samples import Samples
 from reference.evaluation.scores import Row, Scores, begin
 from vov3d.video import Result, VideoClassifier, parse_views
+from vov3d.weights.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class _Recorder(nn.Module):
         self.kept: list[torch.Tensor] = []
 
     def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns probabilities `(B, num_classes)` of clips `(B, C, T, H, W)`."""
+        """Returns scores `(B, num_classes)` of clips `(B, C, T, H, W)`."""
         dense = hasattr(self.network, "forward_dense")
-        scores = self.network.forward_dense(x) if dense else self.network(x).softmax(1)
+        scores = self.network.forward_dense(x) if dense else task_of(self.network).scores(self.network(x))
         self.kept.append(scores.float().cpu())
         return scores
 
@@ -134,7 +135,8 @@ class Run:
             results: Any = self._classifier.results(sources, topk=1, fps=self.plan.fps, errors="return")
             with noted() as notes, closing(results):
                 for index, result in zip(_shown(todo, scores, self.model.label), results, strict=True):
-                    row = Row(index, samples.names[index], samples.labels[index], note=" ".join(notes))
+                    label = samples.labels[index] if samples.targets is None else None
+                    row = Row(index, samples.names[index], label, note=" ".join(notes))
                     kept = self._recorder.taken()
                     views = _by_place(result, kept) if self.plan.per_view and not result.error else None
                     row, mean = row_of(row, result)
@@ -182,6 +184,8 @@ def row_of(row: Row, result: Result) -> tuple[Row, np.ndarray | None]:
     if result.scores is None:
         return replace(row, error=" ".join(str(result.error).split())), None
     mean = result.scores.numpy()
+    if row.label is None:  # of another task than one label, which scores tell alone
+        return row, mean
     own = mean[row.label]
     rank = int((mean > own).sum() + (mean[: row.label] == own).sum())  # of equal scores the first counts as better
     return replace(row, prediction=int(mean.argmax()), rank=rank), mean
@@ -203,7 +207,8 @@ def _shown(todo: list[int], scores: Scores, label: str) -> Iterator[int]:
         for index in bar:
             yield index
             total, right = total + 1, right + (scores.rows[index].rank == 0)
-            bar.set_postfix({"top-1": f"{100 * right / total:.1f}"}, refresh=False)
+            if scores.rows[index].label is not None:
+                bar.set_postfix({"top-1": f"{100 * right / total:.1f}"}, refresh=False)
 
 
 @contextmanager

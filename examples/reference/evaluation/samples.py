@@ -4,14 +4,18 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from reference.data.annotations import LABEL, PAIR
 from reference.data.layouts import class_key
 from reference.data.lists import VideoList, described, read_list
-from reference.data.sources import Member, holds_shards, read_shards, shards_of
+from reference.data.sources import Member, holds_shards, read_shards, read_source, shards_of
+from reference.data.targets import task_of_data
 from vov3d.video import Section
+from vov3d.weights.tasks import SINGLE, Task, head_names
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Samples:
         name: Name of the set in results.
         missing: Videos that the list names and that are not there.
         notes: Notes about the reading.
+        targets: The labels `(N, ...)` of a task beyond one label, as in a `Source`; `labels` are all 0 then.
     """
 
     sources: Sequence[Path | Section | Member | np.ndarray]
@@ -35,6 +40,7 @@ class Samples:
     name: str
     missing: int = 0
     notes: tuple[str, ...] = ()
+    targets: np.ndarray | None = None
 
     def subset(self, indices: Sequence[int]) -> "Samples":
         """Returns some of the videos."""
@@ -43,6 +49,7 @@ class Samples:
             sources=[self.sources[i] for i in indices],
             names=tuple(self.names[i] for i in indices),
             labels=tuple(self.labels[i] for i in indices),
+            targets=None if self.targets is None else self.targets[list(indices)],
         )
 
     def __len__(self) -> int:
@@ -50,7 +57,8 @@ class Samples:
 
     def digest(self) -> str:
         """Returns the SHA-256 of names and labels, which shows whether scores are of this set."""
-        rows = "\n".join(f"{name}\t{label}" for name, label in zip(self.names, self.labels, strict=True))
+        labels = self.labels if self.targets is None else self.targets.tolist()
+        rows = "\n".join(f"{name}\t{label}" for name, label in zip(self.names, labels, strict=True))
         return hashlib.sha256(rows.encode()).hexdigest()
 
 
@@ -63,6 +71,7 @@ def load_samples(
     split: str | None = None,
     partial: bool = False,
     labels_from: int | None = None,
+    task: Task = SINGLE,
 ) -> Samples:
     """Reads a set of videos and gives it the class numbers of a model.
 
@@ -76,11 +85,16 @@ def load_samples(
         split: As for `read_list`.
         partial: As for `read_list`.
         labels_from: As for `read_list`.
+        task: What the model's outputs mean; of another than one label the data is what `read_source` takes.
 
     Raises:
         FileNotFoundError: As `read_list`.
         ValueError: As `read_list`, and for classes that the model does not have.
     """
+    if not task.single:
+        way = SimpleNamespace(layout=layout or "", root=root or "", partial=partial, classes="")
+        way.labels_from = -1 if labels_from is None else labels_from
+        return _of_task(str(data), task, names, num_classes, split, way)
     if Path(data).suffix == ".npz":
         settings = (("root", root), ("layout", layout), ("split", split), ("labels_from", labels_from))
         if given := [key for key, value in settings if value is not None]:
@@ -91,13 +105,45 @@ def load_samples(
     videos: VideoList = read_list(data, root, layout, names, split, partial, labels_from)
     if videos.kind != LABEL:
         several = "a verb and a noun" if videos.kind == PAIR else "any number of labels"
-        raise ValueError(f"{data}: has {several} for each video; the accuracy that is measured here is of one label")
+        task_name = "multihead" if videos.kind == PAIR else "multilabel"
+        raise ValueError(
+            f"{data}: has {several} for each video, and the model has one; evaluate a model that was trained with "
+            f"--task.name {task_name}"
+        )
     if names is None and videos.classes == tuple(f"class {i}" for i in range(len(videos.classes))):
         names = [f"class {index}" for index in range(num_classes)]  # a list of numbers may lack the last classes
     classes = _agreed(data, names, tuple(map(str, videos.classes)), num_classes)
     paths = tuple(str(source) for source in videos.sources)
     labels, missing = _in_range(data, videos.labels, classes), len(videos.missing)
     return Samples(videos.sources, paths, labels, classes, videos.name, missing, described(videos))
+
+
+def _of_task(
+    data: str, task: Task, names: Sequence[str] | None, num_classes: int, split: str | None, way: SimpleNamespace
+) -> Samples:
+    """Returns the videos of a task beyond one label, with labels in the order of the model's outputs."""
+    heads = tuple(name for name, _ in task.heads)
+    own: tuple[Any, ...] | None = tuple(names) if names is not None else None
+    if own is not None and task.heads:
+        own = tuple(map(tuple, head_names(task, own)))
+    source, several = read_source(data, split or "", way, SimpleNamespace(), own, task.name, heads)
+    if split is not None and not several:
+        raise ValueError(f"{data}: split={split!r} has no effect, there is only one set; leave it out")
+    if isinstance(source.files, list | tuple) and any(isinstance(file, Member) for file in source.files):
+        raise ValueError(f"{data}: shards are for training; give a list of videos")
+    found = task_of_data(task.name, source.classes, source.heads)
+    flat = sum(source.classes, ()) if task.heads else tuple(source.classes)
+    if len(flat) != num_classes or [n for _, n in found.heads] != [n for _, n in task.heads]:
+        raise ValueError(
+            f"{data}: has {found.describe(len(flat))}, the model {task.describe(num_classes)}; evaluate on data of "
+            "its classes"
+        )
+    sources: list[Any] = list(source.clips) if source.clips is not None else list(source.files or ())
+    paths = tuple(f"clip {i}" if source.clips is not None else str(path) for i, path in enumerate(sources))
+    counted = f"{source.name}: {len(sources)} videos of {task.describe(num_classes)}"
+    return Samples(
+        sources, paths, (0,) * len(paths), flat, source.name, source.missing, (counted, *source.notes), source.labels
+    )
 
 
 def _agreed(data: object, names: Sequence[str] | None, classes: Sequence[str], num_classes: int) -> tuple[str, ...]:

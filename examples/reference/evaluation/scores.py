@@ -22,7 +22,7 @@ class Row:
     Attributes:
         index: Its index in the set.
         path: Its name.
-        label: Its class index.
+        label: Its class index; None of another task than one label.
         prediction: The class index with the best score; None for a broken one.
         rank: Classes with a better score than its own: 0 is right for top-1, below 5 for top-5; None for a broken one.
         error: Reason that it has no scores.
@@ -31,7 +31,7 @@ class Row:
 
     index: int
     path: str
-    label: int
+    label: int | None
     prediction: int | None = None
     rank: int | None = None
     error: str = ""
@@ -94,6 +94,16 @@ class Scores:
             self._views.close()
 
 
+def read_scores(folder: Path) -> dict[int, np.ndarray]:
+    """Returns the mean scores `(num_classes,)` of each video in a folder of scores, by its index."""
+    found = {}
+    with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
+        for cells in list(csv.reader(file))[1:]:
+            if len(cells) > len(_FIELDS):
+                found[int(cells[0])] = np.array(cells[len(_FIELDS) :], np.float64)
+    return found
+
+
 def to_parquet(folder: Path) -> list[Path]:
     """Writes the CSV files of a folder of scores as Parquet beside them.
 
@@ -153,7 +163,7 @@ def _rows(lines: Sequence[bytes]) -> list[Row]:
         cells[: len(_FIELDS)] for cells in csv.reader(line.decode() for line in lines)
     ):
         best, above = (int(cell) if cell else None for cell in (prediction, rank))
-        rows.append(Row(int(index), path, int(label), best, above, error, note))
+        rows.append(Row(int(index), path, int(label) if label else None, best, above, error, note))
     return rows
 
 

@@ -10,12 +10,24 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 import vov3d
+from reference.training.losses import Scale
+from vov3d.weights.tasks import SINGLE, Task, set_task, task_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def build_model(recipe: Any, num_classes: int, world: int) -> Any:
-    """Builds the network, with the frames, the crop and the sampling of the recipe in its `pretrained_cfg`."""
+def build_model(recipe: Any, num_classes: int, world: int, task: Task = SINGLE, scale: Scale | None = None) -> Any:
+    """Builds the network, with the frames, the crop, the sampling and the task of the recipe in its `pretrained_cfg`.
+
+    A classifier of another task is replaced by a new one. That of a regression continues with scaled values.
+
+    Args:
+        recipe: The recipe.
+        num_classes: Number of outputs.
+        world: Number of processes.
+        task: What the outputs mean.
+        scale: Scale of the values of a regression.
+    """
     settings = recipe.model
     saved = Path(settings.name, "config.json").is_file()
     try:
@@ -32,6 +44,11 @@ def build_model(recipe: Any, num_classes: int, world: int) -> Any:
         given = ", ".join(f"{key}={value!r}" for key, value in settings.args.items())
         raise ValueError(f"{settings.name} cannot be built with model.args {given}: {error}") from error
     model.pretrained_cfg |= clip_settings(recipe.clip, model)
+    if task_of(model) != task:
+        model.reset_classifier(num_classes)
+        set_task(model, task)
+    elif scale is not None:
+        scale.put_into(model.get_classifier(), back=True)
     if settings.sync_batchnorm and world > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if settings.freeze_backbone:

@@ -1,15 +1,17 @@
 """Logs of a run: two CSV files, TensorBoard where it is installed, and a picture of the curves."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vov3d.files import replacing
 
 UPDATES, EPOCHS = "updates.csv", "epochs.csv"
+_MEASURES = ("top1", "top5")  # of one label
 _COLUMNS = {
     UPDATES: ("update", "epoch", "loss", "lr"),
-    EPOCHS: ("update", "epoch", "train_loss", "val_loss", "top1", "top5", "clips_per_s", "waiting"),
+    EPOCHS: ("update", "epoch", "train_loss", "val_loss", *_MEASURES, "clips_per_s", "waiting"),
 }
 
 
@@ -19,16 +21,20 @@ class Log:
     Args:
         folder: The folder of the run.
         update: Updates that are done.
+        measures: Columns of what a validation measures.
     """
 
-    def __init__(self, folder: Path, update: int) -> None:
-        self._files = {name: _opened(folder / name, columns, update) for name, columns in _COLUMNS.items()}
+    def __init__(self, folder: Path, update: int, measures: Sequence[str] = _MEASURES) -> None:
+        epochs = [name for name in _COLUMNS[EPOCHS] if name not in _MEASURES]
+        epochs[4:4] = measures
+        self._columns = {**_COLUMNS, EPOCHS: tuple(epochs)}
+        self._files = {name: _opened(folder / name, columns, update) for name, columns in self._columns.items()}
         self._board = _tensorboard(folder, update)
 
     def write(self, file: str, **row: Any) -> None:
         """Adds a row to `UPDATES` or `EPOCHS`; floats are written with all their digits."""
         try:
-            csv.writer(self._files[file]).writerow([row[column] for column in _COLUMNS[file]])
+            csv.writer(self._files[file]).writerow([row[column] for column in self._columns[file]])
             self._files[file].flush()
         except OSError as error:
             raise OSError(f"{self._files[file].name}: cannot be written ({error})") from error
@@ -57,8 +63,13 @@ def read_log(path: Path) -> dict[str, list[float]]:
     return columns
 
 
-def draw_curves(folder: Path) -> Path:
-    """Draws losses, accuracy and learning rate over the updates into `curves.png`."""
+def draw_curves(folder: Path, measures: Sequence[str] = _MEASURES) -> Path:
+    """Draws losses, what validations measured, and the learning rate over the updates into `curves.png`.
+
+    Args:
+        folder: Of the logs.
+        measures: Columns of what a validation measures.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -72,11 +83,15 @@ def draw_curves(folder: Path) -> Path:
             left.plot(epochs[f"{name}@"], epochs[name], marker=".", label=label)
     left.set(title="loss", xlabel="update")
     left.legend()
-    for name, label in (("top1", "top-1"), ("top5", "top-5")):
-        if name in epochs:
-            middle.plot(epochs[f"{name}@"], epochs[name], marker=".", label=label)
-    middle.set(title="validation accuracy, %", xlabel="update", ylim=(0, 100))
-    if "top1" in epochs:
+    shown = [name for name in measures if name in epochs and name != "mae"]  # which has units of its own
+    for name in shown:
+        label = {"top1": "top-1", "top5": "top-5", "map": "mAP"}.get(name, name)
+        middle.plot(epochs[f"{name}@"], epochs[name], marker=".", label=label)
+    if "r2" in measures:
+        middle.set(title="validation R2", xlabel="update")
+    else:
+        middle.set(title="validation accuracy, %", xlabel="update", ylim=(0, 100))
+    if shown:
         middle.legend()
     right.plot(updates["lr@"], updates["lr"])
     right.set(title="learning rate", xlabel="update")

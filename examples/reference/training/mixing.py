@@ -16,7 +16,7 @@ def mix(
 
     Args:
         clips: `(B, C, T, H, W)`; not changed.
-        labels: int64 `(B,)`.
+        labels: int64 `(B,)`, or shares of the classes `(B, num_classes)`.
         num_classes: Number of classes.
         mixup: Alpha of the Beta distribution of the share of a clip; 0 for none.
         cutmix: Alpha of that of the box; with both, each batch is mixed by one of them.
@@ -37,7 +37,7 @@ def mix(
         share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
     else:
         clips = share * clips + (1 - share) * others
-    targets = F.one_hot(labels, num_classes).to(clips.dtype)
+    targets = (labels if labels.ndim == 2 else F.one_hot(labels, num_classes)).to(clips.dtype)
     return clips, share * targets + (1 - share) * targets.roll(1, 0)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from vov3d.weights.tasks import TASKS
+
 FOLDER = Path(__file__).parent.parent / "recipes"
 DEFAULTS = FOLDER / "defaults.toml"
 
@@ -18,6 +20,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "model.drop_rate": (0, 1),
     "model.drop_path_rate": (0, 1),
     "data.labels_from": (-1, 1),
+    "data.balance": (0, 1),
     "data.val_share": (0, 1),
     "data.max_broken": (0, 1),
     "shapes.clips": (1, _INFINITE),
@@ -25,6 +28,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "shapes.frames": (1, _INFINITE),
     "shapes.size": (1, _INFINITE),
     "mix.share": (0, 1),
+    "distill.temperature": (0.01, _INFINITE),
+    "distill.weight": (0, 1),
     "optimizer.batch": (1, _INFINITE),
     "optimizer.layer_decay": (0, 1),
     "schedule.epochs": (1, _INFINITE),
@@ -39,6 +44,9 @@ _WORDS = {
     "train.keep": ("last", "best"),
     "schedule.name": ("cosine", "steps"),
     "clip.sampling": ("", "dense", "segment"),
+    "task.name": TASKS,
+    "loss.name": ("", "focal", "logit_adjusted", "l1", "huber"),
+    "loss.class_weights": ("none", "sqrt", "inverse"),
 }
 
 Recipe = dict[str, Any]
@@ -84,6 +92,10 @@ def check_values(recipe: Recipe) -> None:
             if not low <= value <= high or value == _INFINITE:
                 upper = f"to {high:g}" if high < _INFINITE else "on"
                 raise ValueError(f"{key} is {value!r}: expected a number from {low:g} {upper}")
+    defaults = _flat(_read(DEFAULTS))
+    for key in ("distill.temperature", "distill.weight"):
+        if not recipe["distill.model"] and recipe[key] != defaults[key]:
+            raise ValueError(f"{key}={recipe[key]:g} has no effect without a teacher: give --distill MODEL as well")
     stones, scales = recipe["schedule.milestones"], recipe["clip.scales"]
     if not all(type(v) is int and v >= 1 for v in stones) or stones != sorted(stones):
         raise ValueError(f"schedule.milestones is {stones!r}: expected epochs from 1 on, in order, such as [35, 45]")
@@ -136,16 +148,23 @@ def parser(description: str) -> argparse.ArgumentParser:
         epilog=f"Keys of a recipe, each to be overridden as --optimizer.lr 0.05:\n\n{DEFAULTS.read_text()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        usage="train.py --recipe NAME --output FOLDER [--data DATA] [--model NAME] [--resume auto] [--section.key V]",
+        usage="train.py --recipe NAME --output FOLDER [--data DATA] [--model NAME] [--distill MODEL] [--resume auto]"
+        " [--section.key V]",
     )
     p.add_argument("--recipe", required=True, metavar="NAME", help=f"{', '.join(recipe_names())}, or a TOML file")
     p.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="checkpoints, logs, model")
     p.add_argument("--data", metavar="DATA", help="in place of --data.path")
     p.add_argument("--model", metavar="NAME", help="in place of --model.name")
+    p.add_argument("--distill", metavar="MODEL", help="a teacher, in place of --distill.model")
     p.add_argument(
         "--resume", choices=("never", "auto"), default="never", help="auto: continue from the last checkpoint, if any"
     )
     return p
+
+
+def with_defaults(recipe: Recipe) -> Recipe:
+    """Returns a recipe of an earlier version with the keys that came later; their defaults do what was done before."""
+    return _flat(_read(DEFAULTS)) | recipe
 
 
 def differences(recipe: Recipe, former: Recipe, without_effect: Sequence[str]) -> list[str]:
