@@ -114,7 +114,7 @@ def _check_output(out: Path, videos: Path) -> None:
 
 
 def table() -> list[str]:
-    """The rows of the table in `docs/guides/datasets.md`."""
+    """Returns the rows of the table in `docs/guides/datasets.md`."""
     return [f"| {' | '.join(_row(data))} |" for data in DATA_SETS.values()]
 
 
@@ -140,7 +140,7 @@ def _row(data: DataSet) -> list[str]:
 
 
 def _read(data: DataSet, args: argparse.Namespace) -> dict[str, _Part]:
-    """The videos of each split."""
+    """Reads the videos of each split."""
     options: dict[str, Any] = dict(root=args.videos, layout=data.layout, fold=args.fold, partial=True)
     options |= dict(labelled=False, none_there=True)
     if data.name in ("kinetics600", "kinetics700"):
@@ -172,7 +172,7 @@ def _read(data: DataSet, args: argparse.Namespace) -> dict[str, _Part]:
 
 
 def _names_in_lists(data: DataSet, folder: Path) -> tuple[str, ...] | None:
-    """All class names in the lists of a folder, of which each list may lack some."""
+    """Returns all class names in the lists of a folder, of which each list may lack some."""
     found: set[str] = set()
     options: dict[str, Any] = dict(layout=data.layout, partial=True, labelled=False, none_there=True)
     with warnings.catch_warnings():
@@ -189,7 +189,7 @@ def _names_in_lists(data: DataSet, folder: Path) -> tuple[str, ...] | None:
 
 
 def _told(data: DataSet, split: str, part: _Part) -> list[str]:
-    """What is said about a split."""
+    """Returns lines that describe a split."""
     videos = part.videos
     count = videos.rows
     if data.counted == "files":
@@ -256,7 +256,7 @@ def _make_small(parts: dict[str, _Part], out: Path, args: argparse.Namespace) ->
 
 
 def _names(parts: dict[str, _Part], base: Path, folder: str) -> dict[Path | Section, str]:
-    """The file to write for each video, below the output folder; each its own."""
+    """Returns the file to write for each video, below the output folder; each its own."""
     names: dict[Path | Section, str] = {}
     taken: set[str] = set()
     for part in parts.values():
@@ -347,7 +347,7 @@ def _print_commands(name: str, folder: Path, splits: Sequence[str], kind: str) -
         print(f"labels:   {what}")
     if not splits or "train" in splits:
         print(
-            f"train:    python -m reference.train --recipe finetune --data {place}{_TASKS[kind]} --output runs/{name}"
+            f"train:    python -m reference.train --recipe finetune --data {place} --output runs/{name}{_TASKS[kind]}"
         )
     if measured or not splits:
         which = f" --split {measured}" if measured else ""

@@ -190,7 +190,7 @@ def test_the_printed_commands_train_and_evaluate(
     assert prepare.main([name, str(folder), "--short-side", "32", "--partial", "--workers", "1"]) == 0
     printed = (line.partition(":")[::2] for line in capsys.readouterr().out.splitlines())
     words = {what: shlex.split(text)[3:] for what, text in printed if "python -m reference." in text}
-    assert ["--task.name", task] == words["train"][4:6]
+    assert ["--task.name", task] == words["train"][6:8]
     keys = TINY | {"model.pretrained": "false", "schedule.epochs": "1", "optimizer.batch": "2", "data.workers": "0"}
     if name == "charades":  # two videos, of which none can be held out
         keys |= {"data.val_share": "0", "train.keep": "last"}

@@ -1,4 +1,4 @@
-"""What the annotation files of published data sets say, each in its own dialect, as rows and class names."""
+"""Parsers for the annotation files of published data sets: each dialect becomes rows and class names."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from reference.detection.ava import read_annotations, read_excluded, read_label_
 from vov3d.labels import read_label_names
 
 LABEL, LABELS, PAIR = "label", "labels", "verb and noun"
-"""What a data set says of a video: one class, any number of classes, or a verb and a noun."""
+"""The labels of a video: one class, any number of classes, or a verb and a noun."""
 
 SPLITS = {
     "train": ("train", "training"),
@@ -35,7 +35,7 @@ Classes = tuple[str, ...] | tuple[tuple[str, ...], tuple[str, ...]]
 
 @dataclass
 class Annotations:
-    """What the files of a data set say.
+    """The content of the annotation files of a data set.
 
     Attributes:
         layout: Which dialect they are in.
@@ -63,7 +63,7 @@ Files = list[tuple[Path, re.Match[str]]]
 
 @dataclass(frozen=True)
 class _Dialect:
-    """How the lists of a data set are named, and what reads them."""
+    """The names of the lists of a data set, and their reader."""
 
     pattern: re.Pattern[str]
     read: Callable[[Files, int], Annotations]
@@ -73,12 +73,12 @@ class _Dialect:
 
 
 def split_of(name: str) -> str | None:
-    """`"val"` for a folder, a list or a word such as `validation`; None for what names no split."""
+    """Returns `"val"` for a folder, a list or a word such as `validation`; None for a name of no split."""
     return next((split for split, names in SPLITS.items() if name.casefold() in names), None)
 
 
 def is_list_folder(name: str) -> bool:
-    """Whether a folder is named as those that hold lists, such as `ucfTrainTestlist` or `annotations`."""
+    """Returns True for a name of folders that hold lists, such as `ucfTrainTestlist` or `annotations`."""
     return _LIST_FOLDER.search(name) is not None
 
 
@@ -137,14 +137,14 @@ def _distinct(matched: Files) -> Files:
 
 
 def _reader(name: str, matched: Files) -> Callable[[Files, int], Annotations]:
-    """The reader of a dialect; Jester is published in two."""
+    """Returns the reader of a dialect; Jester is published in two."""
     if name in ("ucf101", "jester") and not any(match.re is _JESTER for _, match in matched):
         return _numbered_lists
     return _DIALECTS[name].read
 
 
 def _files_near(folder: Path) -> list[Path]:
-    """Files of a folder and of those in it that are named as folders of lists are."""
+    """Returns the files of a folder and of the folders of lists in it."""
     found = []
     for place in (folder, *_list_folders(folder)):
         found += [file for file in sorted(place.iterdir()) if not file.name.startswith(".") and file.is_file()]
@@ -183,7 +183,7 @@ def numbered_names(file: Path) -> dict[int, str]:
 
 
 def numbers_beside(listed: Path) -> tuple[Path, dict[int, str]] | None:
-    """The file beside a list that says which number is which class, as UCF101's classInd.txt, and what it says."""
+    """Returns the file beside a list that numbers the classes, as UCF101's classInd.txt, and its content."""
     for name in NUMBERED:
         if (file := listed.with_name(name)).is_file() and (found := numbered_names(file)):
             return file, found
@@ -191,7 +191,7 @@ def numbers_beside(listed: Path) -> tuple[Path, dict[int, str]] | None:
 
 
 def _kind_of_numbered(file: Path) -> str:
-    """Whether lists named `trainlist01.txt` are of files in class folders, as UCF101's, or of ids, as Jester's."""
+    """Returns the data set of `trainlist01.txt`: UCF101 names files in class folders, Jester ids."""
     first = next((line.split() for line in read_lines(file) if line.strip()), [""])
     return "jester" if first[0].isdecimal() else "ucf101"
 
@@ -202,7 +202,7 @@ def _has_labels(file: Path) -> bool:
 
 
 def _numbered_lists(files: Files, fold: int) -> Annotations:
-    """Lists of one fold, of lines `Archery/v_Archery_g01_c01.avi 3` or `34870 2`, or without the number."""
+    """Reads lists of one fold, of lines `Archery/v_Archery_g01_c01.avi 3` or `34870 2`, or without the number."""
     files = [(file, match) for file, match in files if int(match["fold"]) == fold or len(files) == 1]
     if not files:
         raise ValueError(f"fold {fold} is not there; the lists end in the number of the fold, as trainlist01.txt")
@@ -231,7 +231,7 @@ def _numbered_rows(file: Path) -> list[Row]:
 
 
 def _names_by_folder(rows: Mapping[str, Sequence[Row]]) -> dict[int, str]:
-    """Which number is which folder, where every number is one."""
+    """Returns the folder of each number, where every number is one folder."""
     pairs = {
         (int(str(row.label)), Path(row.name).parent.name)
         for part in rows.values()
@@ -243,7 +243,7 @@ def _names_by_folder(rows: Mapping[str, Sequence[Row]]) -> dict[int, str]:
 
 
 def _named(row: Row, names: Mapping[int, str], ids: bool) -> Row:
-    """A row with the name of its class: that of its number, or where there is none, that of its folder."""
+    """Returns a row with the name of its class: that of its number or, without one, that of its folder."""
     if row.label is not None and names:
         number = int(str(row.label))
         if number not in names:
@@ -262,7 +262,7 @@ _MEMBERSHIP = {"0": None, "1": "train", "2": "test"}
 
 
 def _hmdb51(files: Files, fold: int) -> Annotations:
-    """A list a class and fold: 1 is training, 2 test, 0 neither."""
+    """Reads a list per class and fold: 1 is training, 2 test, 0 neither."""
     classes = tuple(sorted({match["label"] for _, match in files}, key=str.casefold))
     files = [(file, match) for file, match in files if int(match["fold"]) == fold or len(files) == 1]
     rows: dict[str, list[Row]] = {"train": [], "test": []}
@@ -292,7 +292,7 @@ def _hmdb51(files: Files, fold: int) -> Annotations:
 
 
 def rows_of_ids(file: Path) -> list[Row]:
-    """The lines of `id;label`; those of a list for tests may lack the label."""
+    """Returns the lines of `id;label`; those of a list for tests may lack the label."""
     rows = []
     for number, line in enumerate(read_lines(file), 1):
         if not line.strip():
@@ -325,14 +325,14 @@ def _something_v2(files: Files, fold: int) -> Annotations:
 
 
 def names_of_something(listed: Path, layout: str) -> tuple[str, ...]:
-    """The class names that Something-Something publishes beside its lists; none where there is no such file."""
+    """Returns the class names that Something-Something publishes beside its lists; none without such a file."""
     names = (f"something-something-{layout[2:]}-labels", "labels")
     files = [listed.with_name(name + ending) for name in names for ending in (".json", ".csv")]
     return next((tuple(read_label_names(file)) for file in files if file.is_file()), ())
 
 
 def rows_of_templates(file: Path) -> list[Row]:
-    """The entries of a list of Something-Something V2; those of its test set have no label.
+    """Returns the entries of a list of Something-Something V2; those of its test set have no label.
 
     The answers to the test set, `test-answers.csv`, are taken where they lie beside it.
     """
@@ -365,7 +365,7 @@ def _json_list(file: Path, expected: str) -> list[Any]:
 
 
 def rows_of_kinetics(file: Path) -> dict[str, list[Row]]:
-    """The lines of a Kinetics list by split, of the key `""` where it names none; without labels for a test set."""
+    """Returns the lines of a Kinetics list by split, `""` if it names none; without labels for a test set."""
     needed = ("youtube_id", "time_start", "time_end")
     rows: dict[str, list[Row]] = {}
     for where, line in read_table(file, needed):
@@ -439,7 +439,7 @@ def _dive(file: Path, number: int, item: Any, classes: Sequence[str]) -> Row:
 
 
 def _epic100(files: Files, fold: int) -> Annotations:
-    """Actions: a verb and a noun from one time to another in a long video."""
+    """Reads actions: a verb and a noun from one time to another in a long video."""
     notes: list[str] = []
     tables = {str(split_of(match["split"])): list(_actions(file)) for file, match in files}
     cells = [line for table in tables.values() for _, line in table]
@@ -456,7 +456,7 @@ def _actions(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _epic_names(file: Path, kind: str, cells: Sequence[Mapping[str, str]], notes: list[str]) -> tuple[str, ...]:
-    """The names of verbs or nouns: of the file beside the lists, else as they are said most often."""
+    """Returns the names of verbs or nouns: from the file beside the lists, else the most frequent wording."""
     stem = f"EPIC_100_{kind}_classes"
     listed = [path for ending in (".csv", "_v2.csv") if (path := file.with_name(stem + ending)).is_file()]
     if listed:
@@ -499,7 +499,7 @@ def _action(where: str, line: Mapping[str, str], classes: tuple[tuple[str, ...],
 
 
 def _seconds(where: str, text: str) -> float:
-    """Seconds of `00:01:02.50`."""
+    """Returns the seconds of `00:01:02.50`."""
     match = re.fullmatch(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)", text)
     if match is None:
         raise ValueError(f"{where}: found the time {text[:80]!r}, expected hours:minutes:seconds")
@@ -521,7 +521,7 @@ def _charades(files: Files, fold: int) -> Annotations:
 
 
 def _charades_segments(files: Files, fold: int) -> Annotations:
-    """Each annotated action as a part of its video, with all actions that happen in its middle."""
+    """Returns each annotated action as a part of its video, with all actions that happen in its middle."""
     names = _charades_names(files[0][0])
     order = {name: index for index, name in enumerate(names.values())}
     rows: dict[str, list[Row]] = {}
@@ -571,7 +571,7 @@ def _charades_action(where: str, text: str, names: Mapping[str, str]) -> tuple[s
 
 
 def _ava(files: Files, fold: int) -> Annotations:
-    """Key frames with the actions of all people in them, as parts of 3 seconds."""
+    """Reads key frames with the actions of all people in them, as parts of 3 seconds."""
     folder = files[0][0].parent
     maps = [
         read_label_map(file)
@@ -636,7 +636,7 @@ def _moments(files: Files, fold: int) -> Annotations:
 
 
 def moments_names(folder: Path) -> tuple[str, ...] | None:
-    """The class names of Moments in Time in a folder, of lines such as `clapping,0`; None where there is no such file.
+    """Returns the class names of Moments in Time in a folder, of lines `clapping,0`; None without such a file.
 
     Raises:
         ValueError: If the numbers are not all from 0 on, or a line cannot be read.

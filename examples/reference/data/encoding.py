@@ -34,7 +34,7 @@ class Job:
 
 
 def is_done(job: Job) -> bool:
-    """Whether the file is there, whole, and newer than what it was made of."""
+    """Returns True if the file is there, whole, and newer than its source."""
     path = Path(job.source.video) if isinstance(job.source, Section) else job.source
     try:
         return job.target.stat().st_size > 0 and job.target.stat().st_mtime >= path.stat().st_mtime

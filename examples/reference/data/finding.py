@@ -1,4 +1,4 @@
-"""Where the videos lie that a list names: in the folder that it says, in class folders, flat, or in parts."""
+"""Finds the videos of a list: in the folder that it names, in class folders, flat, or in parts."""
 
 import os
 import re
@@ -84,7 +84,7 @@ class Finder:
                 self._found.setdefault(name if name in wanted else stem_of(name), []).append(path)
 
     def find(self, name: str, parents: Sequence[str] = (), strict: bool = False) -> Path | None:
-        """The video of a name; None if it is not there.
+        """Returns the video of a name; None if it is not there.
 
         Args:
             name: A path or an id, with or without an ending.
@@ -129,12 +129,12 @@ _PLAIN = frozenset(["videos", "video", "clips", "frames", "rgb", "rawframes", "d
 
 
 def is_plain_folder(name: str) -> bool:
-    """Whether a folder is named as those are that hold videos of all classes."""
+    """Returns True for a name of folders that hold videos of all classes."""
     return folder_key(name) in _PLAIN
 
 
 def stem_of(name: str) -> str:
-    """A name without folders and without the ending of a video; other dots belong to the name."""
+    """Returns a name without folders and without the ending of a video; other dots belong to the name."""
     base = name.rpartition("/")[2]
     stem, dot, ending = base.rpartition(".")
     return stem if stem and f"{dot}{ending.lower()}" in VIDEO_ENDINGS else base
@@ -142,18 +142,18 @@ def stem_of(name: str) -> str:
 
 @cache
 def folder_key(name: str) -> str:
-    """A name of a folder as it is compared: spaces, underscores and plus signs are the same, so are cases."""
+    """Returns the name of a folder for comparing: spaces, underscores and plus signs are equal, so are cases."""
     return " ".join(re.sub(r"[_+]", " ", name).split()).casefold()
 
 
 def _rank(path: str, wanted: Sequence[str]) -> int:
-    """How well the folders of a video fit: the sum of the places of those that are not there."""
+    """Returns a penalty for the folders of a video: the sum of the places of wanted folders that are missing."""
     there = {folder_key(part) for part in path.replace(os.sep, "/").split("/")[-4:-1]}
     return sum(1 << (len(wanted) - place) for place, part in enumerate(wanted) if part not in there)
 
 
 def _walk(folder: str, wanted: set[str], depth: int) -> Iterator[tuple[str, str]]:
-    """Folder and name of the videos in a folder and those below, and of whatever has a name that is wanted."""
+    """Yields folder and name of the videos in a folder and below, and of whatever has a wanted name."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:  # it may not be read: what lies in it counts as missing

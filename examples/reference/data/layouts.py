@@ -103,7 +103,7 @@ def check_no_lists(source: Path, classes: object) -> None:
 
 
 def holds_class_folders(source: Path) -> bool:
-    """Whether folders in a folder hold videos, and are not named as those that hold all videos or a part."""
+    """Returns True if folders in a folder hold videos, and their names are not those of plain video folders."""
     folders = [item for item in _subfolders(source, []) if not is_plain_folder(item.name)]
     return any(looks_like_video(file) for folder in folders for file in folder.iterdir())
 
@@ -177,7 +177,7 @@ def list_in(source: Path, split: str | None) -> Path | None:
 
 
 def _files_by_name(folder: Path) -> dict[str, Path]:
-    """Files of a folder by name in small letters; one that is spelt so itself goes first."""
+    """Returns the files of a folder by name in lower case; one that is spelt so itself goes first."""
     files = [file for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
     return {file.name.casefold(): file for file in sorted(files, key=lambda file: file.name == file.name.casefold())}
 

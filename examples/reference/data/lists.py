@@ -101,7 +101,7 @@ class VideoList:
 
     @property
     def sources(self) -> tuple[Path | Section, ...]:
-        """What `VideoReader` opens for each."""
+        """The path or section of each, for `VideoReader`."""
         return tuple(part or path for part, path in zip(self.sections or (None,) * len(self), self.paths, strict=True))
 
 
@@ -197,7 +197,7 @@ def is_published(source: str | Path, layout: str | None, split: str | None) -> b
 
 
 def _annotations(source: Path, layout: str | None, split: str | None, fold: int) -> tuple[Path, Annotations] | None:
-    """The list, or folder of lists, of a published data set, and what it says; None for what is none."""
+    """Returns the list, or folder of lists, of a published data set, and its content; None for other data."""
     if layout in ("folder", "csv", "frames"):
         return None
     if (found := published_lists(source, layout, fold)) is not None:
@@ -223,7 +223,7 @@ def _annotations(source: Path, layout: str | None, split: str | None, fold: int)
 
 
 def rows_of_lines(file: Path) -> list[Row]:
-    """A row a line, without a label."""
+    """Returns a row per line, without a label."""
     return [Row(line.strip(), None, f"{file}:{number}") for number, line in enumerate(read_lines(file), 1)]
 
 
@@ -235,7 +235,7 @@ def _of_class_path(row: Row) -> Row:
 
 
 def _is_of_class_paths(file: Path) -> bool:
-    """Whether all lines are `CLASS/NAME` of classes that are known."""
+    """Returns True if all lines are `CLASS/NAME` of known classes."""
     if file.suffix.lower() == ".json":
         return False
     lines = [line.strip() for line in read_lines(file) if line.strip()]
@@ -251,7 +251,7 @@ def _is_of_class_paths(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What `read_list` was asked for."""
+    """The arguments of `read_list`."""
 
     source: Path
     root: str | Path | None
@@ -265,7 +265,7 @@ class _Asked:
 
 
 def _annotated(listed: Path, told: Annotations, asked: _Asked) -> VideoList:
-    """The videos of one split of lists as published."""
+    """Returns the videos of one split of lists as published."""
     source, labels = asked.source, list[Any]()
     names: Classes
     rows = {name: part for name, part in told.rows.items() if part}
@@ -319,7 +319,7 @@ def _check_labels(layout: str, rows: Sequence[Row]) -> None:
 
 
 def _names_of(source: Path, told: Annotations, entries: list[Entry]) -> tuple[str, ...]:
-    """The class names of lists as published, where the caller gives none."""
+    """Returns the class names of lists as published, where the caller gives none."""
     known: Any = told.classes
     if told.layout == "kinetics" and told.edition != "400":
         return known
@@ -332,7 +332,7 @@ def _names_of(source: Path, told: Annotations, entries: list[Entry]) -> tuple[st
 
 
 def _many(listed: Path, told: Annotations, entries: list[Entry], classes: Any) -> tuple[Classes, list[tuple[int, ...]]]:
-    """Class names, and class numbers of each video, of many labels or of a verb and a noun."""
+    """Returns class names, and class numbers of each video, of many labels or of a verb and a noun."""
     known: Any = told.classes
     if told.kind == PAIR:
         if classes is not None and tuple(map(tuple, classes)) != tuple(map(tuple, known)):
@@ -367,7 +367,7 @@ def described(videos: VideoList) -> tuple[str, ...]:
 
 
 def _described_many(videos: VideoList) -> str:
-    """What was read, of many labels or of none."""
+    """Describes a list of many labels or of none."""
     parts = "actions" if any(videos.sections) else "videos"
     if not videos.labels:
         return f"{videos.origin}: {len(videos)} {parts} without labels"
@@ -564,7 +564,7 @@ def _present(
 
 
 def label_name(videos: VideoList, index: int) -> str:
-    """The class of a video in words; of several, all of them; none where none is known."""
+    """Returns the class of a video in words; of several, all of them; `""` where none is known."""
     if not videos.labels:
         return ""
     label, names = videos.labels[index], videos.classes
@@ -575,7 +575,7 @@ def label_name(videos: VideoList, index: int) -> str:
 
 
 def _called(names: Any, label: Any, kind: str) -> str:
-    """A label as errors call it."""
+    """Returns a label in words for errors."""
     if kind == LABEL:
         return repr(names[label]) if label is not None else "without a label"
     both = names if kind == PAIR else (names,) * len(label or ())

@@ -45,7 +45,7 @@ def place(annotations: Annotations, split: str, roots: Sequence[Path]) -> tuple[
 
 
 def _base(rows: Sequence[Row], found: Sequence[tuple[Path | None, bool]], root: Path) -> Path:
-    """The folder below which videos lie as the rows name them; the root where none is there."""
+    """Returns the folder below which videos lie as the rows name them; the root where none is there."""
     for row, (path, _) in zip(rows, found, strict=True):
         if path is not None and "/" in row.name and str(path).endswith(f"/{row.name}"):
             return Path(str(path).removesuffix(f"/{row.name}"))
@@ -55,7 +55,7 @@ def _base(rows: Sequence[Row], found: Sequence[tuple[Path | None, bool]], root: 
 
 
 def _find(finder: Finder, row: Row, split: str, strict: bool) -> tuple[Path | None, bool]:
-    """The file of a row, and whether it holds nothing but the row's part."""
+    """Returns the file of a row, and True if it holds nothing but the row's part."""
     label = row.label if isinstance(row.label, str) else ""
     parents = [*filter(None, [label]), *SPLITS.get(split, ())]
     path = finder.find(row.name, parents, strict)
@@ -65,7 +65,7 @@ def _find(finder: Finder, row: Row, split: str, strict: bool) -> tuple[Path | No
 
 
 def _are_long(plain: Sequence[tuple[Path, Row]]) -> bool:
-    """Whether files hold more than the parts that are listed, by a few of them."""
+    """Returns True if files hold more than the listed parts; looks at a few of them."""
     step = max(len(plain) // _LOOKED_AT, 1)
     for path, row in plain[::step][:_LOOKED_AT]:
         try:
@@ -78,7 +78,7 @@ def _are_long(plain: Sequence[tuple[Path, Row]]) -> bool:
 
 
 def _section(path: Path, row: Row) -> Section | None:
-    """The part of a video that a row means; of a folder of frames by their numbers, which count from 1."""
+    """Returns the part of a video that a row names; in folders of frames by their numbers from 1."""
     if row.frames is not None and path.is_dir():
         first = max(row.frames[0] - 1, 0)
         return Section(path, first, max(row.frames[1], first + 1), in_frames=True)
@@ -86,7 +86,7 @@ def _section(path: Path, row: Row) -> Section | None:
 
 
 def _expected(root: Path, row: Row, annotations: Annotations) -> Path:
-    """Where a video that is not there would be looked for first."""
+    """Returns the first place where a missing video is looked for."""
     name = row.whole if annotations.kind in (LABELS, PAIR) and row.whole else row.name
     folder = root
     if annotations.layout in ("kinetics", "moments") and isinstance(row.label, str) and "/" not in row.name:

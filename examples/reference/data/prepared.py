@@ -27,7 +27,7 @@ _FILES = {LABEL: ("classes.txt",), LABELS: ("classes.txt",), PAIR: ("verbs.txt",
 
 
 def is_prepared(first: str) -> bool:
-    """Whether a list is one of these, by its first line."""
+    """Returns True if the first line of a list is a heading of this form."""
     cells = [cell.strip().strip('"').casefold() for cell in first.replace(";", ",").replace("\t", ",").split(",")]
     return tuple(cells[:3]) == _PLACE and tuple(cells[3:]) in (*_COLUMNS.values(), ())
 
@@ -90,7 +90,7 @@ def _span(where: str, line: dict[str, str]) -> tuple[float | None, float | None]
 
 
 def entries_of_prepared(rows: Iterable[Row], roots: Sequence[Path]) -> list[Entry]:
-    """The videos of such a list; its paths say where they lie."""
+    """Returns the videos of such a list, at the paths that it names."""
     entries, known = [], {}
     for row in rows:
         if row.name not in known:

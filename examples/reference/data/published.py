@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is published about a data set.
+    """Published facts about a data set.
 
     Attributes:
         name: As `prepare` takes it.
@@ -203,7 +203,7 @@ DATA_SETS: dict[str, DataSet] = {
 
 
 def data_set(name: str) -> DataSet:
-    """The facts of a data set, by its name; cases and signs between letters do not matter.
+    """Returns the facts of a data set by its name; cases and signs between letters do not matter.
 
     Raises:
         ValueError: If there is no such data set.
@@ -216,7 +216,7 @@ def data_set(name: str) -> DataSet:
 
 
 def against_published(data: DataSet, split: str, count: int, classes: tuple[int, ...] | None) -> tuple[bool, str]:
-    """How a count of a split and its classes compare with the published numbers.
+    """Compares the counts of a split and of its classes with the published numbers.
 
     Args:
         data: The data set.
@@ -239,7 +239,7 @@ def against_published(data: DataSet, split: str, count: int, classes: tuple[int,
 
 
 def shown(classes: tuple[int, ...]) -> str:
-    """A number of classes as it is printed."""
+    """Returns a number of classes in words."""
     return f"{classes[0]} classes" if len(classes) == 1 else f"{classes[0]} verbs and {classes[1]} nouns"
 
 

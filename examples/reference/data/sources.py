@@ -108,7 +108,7 @@ class Source:
 
 
 def _short_name(file: Path | Member | Section) -> str:
-    """The name of a file with its folder, wherever that lies; of a section, with its times."""
+    """Returns the name of a file with its folder, wherever that lies; for a section, with its times."""
     if isinstance(file, Section):
         return f"{_short_name(Path(file.video))} {file.start:.10g} {file.end}"
     return f"{Path(str(file)).parent.name}/{Path(str(file)).name}"

@@ -15,7 +15,7 @@ _MARKS = (
 
 
 def read_text(file: Path) -> str:
-    r"""The text of a file, with `\n` as the only line end.
+    r"""Returns the text of a file, with `\n` as the only line end.
 
     Raises:
         ValueError: If it is not text.
@@ -24,7 +24,7 @@ def read_text(file: Path) -> str:
 
 
 def decoded(content: bytes, name: object) -> str:
-    r"""The text of some bytes, with `\n` as the only line end.
+    r"""Returns the text of some bytes, with `\n` as the only line end.
 
     Args:
         content: The bytes.
@@ -46,7 +46,7 @@ def decoded(content: bytes, name: object) -> str:
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a file.
+    """Returns the lines of a file.
 
     Raises:
         ValueError: If it is not text.
@@ -55,7 +55,7 @@ def read_lines(file: Path) -> list[str]:
 
 
 def read_table(file: Path, needed: Sequence[str], hint: str = "") -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a CSV with a heading, by column; the columns may be apart by comma, semicolon or tab.
+    """Reads the rows of a CSV with a heading, by column; comma, semicolon or tab separate the columns.
 
     Args:
         file: The file.

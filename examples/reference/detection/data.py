@@ -115,7 +115,7 @@ class VideoMoments:
 
 
 def find_annotations(folder: Path, split: str) -> Path:
-    """The annotations of a split, `SPLIT.csv` or as AVA publishes them.
+    """Returns the annotations of a split, `SPLIT.csv` or as AVA publishes them.
 
     Raises:
         ValueError: If there are several that AVA published.

@@ -148,7 +148,7 @@ class Run:
 
 
 def content_of(source: Any) -> Any:
-    """What `VideoClassifier` takes; videos in shards are read when it is their turn."""
+    """Returns a source for `VideoClassifier`; a video in a shard is read at its turn."""
     return source.read() if isinstance(source, Member) else source
 
 

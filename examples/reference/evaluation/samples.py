@@ -168,7 +168,7 @@ def _in_range(data: object, labels: Sequence[int], classes: Sequence[str]) -> tu
 def _in_shards(
     data: str, names: Sequence[str] | None, num_classes: int, split: str | None, labels_from: int | None
 ) -> Samples:
-    """The videos of shards."""
+    """Returns the videos of shards."""
     tars, several = shards_of(data, split)
     if split is not None and not several:
         raise ValueError(f"{data}: split={split!r} has no effect, there is only one set; leave it out")
