@@ -431,6 +431,7 @@ pipe.model.save_pretrained(sys.argv[3])
 """
 
 
+@pytest.mark.slow  # another interpreter
 def test_a_folder_opens_without_importing_this_package(packaged, video, tmp_path):
     command = [sys.executable, "-c", FRESH, str(packaged), str(video), str(tmp_path / "saved")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -30,6 +30,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow  # an export
 def test_an_exported_file_gives_the_labels_of_its_source(capsys, saved, video, tmp_path):
     file = str(tmp_path / "mine.xml")
     code, out, _ = run(capsys, "export", saved, "-o", file, "--video", video)

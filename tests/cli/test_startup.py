@@ -80,6 +80,7 @@ def test_the_help_lists_every_command():
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # many processes
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
 def test_ctrl_c_is_one_line_at_any_moment(tmp_path):
     """While modules are imported, while the command runs, and while the process ends."""

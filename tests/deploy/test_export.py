@@ -161,6 +161,7 @@ def test_channels_that_the_configuration_has_no_mean_of(tmp_path):
     close(found(clip), model(clip))
 
 
+@pytest.mark.slow  # an export
 def test_other_poolings_give_logits_alone_which_the_classifier_takes(tmp_path):
     model = tiny("x3d_s", global_pool="max").eval()
     found = vov3d.load_exported(vov3d.export(model, tmp_path / "m.xml"))

@@ -289,6 +289,7 @@ def test_a_partial_set_is_reported(home: Path, videos: Path, capsys) -> None:
     assert "A PARTIAL SET: 1 videos of the list are not there and do not count" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # two processes
 def test_a_killed_run_is_continued(home: Path, tmp_path: Path) -> None:
     """Killed for good, in the middle: the scores are those of an unbroken run, to the byte."""
     np.savez(

@@ -191,6 +191,7 @@ def test_a_killed_run_resumes_with_equal_results(tmp_path_factory, ends, every, 
     assert (folder / "run" / weights).read_bytes() == (folder / "whole" / weights).read_bytes()
 
 
+@pytest.mark.slow  # two processes of training
 def test_a_killed_process_resumes_bit_identically(tmp_path):
     data = clips_file(tmp_path)
     keys = dict(schedule_epochs=25, train_checkpoint_every=2, model_drop_rate=0.5)
@@ -298,6 +299,7 @@ def test_a_broken_file_is_left_out_of_validation(videos, tmp_path):
 # --- two processes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # two processes of training
 def test_two_processes_give_the_gradients_of_one_and_see_each_clip_once(tmp_path):
     """With norms that add up their sums over the processes as SyncBatchNorm does on GPUs, in float64."""
     data = clips_file(tmp_path, 21)

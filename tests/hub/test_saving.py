@@ -257,6 +257,7 @@ def run(names, **env) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow  # four processes
 def test_environment_in_a_new_process(hub, folder, tmp_path):
     hub.repos["me/mine"] = files(folder)
     home = {"HF_HOME": str(tmp_path / "home")}

@@ -23,7 +23,10 @@ def test_the_published_formats_are_recognised_without_naming_them(reference):
     assert not found.model_args
 
 
-@pytest.mark.parametrize("variant", ["vov3d_m", "vov3d_l", "x3d_s", "x3d_m", "x3d_l"])
+@pytest.mark.parametrize(
+    "variant",
+    ["vov3d_m", "vov3d_l", "x3d_m", *(pytest.param(name, marks=pytest.mark.slow) for name in ("x3d_s", "x3d_l"))],
+)
 @pytest.mark.parametrize("conv", MIDDLE_CONVS)
 def test_every_model_with_every_conv_is_recognised(variant, conv):
     found = identify(vov3d.create_model(variant, conv=conv, num_classes=7, in_chans=5, device="meta").state_dict())
