@@ -14,7 +14,7 @@ import pytest
 from helpers.made_data_sets import MADE, make
 from helpers.numbered_videos import keep_part, write_video
 from helpers.tiny_training_runs import TINY
-from reference import evaluate, prepare, train
+from reference import check_data, evaluate, prepare, train
 from reference.data.encoding import small_size
 from reference.data.lists import read_list
 from reference.data.published import DATA_SETS, against_published, data_set, shown
@@ -199,6 +199,17 @@ def test_the_printed_commands_train_and_evaluate(
     assert evaluate.main([*words["evaluate"], "--views", "1x1", "--device", "cpu"]) == 0
     summary = json.loads(next(Path("evaluation").rglob("summary.json")).read_text())
     assert (summary["task"], figures in summary["figures"]) == (task, True)
+
+
+@pytest.mark.parametrize(("name", "task"), [("epic100", "multihead"), ("charades", "multilabel")])
+def test_published_lists_are_checked_with_and_without_their_task(name: str, task: str, tmp_path: Path, capsys) -> None:
+    folder = filled(name, tmp_path / "data", frames=64)
+    said = []
+    for words in ([], ["--task", task]):
+        check_data.main([str(folder), "--split", "train", "--workers", "1", *words])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert f"videos of {'97 verbs and 300 nouns' if name == 'epic100' else '157 classes'}, 0 broken" in said[0]
 
 
 def test_parts_of_one_video_stay_on_one_side(tmp_path: Path) -> None:
