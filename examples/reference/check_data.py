@@ -24,13 +24,14 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from reference.data.annotations import PAIR
 from reference.data.layouts import list_in
-from reference.data.lists import LAYOUTS, described, read_list
+from reference.data.lists import LAYOUTS, VideoList, described, is_published, label_name, read_list
 from reference.data.targets import label_text, read_targets, task_of_data
 from reference.training.stopping import ignore_signals
 from vov3d.cli.arguments import positive
 from vov3d.files import replacing
-from vov3d.video import VideoError, VideoReader
+from vov3d.video import Section, VideoError, VideoReader
 from vov3d.weights.tasks import TASKS
 
 _AHEAD = 64  # videos queued for each process
@@ -84,12 +85,12 @@ def _checked(args: argparse.Namespace) -> int:
         raise ValueError(f"--csv {args.csv}: there is no folder {Path(args.csv).absolute().parent}; make it first")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is missing is listed with what is broken
-        paths, labels, missing, notes, kinds = _read(args)
+        sources, labels, missing, notes, kinds = _read(args)
     print(*notes, sep="\n", file=sys.stderr)
     rows = [Checked(str(path), "", problem="no such file") for path in missing]
     for row in rows:
         print(f"{row.path}: {row.problem}")
-    for row in _looked_at(paths, labels, args.full, args.workers):
+    for row in _looked_at(sources, labels, args.full, args.workers):
         if row.problem:
             tqdm.write(f"{row.path}: {row.problem}")
         rows.append(row)
@@ -101,14 +102,17 @@ def _checked(args: argparse.Namespace) -> int:
     return int(broken > 0)
 
 
-def _read(args: argparse.Namespace) -> tuple[list[str], list[str], Sequence[Path], Sequence[str], str]:
+def _read(
+    args: argparse.Namespace,
+) -> tuple[Sequence[Path | Section], list[str], Sequence[Path], Sequence[str], str]:
     """Returns the videos, their labels in words, the missing videos, notes, and the number of classes in words."""
-    if args.task == "single":
+    if args.task == "single" or is_published(args.data, args.layout, args.split):
         videos = read_list(
             args.data, args.root, args.layout, args.classes, args.split, partial=True, labels_from=args.labels_from
         )
-        labels = [videos.classes[label] for label in videos.labels]
-        return list(map(str, videos.paths)), labels, videos.missing, described(videos), f"{len(videos.classes)} classes"
+        labels = [label_name(videos, index) for index in range(len(videos))]
+        kinds = " and ".join(f"{len(own)} {what}" for own, what in _classes_of(videos))
+        return videos.sources, labels, videos.missing, described(videos), kinds
     listed = list_in(Path(args.data), args.split)
     if listed is None or args.layout not in (None, "csv"):
         raise ValueError(f"{args.data}: task {args.task!r} wants a list, CSV; class folders and others have one label")
@@ -116,13 +120,21 @@ def _read(args: argparse.Namespace) -> tuple[list[str], list[str], Sequence[Path
     task = task_of_data(args.task, found.classes, found.heads)
     count = sum(classes for _, classes in task.heads) or len(found.classes)
     labels = [label_text(label, found.classes) for label in found.labels]
-    return list(map(str, found.paths)), labels, found.missing, found.notes, task.describe(count)
+    return found.paths, labels, found.missing, found.notes, task.describe(count)
 
 
-def _looked_at(paths: list[str], labels: list[str], full: bool, workers: int) -> Iterator[Checked]:
+def _classes_of(videos: VideoList) -> list[tuple[Sequence[object], str]]:
+    """Returns lists of class names, with the word for their entries."""
+    if videos.kind == PAIR:
+        return list(zip(videos.classes, ("verbs", "nouns"), strict=True))
+    return [(videos.classes, "classes")]
+
+
+def _looked_at(sources: Sequence[Path | Section], labels: Sequence[str], full: bool, workers: int) -> Iterator[Checked]:
     """Yields the result for each video, in the order of the list."""
+    paths = [str(source) for source in sources]
     with (
-        closing(in_processes(partial(check, full=full), paths, min(workers, len(paths)))) as results,
+        closing(in_processes(partial(check, full=full), sources, min(workers, len(paths)))) as results,
         tqdm(zip(paths, labels, results, strict=True), total=len(paths), unit="video", disable=None) as progress,
     ):
         broken = 0
@@ -133,11 +145,12 @@ def _looked_at(paths: list[str], labels: list[str], full: bool, workers: int) ->
             yield row
 
 
-def check(path: str, full: bool) -> Checked:
-    """Opens a video and decodes its first, middle and last frame, or all."""
+def check(source: Path | Section | str, full: bool) -> Checked:
+    """Opens a video, or a part of one, and decodes its first, middle and last frame, or all."""
     torch.set_num_threads(1)
+    path = str(source)
     try:
-        with VideoReader(path) as reader:
+        with VideoReader(source) as reader:
             last = reader.num_frames - 1
             wanted = range(last + 1) if full else sorted({0, last // 2, last})
             for _ in reader.stream(wanted):
@@ -148,7 +161,7 @@ def check(path: str, full: bool) -> Checked:
         return Checked(path, "", problem=" ".join(str(error).split()).removeprefix(f"{path}: "))
 
 
-def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int) -> Generator[Any, None, None]:
+def in_processes(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Generator[Any, None, None]:
     """Yields the result of `work` for each item, in order; None where an item crashes its process.
 
     Decoders are C code: a file that crashes one must not end the check, and the error names it.
@@ -161,15 +174,19 @@ def in_processes(work: Callable[[str], Any], items: Sequence[str], workers: int)
         part = items[start : start + _AHEAD * workers]
         with ProcessPoolExecutor(workers, context, initializer=ignore_signals) as pool:
             futures = [pool.submit(work, item) for item in part]
-            for item, future in zip(part, futures, strict=True):
-                try:
-                    result = future.result()
-                except BrokenProcessPool:  # killed by this item or by another in progress
-                    result = _alone(work, item, context)
-                yield result
+            try:
+                for item, future in zip(part, futures, strict=True):
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:  # killed by this item or by another in progress
+                        result = _alone(work, item, context)
+                    yield result
+            except BaseException:  # the caller has stopped: items that wait are not begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
-def _alone(work: Callable[[str], Any], item: str, context: Any) -> Any:
+def _alone(work: Callable[[Any], Any], item: Any, context: Any) -> Any:
     """Returns the result of `work` from a process of its own, None if that dies."""
     with ProcessPoolExecutor(1, context, initializer=ignore_signals) as pool:
         try:

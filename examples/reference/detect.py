@@ -7,7 +7,7 @@
     python -m reference.detect predict film.mp4 --model runs/ava/model --proposer fasterrcnn_mobilenet_v3_large_fpn
     python -m reference.detect scenes --output FOLDER
 
-FOLDER holds `videos/NAME.mp4`, AVA's `train.csv` and `val.csv`, and the label map (`actions.pbtxt`); `scenes` are
+FOLDER holds `videos/NAME.mp4`, AVA's lists (`train.csv` and `val.csv`, or as published) and label map; `scenes` are
 made on the spot (`vov3d.synthetic.moving_scenes`), and the command of that name writes them as such a folder.
 Training ends with the frame mAP at 0.5 IoU. Needs the extra `train`: `pip install 'vov3d[train]'`.
 """
@@ -39,6 +39,7 @@ from reference.detection.data import (
     VideoMoments,
     annotations_of,
     excluded_of,
+    find_annotations,
     find_label_map,
     write_scenes,
 )
@@ -208,7 +209,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         if args.data == SCENES or args.boxes or args.output:
             raise ValueError("--found is measured as it is, on a folder of videos: leave --boxes and --output out")
         actions = _actions(args)
-        truth = read_annotations(Path(args.data) / "val.csv", actions)
+        truth = read_annotations(find_annotations(Path(args.data), "val"), actions)
         found = read_detections(args.found, actions)
         _report(truth, found, actions, excluded_of(Path(args.data), "val"))
         return

@@ -35,7 +35,7 @@ from reference.evaluation.pictures import (
     frames_of,
     require_matplotlib,
 )
-from reference.evaluation.running import Plan, Run
+from reference.evaluation.running import Plan, Run, content_of
 from reference.evaluation.samples import Samples, load_samples
 from reference.evaluation.scores import Row, to_parquet
 from reference.evaluation.tables import TaskReport, class_table, head_confusions, rarest
@@ -398,7 +398,7 @@ def _compare(out: Path, runs: list[Run], results: list[Rows]) -> None:
         chosen = _example(pair, rows_a, rows_b, {example.name for example in examples})
         row = rows_a[chosen]
         said = names[row.prediction or 0], names[rows_b[chosen].prediction or 0]
-        frames = frames_of(samples.sources[chosen], a.cfg)
+        frames = frames_of(content_of(samples.sources[chosen]), a.cfg)
         above = f"{both}: confused by {a.label} {shares[0]}, by {b.label} {shares[1]}"
         examples.append(Example(above, row.path, names[row.label or 0], said, frames))
         table.append([names[pair.first], names[pair.second], *shares, row.path])

@@ -460,8 +460,8 @@ def test_system_files_are_left_out_and_named(tmp_path: Path) -> None:
 def test_the_reading_is_described(tmp_path: Path) -> None:
     file = a_list(tmp_path, ["a.mp4 0", "b.mp4 0", "c.mp4 3", "c.mp4 3"])
     first, *others = described(read_list(file))
-    assert first == f"{file}, csv: 4 videos of 2 classes, 2 of each; 0 is 'class 0', 3 is 'class 3'"
-    assert others == ["2 of 4 classes have no video, as 'class 1'", "1 lines name a video again, and count again"]
+    assert first == f"{file}, csv: 3 videos of 2 classes, 1 to 2 of each; 0 is 'class 0', 3 is 'class 3'"
+    assert others == ["2 of 4 classes have no video, as 'class 1'", "1 lines name a video again, and count once"]
 
 
 LONG = [" " * 200_000, "a" + " " * 200_000 + "b", "a.mp4 " * 40_000, "a " * 100_000, "," * 200_000, '"' * 200_001]

@@ -16,7 +16,7 @@ from vov3d.video.sampling import (
     random_dense_indices,
     segment_indices,
 )
-from vov3d.video.sources import PICTURE_ENDINGS, VIDEO_ENDINGS, looks_like_picture, looks_like_video
+from vov3d.video.sources import PICTURE_ENDINGS, VIDEO_ENDINGS, Section, looks_like_picture, looks_like_video
 from vov3d.video.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Result",
+    "Section",
     "TrainTransform",
     "VideoClassifier",
     "VideoError",

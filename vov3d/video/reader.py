@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 import weakref
+import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from vov3d.video.decoders.base import FrameSource, VideoError, named, printable,
 from vov3d.video.decoders.index import FFmpegError as FFmpegError  # tells at import that PyAV is missing
 from vov3d.video.sources import (
     Media,
+    Section,
     Source,
     head_of,
     is_address,
@@ -117,6 +119,8 @@ class VideoReader:
 
     def _opened(self, source: Source, backend: str | None, fps: float | None) -> FrameSource:
         """Opens a source."""
+        if isinstance(source, Section):
+            return self._section(source, backend, fps)
         if isinstance(source, (str, os.PathLike, bytes)):
             if is_address(source):
                 return self._downloaded(str(source), backend)
@@ -134,6 +138,19 @@ class VideoReader:
         array = ArrayFrames(source, fps)
         self._key = array.content_key
         return array
+
+    def _section(self, section: Section, backend: str | None, fps: float | None) -> FrameSource:
+        """Opens a part of a video."""
+        from vov3d.video.decoders.section import SectionFrames
+
+        whole = self._opened(section.video, backend, fps)
+        key = self._key
+        self._key = lambda: zlib.crc32(repr((section.start, section.end)).encode(), key())
+        try:
+            return SectionFrames(whole, section)
+        except BaseException:
+            whole.close()
+            raise
 
     def _downloaded(self, address: str, backend: str | None) -> FrameSource:
         """Opens a file that is downloaded first, and deleted on closing."""

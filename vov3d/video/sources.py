@@ -1,5 +1,6 @@
 """The kinds of source that a caller may give as a video, told apart by name and type, and downloads of addresses."""
 
+import math
 import os
 import re
 import zlib
@@ -30,8 +31,40 @@ PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".
 
 _KEY_BYTES = 4096
 
-Source = str | os.PathLike[str] | bytes | np.ndarray | torch.Tensor | list[Any]
-"""A video file, a folder of frames, an http(s) address, a file's bytes, or uint8 frames in an array or one by one."""
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a longer video, which is read as a video of its own: `VideoReader(Section("day.mp4", 61.5, 71.5))`.
+
+    It holds the frames that are shown from `start` on and before `end`; at least one.
+
+    Attributes:
+        video: the file, or the folder of frames.
+        start: seconds from the first frame of the video; of `in_frames`, the number of the first frame, from 0.
+        end: where it ends, in the same unit, not included; None for the end of the video, which also ends it earlier.
+        in_frames: whether `start` and `end` count frames, as for folders of frames whose rate is not known.
+    """
+
+    video: str | os.PathLike[str]
+    start: float = 0.0
+    end: float | None = None
+    in_frames: bool = False
+
+    def __post_init__(self) -> None:
+        end = math.inf if self.end is None else self.end
+        if not 0 <= self.start < math.inf or not self.start < end:
+            raise ValueError(f"{self}: expected 0 <= start < end")
+
+    def __str__(self) -> str:
+        unit = "frame " if self.in_frames else ""
+        seconds = "" if self.in_frames else " s"
+        end = "its end" if self.end is None else f"{self.end:.10g}{seconds}"
+        return f"{os.fspath(self.video)} (from {unit}{self.start:.10g}{seconds} to {end})"
+
+
+Source = str | os.PathLike[str] | bytes | np.ndarray | torch.Tensor | list[Any] | Section
+"""A video file, a folder of frames, an http(s) address, a file's bytes, uint8 frames in an array or one by one, or a
+`Section` of a file or folder."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +99,7 @@ def is_folder(source: object) -> bool:
 
 def is_file(source: object) -> bool:
     """Returns whether a source is a video file: on disk, in memory or at an address."""
+    source = source.video if isinstance(source, Section) else source
     return isinstance(source, (str, os.PathLike, bytes)) and (is_address(source) or not is_folder(source))
 
 
@@ -155,6 +189,8 @@ def source_name(source: object) -> str:
         return f"<frames {'x'.join(map(str, source.shape))}>"
     if isinstance(source, (list, tuple)):
         return f"<{len(source)} frames>"
+    if isinstance(source, Section):
+        return str(source)
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"<{type(source).__name__}>"
 
 

@@ -3,14 +3,13 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from reference.data.sources import Source
+from reference.data.sources import Member, Source
 from reference.training.stopping import ignore_signals
 from reference.training.workers import Places, naming
 from vov3d.video import (
@@ -179,7 +178,7 @@ class VideoClips(Clips):
 
     def _read(self, index: int, rng: random.Random) -> torch.Tensor:
         file: Any = self.source.file(index)
-        with VideoReader(file if isinstance(file, Path) else file.read()) as reader:
+        with VideoReader(file.read() if isinstance(file, Member) else file) as reader:
             indices = plan_random_clip(self.cfg, reader, rng) if self.train else plan_clips(self.cfg, reader)[0]
             shown = dict(reader.stream(indices))
             if reader.missing:

@@ -1,28 +1,24 @@
 """Parsers for the lists and folders of data sets; `lists.py` makes a `VideoList` of their results."""
 
 import csv
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from vov3d.labels import read_label_names
+from reference.data.annotations import MOMENTS_NAMES, SPLITS, is_list_folder, numbered_names, split_of
+from reference.data.finding import Entry, is_plain_folder
+from reference.data.prepared import is_prepared
+from reference.data.text import decoded, read_lines
 from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
 
 LISTS = ("something-something-v2-{}.json", "something-something-v1-{}.csv", "{}.csv", "{}.txt", "{}.json")
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "validate", "valid"),
-    "test": ("test", "testing"),
-}
 _VIDEOS = tuple(VIDEO_ENDINGS)
 _LIST_FOLDERS = ("", "labels", "annotations")  # places of the lists in a data set
 _ROOTS = ("", "20bn-something-something-v1", "20bn-something-something-v2", "videos", "frames", "clips")
 _LIST_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".list", ".lst")
-_NUMBERED = ("classInd.txt", "categories.txt", "classes.txt", "labels.txt")  # `1 ApplyEyeMakeup` a line
 # Files that operating systems, cameras and players leave beside videos.
 _LEFTOVERS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found", "icon\r")
 _COMPANIONS = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".idx", ".nfo", ".thm", ".lrv", ".part", ".url", ".ini")
@@ -32,33 +28,11 @@ _PATH_WORDS = (
 _LABEL_WORDS = "label labels labelid labelname class classes classid classname tag tags category target action verb y"
 
 
-class Entry(NamedTuple):
-    """A video as a list names it: `where` is the file and line, `there` whether it was found."""
-
-    path: Path
-    label: str
-    where: str
-    there: bool = True
-
-
-class Row(NamedTuple):
-    """A line of a list that names a video by its id: `where` is the file and line."""
-
-    name: str
-    label: str
-    where: str
-
-
 # --- splits ----------------------------------------------------------------------------------------------------------
 
 
 class SplitError(ValueError):
     """A split was asked for that is not there, or none where there are several."""
-
-
-def split_of(name: str) -> str | None:
-    """Returns `"val"` for a folder, a list or a word such as `validation`; None for a name of no split."""
-    return next((split for split, names in SPLITS.items() if name.casefold() in names), None)
 
 
 def chosen_split(source: Path, split: str | None, there: Sequence[str]) -> str:
@@ -128,10 +102,22 @@ def check_no_lists(source: Path, classes: object) -> None:
                 )
 
 
+def holds_class_folders(source: Path) -> bool:
+    """Returns True if folders in a folder hold videos, and their names are not those of plain video folders."""
+    folders = [item for item in _subfolders(source, []) if not is_plain_folder(item.name)]
+    return any(looks_like_video(file) for folder in folders for file in folder.iterdir())
+
+
 def _is_list(file: Path) -> bool:
     """Returns True if most lines of a file name a video, or end in a number as those of a list do."""
     with file.open("rb") as stream:
-        text = stream.read(1 << 16).decode("utf-8-sig", errors="replace")
+        head = stream.read(1 << 16)
+    try:
+        text = decoded(head, file)
+    except ValueError:
+        text = head.decode("utf-8", errors="replace")
+    if file.name == MOMENTS_NAMES or numbered_names(file):
+        return False
     lines = [line.strip().lower() for line in text.splitlines()[:200] if line.strip()]
     if file.suffix.lower() == ".json":
         return any(ending in text.lower() for ending in _VIDEOS) or '"template"' in text
@@ -181,12 +167,19 @@ def list_in(source: Path, split: str | None) -> Path | None:
     if not source.is_dir():
         return source
     found: dict[str, Path] = {}
+    folders = [_files_by_name(source / folder) for folder in _LIST_FOLDERS]
     for name, aliases in SPLITS.items():
         names = [pattern.format(alias) for pattern in LISTS for alias in aliases]
-        files = (source / folder / file for folder in _LIST_FOLDERS for file in names)
-        if file := next((file for file in files if file.is_file()), None):
+        files = (file for folder in folders for pattern in names if (file := folder.get(pattern)))
+        if file := next(files, None):
             found[name] = file
     return found[chosen_split(source, split, list(found))] if found else None
+
+
+def _files_by_name(folder: Path) -> dict[str, Path]:
+    """Returns the files of a folder by name in lower case; one that is spelt so itself goes first."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
+    return {file.name.casefold(): file for file in sorted(files, key=lambda file: file.name == file.name.casefold())}
 
 
 def layout_of(file: Path) -> str:
@@ -194,74 +187,47 @@ def layout_of(file: Path) -> str:
     if file.suffix.lower() == ".json":
         return "ssv2"
     first = next((line for line in read_lines(file) if line.strip()), "")
-    if "youtube_id" in first.split(","):
+    if is_prepared(first):
+        return "sections"
+    if "youtube_id" in re.split(r"[,;\t]", first.replace('"', "").casefold()):
         return "kinetics"
     return "ssv1" if first.partition(";")[0].isdecimal() and ";" in first else "csv"
 
 
-def names_beside(listed: Path, layout: str) -> tuple[str, ...]:
-    """Returns the class names that Something-Something publishes beside its lists; none without such a file."""
-    if layout not in ("ssv1", "ssv2"):
-        return ()
-    names = (f"something-something-{layout[2:]}-labels", "labels")
-    files = [listed.with_name(name + ending) for name in names for ending in (".json", ".csv")]
-    return next((tuple(read_label_names(file)) for file in files if file.is_file()), ())
-
-
-def numbers_beside(listed: Path) -> tuple[Path, dict[int, str]] | None:
-    """Returns the file beside a list that numbers the classes, as UCF101's classInd.txt, and its content."""
-    for name in _NUMBERED:
-        if (file := listed.with_name(name)).is_file() and (found := numbered_names(file)):
-            return file, found
-    return None
-
-
-def numbered_names(file: Path) -> dict[int, str]:
-    """Returns class names by number, of lines such as `1 ApplyEyeMakeup`; none where the lines are others.
+def roots_of(source: Path, root: str | Path | None) -> list[Path]:
+    """Returns the folders in which the videos of a list, or of a folder with lists, are looked for.
 
     Raises:
-        ValueError: If a number is given twice.
+        FileNotFoundError: If `root` is not there.
     """
-    found: dict[int, str] = {}
-    for line in read_lines(file):
-        number, name, *_ = (*line.split(None, 1), "", "")
-        number = number.rstrip(":,;.")
-        if line.strip() and not (number.isdecimal() and name.strip()):
-            return {}
-        if number and found.setdefault(int(number), name.strip()) != name.strip():
-            raise ValueError(f"{file}: class {number} is {found[int(number)]!r} and {name.strip()!r}")
-    consecutive = found and sorted(found) == list(range(min(found), min(found) + len(found))) and min(found) in (0, 1)
-    return dict(sorted(found.items())) if consecutive else {}
+    if root is not None and not Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; root is where the videos of {source} lie")
+    if root is not None:
+        return [Path(root)]
+    if source.is_dir():
+        return [source]
+    folder = Path(os.path.abspath(source)).parent  # where it was named, not where a link leads
+    return [source.parent, folder.parent] if is_list_folder(folder.name) else [source.parent]
 
 
-def from_file(
-    file: Path, layout: str | None, root: str | Path | None, split: str | None
-) -> tuple[list[Entry], list[str]]:
-    """Returns the videos that a list names, found under `root` or beside the list, and notes about them.
+def from_paths(file: Path, layout: str | None, root: str | Path | None) -> tuple[list[Entry], list[str]]:
+    """Returns the videos that a list of paths names, found under `root` or beside the list, and notes about them.
 
     Args:
         file: The list.
-        layout: Its layout; None for a list of paths, which is refused if ambiguous.
+        layout: `"csv"`, `"frames"`, or None for a list that is refused if ambiguous.
         root: Where its videos lie.
-        split: Of a Kinetics list that holds several.
     """
-    roots = roots_of(file, root)
-    if layout in (None, "csv", "frames"):
-        return _from_paths(file, layout, roots)
-    if layout == "kinetics":
-        return _found(_kinetics(file, split), roots, depth=2, ending=".mp4"), []
-    rows, ending = (_ssv1(file), "") if layout == "ssv1" else (_ssv2(file), ".webm")
-    return _found(rows, roots, depth=0, ending=ending), []
+    return _from_paths(file, layout, roots_beside(file, root))
 
 
-def roots_of(file: Path, root: str | Path | None) -> list[Path]:
-    """Returns the folders in which the videos of a list may lie: the given one, or those beside the list.
+def roots_beside(file: Path, root: str | Path | None) -> list[Path]:
+    """Returns the folders in which the paths of a list may begin: the given one, or the usual ones beside the list.
 
     Raises:
         FileNotFoundError: If the one that is given is not there.
     """
-    if root is not None and not Path(root).is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; root is where the videos of {file} lie")
+    roots_of(file, root)
     above = [file.parent, file.parent.parent] if file.parent.name in _LIST_FOLDERS else [file.parent]
     roots = [Path(root)] if root is not None else [base / name for base in above for name in _ROOTS]
     return [folder for folder in roots if folder.is_dir()]
@@ -270,115 +236,6 @@ def roots_of(file: Path, root: str | Path | None) -> list[Path]:
 def is_path_word(text: str) -> bool:
     """Returns True if a cell of the header names the column of the videos."""
     return re.sub(r"[\W_]", "", text).lower() in _PATH_WORDS.split()
-
-
-def read_lines(file: Path) -> list[str]:
-    """Reads the lines of a file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        ValueError: If it is not text.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        if "\0" in text:
-            raise UnicodeError
-        return text.split("\n")  # reading has made all line ends equal
-    except UnicodeError:
-        raise ValueError(f"{file}: is not text; expected a list of videos and labels in UTF-8") from None
-
-
-def _kinetics(file: Path, split: str | None) -> list[Row]:
-    """Returns the lines of a Kinetics list, of one split."""
-    reader = csv.DictReader(read_lines(file))
-    needed, there = ("label", "youtube_id", "time_start", "time_end"), list(reader.fieldnames or ())
-    if lacking := [name for name in needed if name not in there]:
-        hint = "; the list of a test set has no labels" if lacking == ["label"] else ""
-        raise ValueError(f"{file}:1: found columns {','.join(there)}, expected {','.join(needed)}{hint}")
-    rows: dict[str, list[Row]] = {}
-    for line in _readable(file, reader):
-        where = f"{file}:{reader.line_num}"
-        try:
-            times = [int(float(line[name])) for name in needed[2:]]
-        except (OverflowError, TypeError, ValueError):
-            found = f"{line['time_start']!r} and {line['time_end']!r}"
-            raise ValueError(f"{where}: found times {found}, expected seconds") from None
-        row = Row(f"{line['youtube_id']}_{times[0]:06d}_{times[1]:06d}", line["label"], where)
-        rows.setdefault(split_of(line.get("split") or "") or "", []).append(row)
-    if list(rows) in ([], [""]):
-        check_no_split(file, split)
-        return rows.get("", [])
-    return rows[chosen_split(file, split, list(rows))]
-
-
-def _readable(file: Path, reader: csv.DictReader) -> Iterator[dict[str, str]]:
-    """Yields the lines of a reader."""
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise ValueError(f"{file}:{reader.line_num}: cannot be read as CSV ({error})") from error
-
-
-def _ssv1(file: Path) -> list[Row]:
-    """Returns the lines of a list of Something-Something V1."""
-    rows = []
-    for number, line in enumerate(read_lines(file), 1):
-        name, _, label = line.strip().partition(";")
-        if line.strip() and not (name and label):
-            hint = "; the list of a test set has no labels" if name else ""
-            raise ValueError(f"{file}:{number}: found {short(line.strip())!r}, expected id;label{hint}")
-        if name:
-            rows.append(Row(name, label, f"{file}:{number}"))
-    return rows
-
-
-def _ssv2(file: Path) -> list[Row]:
-    """Returns the entries of a list of Something-Something V2."""
-    expected = "expected {'id': ..., 'template': 'Holding [something]', ...}"
-    try:
-        content = json.loads("\n".join(read_lines(file)))
-    except ValueError as error:
-        raise ValueError(f"{file}: is not the JSON of a list ({error}); {expected}") from error
-    if not isinstance(content, list):
-        raise ValueError(f"{file}: found a JSON {type(content).__name__}, expected a list of entries; {expected}")
-    rows = []
-    for number, item in enumerate(content, 1):
-        where, item = f"{file}, entry {number}", item if isinstance(item, dict) else {"entry": item}
-        if not item.get("id") or not isinstance(item.get("template"), str):
-            hint = "; the list of a test set has no labels" if item.keys() == {"id"} else ""
-            raise ValueError(f"{where}: found {str(item)[:80]}, {expected}{hint}")
-        rows.append(Row(str(item["id"]), re.sub(r"[\[\]]", "", item["template"]), where))
-    return rows
-
-
-def _found(rows: list[Row], roots: Sequence[Path], depth: int, ending: str) -> list[Entry]:
-    """Returns the videos of names without folder and ending, under the root that holds the most of them."""
-    best: dict[str, list[Path]] = {}
-    names, place = {row.name for row in rows}, roots[0] if roots else Path()
-    for folder in roots:
-        files = _videos_under(folder, depth, frames=depth == 0)
-        if len(names & files.keys()) > len(names & best.keys()):
-            best, place = files, folder
-    entries = []
-    for name, label, where in rows:
-        # Kinetics may hold one part of a video twice, in the folders of two classes
-        paths = sorted(best.get(name, ()), key=lambda path: class_key(path.parent.name) != class_key(label))
-        expected = place / label.replace(" ", "_") if depth else place
-        entries.append(Entry(paths[0] if paths else expected / f"{name}{ending}", label, where, bool(paths)))
-    return entries
-
-
-def _videos_under(folder: Path, depth: int, frames: bool) -> dict[str, list[Path]]:
-    """Returns videos by their name without ending, down to a depth; `frames` counts folders as videos."""
-    found: dict[str, list[Path]] = {}
-    for item in folder.iterdir():
-        if item.suffix.lower() in VIDEO_ENDINGS:
-            found.setdefault(item.stem, []).append(item)
-        elif frames:
-            found.setdefault(item.name, []).append(item)
-        elif depth and item.is_dir():
-            for name, paths in _videos_under(item, depth - 1, frames).items():
-                found.setdefault(name, []).extend(paths)
-    return found
 
 
 def class_key(name: str) -> str:
@@ -426,6 +283,7 @@ def _from_paths(file: Path, layout: str | None, roots: Sequence[Path]) -> tuple[
         if not any(separate(line) for separate in separators):
             raise ValueError(
                 f"{file}:{number}: found {short(line)!r}, expected {expected}, separated by space, comma or tab"
+                + ("; say layout='classpath' if the folder is the class" if "/" in line else "")
             )
     if layout == "frames" and lines and not any(separate(lines[0][1]) for separate in separators):
         heading, lines = [lines[0]], lines[1:]

@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 import numpy as np
 from huggingface_hub import constants
 
-from reference.data.layouts import SplitError, list_in
-from reference.data.lists import described, first_label, read_list, read_names
-from reference.data.targets import Classes, check_labels, read_targets
+from reference.data.annotations import LABEL, LABELS, PAIR
+from reference.data.layouts import SplitError, chosen_split, list_in, split_of
+from reference.data.lists import VideoList, described, first_label, is_published, read_list, read_names
+from reference.data.targets import HEADS, Classes, check_labels, label_text, read_targets
+from reference.data.text import decoded
 from reference.training.stopping import ignore_signals
 from vov3d.files import replacing
 from vov3d.synthetic import moving_shapes
-from vov3d.video import VIDEO_ENDINGS
+from vov3d.video import VIDEO_ENDINGS, Section
 
 SHAPES = "shapes"
 
@@ -54,7 +57,8 @@ class Source:
         labels: int64 `(N,)`, the class; for many labels float32 `(N, num_classes)` of 0 and 1, for values float32
             `(N, V)`, for several heads int64 `(N, heads)`.
         classes: Names in index order; of several heads a tuple of names for each.
-        files: What `VideoReader` opens: a file, a folder of frames, or a member of a shard; None for clips.
+        files: What `VideoReader` opens: a file, a folder of frames, a section of one, or a member of a shard; None for
+            clips.
         clips: uint8 `(N, T, H, W, 3)`, possibly on disk; None for files.
         notes: Notes about the reading.
         heads: Names of the heads, where there are several and they have names.
@@ -64,7 +68,7 @@ class Source:
     name: str
     labels: np.ndarray
     classes: Classes
-    files: Sequence[Path | Member] | None = None
+    files: Sequence[Path | Member | Section] | None = None
     clips: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
@@ -73,20 +77,25 @@ class Source:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def file(self, index: int) -> Path | Member | str:
-        """Returns the file of a video; for a clip in memory, its name."""
+    def file(self, index: int) -> Path | Member | Section | str:
+        """Returns the file or section of a video; for a clip in memory, its name."""
         return f"{self.name}, clip {index}" if self.files is None else self.files[index]
 
-    def content(self, index: int) -> Path | bytes | np.ndarray:
-        """Returns a video as `VideoClassifier` takes it: a path, the bytes of a member, or frames `(T, H, W, 3)`."""
+    def content(self, index: int) -> Path | Section | bytes | np.ndarray:
+        """Returns a video as `VideoClassifier` takes it: a path, a section, bytes, or frames `(T, H, W, 3)`."""
         if self.clips is not None:
             return self.clips[index]
-        file = self.file(index)
-        return file.read() if isinstance(file, Member) else Path(file)
+        assert self.files is not None
+        file = self.files[index]
+        return file.read() if isinstance(file, Member) else file
+
+    def label_name(self, index: int) -> str:
+        """Returns the class of a video in words; of several, all of them."""
+        return label_text(self.labels[index], self.classes)
 
     def digest(self) -> str:
         """Returns a digest of names of files, labels and classes; it does not depend on the place of the data."""
-        names = [f"{Path(str(f)).parent.name}/{Path(str(f)).name}" for f in self.files or ()]
+        names = [_short_name(file) for file in self.files or ()]
         shape = () if self.clips is None else self.clips.shape
         text = json.dumps([names, self.labels.tolist(), self.classes, shape])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -96,6 +105,13 @@ class Source:
         files = None if self.files is None else [self.files[i] for i in indices]
         clips = None if self.clips is None else self.clips[indices]
         return replace(self, labels=self.labels[indices], files=files, clips=clips)
+
+
+def _short_name(file: Path | Member | Section) -> str:
+    """Returns the name of a file with its folder, wherever that lies; for a section, with its times."""
+    if isinstance(file, Section):
+        return f"{_short_name(Path(file.video))} {file.start:.10g} {file.end}"
+    return f"{Path(str(file)).parent.name}/{Path(str(file)).name}"
 
 
 def read_source(
@@ -144,12 +160,13 @@ def _read(
             )
         return _shapes(path.partition(":")[2] or part, shapes), path == SHAPES
     labels_from = None if data.labels_from < 0 else data.labels_from
-    if path.endswith((".npz", ".tar")):
+    if path.endswith(".npz") or holds_shards(path):
         names = tuple(read_names(classes)) if isinstance(classes, str) else classes
         if path.endswith(".npz"):
             return arrays(path, names, labels_from, task), False
-        return _shards(path, names, labels_from), False
-    if task != "single" and data.layout in ("", "csv") and (listed := _list_of(path, part)):
+        tars, several = shards_of(path, part)
+        return read_shards(path, tars, names, labels_from), several
+    if task != "single" and data.layout in ("", "csv") and (listed := _list_of(path, part, data.layout)):
         file, several = listed
         found = read_targets(file, task, data.root or None, classes, data.partial, labels_from, heads)
         title = file.stem if file == Path(path) else f"{Path(path).resolve().name}-{part}"
@@ -161,24 +178,45 @@ def _read(
         videos, several = read_list(path, **options), False
     except SplitError:
         videos, several = read_list(path, split=part, **options), True
-    if task == "single" and data.classes == "":
+    if task == "single" and data.classes == "" and videos.kind == LABEL:
         _check_one_label(path, videos.classes)
-    labels, classes = np.array(videos.labels, np.int64), tuple(videos.classes)
-    return Source(videos.name, labels, classes, videos.paths, notes=described(videos)), several
+    names, labels, notes = tuple(videos.classes), labels_of(videos), described(videos)
+    source = Source(videos.name, labels, names, videos.sources, notes=notes, missing=len(videos.missing))
+    return (replace(source, heads=HEADS) if videos.kind == PAIR else source), several
 
 
-def _list_of(path: str, part: str) -> tuple[Path, bool] | None:
-    """Returns the list that a path is or holds, and True if it has several; None for class folders and for JSON."""
+def labels_of(videos: VideoList) -> np.ndarray:
+    """Returns labels as `Source` has them."""
+    if videos.kind != LABELS:
+        shape = (len(videos), 2) if videos.kind == PAIR else (len(videos),)
+        return np.array(videos.labels, np.int64).reshape(shape)
+    labels = np.zeros((len(videos), len(videos.classes)), np.float32)
+    for row, numbers in zip(labels, videos.labels, strict=True):
+        row[list(numbers)] = 1
+    return labels
+
+
+def _list_of(path: str, part: str, layout: str) -> tuple[Path, bool] | None:
+    """Returns the list that a path is or holds, and True if it has several.
+
+    None for class folders, for JSON, and for lists as published, which say themselves what the labels are.
+    """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file or folder; give a list of videos and what belongs to them")
     try:
         found, several = list_in(Path(path), None), False
     except SplitError:
         found, several = list_in(Path(path), part), True
-    return (found, several) if found is not None and found.suffix.lower() != ".json" else None
+    if (
+        found is None
+        or found.suffix.lower() == ".json"
+        or is_published(path, layout or None, part if several else None)
+    ):
+        return None
+    return found, several
 
 
-def _check_one_label(path: str, classes: Sequence[str]) -> None:
+def _check_one_label(path: str, classes: Sequence[Any]) -> None:
     """Refuses a list of many labels in a run of one label.
 
     Raises:
@@ -303,11 +341,66 @@ def _make_some(job: tuple[Path, int, int, int]) -> None:
 # --- shards ----------------------------------------------------------------------------------------------------------
 
 
-def _shards(pattern: str, classes: tuple[str, ...] | None, labels_from: int | None) -> Source:
-    """Returns videos in tar files of webdataset's layout: `KEY.mp4` beside `KEY.cls` or `KEY.json` with a `label`."""
+def holds_shards(path: str) -> bool:
+    """Returns True for the path of shards, and for a folder of shards without lists."""
+    if path.endswith(".tar"):
+        return True
+    folder = Path(path)
+    return (
+        folder.is_dir()
+        and any(True for _ in _tars(folder))
+        and not any((folder / f"{split}.csv").is_file() for split in ("train", "val", "test"))
+    )
+
+
+def _tars(folder: Path) -> Iterator[Path]:
+    """Yields the shards in a folder and in the folders of its splits."""
+    for item in sorted(folder.iterdir()):
+        if item.suffix.lower() == ".tar" and not item.name.startswith("."):
+            yield item
+        elif split_of(item.name) and item.is_dir():
+            yield from (file for file in sorted(item.iterdir()) if file.suffix.lower() == ".tar")
+
+
+def shards_of(path: str, part: str | None) -> tuple[list[Path], bool]:
+    """Returns the shards of a part, and True if there are several parts.
+
+    Args:
+        path: A shard, `x-{000..009}.tar`, or a folder of shards that are named after their parts, `train-000.tar`,
+            or lie in folders of those names.
+        part: `"train"`, `"val"` or `"test"`; None where there is only one.
+
+    Raises:
+        SplitError: If there is no such part, or none was asked for where there are several.
+    """
+    if not Path(path).is_dir():
+        return _expanded(path), False
+    parts: dict[str, list[Path]] = {}
+    for tar in _tars(Path(path)):
+        told = split_of(tar.parent.name) if tar.parent != Path(path) else None
+        parts.setdefault(told or split_of(re.split(r"[-_.\d]", tar.name)[0]) or "", []).append(tar)
+    if list(parts) == [""]:
+        return parts[""], False
+    if "" in parts:
+        raise ValueError(f"{path}: {parts[''][0].name} says no part, such as train-000.tar; others do: rename it")
+    return parts[chosen_split(Path(path), part, list(parts))], len(parts) > 1
+
+
+def read_shards(pattern: str, tars: Sequence[Path], classes: tuple[str, ...] | None, labels_from: int | None) -> Source:
+    """Reads which videos are in tar files as webdataset lays them out: `KEY.mp4` beside `KEY.cls` or `KEY.json`.
+
+    Args:
+        pattern: Their name in logs.
+        tars: The files.
+        classes: Class names in index order; None for those of the shards.
+        labels_from: The number of the first class, of labels that are numbers; 0 where there is a 0 if None.
+
+    Raises:
+        ValueError: If a video has no label, a label is no class, or a file is no tar file.
+    """
     files: list[Member] = []
     labels: list[Any] = []
-    for tar in _expanded(pattern):
+    for tar in tars:
         for member, label in _members(tar):
             files.append(member)
             labels.append(label)
@@ -319,7 +412,8 @@ def _shards(pattern: str, classes: tuple[str, ...] | None, labels_from: int | No
         labels = [classes.index(str(label)) for label in labels]
         labels_from = 0
     numbers, classes = _classes(pattern, np.array(labels, np.int64), classes, labels_from)
-    return Source(pattern, numbers, classes, files)
+    told = f"{pattern}, {len(tars)} shards: {len(files)} videos of {len(np.unique(numbers))} of {len(classes)} classes"
+    return Source(pattern, numbers, classes, files, notes=(told,))
 
 
 def _expanded(pattern: str) -> list[Path]:
@@ -349,9 +443,10 @@ def _members(path: Path) -> list[tuple[Member, Any]]:
                 folder, _, base = info.name.rpartition("/")
                 stem, _, ending = base.partition(".")
                 key = f"{folder}/{stem}"
-                if f".{ending.lower()}" in VIDEO_ENDINGS:
+                ending = ending.lower()
+                if info.isfile() and f".{ending}" in VIDEO_ENDINGS:
                     videos[key] = Member(path, info.name, info.offset_data, info.size)
-                elif ending in ("cls", "json"):
+                elif info.isfile() and ending in ("cls", "json"):
                     labels[key] = _label((tar.extractfile(info) or io.BytesIO()).read(), ending, f"{path}:{info.name}")
     except tarfile.TarError as error:
         raise ValueError(f"{path}: is no tar file, or is cut short ({error})") from error
@@ -364,7 +459,7 @@ def _members(path: Path) -> list[tuple[Member, Any]]:
 
 
 def _label(content: bytes, ending: str, name: str) -> int | str:
-    text = content.decode("utf-8").strip()
+    text = decoded(content, name).strip()
     if ending == "json":
         try:
             label = json.loads(text)["label"]

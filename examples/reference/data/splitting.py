@@ -1,6 +1,7 @@
 """Holds out whole videos for validation, however many files they are in, and no file on both sides."""
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from reference.data.layouts import SplitError
 from reference.data.sources import Member, Source, read_source
 from reference.data.targets import strata_of
+from vov3d.video import Section
 
 ALONE = "none"
 _LOOKED_AT = 4096  # bytes compared at each of three places in files of one size
@@ -124,6 +126,10 @@ def groups_of(source: Source, group: str = "") -> tuple[list[int], list[str]]:
     keys: list[Any] = list(range(len(source)))
     notes = []
     if source.files is not None and group != ALONE:
+        if not group and any(isinstance(file, Section) for file in source.files):
+            keys = [os.path.realpath(f.video) if isinstance(f, Section) else i for i, f in enumerate(source.files)]
+            notes.append(f"parts of one video are on one side of the split: {len(set(keys))} videos")
+            return _numbered(keys), notes
         named = _by_name(source.files, group)
         if named is not None:
             what, found = named
@@ -148,11 +154,15 @@ def groups_of(source: Source, group: str = "") -> tuple[list[int], list[str]]:
             first[same] = key
     if copies:
         notes.append(f"{copies} files are copies of others; copies stay on one side of the split")
+    return _numbered([find(key) for key in keys]), notes
+
+
+def _numbered(keys: Sequence[Any]) -> list[int]:
     numbers: dict[Any, int] = {}
-    return [numbers.setdefault(find(key), len(numbers)) for key in keys], notes
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
-def _by_name(files: Sequence[Path | Member], group: str) -> tuple[str, list[str | None]] | None:
+def _by_name(files: Sequence[Path | Member | Section], group: str) -> tuple[str, list[str | None]] | None:
     """Returns the group of each file by its name, None for names without a group."""
     stems = [_stem(file) for file in files]
     if group:
@@ -171,7 +181,9 @@ def _by_name(files: Sequence[Path | Member], group: str) -> tuple[str, list[str 
     return None
 
 
-def _stem(file: Path | Member) -> str:
+def _stem(file: Path | Member | Section) -> str:
+    if isinstance(file, Section):
+        return Path(file.video).stem
     return Path(file.name).stem if isinstance(file, Member) else file.stem
 
 
@@ -183,7 +195,7 @@ def contents(*sources: Source) -> list[str | None]:
 
     Files are equal that have the same size and the same bytes at their beginning, middle and end.
     """
-    files: list[Path | Member | None] = []
+    files: list[Path | Member | Section | None] = []
     for source in sources:
         files.extend(source.files or [None] * len(source))
     sizes = [_size(file) for file in files]
@@ -194,18 +206,20 @@ def contents(*sources: Source) -> list[str | None]:
     ]
 
 
-def _size(file: Path | Member | None) -> int | str:
+def _size(file: Path | Member | Section | None) -> int | str:
     """Returns the bytes of a file, or the place of a folder of frames; 0 for sources without comparable content."""
     if isinstance(file, Member):
         return file.size
+    if isinstance(file, Section):
+        return f"{os.path.realpath(file.video)} {file.start} {file.end}"  # parts of one video are different videos
     if file is None or not file.exists():
         return 0
     return str(file.resolve()) if file.is_dir() else file.stat().st_size
 
 
-def _content(file: Path | Member, size: int | str) -> str | None:
-    if isinstance(size, str):
-        return size
+def _content(file: Path | Member | Section, size: int | str) -> str | None:
+    if isinstance(size, str) or isinstance(file, Section):
+        return str(size)
     path, begin = (file.tar, file.offset) if isinstance(file, Member) else (file, 0)
     digest = hashlib.sha256(str(size).encode())
     try:

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from reference.data.layouts import class_key, is_path_word, read_lines, roots_of, short
+from reference.data.layouts import class_key, is_path_word, roots_beside, short
 from reference.data.lists import first_label, read_names
+from reference.data.text import read_lines
 from vov3d.video import VIDEO_ENDINGS
 from vov3d.weights.tasks import SINGLE, Task, make_task
 
@@ -89,7 +90,7 @@ def read_targets(
         FileNotFoundError: If videos are missing.
         ValueError: If the list cannot be read; names the file, the line, what is there and what was expected.
     """
-    roots = roots_of(file, root)
+    roots = roots_beside(file, root)
     heading, lines = _lines(file, roots)
     if isinstance(classes, str):
         if task == "multihead":

@@ -15,9 +15,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from reference.data.text import read_lines, read_text
 from vov3d.files import replacing
 
 Box = tuple[float, float, float, float]
+
+_BEYOND = 0.01  # boxes drawn by hand reach a little over the border, and are cut there
 
 
 class Annotation(NamedTuple):
@@ -159,10 +162,7 @@ def read_label_map(path: Path) -> dict[int, str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is not text; expected a label map in UTF-8") from None
+    text = read_text(path)
     found: dict[int, str] = {}
     for line, number, name in (_pbtxt if "{" in text and "name:" in text else _numbered)(path, text):
         if number in found:
@@ -222,16 +222,13 @@ def _numbered_rows(path: Path, row: Callable[[list[str]], _T]) -> Iterator[tuple
     """Yields every line with its number, as `row` reads it; errors name file and line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        try:
-            for fields in reader:
-                if any(field.strip() for field in fields):
-                    yield reader.line_num, row([field.strip() for field in fields])
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}: is not text in UTF-8") from None
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    reader = csv.reader(read_lines(path))
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                yield reader.line_num, row([field.strip() for field in fields])
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _check_length(fields: list[str], allowed: tuple[int, ...], columns: str) -> None:
@@ -242,7 +239,9 @@ def _check_length(fields: list[str], allowed: tuple[int, ...], columns: str) -> 
 def _place(fields: list[str]) -> tuple[str, float, Box]:
     names = ("x1", "y1", "x2", "y2")
     x1, y1, x2, y2 = (_number(name, field) for name, field in zip(names, fields[2:6], strict=True))
-    if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+    inside = all(-_BEYOND <= value <= 1 + _BEYOND for value in (x1, y1, x2, y2))
+    x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in (x1, y1, x2, y2))
+    if not (inside and x1 < x2 and y1 < y2):
         raise ValueError(f"box {','.join(fields[2:6])} is not 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1")
     return _video(fields[0]), _number("timestamp", fields[1]), (x1, y1, x2, y2)
 

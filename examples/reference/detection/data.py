@@ -87,7 +87,8 @@ class VideoMoments:
 
     Args:
         folder: The folder.
-        split: `train` or `val`: annotations in `SPLIT.csv`, excluded key frames in a list as AVA publishes it.
+        split: `train` or `val`: annotations in `SPLIT.csv` or as published, `ava_SPLIT_v2.2.csv`; excluded key frames
+            in a list as AVA publishes it.
         label_map: The label map, in place of the folder's.
 
     Raises:
@@ -99,10 +100,11 @@ class VideoMoments:
         self.folder = folder
         self.actions = read_label_map(label_map or find_label_map(folder))
         self.excluded = excluded_of(folder, split)
-        moments = moments_of(read_annotations(folder / f"{split}.csv", self.actions))
+        listed = find_annotations(folder, split)
+        moments = moments_of(read_annotations(listed, self.actions))
         self.moments = [m for m in moments if (m.video, m.timestamp) not in self.excluded]
         if not any(len(moment.boxes) for moment in self.moments):
-            raise ValueError(f"{folder / split}.csv: annotates no box")
+            raise ValueError(f"{listed}: annotates no box")
         self.files = {name: find_video(folder / "videos", name) for name in {m.video for m in self.moments}}
 
     def clip(self, index: int, settings: Settings) -> torch.Tensor:
@@ -110,6 +112,18 @@ class VideoMoments:
         moment = self.moments[index]
         with VideoReader(self.files[moment.video]) as reader:
             return clip_around(reader, moment.timestamp, settings)
+
+
+def find_annotations(folder: Path, split: str) -> Path:
+    """Returns the annotations of a split, `SPLIT.csv` or as AVA publishes them.
+
+    Raises:
+        ValueError: If there are several that AVA published.
+    """
+    own, published = folder / f"{split}.csv", sorted(folder.glob(f"ava_{split}_v[0-9]*.csv"))
+    if len(published) > 1 and not own.is_file():
+        raise ValueError(f"{folder}: holds {' and '.join(file.name for file in published)}; keep one of them there")
+    return own if own.is_file() or not published else published[0]
 
 
 def find_label_map(folder: Path) -> Path:

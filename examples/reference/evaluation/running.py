@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from reference.data.sources import Member
 from reference.evaluation.models import Model
 from reference.evaluation.samples import Samples
 from reference.evaluation.scores import Row, Scores, begin
@@ -130,7 +131,7 @@ class Run:
             todo = scores.todo(count)
             if len(todo) < count:
                 print(f"{self.folder}: {count - len(todo)} of {count} videos have scores already", file=sys.stderr)
-            sources = (samples.sources[index] for index in todo)
+            sources = (content_of(samples.sources[index]) for index in todo)
             results: Any = self._classifier.results(sources, topk=1, fps=self.plan.fps, errors="return")
             with noted() as notes, closing(results):
                 for index, result in zip(_shown(todo, scores, self.model.label), results, strict=True):
@@ -144,6 +145,11 @@ class Run:
                     scores.add(row, mean, views)
                     notes.clear()
             return {index: scores.rows[index] for index in range(count)}
+
+
+def content_of(source: Any) -> Any:
+    """Returns a source for `VideoClassifier`; a video in a shard is read at its turn."""
+    return source.read() if isinstance(source, Member) else source
 
 
 def _check_clips(model: Model, samples: Samples, plan: Plan) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from reference.data.annotations import LABEL, PAIR
 from reference.data.layouts import class_key
 from reference.data.lists import VideoList, described, read_list
-from reference.data.sources import Member, read_source
+from reference.data.sources import Member, holds_shards, read_shards, read_source, shards_of
 from reference.data.targets import task_of_data
+from vov3d.video import Section
 from vov3d.weights.tasks import SINGLE, Task, head_names
 
 
@@ -21,7 +23,7 @@ class Samples:
     """Videos with their classes.
 
     Attributes:
-        sources: A path, or uint8 frames `(T, H, W, 3)`, of each.
+        sources: A path, a section of a video, a member of a shard, or uint8 frames `(T, H, W, 3)`, of each.
         names: Name of each in results.
         labels: The model's class index of each.
         classes: The model's class names.
@@ -31,7 +33,7 @@ class Samples:
         targets: The labels `(N, ...)` of a task beyond one label, as in a `Source`; `labels` are all 0 then.
     """
 
-    sources: Sequence[Path | np.ndarray]
+    sources: Sequence[Path | Section | Member | np.ndarray]
     names: tuple[str, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
@@ -98,13 +100,22 @@ def load_samples(
         if given := [key for key, value in settings if value is not None]:
             raise ValueError(f"{data}: {' and '.join(given)} has no effect on clips in memory; leave it out")
         return _in_memory(Path(data), names, num_classes)
+    if holds_shards(str(data)):
+        return _in_shards(str(data), names, num_classes, split, labels_from)
     videos: VideoList = read_list(data, root, layout, names, split, partial, labels_from)
+    if videos.kind != LABEL:
+        several = "a verb and a noun" if videos.kind == PAIR else "any number of labels"
+        task_name = "multihead" if videos.kind == PAIR else "multilabel"
+        raise ValueError(
+            f"{data}: has {several} for each video, and the model has one; evaluate a model that was trained with "
+            f"--task.name {task_name}"
+        )
     if names is None and videos.classes == tuple(f"class {i}" for i in range(len(videos.classes))):
         names = [f"class {index}" for index in range(num_classes)]  # a list of numbers may lack the last classes
-    classes = _agreed(data, names, videos.classes, num_classes)
-    paths = tuple(str(path) for path in videos.paths)
+    classes = _agreed(data, names, tuple(map(str, videos.classes)), num_classes)
+    paths = tuple(str(source) for source in videos.sources)
     labels, missing = _in_range(data, videos.labels, classes), len(videos.missing)
-    return Samples(videos.paths, paths, labels, classes, videos.name, missing, described(videos))
+    return Samples(videos.sources, paths, labels, classes, videos.name, missing, described(videos))
 
 
 def _of_task(
@@ -152,6 +163,22 @@ def _in_range(data: object, labels: Sequence[int], classes: Sequence[str]) -> tu
             f"{data}: found class number {max(labels)}, expected one of the model's {len(classes)} classes"
         )
     return tuple(labels)
+
+
+def _in_shards(
+    data: str, names: Sequence[str] | None, num_classes: int, split: str | None, labels_from: int | None
+) -> Samples:
+    """Returns the videos of shards."""
+    tars, several = shards_of(data, split)
+    if split is not None and not several:
+        raise ValueError(f"{data}: split={split!r} has no effect, there is only one set; leave it out")
+    source = read_shards(data, tars, None if names is None else tuple(names), labels_from)
+    if names is None and source.classes == tuple(f"class {i}" for i in range(len(source.classes))):
+        names = [f"class {index}" for index in range(num_classes)]
+    classes = _agreed(data, names, source.classes, num_classes)
+    files = source.files or ()
+    labels = _in_range(data, source.labels.tolist(), classes)
+    return Samples(files, tuple(map(str, files)), labels, classes, Path(data).stem, notes=source.notes)
 
 
 def _in_memory(file: Path, names: Sequence[str] | None, num_classes: int) -> Samples:

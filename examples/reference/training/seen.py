@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from reference.data.sources import SHAPES, Member, Source
-from reference.data.targets import label_text
 from vov3d.files import replacing
+from vov3d.video import Section
 
 VIDEOS = "videos.csv"
 TRAIN, HELD_OUT = "train", "held out"
@@ -44,10 +44,10 @@ def write_seen(path: Path, train: Source, val: Source | None) -> None:
                 assert source is not None
                 item = source.clips[index] if source.clips is not None else source.file(index)
                 folder, base, size = _identity(item)
-                writer.writerow((name, label_text(source.labels[index], source.classes), size, folder, base))
+                writer.writerow((name, source.label_name(index), size, folder, base))
 
 
-def parts_of(model: Path, items: Sequence[Path | np.ndarray]) -> list[str | None]:
+def parts_of(model: Path, items: Sequence[Path | Section | Member | np.ndarray]) -> list[str | None]:
     """Returns the part of each video in the training of a model: `TRAIN`, `HELD_OUT`, or None if in neither.
 
     Args:
@@ -80,11 +80,14 @@ def _part(known: dict[tuple[str, int], dict[str, str]], folder: str, base: str, 
     return found.get(folder)
 
 
-def _identity(item: Path | Member | str | np.ndarray) -> _Identity:
+def _identity(item: Path | Member | Section | str | np.ndarray) -> _Identity:
     """Returns folder, name and size of a file; 0 for a folder of frames, a checksum for a clip in memory."""
     if isinstance(item, np.ndarray):
         return "", "clip", zlib.crc32(np.ascontiguousarray(item).data)
     if isinstance(item, Member):
         return item.tar.name, Path(item.name).name, item.size
+    if isinstance(item, Section):
+        folder, base, size = _identity(Path(item.video))
+        return folder, f"{base} {item.start:.10g} {'' if item.end is None else f'{item.end:.10g}'}", size
     path = Path(item)
     return path.parent.name, path.name, 0 if path.is_dir() else path.stat().st_size
