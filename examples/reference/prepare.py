@@ -85,7 +85,8 @@ def _prepare(args: argparse.Namespace) -> int:
     data = data_set(args.name)
     if not args.folder.is_dir():
         raise FileNotFoundError(f"{args.folder}: no such folder; give the folder of {data.title}\n{_expected(data)}")
-    print(f"{data.title}: files from {data.home}; terms: {data.terms}")
+    own = data.home == data.terms  # your own videos
+    print(data.title if own else f"{data.title}: files from {data.home}; terms: {data.terms}")
     if data.layout == "webdataset":
         return _shards(args)
     out = args.output or Path("prepared", data.name)
@@ -128,7 +129,7 @@ def _row(data: DataSet) -> list[str]:
     counted = f" ({data.counted})" if data.counts and data.counted != "videos" else ""
     return [
         data.title,
-        f"{home}<br>{data.terms}",
+        home if data.home == data.terms else f"{home}<br>{data.terms}",
         looks,
         f"`prepare {data.name} FOLDER`",
         classes or "yours",
