@@ -38,6 +38,6 @@ def test_every_command_is_the_published_protocol() -> None:
 
 def test_the_commands_of_the_page_are_understood() -> None:
     lines = [line for line in TEXT.splitlines() if line.startswith("python -m reference.evaluate")]
-    assert len(lines) == 3
+    assert len(lines) == 6
     for line in lines:
         evaluate._checked(evaluate._parser().parse_args(shlex.split(line)[3:]))

@@ -36,7 +36,7 @@ _KEY_BYTES = 4096
 class Section:
     """A part of a longer video, which is read as a video of its own: `VideoReader(Section("day.mp4", 61.5, 71.5))`.
 
-    It holds the frames that are shown from `start` on and before `end`; at least one.
+    It holds the frames that are shown from `start` on and before `end`, to the microsecond; at least one.
 
     Attributes:
         video: the file, or the folder of frames.
