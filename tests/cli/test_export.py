@@ -61,7 +61,8 @@ def test_int8_takes_its_ranges_from_a_folder_of_videos(capsys, saved, video, tmp
     assert vov3d.load_exported(file).metadata.dtype == "int8"
 
 
-def test_int8_without_a_video_is_refused(capsys, tmp_path):
+@pytest.mark.slow  # an export
+def test_the_report_says_that_no_real_video_was_compared(capsys, tmp_path):
     arguments = ["--random-weights", "--frames", "2", "--size", "33"]
     code, out, err = run(capsys, "export", "vov3d_n", "-o", str(tmp_path / "a.pt2"), *arguments)
     assert code == 0

@@ -277,6 +277,7 @@ def test_an_exported_stream_takes_and_returns_the_state(ending, causal, tmp_path
         exported(torch.randn(1, 3, 2, 32, 32))
 
 
+@pytest.mark.slow  # an export
 def test_an_exported_stream_with_wrong_outputs_is_not_kept(tmp_path, monkeypatch):
     stream = vov3d.streaming(small(causal=True).float(), window=3)
     monkeypatch.setattr("vov3d.deploy._stream_files.STEPS", 3)

@@ -116,7 +116,7 @@ def test_copies_and_state_dicts(name):
             assert torch.equal(other(clip()), expected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n.endswith("_l") else n for n in MODELS])
 def test_export_with_dynamic_batch_and_frames(name):
     model = built(name)
     shapes = ({0: torch.export.Dim("batch", min=1, max=64), 2: torch.export.Dim("frames", min=1, max=512)},)
@@ -127,7 +127,8 @@ def test_export_with_dynamic_batch_and_frames(name):
         torch.testing.assert_close(program(clip(*shape)), model(clip(*shape)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compile(backend):
     if backend == "inductor" and not shutil.which("g++"):
         pytest.skip("inductor needs a C++ compiler")
