@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vov3d.deploy import optimize_for_inference, streaming
+from vov3d.deploy import ExportedStream, optimize_for_inference, streaming
 from vov3d.video.predictions import Prediction, check_threshold, check_topk, predictions_of
 from vov3d.video.settings import checked_cfg, checked_names
 from vov3d.video.transforms import eval_transform
@@ -119,7 +119,7 @@ class StreamClassifier:
         return rows[0] if len(rows) else None
 
     def scores_of(self, frames: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
-        """Returns the scores after each of several frames, which is faster than one by one.
+        """Returns the scores after each of several frames, which is faster than one by one, but for exported streams.
 
         Args:
             frames: as for a call, one or more, all of one size.
@@ -135,6 +135,8 @@ class StreamClassifier:
 
     def _rows(self, views: torch.Tensor) -> torch.Tensor:
         """Computes the scores for one normalised frame `(1, C, S, S)`, or several `(1, C, n, S, S)`."""
+        if views.ndim == 5 and isinstance(self.stream, ExportedStream):  # which takes one frame at a time
+            return torch.cat([self._rows(frame) for frame in views.unbind(2)])
         device, dtype = self._kind
         logits, self._state = self.stream(views.to(device, dtype), self._state)
         outputs = logits[0].float().view(-1, logits.shape[-1])
