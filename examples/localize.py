@@ -64,7 +64,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What was seen of a video.
+    """Scores of a video over time, and its shots.
 
     Attributes:
         step: Seconds that a moment lasts.
@@ -351,12 +351,6 @@ def draw(path: Path, timeline: Timeline, segments: Sequence[Segment], names: Seq
             figure.savefig(draft, dpi=90)
     finally:
         plt.close(figure)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file; nothing half-written is ever there."""
-    with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -201,7 +201,7 @@ def _about(args: argparse.Namespace, model: Any) -> dict[str, str | int]:
 
 
 def _write(path: Path, names: Sequence[str], kept: Kept, about: dict[str, str | int]) -> int:
-    """Writes a vector for each video; how many. Nothing half-written is ever there."""
+    """Writes a vector for each video and returns how many; the file is put in place whole or not at all."""
     vectors = torch.stack([kept.vectors[name] for name in names])
     about["dimension"] = vectors.shape[1]
     with replacing(path) as draft:
@@ -210,7 +210,7 @@ def _write(path: Path, names: Sequence[str], kept: Kept, about: dict[str, str | 
 
 
 def _write_rows(path: Path, names: Sequence[str], kept: KeptRows, about: dict[str, str | int]) -> int:
-    """Writes the vectors of windows; how many. Nothing half-written is ever there, nor all of it in memory."""
+    """Writes the vectors of windows, as `_write` does, without holding all in memory; returns how many."""
     about["dimension"] = kept.dimension
     with replacing(path) as draft:
         _ROW_WRITERS[path.suffix.lower()](draft, names, kept, about)

@@ -6,7 +6,7 @@ stage keeps its resolution by dilation, RoIAlign on the map that was averaged ov
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,7 @@ from torch import nn
 from torchvision.ops import roi_align
 
 import vov3d
-from vov3d.files import replacing
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+from reference.saved import CONFIG, WEIGHTS, save_network
 
 
 @dataclass(frozen=True)
@@ -88,16 +86,8 @@ class Detector(nn.Module):
         return self.fc(self.hidden(regions.amax((2, 3))).relu())
 
     def save(self, folder: Path) -> Path:
-        """Writes weights and settings, each file whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        text = json.dumps(asdict(self.settings), indent=2, ensure_ascii=False) + "\n"
-        for name, content in (
-            (WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"})),
-            (CONFIG, text.encode()),
-        ):
-            with replacing(folder / name) as draft:
-                draft.write_bytes(content)
+        """Writes weights and settings."""
+        save_network(self, self.settings, folder)
         return folder
 
 

@@ -55,7 +55,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured.
+    """Average precision of each class and overlap.
 
     Attributes:
         tious: The overlaps.

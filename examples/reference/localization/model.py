@@ -8,7 +8,7 @@ https://arxiv.org/abs/1704.04503). The plan is that of detectors without anchors
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from torch import nn
 
 from reference.localization.features import Video
 from reference.localization.metrics import Found, overlaps
-from vov3d.files import replacing
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+from reference.saved import CONFIG, WEIGHTS, save_network
 
 _LEAST = 0.01  # score of a segment
 _MOST = 200  # segments of a video
@@ -30,7 +28,7 @@ _FURTHEST = 10.0  # times the usual distance
 
 @dataclass(frozen=True)
 class Settings:
-    """What a head is made of.
+    """Settings that a head is built from.
 
     Attributes:
         labels: Names of the classes.
@@ -99,13 +97,8 @@ class Head(nn.Module):
         return self.classes(x).mT, far * self.settings.usual
 
     def save(self, folder: Path) -> None:
-        """Writes weights and settings; nothing half-written is ever in their place."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        text = json.dumps(asdict(self.settings), indent=2, ensure_ascii=False) + "\n"
-        with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
-            weights.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
-            config.write_text(text, encoding="utf-8")
+        """Writes weights and settings."""
+        save_network(self, self.settings, folder)
 
 
 def load_head(folder: Path) -> Head:

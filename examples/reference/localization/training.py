@@ -17,7 +17,7 @@ _LONGEST = 2048  # moments of a video that are looked at in an update
 
 @dataclass(frozen=True)
 class Plan:
-    """How a head is trained.
+    """Settings of the training of a head.
 
     Attributes:
         epochs: Passes over the videos.
