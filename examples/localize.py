@@ -185,7 +185,7 @@ def _streamed(
 
 
 def _pictures(video: str | Path) -> list[tuple[float, np.ndarray]]:
-    """Small frames at equal distances, with their times."""
+    """Returns small frames at equal distances, with their times."""
 
     def small(frame: torch.Tensor) -> torch.Tensor:
         less = -(-max(frame.shape[1:]) // 160)
@@ -224,7 +224,7 @@ def _timeline(
 
 
 def _middles(step: float, duration: float) -> np.ndarray:
-    """The middle of each moment, in seconds; the last moment may be shorter."""
+    """Returns the middle of each moment, in seconds; the last moment may be shorter."""
     count = max(math.ceil(duration / step - 1e-6), 1)
     edges = np.minimum(np.arange(count + 1) * step, duration)
     return (edges[1:] + edges[:-1]) / 2

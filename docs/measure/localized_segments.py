@@ -68,7 +68,7 @@ def labels_alone(folder: Path) -> list[float]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """As Markdown."""
+    """Returns the rows as Markdown."""
     lines = [
         f"| mAP, %, at tIoU of | {' | '.join(f'{tiou:g}' for tiou in TIOUS)} | mean |",
         f"| --- |{' --- |' * (len(TIOUS) + 1)}",

@@ -7,7 +7,7 @@ from vov3d.files import replacing
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 STORED = DOCS / "results" / "benchmarks"
-"""Where measurements are kept as JSON."""
+"""Folder of the measurements, as JSON."""
 
 
 def filled(text: str, **parts: str) -> str:

@@ -81,7 +81,7 @@ def measure(shots: int, scenes: int, rounds: int) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """As Markdown."""
+    """Returns the rows as Markdown."""
     lines = [
         "| video, model, cuts | clips, s | stream, s | ratio | clips, % right | stream, % right |",
         "| --- | --- | --- | --- | --- | --- |",

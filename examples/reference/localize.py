@@ -154,7 +154,7 @@ def _features(args: argparse.Namespace) -> Features:
 
 
 def _data(args: argparse.Namespace, features: Features, subset: str) -> tuple[Annotations, dict[str, Video]]:
-    """The annotations of a subset, and the features of its videos."""
+    """Returns the annotations of a subset, and the features of its videos."""
     every = read_annotations(args.annotations, args.label_column, args.mend)
     part = every.subset(subset)
     videos = videos_of(features, part, args.partial)
@@ -245,7 +245,7 @@ def _predict(args: argparse.Namespace) -> None:
 
 
 def _backbone(about: dict[str, str], args: argparse.Namespace) -> VideoClassifier:
-    """The network whose features the head was trained on."""
+    """Returns the network whose features the head was trained on."""
     if about["weights"] == "random":
         raise ValueError(f"{args.model} was trained on features of random weights, which cannot be had again")
     name = ".".join(filter(None, (about["model"], about["tag"])))

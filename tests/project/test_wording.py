@@ -43,6 +43,13 @@ def test_docstrings_say_what_things_do(path):
     assert problems(path.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("folder", ["examples", "docs"])
+def test_docstrings_of_scripts_ask_no_questions(folder):
+    for path in (Path(__file__).parents[2] / folder).rglob("*.py"):
+        for _, text in docstrings(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not QUESTION.match(text), f"{path}: {text.splitlines()[0]}"
+
+
 @pytest.mark.parametrize(
     ("source", "bad"),
     [

@@ -12,7 +12,7 @@ from comparison.runs import RATES, SEEDS, Run
 from vov3d.synthetic.moving_shapes import CLASSES
 
 Found = Mapping[str, dict[str, Any]]
-"""What runs measured, by their names."""
+"""Results of runs, by their names."""
 
 PLANS: Mapping[str, tuple[Sequence[str], int, int]] = {
     "table3": (TABLE3, 8, 4),

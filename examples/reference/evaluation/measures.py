@@ -1,4 +1,4 @@
-"""What tasks of more than one label are measured by, counted from the scores of all videos.
+"""Measures of tasks beyond one label, counted from the scores of all videos.
 
 multilabel   mAP: the mean over the labels of their average precision; F1 at the threshold
 regression   MAE and R2 of each value

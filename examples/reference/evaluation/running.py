@@ -121,7 +121,7 @@ class Run:
         begin(self.folder, settings)
 
     def _draws(self) -> bool:
-        """True if each clip takes a random frame of each segment."""
+        """Returns whether each clip takes a random frame of each segment."""
         return self.model.cfg["sampling"] == "segment" and parse_views(self.plan.views).num_clips > 1
 
     def rows(self) -> dict[int, Row]:

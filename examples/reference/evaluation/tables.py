@@ -1,4 +1,4 @@
-"""What is told of each class, the rarest first, and of tasks of more than one label."""
+"""Tables of the classes, the rarest first, and of tasks beyond one label."""
 
 import math
 from collections.abc import Sequence

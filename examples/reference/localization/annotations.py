@@ -1,4 +1,4 @@
-"""What happens when in long videos, as data sets publish it.
+"""Annotations of long videos, as data sets publish them.
 
 ActivityNet   `{"database": {id: {"duration", "subset", "annotations": [{"label", "segment": [start, end]}]}}}`
 EPIC-Kitchens CSV with `video_id`, `start_timestamp`, `stop_timestamp` (00:01:02.50 or seconds) and a column of labels
@@ -230,7 +230,7 @@ def _epic(path: Path, text: str, column: str) -> Annotations:
 
 
 def _epic_names(path: Path, column: str) -> tuple[dict[str, str], str]:
-    """Names of class numbers, from the file beside the annotations; empty where there is none."""
+    """Returns the names of class numbers, from the file beside the annotations; empty where there is none."""
     kind = column.removesuffix("_class")
     for file in sorted(path.parent.glob(f"*{kind}_classes*.csv")) if kind != column else []:
         rows = csv.DictReader(io.StringIO(_text(file), newline=""))
@@ -266,7 +266,7 @@ def _lines(path: Path, text: str) -> Annotations:
 
 
 def _segments(path: Path, text: str, label: str | None) -> Iterator[Truth]:
-    """Lines of `video start end`, and of a class where none is given."""
+    """Reads lines of `video start end`, and of a class where none is given."""
     form = "video start end" if label else "video start end class"
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split(None, 2 if label else 3)
@@ -288,7 +288,7 @@ def _sorted(segments: Sequence[Truth]) -> tuple[str, ...]:
 
 
 def _seconds(value: Any) -> float:
-    """A time: a number of seconds, or hours, minutes and seconds apart by colons."""
+    """Returns a time in seconds: a number of seconds, or hours, minutes and seconds apart by colons."""
     text = str(value).strip()
     parts = text.split(":")
     try:

@@ -109,7 +109,7 @@ def measure(truth: Sequence[Truth], found: Iterable[Found], tious: Sequence[floa
 
 
 def _precision(truth: list[Truth], found: list[Found], tious: Sequence[float]) -> Array:
-    """Average precision of one class at each overlap."""
+    """Returns the average precision of one class at each overlap."""
     of_video: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for one in truth:
         of_video[one.video].append((one.start, one.end))
@@ -131,6 +131,6 @@ def _precision(truth: list[Truth], found: list[Found], tious: Sequence[float]) -
 
 
 def _area(precision: Array, recall: Array) -> float:
-    """The area under the interpolated curve."""
+    """Returns the area under the interpolated curve."""
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(recall, prepend=0.0) * best).sum())

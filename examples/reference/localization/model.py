@@ -158,7 +158,7 @@ def find(head: Head, video: Video, name: str) -> list[Found]:
 
 
 def thinned(spans: np.ndarray, scores: np.ndarray, sigma: float = 0.3) -> list[tuple[np.ndarray, float]]:
-    """Soft-NMS: takes the best segment, lowers the scores of others by how far they overlap it, and goes on.
+    """Thins out segments by Soft-NMS: takes the best, lowers the scores of others by their overlap, and repeats.
 
     Args:
         spans: `(N, 2)` of one class.

@@ -148,7 +148,7 @@ def loss_of(head: Head, parts: Sequence[tuple[Video, Targets]]) -> torch.Tensor:
 
 
 def _overlap(far: torch.Tensor, true_far: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of segments around one moment; the true ones may lie beside it."""
+    """Returns the intersection over union of segments around one moment; the true ones may lie beside it."""
     low, high = torch.maximum(-far, -true_far), torch.minimum(far, true_far)
     shared = (high[:, 1] - low[:, 0]).clamp(min=0)
     return shared / (far.sum(1) + true_far.sum(1) - shared).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""What is minimised: the loss of a task, with weights of classes or for unbalanced classes where the recipe says so.
+"""Losses of the tasks, with class weights or for unbalanced classes where the recipe says so.
 
 single       cross-entropy, `focal`, or `logit_adjusted`
 multilabel   binary cross-entropy of each label, or `focal`
@@ -188,7 +188,7 @@ def _class_weights(counts: np.ndarray, way: str, device: torch.device) -> torch.
 
 
 def _positive_weights(counts: np.ndarray, videos: int, way: str, device: torch.device) -> torch.Tensor | None:
-    """For each label the videos without it for one with it, or the root of that; 1 for labels that no video has."""
+    """Returns the videos without each label per video with it, or the root of that; 1 for labels of no video."""
     if not _POWERS[way]:
         return None
     ratio = np.where(counts > 0, np.maximum(videos - counts, 1) / np.maximum(counts, 1), 1.0)
