@@ -480,9 +480,7 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
 
     Files are decoded by `vov3d.video.VideoReader`, and the frames of one clip are taken by the model's own plan. Frames
     in an array or a list are one clip as they are where there are `num_frames` of them; others are sampled as a video.
-
-    Args:
-        **kwargs: Settings: those of transformers' video processors, `sampling` and `frame_stride`.
+    The settings are those of transformers' video processors, `sampling` and `frame_stride`, all by keyword.
     """
 
     valid_kwargs: Any = VoV3DVideosKwargs
