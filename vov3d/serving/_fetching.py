@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 import re
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -148,8 +149,7 @@ class Fetcher:
 
     def __init__(self, places: Sequence[Place], private: bool, limits: Limits) -> None:
         self._places, self._private, self._limits = places, private, limits
-        # loading certificates takes long
-        self._tls = httpx.create_ssl_context(trust_env=False) if places else None
+        self._tls: ssl.SSLContext | None = None
 
     async def fetch(self, url: str, upload: Upload) -> None:
         """Downloads a video.
@@ -195,11 +195,11 @@ class Fetcher:
         there = parts._replace(netloc=f"{name}:{place.port}", fragment="").geturl()
         seconds = httpx.Timeout(self._limits.idle_timeout, connect=_CONNECT_SECONDS)
         headers = {"Host": parts.netloc, "Accept-Encoding": "identity", "User-Agent": "vov3d-serve"}
+        if self._tls is None:  # loading the certificates takes long
+            self._tls = httpx.create_ssl_context(trust_env=False)
         extensions = {"sni_hostname": place.host.strip("[]")}
         async with (
-            httpx.AsyncClient(
-                verify=self._tls or True, trust_env=False, follow_redirects=False, timeout=seconds
-            ) as client,
+            httpx.AsyncClient(verify=self._tls, trust_env=False, follow_redirects=False, timeout=seconds) as client,
             client.stream("GET", there, headers=headers, extensions=extensions) as response,
         ):
             if response.is_redirect:

@@ -120,7 +120,7 @@ def _host(scope: Any) -> str:
     """Returns the `Host` of a request without its port."""
     given = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1").lower()
     if given.startswith("["):
-        return given.partition("]")[0] + "]"
+        return "".join(given.partition("]")[:2])
     return given.partition(":")[0]
 
 
