@@ -4,6 +4,7 @@ The server sends a file handle for each video and gets back messages in JSON; ea
 bytes of its pictures. Nothing is pickled on this way, so a decoder that was taken over by its input can send no code.
 """
 
+import ctypes
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from vov3d.video import VideoError, VideoReader, eval_transform, plan_clips, str
 from vov3d.video.decoders.base import stack_pictures
 
 _HEAD_BYTES = 1000
+_ARENA_MAX = -8
 _SPARE_SECONDS = 5  # after which a process without a server ends itself
 
 
@@ -74,7 +76,8 @@ def work(connection: Connection, setup: Setup) -> None:
             handle = reduction.recv_handle(connection)
             signal.alarm(math.ceil(setup.seconds) + _SPARE_SECONDS)  # works within decoders, too
             try:
-                _answer(connection, handle, setup, transform)
+                if not _answer(connection, handle, setup, transform):
+                    return  # another process takes over
             finally:
                 os.close(handle)
                 signal.alarm(0)
@@ -84,14 +87,16 @@ def _limit(memory: int) -> None:
     """Limits what the process can do: memory, files that it writes, and dumps of its memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    with suppress(AttributeError, OSError):  # only glibc has it: else each thread reserves 64 MB of addresses
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
     with suppress(OSError):  # only Linux has it
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * os.sysconf("SC_PAGE_SIZE") + memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _answer(connection: Connection, handle: int, setup: Setup, transform: Any) -> None:
-    """Decodes a file and sends its clips, or why it cannot be decoded."""
+def _answer(connection: Connection, handle: int, setup: Setup, transform: Any) -> bool:
+    """Decodes a file and sends its clips, or why it cannot be decoded; returns False where memory ran out."""
     try:
         # as bytes, which are opened without the right to open any file or address
         data = os.pread(handle, os.fstat(handle).st_size, 0)
@@ -100,24 +105,22 @@ def _answer(connection: Connection, handle: int, setup: Setup, transform: Any) -
         raise
     except _TooLargeError as error:
         _send(connection, kind="refused", code="video_too_large", message=str(error))
-    except MemoryError:
-        _send(connection, kind="refused", code="video_unreadable", message=_NO_MEMORY)
-    except (VideoError, ValueError, IndexError) as error:
-        _send(connection, kind="refused", code="video_unreadable", message=str(error).replace(_name(data), "the video"))
     except Exception as error:
-        if "allocate memory" in str(error):
+        if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
             _send(connection, kind="refused", code="video_unreadable", message=_NO_MEMORY)
-            return
-        traceback.print_exc(file=sys.stderr)
-        _send(connection, kind="failed", message=type(error).__name__)
+            return False
+        if isinstance(error, (VideoError, ValueError, IndexError)):
+            text = str(error).replace(f"<{len(data)} bytes>", "the video")
+            _send(connection, kind="refused", code="video_unreadable", message=text)
+        else:
+            traceback.print_exc(file=sys.stderr)
+            _send(connection, kind="failed", message=type(error).__name__)
+    return True
 
 
-_NO_MEMORY = "the video needs more memory to decode than the service gives it: make its pictures smaller"
-
-
-def _name(data: bytes) -> str:
-    """Returns the name of a file in memory in error messages."""
-    return f"<{len(data)} bytes>"
+# of PyTorch, of FFmpeg, and of FFmpeg where it cannot start a thread
+_OUT_OF_MEMORY = ("memory", "Resource temporarily unavailable")
+_NO_MEMORY = "decoding the video takes more memory than the service gives to it: make its pictures smaller"
 
 
 def _decode(connection: Connection, data: bytes, setup: Setup, transform: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import statistics
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -86,8 +87,7 @@ class Service:
         self.stopping = False
         self._in_work = 0
         self._recent: deque[float] = deque([1.0], maxlen=50)  # seconds of the latest answers
-        with self.uploads.open():  # fails early where the folder cannot be written to
-            pass
+        _check_folder(temp_folder)
         cfg = checked_cfg(classifier.model, stride, num_frames)
         size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
         clips, crops = classifier.views
@@ -274,3 +274,14 @@ class Service:
 
     def _lost(self, cause: str) -> None:
         self.metrics.lost.labels(cause).inc()
+
+
+def _check_folder(folder: str | Path | None) -> None:
+    """Raises OSError, with what to do, for a folder that cannot be written to."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(
+            f"cannot store uploads in {folder or 'the folder for temporary files'} ({error.strerror}): give another "
+            "--temp-dir that exists and is writable"
+        ) from error
