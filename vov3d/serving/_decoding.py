@@ -121,6 +121,10 @@ class _Worker:
         """Returns whether the process can take a video."""
         return self.process.is_alive() and self.jobs < _MOST_JOBS
 
+    def spend(self) -> None:
+        """Gives no further video to the process."""
+        self.jobs = _MOST_JOBS
+
     def kill(self) -> None:
         """Kills the process; whoever reads from it gets an EOFError."""
         with suppress(ValueError):  # closed already
@@ -256,10 +260,12 @@ class Decoders:
                 decoded.seconds, decoded.frames = float(message["seconds"]), int(message["frames"])
                 decoded.width, decoded.height = int(message["width"]), int(message["height"])
             elif message["kind"] == "refused":
+                if message.get("last"):
+                    worker.spend()
                 status = 413 if message["code"] == "video_too_large" else 422
                 raise RefusedError(status, str(message["code"]), str(message["message"]))
             elif message["kind"] == "failed":
-                worker.kill()  # in an unknown state
+                worker.spend()  # in an unknown state
                 raise RefusedError(
                     500, "decoder_failed", f"the decoder failed ({message['message']}): try another file"
                 )

@@ -107,7 +107,7 @@ def _answer(connection: Connection, handle: int, setup: Setup, transform: Any) -
         _send(connection, kind="refused", code="video_too_large", message=str(error))
     except Exception as error:
         if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
-            _send(connection, kind="refused", code="video_unreadable", message=_NO_MEMORY)
+            _send(connection, kind="refused", code="video_unreadable", message=_NO_MEMORY, last=True)
             return False
         if isinstance(error, (VideoError, ValueError, IndexError)):
             text = str(error).replace(f"<{len(data)} bytes>", "the video")
