@@ -169,7 +169,7 @@ def _check_length(request: Request, most: int, limits: Limits) -> None:
 async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
     """Yields the body in pieces, as long as they come fast enough."""
     end = time.monotonic() + limits.upload_timeout
-    async with contextlib.aclosing(request.stream()) as stream:  # type: ignore[type-var]
+    async with contextlib.aclosing(request.stream()) as stream:
         while True:
             left = min(limits.idle_timeout, end - time.monotonic())
             try:

@@ -140,7 +140,7 @@ def _decode(connection: Connection, data: bytes, setup: Setup, transform: Any) -
         for clip, frames in stream_clips(reader, list(counts), transform.resize):
             crops = stack_pictures(transform.cut(frames)).movedim(-3, -1).contiguous()
             _send(connection, kind="clip", weight=counts[clip])
-            connection.send_bytes(memoryview(crops.numpy()).cast("B"))
+            connection.send_bytes(crops.numpy().tobytes())
         _send(connection, kind="done", missing=reader.missing)
 
 
