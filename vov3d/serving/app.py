@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 from vov3d.extras import install
@@ -19,7 +20,6 @@ try:
 except ImportError as error:
     raise ImportError(f"vov3d.serving needs FastAPI: {install('serve')}") from error
 
-import vov3d
 from vov3d.serving import _schema
 from vov3d.serving._errors import RefusedError
 from vov3d.serving._uploads import HOW, receive
@@ -50,7 +50,7 @@ def create_app(service: Service, hosts: Sequence[str] | None = None) -> FastAPI:
     """
     app = FastAPI(
         title="vov3d",
-        version=vov3d.__version__,
+        version=version("vov3d"),
         description=f"Labels videos. {HOW}.",
         docs_url=None,
         redoc_url=None,
@@ -214,7 +214,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     @app.get("/", summary="Lists the addresses")
     async def index() -> dict[str, Any]:
         return {
-            "vov3d": vov3d.__version__,
+            "vov3d": version("vov3d"),
             "model": service.name,
             "use": HOW,
             "addresses": [
