@@ -66,7 +66,7 @@ class Decoding:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for the result."""
+        """True if nobody waits for the result."""
         return self._cancelled
 
     def cancel(self) -> None:

@@ -1,4 +1,4 @@
-"""What a service counts, for Prometheus."""
+"""Counters of a service, for Prometheus."""
 
 from vov3d.extras import install
 

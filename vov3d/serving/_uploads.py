@@ -24,7 +24,7 @@ HOW = (
     "POST a video as multipart/form-data in the field 'file', as the body itself with Content-Type video/* or "
     'application/octet-stream, or as JSON {"url": "https://..."} where the service permits addresses'
 )
-"""How a video is sent, for error messages."""
+"""Ways to send a video, for error messages."""
 
 _OVERHEAD = 1 << 16  # bytes of a form around its file
 _MOST_PARTS = 16

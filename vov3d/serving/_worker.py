@@ -34,7 +34,7 @@ _SPARE_SECONDS = 5  # after which a process without a server ends itself
 
 @dataclass(frozen=True)
 class Setup:
-    """What a decoding process must know.
+    """Settings of a decoding process.
 
     Attributes:
         cfg: Clip settings of the model.
