@@ -127,6 +127,7 @@ class _Worker:
 
     def kill(self) -> None:
         """Kills the process; whoever reads from it gets an EOFError."""
+        self.spend()  # it seems to live for a moment yet
         with suppress(ValueError):  # closed already
             self.process.kill()
 
