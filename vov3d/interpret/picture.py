@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def save_explanations(
             _write_video(draft, pictures, seconds)
         else:
             pace = [max(round(1000 * s), 20) for s in seconds]
-            options: dict[str, Any] = {"quality": 80, "method": 6} if ending == ".webp" else {}
+            options: dict[str, Any] = {"quality": 80, "method": 4} if ending == ".webp" else {}
             pictures[0].save(draft, save_all=True, append_images=pictures[1:], duration=pace, loop=0, **options)
 
 
@@ -144,7 +145,7 @@ def draw_animation(
             picture.paste(_picture(panel[number], _SIDE), place)
         _draw_curves(picture, explanations, (start, end), time)
         pictures.append(picture)
-    steps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(times)]
     pace = [step if explanations[0].times else step / _PACE for step in steps]
     return pictures, [*pace, _LAST]
 
