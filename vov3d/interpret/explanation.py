@@ -40,6 +40,13 @@ class Explanation:
     method: str
     layer: str
 
+    def _repr_html_(self) -> str:
+        from vov3d.interpret.picture import draw_still  # which draws explanations
+        from vov3d.video.picture import inlined
+
+        picture = inlined(draw_still([self]), f"heat maps of {self.target.label}")
+        return f"{picture}{self.predictions.table()}"
+
     def map_at(self, times: Sequence[float]) -> torch.Tensor:
         """Returns the map at other times, by linear interpolation between the frames of the clip.
 
