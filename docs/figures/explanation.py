@@ -12,7 +12,7 @@ import vov3d
 from vov3d.interpret import explain, save_explanations
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
 
-SHOWN, FRAMES, SIZE, SEED, FPS = "Something circling clockwise", 32, 128, 21, 12
+SHOWN, FRAMES, SIZE, SEED, FPS = "Moving something and something away from each other", 32, 128, 23, 12
 TARGET = Path(__file__).with_suffix(".webp")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from vov3d.extras import install
 from vov3d.files import replacing
@@ -18,7 +19,7 @@ from vov3d.video.sources import Source
 from vov3d.video.transforms import eval_transform
 
 try:
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageOps
 except ImportError as error:
     raise ImportError(f"a picture needs Pillow: {install('video')}") from error
 
@@ -38,7 +39,7 @@ _INK, _FAINT, _BAR, _LIGHT = "#1b1b1f", "#73737d", "#3d6fd9", "#eeeef2"
 _LINES = ("#3d6fd9", "#d9663d", "#1d7f46", "#8e44ad")  # colours of the curves
 # Colours of the map from 0 to 1: dark violet, red, orange, pale yellow; lighter means more.
 _COLOURS = np.array([(40, 11, 84), (159, 42, 99), (229, 92, 48), (251, 180, 26), (252, 253, 191)], np.float32)
-_OPACITY = 0.72  # of the map where it is 1
+_OPACITY = 0.85  # of the map where it is 1
 _MOST_FRAMES = 300  # of an animation; a longer stretch is thinned out
 _PACE = 8.0  # frames per second of a clip without times
 _LAST = 0.8  # seconds for which the last frame stays
@@ -103,7 +104,7 @@ def heated(frames: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
         uint8 `(T, 3, H, W)`.
     """
     heat = maps.clamp(0, 1).cpu().numpy()
-    place = heat * (len(_COLOURS) - 1)
+    place = heat**0.7 * (len(_COLOURS) - 1)
     below = np.minimum(place.astype(int), len(_COLOURS) - 2)
     colours = _COLOURS[below] + (place - below)[..., None] * (_COLOURS[below + 1] - _COLOURS[below])
     cover = (_OPACITY * np.sqrt(heat))[..., None]
@@ -134,7 +135,7 @@ def draw_animation(
     """
     _check_alike(explanations)
     frames, times = _all_frames(explanations, video) if video is not None else _own_frames(explanations[0])
-    panels = [frames, *(heated(_resized(frames, e), e.map_at(times)) for e in explanations)]
+    panels = [frames, *(heated(frames, _fitted(e.map_at(times), frames)) for e in explanations)]
     board, top = _board(explanations)
     start, end = times[0], max(times[-1], times[0] + 1e-6)
     pictures = []
@@ -166,9 +167,9 @@ def _all_frames(explanations: Sequence[Explanation], video: Source) -> Frames:
     every = [time for e in explanations for time in e.times or ()]
     if not every:
         raise ValueError("the clips were given as tensors, so that no video belongs to them; leave video= out")
-    size = explanations[0].frames.shape[-1]
+    # The crop of the models, the middle square, at the resolution of the picture.
     transform = eval_transform(
-        {"input_size": (3, size, size), "mean": (0,) * 3, "std": (1,) * 3, "interpolation": "bilinear"}
+        {"input_size": (3, _SIDE, _SIDE), "mean": (0,) * 3, "std": (1,) * 3, "interpolation": "bilinear"}
     )
     with VideoReader(video) as reader:
         stamps = reader.timestamps.tolist()
@@ -178,19 +179,14 @@ def _all_frames(explanations: Sequence[Explanation], video: Source) -> Frames:
         return torch.stack([transform.cut(read[i][None])[0][0] for i in inside]), [stamps[i] for i in inside]
 
 
-def _resized(frames: torch.Tensor, explanation: Explanation) -> torch.Tensor:
-    """Returns frames in the size of an explanation's map: models take crops of several sizes."""
-    if frames.shape[-2:] == explanation.map.shape[-2:]:
-        return frames
-    height, width = explanation.map.shape[-2:]
-    pictures = [Image.fromarray(f.permute(1, 2, 0).numpy()).resize((width, height)) for f in frames]
-    return torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in pictures])
+def _fitted(maps: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Returns maps in the size of the frames: models take crops of several sizes, of the same part of the video."""
+    return F.interpolate(maps[:, None], frames.shape[-2:], mode="bilinear")[:, 0]
 
 
 def _picture(frame: torch.Tensor, side: int) -> Image.Image:
     picture = Image.fromarray(frame.permute(1, 2, 0).cpu().contiguous().numpy())
-    large = picture.width >= side
-    return picture.resize((side, side), Image.Resampling.LANCZOS if large else Image.Resampling.BICUBIC)
+    return ImageOps.pad(picture, (side, side), Image.Resampling.BICUBIC, "white")
 
 
 def _board(explanations: Sequence[Explanation]) -> tuple[Image.Image, int]:
