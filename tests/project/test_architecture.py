@@ -26,7 +26,7 @@ LEVELS = [
     {"models"},
     {"surgery", "weights"},
     {"labels", "layers"},
-    {"files", "extras"},
+    {"files", "extras", "memory"},
 ]
 CORE = {"torch", "timm", "huggingface_hub", "safetensors", "einops"}
 WITH_EXTRAS = ("vov3d.video", "vov3d.synthetic", "vov3d.live", "vov3d.interpret")  # rooms that need `video`
