@@ -13,7 +13,7 @@ from vov3d.weights.tasks import task_of
 __all__ = ["FILLS", "occlusion"]
 
 FILLS = ("neighbours", "mean")
-"""What takes the place of a frame: the mean of the frames before and after it, or the clip's mean colour."""
+"""Replacements of a frame: the mean of the frames before and after it, or the clip's mean colour."""
 
 
 def occlusion(
