@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": ("predict", "label video files"),
     "live": ("live", "label a camera, an address or a file frame by frame"),
     "serve": ("serve", "label videos that others send over HTTP"),
+    "explain": ("explain", "show where and when a video speaks for a label"),
     "embed": ("embed", "turn videos into vectors for comparison"),
     "convert": ("weights", "convert checkpoints of PySlowFast and PyTorchVideo to folders, and back"),
     "publish": ("weights", "convert published weights and upload them to the Hub with their cards"),
