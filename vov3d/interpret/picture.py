@@ -66,11 +66,11 @@ def save_explanations(
     ending = check_ending(path)
     if ending in STILL:
         picture = draw_still(explanations)
-        with replacing(path) as draft:
+        with replacing(os.fspath(path)) as draft:
             picture.save(draft)
         return
     pictures, seconds = draw_animation(explanations, video)
-    with replacing(path) as draft:
+    with replacing(os.fspath(path)) as draft:
         if ending == ".mp4":
             _write_video(draft, pictures, seconds)
         else:

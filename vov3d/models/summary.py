@@ -185,21 +185,23 @@ def _counted(
 
 def _frames_seen(model: Any, parts: list[tuple[str, nn.Module]]) -> dict[str, int | None]:
     """Returns the temporal receptive field at each part's output: all temporal kernels before it are in series."""
-    seen, found = 1, {}
+    seen = 1
+    found: dict[str, int | None] = {}
     for name, part in parts:
+        blocks = getattr(part, "blocks", None)
         if name == "head":
             found[name] = None
-            continue
-        if not isinstance(getattr(part, "blocks", None), nn.Sequential):
+        elif isinstance(blocks, nn.Sequential):
+            found[name] = seen + sum(_frames_added(block) for block in blocks)
+        else:
             seen += _frames_added(part)
             found[name] = seen
-        else:
-            found[name] = seen + sum(_frames_added(block) for block in part.blocks)
     return found
 
 
 def _frames_added(part: nn.Module) -> int:
-    return sum((m.kernel_size[0] - 1) * m.dilation[0] for m in part.modules() if isinstance(m, nn.Conv3d))
+    convs = [m for m in part.modules() if isinstance(m, nn.Conv3d)]
+    return sum((m.kernel_size[0] - 1) * m.dilation[0] for m in convs)
 
 
 def _timed(
