@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from vov3d.layers._shifted import has_no_forward_derivatives, shifted_sum
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
 MIDDLE_CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
@@ -36,6 +37,7 @@ MIDDLE_CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
 
 # New in torch 2.7; before, compiled networks keep conv3d as well.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+_PLAIN = (torch.Tensor, nn.Parameter)
 _functorch_level = getattr(torch._C._functorch, "maybe_current_level", lambda: None)
 
 
@@ -51,7 +53,7 @@ def is_followed() -> bool:
 
 def takes_other_forms(x: Any) -> bool:
     """Returns whether convolutions of `x`, a batch of clips that is not empty, may run in other forms than `conv3d`."""
-    plain = type(x) in (torch.Tensor, nn.Parameter) and x.ndim == 5 and x.numel() > 0
+    plain = type(x) in _PLAIN and x.ndim == 5 and x.numel() > 0
     return plain and not is_followed()
 
 
@@ -142,9 +144,18 @@ def _convolve(
             lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), (dilation[0], 1), groups)
             return lines.unflatten(3, x.shape[3:])
         reach = dilation[0] * (weight.shape[2] - 1)
+        if _adds_in_place(weight, reach, padding):
+            return shifted_sum(x, weight, bias, stride, padding, dilation, groups)
         if (weight.shape[2] % 2 and 2 * padding[0] == reach) or (padding[0] == 0 and reach < x.shape[2]):
             return _convolve_frames(x, weight, bias, stride, padding, dilation, groups)
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _adds_in_place(weight: torch.Tensor, reach: int, padding: tuple[int, ...]) -> bool:
+    """Returns whether a kernel of several frames, which keeps the length, may run by our own backward pass."""
+    keeps_length = weight.shape[2] % 2 == 1 and 2 * padding[0] == reach
+    plain = not torch.compiler.is_compiling() and has_no_forward_derivatives() and type(weight) in _PLAIN
+    return reach > 0 and keeps_length and plain
 
 
 def _convolve_frames(

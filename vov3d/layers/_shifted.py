@@ -1,0 +1,146 @@
+"""A depthwise t x k x k convolution as a sum of shifted `conv2d`, with its own backward pass.
+
+Autograd's pass over the same sum pads each part with frames of zeros, adds out of place, and under autocast casts the
+clip once for each frame of the kernel. Here parts are added in place, and gradients need no padding.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd import forward_ad
+
+Sizes = tuple[int, ...]
+
+
+def has_no_forward_derivatives() -> bool:
+    """Returns whether no derivatives are computed forward (`torch.autograd.forward_ad`), which `shifted_sum` lacks."""
+    return forward_ad._current_level < 0
+
+
+def in_autocast(x: torch.Tensor) -> torch.Tensor:
+    """Casts to the type that convolutions have under autocast."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
+def shifted_sum(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+) -> torch.Tensor:
+    """Convolves a channels-last clip with a kernel of an odd number of frames, padded so that no frame is lost.
+
+    Args:
+        x: Clip `(B, C, T, H, W)`, channels-last.
+        weight: Kernel `(C_out, C / groups, t, k, k)`.
+        bias: Bias `(C_out)` or None.
+        stride: Stride in time, 1, and in space.
+        padding: Padding in time and space.
+        dilation: Dilation in time and space.
+        groups: Groups of channels.
+    """
+    bias = None if bias is None else in_autocast(bias)
+    return _ShiftedSum.apply(in_autocast(x), in_autocast(weight), bias, stride, padding, dilation, groups)
+
+
+class _ShiftedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> Any:
+        ctx.settings = stride, padding, dilation, groups
+        ctx.save_for_backward(x, weight, bias)
+        with torch.autocast(x.device.type, enabled=False):
+            return _forward(x, weight, bias, *ctx.settings)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        x, weight, bias = ctx.saved_tensors
+        nothing = (None,) * 4
+        with torch.autocast(x.device.type, enabled=False):
+            if torch.is_grad_enabled():  # create_graph=True: gradients that can be differentiated again
+                return *_differentiable(x, weight, bias, grad, ctx.needs_input_grad[:3], *ctx.settings), *nothing
+            wanted = ctx.needs_input_grad[:2]
+            dx, dw = _gradients(x, weight, grad, wanted, *ctx.settings)
+            db = grad.sum((0, 2, 3, 4)) if ctx.needs_input_grad[2] else None
+        return dx, dw, db, *nothing
+
+
+def _frames(x: torch.Tensor) -> torch.Tensor:
+    """Merges the frames of a channels-last clip into its batch: `(B T, C, H, W)`, a view."""
+    return x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _clips(x: torch.Tensor, batch: int) -> torch.Tensor:
+    return x.permute(0, 2, 3, 1).unflatten(0, (batch, -1)).permute(0, 4, 1, 2, 3)
+
+
+def _shifts(weight: torch.Tensor, padding: Sizes, dilation: Sizes) -> list[int]:
+    """Returns for each frame of the kernel how many frames later it reads the clip."""
+    return [i * dilation[0] - padding[0] for i in range(weight.shape[2])]
+
+
+def _forward(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> torch.Tensor:
+    frames, length = _frames(x), x.shape[2]
+    space = stride[1:], padding[1:], dilation[1:], groups
+    out = _clips(F.conv2d(frames, weight[:, :, weight.shape[2] // 2], bias, *space), len(x))
+    for kernel, shift in zip(weight.unbind(2), _shifts(weight, padding, dilation), strict=True):
+        if shift and abs(shift) < length:
+            part = _clips(F.conv2d(frames, kernel, None, *space), len(x))
+            first, read = max(0, -shift), max(0, shift)
+            out.narrow(2, first, length - abs(shift)).add_(part.narrow(2, read, length - abs(shift)))
+    return out
+
+
+def _gradients(
+    x: Any, weight: Any, grad: Any, wanted: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[Any, Any]:
+    """Computes the gradients of the clip and the kernel.
+
+    All clips are shifted at once, as one long clip. At the seams, frames of one clip then meet those of the next: their
+    part of the clip's gradient is zeroed, and that of the kernel's subtracted.
+    """
+    grad = grad.contiguous(memory_format=torch.channels_last_3d)
+    length = x.shape[2]
+    settings = list(stride[1:]), list(padding[1:]), list(dilation[1:]), False, [0, 0], groups
+    xs, grads = _frames(x), _frames(grad)
+
+    def backward(grad: Any, x: Any, kernel: Any, wanted: Any) -> Any:
+        return torch.ops.aten.convolution_backward(grad, x, kernel, None, *settings, [*wanted, False])[:2]
+
+    kernels, shifts = weight.unbind(2), _shifts(weight, padding, dilation)
+    dx, middle = backward(grads, xs, kernels[len(kernels) // 2], wanted)
+    dws = [middle] * len(kernels)
+    for i, (kernel, shift) in enumerate(zip(kernels, shifts, strict=True)):
+        if not shift:
+            continue
+        if abs(shift) >= length:
+            dws[i] = torch.zeros_like(kernel)
+            continue
+        by, count = abs(shift), len(xs) - abs(shift)
+        read, written = max(0, shift), max(0, -shift)
+        part, dws[i] = backward(grads.narrow(0, written, count), xs.narrow(0, read, count), kernel, wanted)
+        if wanted[0]:
+            for seam in range(length, len(xs), length):
+                part.narrow(0, seam - by, by).zero_()
+            dx.narrow(0, read, count).add_(part)
+        if wanted[1] and len(x) > 1:
+            ends, starts = (grad, x) if shift > 0 else (x, grad)
+            pair = [ends[:-1, :, length - by :], starts[1:, :, :by]]
+            pair = [_frames(p.contiguous(memory_format=torch.channels_last_3d)) for p in pair]
+            seams = backward(*(pair if shift > 0 else pair[::-1]), kernel, (False, True))
+            dws[i] = dws[i].sub_(seams[1])
+    return _clips(dx, len(x)) if wanted[0] else None, torch.stack(dws, 2) if wanted[1] else None
+
+
+def _differentiable(x: Any, weight: Any, bias: Any, grad: Any, wanted: Any, *settings: Any) -> list[Any]:
+    """Computes the gradients of all inputs by autograd, so that they have gradients themselves."""
+    inputs = [v for v, w in zip((x, weight, bias), wanted, strict=True) if w]
+    out = F.conv3d(x, weight, bias, *settings)
+    found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
+    return [next(found) if w else None for w in wanted]
