@@ -37,6 +37,7 @@ try:
     from reference.evaluation.models import default_views
     from reference.evaluation.running import Plan, classifier_of, noted, row_of
     from reference.evaluation.scores import Row
+    from reference.training import building
     from reference.training.building import (
         asked_warmup,
         build_model,
@@ -89,6 +90,7 @@ WITHOUT_EFFECT = (
     "data.workers",
     "distill.model",
     "train.checkpoint_every",
+    "train.compile",
 )
 
 
@@ -118,6 +120,7 @@ class Trainer:
             cpu=not torch.accelerator.is_available(),  # else processes on CPUs would train separately
             mixed_precision=train.precision,
             gradient_accumulation_steps=train.accumulate,
+            dynamo_backend=building.COMPILER if train.compile else None,  # `network` itself stays as it is
         )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self._check_folder(resume)
@@ -203,6 +206,13 @@ class Trainer:
             )
         if model.sync_batchnorm and self.world > 1 and self.accelerator.device.type != "cuda":
             raise ValueError("model.sync_batchnorm needs GPUs, as PyTorch has it: --model.sync_batchnorm false")
+        if train.compile and model.grad_checkpointing:
+            raise ValueError(
+                "train.compile does not go with model.grad_checkpointing: the compiler chooses itself what it computes"
+                " again; leave one of them out"
+            )
+        if train.compile:
+            building.check_compiler(self.accelerator.device)
         if model.freeze_backbone and self.recipe.optimizer.layer_decay != 1:
             raise ValueError("optimizer.layer_decay has no effect where only the classifier learns: set it to 1")
 

@@ -17,7 +17,7 @@ from helpers.tiny_training_runs import clips_file, column, command, trainer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import train
-from reference.training import checkpoints
+from reference.training import building, checkpoints
 
 import vov3d
 from vov3d.cli import main as vov3d_main
@@ -153,6 +153,31 @@ def test_backward_passes_give_the_gradients_of_one(tmp_path):
         gradients.append([p.grad.clone() for p in run.network.parameters() if p.grad is not None])
     for one, several in zip(*gradients, strict=True):
         torch.testing.assert_close(several, one, rtol=1e-4, atol=1e-6)
+
+
+def test_a_compiled_run_is_killed_resumed_and_saved_under_plain_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "COMPILER", "aot_eager")  # traces, but needs no compiler
+    data, keys = clips_file(tmp_path), dict(train_ema=0.5, schedule_epochs=2, train_checkpoint_every=1)
+    trainer(data, tmp_path / "plain", **keys).run()
+    run_killed(data, tmp_path / "run", 3, train_compile="true", **keys)
+    run = trainer(data, tmp_path / "run", True, train_compile="true", **keys)
+    assert isinstance(run.model, torch._dynamo.OptimizedModule)
+    run.run()
+    saved, plain = (vov3d.from_pretrained(tmp_path / name / "model").state_dict() for name in ("run", "plain"))
+    assert saved.keys() == plain.keys() == content_of(tmp_path / "run")["ema"].keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(saved[name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [({}, "C\\+\\+ compiler, and 'no-such-compiler'"), ({"model_grad_checkpointing": "true"}, "grad_checkpointing")],
+)
+def test_a_run_that_cannot_be_compiled_says_why(tmp_path, monkeypatch, keys, said):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=said):
+        trainer(clips_file(tmp_path), tmp_path / "run", train_compile="true", **keys)
+    trainer(clips_file(tmp_path), tmp_path / "run", **keys)  # nothing was written that would stop a plain run
 
 
 # --- killed and resumed ----------------------------------------------------------------------------------------------

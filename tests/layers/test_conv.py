@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from vov3d.layers import MIDDLE_CONVS, ConvNormAct3d, D2plus1D
@@ -130,6 +131,64 @@ def test_views_give_the_same_values_gradients_and_second_gradients(
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-11)
     with torch.no_grad():
         torch.testing.assert_close(conv(x), plain(x, conv), rtol=1e-12, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 7), st.integers(1, 7), st.integers(1, 7)),
+    kernel=st.sampled_from([(3, 3), (5, 3), (3, 5), (7, 1)]),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    bias=st.booleans(),
+    needed=st.tuples(st.booleans(), st.booleans()).filter(any),
+)
+def test_gradients_of_a_step_are_those_of_the_plain_form(shape, kernel, stride, dilation, bias, needed):
+    torch.manual_seed(0)
+    conv = fast(nn.Conv3d(shape[1], shape[1], (kernel[0], kernel[1], kernel[1]), groups=shape[1], bias=bias).double())
+    conv.stride, conv.dilation = (1, stride, stride), (dilation,) * 3
+    conv.padding = tuple(dilation * (k // 2) for k in conv.kernel_size)
+    x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=CHANNELS_LAST).requires_grad_(needed[0])
+    conv.weight.requires_grad_(needed[1])
+    inputs = [v for v in (x, *conv.parameters()) if v.requires_grad]
+    results = []
+    for function in (conv, lambda x: nn.Conv3d._conv_forward(conv, x, conv.weight, conv.bias)):
+        out = function(x)
+        results.append((out, *torch.autograd.grad(out.sin().sum(), inputs)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_step_of_a_depthwise_kernel_pads_nothing_and_casts_a_clip_once_under_autocast():
+    conv = conv3d(8, 8, (3, 3), groups=8)
+    x = torch.randn(2, 8, 4, 6, 6).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
+    with torch.profiler.profile() as profile, torch.autocast("cpu", dtype=torch.bfloat16):
+        out = conv(x)
+        out.float().sum().backward()
+    names = [e.name for e in profile.events()]
+    assert "aten::constant_pad_nd" not in names
+    assert names.count("aten::conv2d") == 3
+    assert x.grad.dtype == conv.weight.grad.dtype == torch.float32
+    assert out.dtype == torch.bfloat16
+    assert names.count("ToCopyBackward0") == 3  # of the clip, the kernel and the test's `.float()`
+    y = plain(x, conv)
+    torch.testing.assert_close(out.float(), y, rtol=0.05, atol=0.05)
+    for mine, exact in zip((x.grad, conv.weight.grad), torch.autograd.grad(y.sum(), (x, conv.weight)), strict=True):
+        torch.testing.assert_close(mine, exact, rtol=0.05, atol=0.1)
+
+
+def test_forward_derivatives_and_checkpointing_of_a_depthwise_kernel():
+    conv = conv3d(4, 4, (3, 3), groups=4, dtype=torch.float64)
+    x, tangent = (torch.randn(2, 4, 3, 5, 5).double().contiguous(memory_format=CHANNELS_LAST) for _ in range(2))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        out = torch.autograd.forward_ad.unpack_dual(conv(dual)).tangent
+    torch.testing.assert_close(out, plain(tangent, conv))
+    x.requires_grad_()
+    grads = [
+        torch.autograd.grad(run().sin().sum(), x)[0]
+        for run in (lambda: checkpoint(conv, x, use_reentrant=False), lambda: plain(x, conv))
+    ]
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", [(1, 3), (3, 1)])

@@ -1,5 +1,9 @@
 """Builds the network, the optimizer and the schedule of a recipe."""
 
+import os
+import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,29 @@ import vov3d
 from reference.training.losses import Scale
 from vov3d.weights.tasks import SINGLE, Task, set_task, task_of
 
+COMPILER = "inductor"
+"""Backend of `torch.compile` for `train.compile`."""
+
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Checks that what `train.compile` needs is installed: Triton on a GPU, elsewhere a C++ compiler.
+
+    Raises:
+        ValueError: If it is not; says what to install.
+    """
+    if device.type == "cuda":
+        if find_spec("triton") is None:
+            raise ValueError("train.compile needs Triton on a GPU: pip install triton, or leave out --train.compile")
+        return
+    default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", default)
+    if shutil.which(compiler) is None:
+        raise ValueError(
+            f"train.compile needs a C++ compiler, and {compiler!r} was not found: install it (Debian and Ubuntu: apt"
+            " install g++), name yours in the environment variable CXX, or leave out --train.compile"
+        )
 
 
 def build_model(recipe: Any, num_classes: int, world: int, task: Task = SINGLE, scale: Scale | None = None) -> Any:
