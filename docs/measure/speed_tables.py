@@ -48,7 +48,12 @@ python docs/measure bf16_agreement --model vov3d_m a.mp4 b.mp4
 RULES = """## Design decisions based on these measurements
 
 - `vov3d/layers/conv.py`: on a CPU clips are stored channels-last. For the backward pass 1 x k x k and t x 1 x 1 kernels
-  run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d`; elsewhere `conv3d` is used.
+  run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d` that are added in place, forward and
+  backward (`_shifted.py`); elsewhere `conv3d` is used.
+- Batch norm, squeeze-and-excitation, activation and sum stay calls of their own in training. They were tried as autograd
+  functions that normalise and activate in one call of oneDNN and compute the normalised map again in the backward pass.
+  On AVX2 with one thread the step was no faster: the statistics and their gradients still read the whole map, and the
+  exponential of SiLU takes as long in oneDNN as in PyTorch.
 - `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`python docs/measure speed batch`
   compares); the bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over
   16 MiB.

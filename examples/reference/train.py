@@ -120,7 +120,6 @@ class Trainer:
             cpu=not torch.accelerator.is_available(),  # else processes on CPUs would train separately
             mixed_precision=train.precision,
             gradient_accumulation_steps=train.accumulate,
-            dynamo_backend=building.COMPILER if train.compile else None,  # `network` itself stays as it is
         )
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self._check_folder(resume)
@@ -153,6 +152,8 @@ class Trainer:
         self.scheduler = build_scheduler(optimizer, self.recipe.schedule, self.factor, self.updates)
         self.ema = ModelEmaV3(self.network, train.ema) if train.ema else None
         self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
+        if train.compile:  # `network`, which is validated, averaged and saved, stays as it is
+            self.model = torch.compile(self.model, backend=building.COMPILER)
 
         self.epoch = self.update = self.step = 0
         self.total = 0.0
