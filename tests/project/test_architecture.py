@@ -18,7 +18,7 @@ PROJECT = Path(__file__).parents[2]
 # From the top to the bottom: a room imports only from its own level and from those below it.
 LEVELS = [
     {"cli"},
-    {"live"},
+    {"live", "serving"},
     {"benchmark"},
     {"deploy", "adapters"},
     {"video", "synthetic"},

@@ -1,0 +1,1 @@
+"""Shows and serves models to others: a web page to try them."""
