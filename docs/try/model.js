@@ -30,7 +30,10 @@ export class Model {
     const session = await ort.InferenceSession.create(new URL(configuration.file, BUILT).href, {
       executionProviders: [runtime],
     });
-    return new Model(configuration, runtime, ort, session);
+    const model = new Model(configuration, runtime, ort, session);
+    const { frames, size } = configuration;
+    await model.classify(Array.from({ length: frames }, () => new Uint8ClampedArray(3 * size * size))); // the first run is slow
+    return model;
   }
 
   constructor(configuration, runtime, ort, session) {

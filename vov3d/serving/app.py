@@ -39,6 +39,7 @@ _SHAPES_ONLY = (
 _STYLE = """
 .vov3d-bar {margin: 0 0 .7rem}
 .vov3d-bar p {display: flex; justify-content: space-between; gap: 1rem; margin: 0 0 .2rem; overflow-wrap: anywhere}
+.vov3d-bar b {white-space: nowrap}
 .vov3d-bar div {height: .6rem; border-radius: .3rem; background: var(--border-color-primary)}
 .vov3d-bar div div {background: #3d6fd9; min-width: 2px}
 .vov3d-strip {display: grid; grid-template-columns: repeat(4, 1fr); gap: .3rem; margin: .3rem 0 .8rem}
@@ -46,7 +47,9 @@ _STYLE = """
 .vov3d-line {position: relative; height: 1.6rem; border-radius: .3rem; background: var(--border-color-primary)}
 .vov3d-line i {position: absolute; top: .2rem; bottom: .2rem; min-width: 2px; border-radius: 2px}
 .vov3d-line i {background: #3d6fd980} .vov3d-line i.shown {background: #d9663d}
-.vov3d-ends {display: flex; justify-content: space-between; font-size: .85em; opacity: .75}
+.vov3d-ends {display: flex; justify-content: space-between; gap: .5rem; margin: .2rem 0 .6rem; font-size: .85em; opacity: .75}
+.vov3d-ends span {white-space: nowrap} .vov3d-ends span:nth-child(2) {white-space: normal; text-align: center}
+.vov3d-video video {max-height: 22rem}
 .vov3d-error {border: 1px solid #c02f2f; border-radius: .4rem; padding: .8rem 1rem; overflow-wrap: anywhere}
 .vov3d-note {opacity: .75; font-size: .9em}
 """
@@ -131,10 +134,11 @@ def build_app(models: Sequence[str] | None = None, limits: Limits | None = None)
                     label="Video",
                     sources=["upload", "webcam"],
                     webcam_options=gr.WebcamOptions(mirror=False),
+                    elem_classes="vov3d-video",
                 )
                 with gr.Row():
-                    model = gr.Dropdown(names, value=names[0], label="Model", min_width=160)
-                    views = gr.Dropdown(list(VIEWS), value=VIEWS[0], label="Views (clips x crops)", min_width=160)
+                    model = gr.Dropdown(names, value=names[0], label="Model", min_width=220)
+                    views = gr.Dropdown(list(VIEWS), value=VIEWS[0], label="Views (clips x crops)", min_width=120)
                 button = gr.Button("Label the video", variant="primary")
                 gr.Markdown(_limits_text(limits), elem_classes="vov3d-note")
                 examples = gr.Examples(
@@ -147,8 +151,8 @@ def build_app(models: Sequence[str] | None = None, limits: Limits | None = None)
             with gr.Column(min_width=320):
                 labels = gr.HTML(_note("The labels will be shown here."), elem_id="labels")
         inputs = [video, model, views]
-        button.click(page.classify, inputs, labels, api_name="classify")
-        examples.load_input_event.then(page.classify, inputs, labels, api_visibility="private")
+        button.click(page.classify, inputs, labels, api_name="classify", scroll_to_output=True)
+        examples.load_input_event.then(page.classify, inputs, labels, api_visibility="private", scroll_to_output=True)
     app.queue(max_size=limits.waiting, default_concurrency_limit=1)  # one request already uses all cores
     app.vov3d_page = page
     return app
