@@ -8,7 +8,7 @@ Needs the extra `demo`. The page is on this machine only; `examples/space/` is t
 
 import argparse
 
-from vov3d.serving.app import Limits, build_app, launch_app
+from vov3d.serving.page import PageLimits, build_app, launch_app
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=100, help="largest file (default: 100)")
     parser.add_argument("--seconds", type=float, default=600, help="longest video (default: 600)")
     args = parser.parse_args()
-    app = build_app(args.model, Limits(megabytes=args.megabytes, seconds=args.seconds))
+    app = build_app(args.model, PageLimits(megabytes=args.megabytes, seconds=args.seconds))
     address = launch_app(app, port=args.port, block=False)
     print(f"{address} (Ctrl-C to stop)", flush=True)
     app.block_thread()

@@ -2,8 +2,9 @@
 
     python docs/try/build.py
 
-Writes `docs/try/built/`, which the build of the site copies. Needs Node.js with npm, and the extra `deploy`. Nothing of it
-is committed: the runtime takes 42 MB, and the bytes of the model depend on the versions of PyTorch and of its exporter.
+Writes `docs/try/built/`, which the build of the site copies. Needs Node.js with npm, and the extra `deploy`. Nothing
+of it is committed: the runtime takes 42 MB, and the bytes of the model depend on the versions of PyTorch and of its
+exporter.
 """
 
 import argparse
@@ -47,8 +48,10 @@ def write_model(target: Path) -> None:
         "scores": "probabilities",
     }
     if cfg["sampling"] != "segment" or cfg["interpolation"] != "bilinear":
-        raise ValueError(f"{MODEL} has sampling {cfg['sampling']!r} and interpolation {cfg['interpolation']!r}: the page knows"
-                         " only 'segment' and 'bilinear'")
+        raise ValueError(
+            f"{MODEL} has sampling {cfg['sampling']!r} and interpolation {cfg['interpolation']!r}: the page knows"
+            " only 'segment' and 'bilinear'"
+        )
     with replacing(target / "model.js") as draft:
         draft.write_text(f"export default {json.dumps(configuration, indent=2)};\n", encoding="utf-8")
 

@@ -53,7 +53,7 @@ def _check_effect(args: argparse.Namespace) -> None:
 
 
 def _web(args: argparse.Namespace) -> int:
-    from vov3d.serving.app import build_app, launch_app
+    from vov3d.serving.page import build_app, launch_app
 
     app = build_app(args.model)
     address = launch_app(app, port=args.port, block=False)

@@ -16,16 +16,28 @@ from vov3d.video import Prediction
 
 pytest.importorskip("gradio")
 
-from vov3d.serving import app as module
-from vov3d.serving.app import Limits, build_app
+from vov3d.serving import _labelling
+from vov3d.serving._labelling import Labeller
+from vov3d.serving.page import PageLimits, _Worker, build_app, default_models
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PACKAGED = "vov3d_n.shapes_f8"
 
 
+SETTINGS = {"models": [PACKAGED], "seconds": 600, "pixels": 4096 * 2304}
+
+
 @pytest.fixture(scope="module")
-def page():
-    return build_app([PACKAGED]).vov3d_page
+def shared_page():
+    page = build_app([PACKAGED]).vov3d_page
+    page.worker = Labeller(**SETTINGS)  # in this process
+    return page
+
+
+@pytest.fixture
+def page(shared_page, monkeypatch):
+    monkeypatch.setattr(shared_page, "limits", PageLimits())
+    return shared_page
 
 
 def clip_file(folder, label=0, seed=0, **settings):
@@ -59,13 +71,13 @@ def test_examples_are_labelled_correctly(page):
 
 
 def test_names_of_classes_are_text():
-    said = module._bar(Prediction(0, "<script>alert(1)</script>", 0.5))
+    said = _labelling._bar(Prediction(0, "<script>alert(1)</script>", 0.5))
     assert "<script>" not in said
     assert "&lt;script&gt;" in said
 
 
 def test_models_offered_are_those_with_weights():
-    names = module.default_models()
+    names = default_models()
     assert names[0] == PACKAGED
     assert {"vov3d_m.k400_f16", "vov3d_l.ssv2_f32"} <= set(names)
     assert not [name for name in names if "stream" in name]
@@ -73,10 +85,10 @@ def test_models_offered_are_those_with_weights():
 
 def test_only_the_models_used_last_are_kept(monkeypatch):
     made = []
-    monkeypatch.setattr(module, "create_model", lambda name, pretrained: made.append(name) or torch.nn.Identity())
-    monkeypatch.setattr(module, "optimize_for_inference", lambda model: model)
+    monkeypatch.setattr(_labelling, "create_model", lambda name, pretrained: made.append(name) or torch.nn.Identity())
+    monkeypatch.setattr(_labelling, "optimize_for_inference", lambda model: model)
     names = ["vov3d_n", "vov3d_m", "vov3d_l"]
-    models = module._Models(names)
+    models = _labelling.Models(names)
     for number in (0, 0, 1, 0, 2, 0, 1):
         models.get(names[number])
     assert made == ["vov3d_n", "vov3d_m", "vov3d_l", "vov3d_m"]
@@ -108,12 +120,15 @@ def test_folders_and_addresses_are_not_opened(page, tmp_path):
         assert "no longer on the server" in refused(page.classify(str(source), PACKAGED, "1x1"))
 
 
-@pytest.mark.parametrize(
-    ("limit", "expected"), [({"megabytes": 0.001}, "MB"), ({"seconds": 1}, "lasts 2 s"), ({"pixels": 1000}, "128x128")]
-)
-def test_files_beyond_the_limits_are_refused(page, tmp_path, monkeypatch, limit, expected):
-    monkeypatch.setattr(page, "limits", Limits(**limit))
-    assert expected in refused(page.classify(str(clip_file(tmp_path)), PACKAGED, "1x1"))
+@pytest.mark.parametrize(("limit", "expected"), [({"seconds": 1}, "lasts 2 s"), ({"pixels": 1000}, "128x128 pixels")])
+def test_videos_beyond_the_limits_are_refused(tmp_path, limit, expected):
+    said = Labeller(**{**SETTINGS, **limit}).label(str(clip_file(tmp_path)), PACKAGED, "1x1")
+    assert expected in refused(said)
+
+
+def test_large_files_are_refused(page, tmp_path):
+    page.limits = PageLimits(megabytes=0.001)
+    assert "send at most 0.001 MB" in refused(page.classify(str(clip_file(tmp_path)), PACKAGED, "1x1"))
 
 
 @pytest.mark.parametrize(("model", "views"), [("vov3d_m", "1x1"), ("/etc", "1x1"), (PACKAGED, "999x3")])
@@ -121,16 +136,15 @@ def test_only_what_the_page_offers_can_be_chosen(page, tmp_path, model, views):
     refused(page.classify(str(clip_file(tmp_path)), model, views))
 
 
-def test_weights_that_cannot_be_fetched_are_an_error_on_the_page(hub, tmp_path):
+def test_weights_that_cannot_be_fetched_are_an_error_on_the_page(hub):
     name = "x3d_xs.k400_ptv"
-    said = refused(build_app([name]).vov3d_page.classify(str(clip_file(tmp_path)), name, "1x1"))
-    assert name in said
+    assert name in refused(Labeller([name], 600, 10**7).load(name))
 
 
 @pytest.mark.parametrize("limit", [{"megabytes": 0}, {"seconds": float("nan")}, {"waiting": -1}])
 def test_limits_are_positive(limit):
     with pytest.raises(ValueError, match=f"{next(iter(limit))} is .* positive"):
-        Limits(**limit)
+        PageLimits(**limit)
 
 
 def test_a_page_without_models_is_refused():
@@ -142,6 +156,21 @@ def test_a_page_without_models_is_refused():
 def test_options_without_effect_are_refused(capsys, options):
     assert main(["demo", *options]) == 1
     assert f"{options[-2]} has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_decoder_that_ends_or_hangs_is_replaced(tmp_path):
+    worker, video = _Worker(SETTINGS, 60), str(clip_file(tmp_path, 7))
+    assert CLASSES[7] in worker.label(video, PACKAGED, "1x1")
+    worker._timeout = 1e-4
+    with pytest.raises(RuntimeError, match=r"took over 0\.0001 s and was ended"):
+        worker.label(video, PACKAGED, "10x3")
+    worker._timeout = 60
+    assert CLASSES[7] in worker.label(video, PACKAGED, "1x1")
+    worker._process.kill()
+    worker._process.wait()
+    assert CLASSES[7] in worker.label(video, PACKAGED, "1x1")
+    worker.close()
 
 
 # --- the page in a browser -------------------------------------------------------------------------------------------
@@ -207,7 +236,9 @@ def test_visitors_use_the_page_and_nothing_leaves_the_machine(tmp_path):
 def test_the_space_starts(tmp_path):
     port = free_port()
     app = str(EXAMPLES / "space" / "app.py")
-    code = f"import os, runpy; os.environ['GRADIO_SERVER_PORT'] = '{port}'; runpy.run_path({app!r}, run_name='__main__')"
+    code = (
+        f"import os, runpy; os.environ['GRADIO_SERVER_PORT'] = '{port}'; runpy.run_path({app!r}, run_name='__main__')"
+    )
     with server_process(["-c", code], port, tmp_path) as address:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         assert "vov3d" in opener.open(address, timeout=30).read().decode()

@@ -1,41 +1,35 @@
 """The web page of `vov3d demo --web`: drop a video, choose a model, see its labels. Needs the extra `demo`.
 
-Visitors are not trusted: files have limits of size, length and pixels, the model is one of a fixed list, requests wait
-in a queue of limited length, and uploads are deleted after an hour. The page loads nothing from other hosts and sends
-no usage data.
+Visitors are not trusted: files have limits of size, length and pixels, another process decodes them and may crash, the
+model is one of a fixed list, requests wait in a queue of limited length, and uploads are deleted after an hour. The page
+loads nothing from other hosts and sends no usage data.
 """
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from base64 import b64encode
-from collections import OrderedDict
+import weakref
 from collections.abc import Sequence
-from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from vov3d.deploy import optimize_for_inference
 from vov3d.extras import install
-from vov3d.models import create_model, list_pretrained
-from vov3d.models.names import model_name
+from vov3d.models import list_pretrained
+from vov3d.serving._labelling import error_card, note
 
-__all__ = ["VIEWS", "Limits", "build_app", "launch_app"]
+__all__ = ["VIEWS", "PageLimits", "build_app", "default_models", "launch_app"]
 
 VIEWS = ("1x1", "1x3", "2x3", "5x1", "10x3")
 """Numbers of clips and crops that a visitor can choose."""
 
 _EXAMPLES = (0, 5, 7, 9, 14, 17)  # classes of moving shapes
 _STREAM = "shapes_stream"  # a tag for `vov3d live`, not for whole clips
-_LOADED = 2  # models that are kept in memory
 _HOUR = 3600
-_SHAPES_ONLY = (
-    "This model knows only 20 motions of generated shapes. For human actions choose a model with k400 (Kinetics) or"
-    " ssv2 (Something-Something) in its name."
-)
-
+_LOADING = 900.0  # seconds to load a model, which may be downloaded
 _STYLE = """
 .vov3d-bar {margin: 0 0 .7rem}
 .vov3d-bar p {display: flex; justify-content: space-between; gap: 1rem; margin: 0 0 .2rem; overflow-wrap: anywhere}
@@ -55,13 +49,14 @@ _STYLE = """
 """
 
 
-class Limits:
+class PageLimits:
     """Limits of what a visitor may send.
 
     Args:
         megabytes: Size of a file.
         seconds: Length of a video.
         pixels: Pixels of a frame.
+        timeout: Seconds for one video.
         waiting: Requests that may wait.
 
     Raises:
@@ -69,34 +64,18 @@ class Limits:
     """
 
     def __init__(
-        self, megabytes: float = 100, seconds: float = 600, pixels: int = 4096 * 2304, waiting: int = 16
+        self,
+        megabytes: float = 100,
+        seconds: float = 600,
+        pixels: int = 4096 * 2304,
+        timeout: float = 120,
+        waiting: int = 16,
     ) -> None:
-        self.megabytes, self.seconds, self.pixels, self.waiting = megabytes, seconds, pixels, waiting
+        self.megabytes, self.seconds, self.pixels = megabytes, seconds, pixels
+        self.timeout, self.waiting = timeout, waiting
         for name, value in vars(self).items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}: a limit must be positive and finite")
-
-
-class _Models:
-    """Loads models when they are chosen, and keeps those used last."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
-        self._kept: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, name: str) -> tuple[Any, Any]:
-        """Returns a model and its optimized form."""
-        if name not in self.names:
-            raise ValueError(f"there is no model {name!r} on this page; choose one of {', '.join(self.names)}")
-        with self._lock:
-            if name not in self._kept:
-                model = create_model(model_name(name), pretrained=True).eval()
-                self._kept[name] = model, optimize_for_inference(model)
-            self._kept.move_to_end(name)
-            while len(self._kept) > _LOADED:
-                self._kept.popitem(last=False)
-            return self._kept[name]
 
 
 def default_models() -> list[str]:
@@ -105,7 +84,7 @@ def default_models() -> list[str]:
     return sorted(names, key=lambda name: not name.startswith("vov3d_n"))
 
 
-def build_app(models: Sequence[str] | None = None, limits: Limits | None = None) -> Any:
+def build_app(models: Sequence[str] | None = None, limits: PageLimits | None = None) -> Any:
     """Builds the page.
 
     Args:
@@ -121,13 +100,15 @@ def build_app(models: Sequence[str] | None = None, limits: Limits | None = None)
         ImportError: If Gradio is not installed.
     """
     gr = _gradio()
-    limits = limits or Limits()
+    limits = limits or PageLimits()
     names = default_models() if models is None else list(models)
     if not names:
         raise ValueError("models is empty: name at least one model for the page to offer")
-    page = _Page(_Models(names), limits)
+    page = _Page(names, limits)
     with gr.Blocks(title="vov3d", analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as app:
-        gr.Markdown("# vov3d\nEfficient 3D CNNs label the action in a video. Drop a video, record one, or try an example.")
+        gr.Markdown(
+            "# vov3d\nEfficient 3D CNNs label the action in a video. Drop a video, record one, or try an example."
+        )
         with gr.Row():
             with gr.Column(min_width=320):
                 video = gr.Video(
@@ -149,7 +130,7 @@ def build_app(models: Sequence[str] | None = None, limits: Limits | None = None)
                     cache_examples=False,
                 )
             with gr.Column(min_width=320):
-                labels = gr.HTML(_note("The labels will be shown here."), elem_id="labels")
+                labels = gr.HTML(note("The labels will be shown here."), elem_id="labels")
         inputs = [video, model, views]
         button.click(page.classify, inputs, labels, api_name="classify", scroll_to_output=True)
         examples.load_input_event.then(page.classify, inputs, labels, api_visibility="private", scroll_to_output=True)
@@ -173,7 +154,10 @@ def launch_app(app: Any, *, host: str = "127.0.0.1", port: int | None = None, bl
     Raises:
         OSError: If the port is taken.
     """
-    limits = app.vov3d_page.limits
+    page = app.vov3d_page
+    threading.Thread(
+        target=page.worker.load, args=[page.models[0]], daemon=True
+    ).start()  # the first visitor waits less
     _, address, _ = app.launch(
         server_name=host,
         server_port=port,
@@ -184,8 +168,8 @@ def launch_app(app: Any, *, host: str = "127.0.0.1", port: int | None = None, bl
         pwa=False,
         mcp_server=False,
         footer_links=[],
-        max_file_size=f"{limits.megabytes:g}mb",
-        allowed_paths=[str(app.vov3d_page.folder)],
+        max_file_size=f"{page.limits.megabytes:g}mb",
+        allowed_paths=[str(page.folder)],
         css=_STYLE,
         theme=_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         prevent_thread_lock=True,
@@ -196,10 +180,13 @@ def launch_app(app: Any, *, host: str = "127.0.0.1", port: int | None = None, bl
 
 
 class _Page:
-    """What the page computes for a visitor."""
+    """What the page does for a visitor."""
 
-    def __init__(self, models: _Models, limits: Limits) -> None:
-        self.models, self.limits = models, limits
+    def __init__(self, models: Sequence[str], limits: PageLimits) -> None:
+        self.models, self.limits = list(models), limits
+        self.worker = _Worker(
+            {"models": self.models, "seconds": limits.seconds, "pixels": limits.pixels}, limits.timeout
+        )
         self._folder = tempfile.TemporaryDirectory(prefix="vov3d-examples-")
         self.folder = Path(self._folder.name)
         self.examples = _made_examples(self.folder)
@@ -207,54 +194,93 @@ class _Page:
     def classify(self, video: str | None, model: str, views: str) -> str:
         """Returns the labels of a video and the frames that the network sees, as HTML; or why there are none."""
         try:
-            return self._classified(video, model, views)
-        except (ImportError, OSError, RuntimeError, ValueError) as error:
-            text = str(error)
-            if video:
-                text = text.replace(str(video), Path(video).name)
-            return f'<div class="vov3d-error" role="alert">{escape(text)}</div>'
+            self._check(video, model, views)
+            return self.worker.label(str(video), model, views)
+        except (OSError, RuntimeError, ValueError) as error:
+            return error_card(str(error))
 
-    def _classified(self, video: str | None, model: str, views: str) -> str:
-        from vov3d.video import VideoClassifier
-
+    def _check(self, video: str | None, model: str, views: str) -> None:
+        """Raises ValueError for a request that the page does not offer."""
         if not video:
             raise ValueError("There is no video yet: drop a file, record one with the camera, or click an example.")
+        if model not in self.models:
+            raise ValueError(f"There is no model {model!r} on this page: choose one of {', '.join(self.models)}.")
         if views not in VIEWS:
-            raise ValueError(f"views is {views!r}: choose one of {', '.join(VIEWS)}")
+            raise ValueError(f"There are no views {views!r}: choose one of {', '.join(VIEWS)}.")
         path = Path(video)
-        self._check(path)
-        begun = time.perf_counter()
-        _, fast = self.models.get(model)
-        loaded = time.perf_counter()
-        result = VideoClassifier(fast, views=views).result(path, topk=5)
-        seconds = time.perf_counter() - loaded
-        html = [_bar(prediction) for prediction in result.predictions]
-        html += [_note("Frames that the network sees"), _strip(result.frames), _time_line(result.clips, result.duration)]
-        html.append(_note(_took(seconds, loaded - begun, len(result.clips), views)))
-        if getattr(fast, "pretrained_cfg", {}).get("label_set") == "shapes":
-            html.append(_note(_SHAPES_ONLY))
-        return "".join(html)
-
-    def _check(self, path: Path) -> None:
-        """Raises ValueError for a file beyond the limits, before any frame is decoded."""
-        from vov3d.video import VideoReader
-
         if not path.is_file():
             raise ValueError("The video is no longer on the server: send it again.")
         megabytes = path.stat().st_size / 1e6
         if megabytes > self.limits.megabytes:
-            raise ValueError(f"{path.name} has {megabytes:.0f} MB; send at most {self.limits.megabytes:g} MB.")
-        with VideoReader(path) as reader:
-            if reader.duration > self.limits.seconds:
-                raise ValueError(
-                    f"{path.name} lasts {reader.duration:.0f} s; send at most {self.limits.seconds:g} s, such as the part"
-                    " with the action."
-                )
-            if reader.height * reader.width > self.limits.pixels:
-                raise ValueError(
-                    f"{path.name} has {reader.width}x{reader.height} pixels; send at most {self.limits.pixels / 1e6:.1f}"
-                    " million."
-                )
+            raise ValueError(f"{path.name} has {megabytes:.0f} MB: send at most {self.limits.megabytes:g} MB.")
+
+
+class _Worker:
+    """The process that reads and labels videos; started when it is needed, and again after it has ended.
+
+    Args:
+        settings: Arguments of the `Labeller`.
+        timeout: Seconds for one video, without loading the model.
+    """
+
+    def __init__(self, settings: dict[str, Any], timeout: float) -> None:
+        self._command = [sys.executable, "-m", "vov3d.serving._labelling", json.dumps(settings)]
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def label(self, video: str, model: str, views: str) -> str:
+        """Returns the labels of a video as HTML.
+
+        Raises:
+            RuntimeError: If the process ends before it answers.
+        """
+        with self._lock:
+            failure = self._answer(_LOADING, call="load", model=model)
+            return failure or self._answer(self._timeout, call="label", video=video, model=model, views=views)
+
+    def load(self, model: str) -> str:
+        """Loads a model; returns why this failed as HTML, or nothing."""
+        with self._lock:
+            return self._answer(_LOADING, call="load", model=model)
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _answer(self, seconds: float, **request: str) -> str:
+        """Sends a request and returns the answer; kills the process after some seconds."""
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            weakref.finalize(self, self._process.kill)
+        process, begun = self._process, time.monotonic()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        clock = threading.Timer(seconds, process.kill)
+        clock.start()
+        try:
+            print(json.dumps(request), file=process.stdin, flush=True)
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            clock.cancel()
+        if line:
+            return json.loads(line)
+        code = process.wait()
+        self.close()
+        if time.monotonic() - begun >= seconds:
+            raise RuntimeError(
+                f"This took over {seconds:g} s and was ended: send a shorter video, or choose fewer views."
+            )
+        raise RuntimeError(
+            f"The decoder or the model ended without an answer (exit code {code}): convert the video to H.264 in MP4, or"
+            " try again."
+        )
 
 
 def _gradio() -> Any:
@@ -280,60 +306,7 @@ def _made_examples(folder: Path) -> dict[str, Path]:
     return made
 
 
-# --- pieces of HTML --------------------------------------------------------------------------------------------------
-
-
-def _bar(prediction: Any) -> str:
-    """Returns a label with its score, above a bar as long as the score."""
-    width = 100 * min(max(prediction.score, 0.0), 1.0)
-    return (
-        f'<div class="vov3d-bar"><p><span>{escape(prediction.label)}</span><b>{escape(prediction.text)}</b></p>'
-        f'<div><div style="height:100%;width:{width:.1f}%"></div></div></div>'
-    )
-
-
-def _strip(frames: Any) -> str:
-    """Returns uint8 frames `(T, C, S, S)` as pictures side by side."""
-    pictures = [_data_address(frame) for frame in frames]
-    images = (f'<img src="{at}" alt="frame {number}">' for number, at in enumerate(pictures, 1))
-    return f'<div class="vov3d-strip">{"".join(images)}</div>'
-
-
-def _data_address(frame: Any) -> str:
-    """Returns a uint8 frame `(C, S, S)` as the address of a picture that holds its content."""
-    from PIL import Image
-
-    content = BytesIO()
-    Image.fromarray(frame.permute(1, 2, 0).cpu().numpy()).save(content, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + b64encode(content.getvalue()).decode()
-
-
-def _time_line(clips: list[list[float]], duration: float) -> str:
-    """Returns the video's time line with a mark for each frame of each clip; those of the shown clip in orange."""
-    shown = len(clips) // 2
-    order = [*range(shown), *range(shown + 1, len(clips)), shown]
-    marks = [
-        f'<i class="{"shown" if number == shown else ""}" style="left:{min(100 * at / duration, 99.5):.2f}%"></i>'
-        for number in order
-        for at in clips[number]
-    ]
-    return (
-        f'<div class="vov3d-line" role="img" aria-label="Times of the frames">{"".join(marks)}</div>'
-        f'<div class="vov3d-ends"><span>0 s</span><span>frames of the clips; the shown ones are orange</span>'
-        f"<span>{duration:.1f} s</span></div>"
-    )
-
-
-def _took(seconds: float, loading: float, clips: int, views: str) -> str:
-    text = f"{seconds:.2f} s for {clips} {'clip' if clips == 1 else 'clips'} ({views} views), decoding included"
-    return text + (f"; loading the model took {loading:.1f} s more" if loading > 0.05 else "")
-
-
-def _note(text: str) -> str:
-    return f'<p class="vov3d-note">{escape(text)}</p>'
-
-
-def _limits_text(limits: Limits) -> str:
+def _limits_text(limits: PageLimits) -> str:
     return (
         f"Up to {limits.megabytes:g} MB and {limits.seconds:g} s. Your video is sent to the machine that runs this page,"
         " and deleted there after an hour at most."
