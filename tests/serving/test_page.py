@@ -233,7 +233,7 @@ def test_visitors_use_the_page_and_nothing_leaves_the_machine(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_space_starts(tmp_path):
+def test_the_space_starts(tmp_path, monkeypatch):
     port = free_port()
     app = str(EXAMPLES / "space" / "app.py")
     code = (

@@ -1,8 +1,8 @@
 """The web page of `vov3d demo --web`: drop a video, choose a model, see its labels. Needs the extra `demo`.
 
 Visitors are not trusted: files have limits of size, length and pixels, another process decodes them and may crash, the
-model is one of a fixed list, requests wait in a queue of limited length, and uploads are deleted after an hour. The page
-loads nothing from other hosts and sends no usage data.
+model is one of a fixed list, requests wait in a queue of limited length, and uploads are deleted after an hour. The
+page loads nothing from other hosts and sends no usage data.
 """
 
 import json
@@ -41,7 +41,8 @@ _STYLE = """
 .vov3d-line {position: relative; height: 1.6rem; border-radius: .3rem; background: var(--border-color-primary)}
 .vov3d-line i {position: absolute; top: .2rem; bottom: .2rem; min-width: 2px; border-radius: 2px}
 .vov3d-line i {background: #3d6fd980} .vov3d-line i.shown {background: #d9663d}
-.vov3d-ends {display: flex; justify-content: space-between; gap: .5rem; margin: .2rem 0 .6rem; font-size: .85em; opacity: .75}
+.vov3d-ends {display: flex; justify-content: space-between; gap: .5rem; margin: .2rem 0 .6rem}
+.vov3d-ends {font-size: .85em; opacity: .75}
 .vov3d-ends span {white-space: nowrap} .vov3d-ends span:nth-child(2) {white-space: normal; text-align: center}
 .vov3d-video video {max-height: 22rem}
 .vov3d-error {border: 1px solid #c02f2f; border-radius: .4rem; padding: .8rem 1rem; overflow-wrap: anywhere}
@@ -278,8 +279,8 @@ class _Worker:
                 f"This took over {seconds:g} s and was ended: send a shorter video, or choose fewer views."
             )
         raise RuntimeError(
-            f"The decoder or the model ended without an answer (exit code {code}): convert the video to H.264 in MP4, or"
-            " try again."
+            f"The decoder or the model ended without an answer (exit code {code}): convert the video to H.264 in MP4,"
+            " or try again."
         )
 
 
@@ -308,6 +309,6 @@ def _made_examples(folder: Path) -> dict[str, Path]:
 
 def _limits_text(limits: PageLimits) -> str:
     return (
-        f"Up to {limits.megabytes:g} MB and {limits.seconds:g} s. Your video is sent to the machine that runs this page,"
-        " and deleted there after an hour at most."
+        f"Up to {limits.megabytes:g} MB and {limits.seconds:g} s. Your video is sent to the machine that runs this"
+        " page, and deleted there after an hour at most."
     )
