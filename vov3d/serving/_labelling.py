@@ -68,24 +68,32 @@ class Labeller:
             return error_card(str(error))
         return ""
 
-    def label(self, video: str, model: str, views: str) -> str:
-        """Returns the labels of a video and the frames that the network sees, as HTML; or why there are none."""
+    def label(self, video: str, model: str, views: str, explained: bool = False) -> str:
+        """Returns the labels of a video and the frames that the network sees, as HTML; or why there are none.
+
+        Args:
+            video: Path of the file.
+            model: One of the models.
+            views: Clips and crops, such as `"1x1"`.
+            explained: Whether a heat map shows what speaks for the best label.
+        """
         try:
-            return self._labelled(Path(video), model, views)
+            return self._labelled(Path(video), model, views, explained)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             return error_card(str(error).replace(video, Path(video).name))
 
-    def _labelled(self, video: Path, model: str, views: str) -> str:
+    def _labelled(self, video: Path, model: str, views: str, explained: bool) -> str:
         from vov3d.video import VideoClassifier
 
         self._check(video)
-        _, fast = self.models.get(model)
+        plain, fast = self.models.get(model)
         begun = time.perf_counter()
         result = VideoClassifier(fast, views=views).result(video, topk=5)
         seconds = time.perf_counter() - begun
         assert result.frames is not None
         html = [_bar(prediction) for prediction in result.predictions]
         html += [note("Frames that the network sees"), _strip(result.frames), _time_line(result.clips, result.duration)]
+        html.append(_explanation(plain, video, result.predictions) if explained else "")
         html.append(note(_took(seconds, len(result.clips), views)))
         if getattr(fast, "pretrained_cfg", {}).get("label_set") == "shapes":
             html.append(note(_SHAPES_ONLY))
@@ -118,6 +126,21 @@ def _bar(prediction: Any) -> str:
         f'<div class="vov3d-bar"><p><span>{escape(prediction.label)}</span><b>{escape(prediction.text)}</b></p>'
         f'<div><div style="height:100%;width:{width:.1f}%"></div></div></div>'
     )
+
+
+def _explanation(model: Any, video: Path, predictions: Sequence[Any]) -> str:
+    """Returns the frames with a heat map of what speaks for the best label, or why there is none."""
+    if not predictions:
+        return ""
+    best = predictions[0]
+    try:
+        from vov3d.interpret import explain
+        from vov3d.interpret.picture import heated
+
+        found = explain(model, video, best.index)
+    except (ImportError, ValueError) as error:
+        return note(f"No heat map: {error}")
+    return note(f'What speaks for "{best.label}": the lighter, the more') + _strip(heated(found.frames, found.map))
 
 
 def _strip(frames: Any) -> str:

@@ -121,6 +121,7 @@ def build_app(models: Sequence[str] | None = None, limits: PageLimits | None = N
                 with gr.Row():
                     model = gr.Dropdown(names, value=names[0], label="Model", min_width=220)
                     views = gr.Dropdown(list(VIEWS), value=VIEWS[0], label="Views (clips x crops)", min_width=120)
+                explained = gr.Checkbox(True, label="Show what speaks for the best label")
                 button = gr.Button("Label the video", variant="primary")
                 gr.Markdown(_limits_text(limits), elem_classes="vov3d-note")
                 examples = gr.Examples(
@@ -132,7 +133,7 @@ def build_app(models: Sequence[str] | None = None, limits: PageLimits | None = N
                 )
             with gr.Column(min_width=320):
                 labels = gr.HTML(note("The labels will be shown here."), elem_id="labels")
-        inputs = [video, model, views]
+        inputs = [video, model, views, explained]
         button.click(page.classify, inputs, labels, api_name="classify", scroll_to_output=True)
         examples.load_input_event.then(page.classify, inputs, labels, api_visibility="private", scroll_to_output=True)
     app.queue(max_size=limits.waiting, default_concurrency_limit=1)  # one request already uses all cores
@@ -192,11 +193,11 @@ class _Page:
         self.folder = Path(self._folder.name)
         self.examples = _made_examples(self.folder)
 
-    def classify(self, video: str | None, model: str, views: str) -> str:
+    def classify(self, video: str | None, model: str, views: str, explained: bool = False) -> str:
         """Returns the labels of a video and the frames that the network sees, as HTML; or why there are none."""
         try:
             self._check(video, model, views)
-            return self.worker.label(str(video), model, views)
+            return self.worker.label(str(video), model, views, explained)
         except (OSError, RuntimeError, ValueError) as error:
             return error_card(str(error))
 
@@ -230,15 +231,18 @@ class _Worker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def label(self, video: str, model: str, views: str) -> str:
-        """Returns the labels of a video as HTML.
+    def label(self, video: str, model: str, views: str, explained: bool = False) -> str:
+        """Returns the labels of a video as HTML, as `Labeller.label` does.
 
         Raises:
             RuntimeError: If the process ends before it answers.
         """
         with self._lock:
             failure = self._answer(_LOADING, call="load", model=model)
-            return failure or self._answer(self._timeout, call="label", video=video, model=model, views=views)
+            if failure:
+                return failure
+            request = dict(video=video, model=model, views=views, explained=explained)
+            return self._answer(self._timeout, call="label", **request)
 
     def load(self, model: str) -> str:
         """Loads a model; returns why this failed as HTML, or nothing."""
@@ -252,7 +256,7 @@ class _Worker:
             self._process.communicate()
             self._process = None
 
-    def _answer(self, seconds: float, **request: str) -> str:
+    def _answer(self, seconds: float, **request: Any) -> str:
         """Sends a request and returns the answer; kills the process after some seconds."""
         if self._process is None or self._process.poll() is not None:
             self.close()
