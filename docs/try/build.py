@@ -37,7 +37,7 @@ def write_model(target: Path) -> None:
     model: Any = vov3d.create_model(MODEL, pretrained=True).eval()
     cfg = model.pretrained_cfg
     file = target / f"{MODEL}.onnx"
-    vov3d.export(model, file)
+    vov3d.export(model, file, form="conv2d")
     configuration = {
         "file": file.name,
         "labels": vov3d.class_names(model),

@@ -191,3 +191,25 @@ def test_without_model_and_runtime_the_page_says_what_to_run(tmp_path):
         page.get_by_text("python docs/try/build.py").wait_for()
         assert "no model" in status(page)
         assert not page.locator(".try-columns").is_visible()
+
+
+ONCE = """async () => {
+    const model = document.getElementById("vov3d-try").tryModel();
+    const { frames, size } = model.configuration;
+    const crop = (frame) => Uint8ClampedArray.from({ length: 3 * size * size }, (_, i) => (7 * i + 31 * frame) % 256);
+    return (await model.classify(Array.from({ length: frames }, (_, frame) => crop(frame)))).scores;
+}"""
+
+
+@pytest.mark.slow
+def test_webgpu_gives_the_scores_of_webassembly():
+    needs_runtime()
+    with opened(DOCS, *WEBGPU) as page:
+        page.wait_for_selector("[data-label]", timeout=60_000)
+        if page.locator("[data-part=runtime] option").count() < 2:
+            pytest.skip("this browser has no WebGPU")
+        expected = page.evaluate(ONCE)
+        page.click("[data-input=file]")
+        page.select_option("[data-part=runtime]", "webgpu")
+        page.wait_for_function("document.getElementById('vov3d-try').tryModel().runtime === 'webgpu'", timeout=120_000)
+        assert page.evaluate(ONCE) == pytest.approx(expected, abs=1e-4)
