@@ -18,7 +18,8 @@ PROJECT = Path(__file__).parents[2]
 # From the top to the bottom: a room imports only from its own level and from those below it.
 LEVELS = [
     {"cli"},
-    {"live", "serving"},
+    {"serving"},
+    {"live", "interpret"},
     {"benchmark"},
     {"deploy", "adapters"},
     {"video", "synthetic"},
