@@ -1,6 +1,7 @@
 """The web page of `vov3d demo --web`: what a visitor sees, what is refused, and that it stays on this machine."""
 
 import re
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -63,6 +64,21 @@ def test_more_views_are_used(page, tmp_path):
     said = page.classify(str(clip_file(tmp_path)), PACKAGED, "2x3")
     assert said.count("<i class=") == 16
     assert "2 clips (2x3 views)" in said
+
+
+def test_a_heat_map_is_shown_on_request(page, tmp_path):
+    pytest.importorskip("pytorch_grad_cam")
+    pytest.importorskip("vov3d.interpret")
+    said = page.classify(str(clip_file(tmp_path, 7)), PACKAGED, "1x1", True)
+    assert said.count('src="data:image/jpeg;base64,') == 16
+    assert f"What speaks for &quot;{CLASSES[7]}&quot;" in said
+
+
+def test_without_the_extra_the_page_says_what_a_heat_map_needs(page, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vov3d.interpret", None)
+    said = page.classify(str(clip_file(tmp_path, 7)), PACKAGED, "1x1", True)
+    assert "No heat map: " in said
+    assert said.count('src="data:image/jpeg;base64,') == 8
 
 
 def test_examples_are_labelled_correctly(page):
@@ -252,4 +268,4 @@ def test_the_space_is_described_as_the_hub_expects():
     assert header["sdk"] == "gradio"
     assert (EXAMPLES / "space" / header["app_file"]).is_file()
     assert len(header["short_description"]) <= 60
-    assert "vov3d[demo]" in (EXAMPLES / "space" / "requirements.txt").read_text().splitlines()
+    assert "vov3d[demo,explain]" in (EXAMPLES / "space" / "requirements.txt").read_text().splitlines()

@@ -21,7 +21,7 @@ from vov3d.extras import install
 from vov3d.models import list_pretrained
 from vov3d.serving._labelling import error_card, note
 
-__all__ = ["VIEWS", "PageLimits", "build_app", "default_models", "launch_app"]
+__all__ = ["PageLimits", "build_app", "launch_app"]
 
 VIEWS = ("1x1", "1x3", "2x3", "5x1", "10x3")
 """Numbers of clips and crops that a visitor can choose."""
@@ -182,7 +182,7 @@ def launch_app(app: Any, *, host: str = "127.0.0.1", port: int | None = None, bl
 
 
 class _Page:
-    """What the page does for a visitor."""
+    """The examples of the page, its limits, and answers to its visitors."""
 
     def __init__(self, models: Sequence[str], limits: PageLimits) -> None:
         self.models, self.limits = list(models), limits
