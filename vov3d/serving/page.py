@@ -44,7 +44,7 @@ _STYLE = """
 .vov3d-ends {display: flex; justify-content: space-between; gap: .5rem; margin: .2rem 0 .6rem}
 .vov3d-ends {font-size: .85em; opacity: .75}
 .vov3d-ends span {white-space: nowrap} .vov3d-ends span:nth-child(2) {white-space: normal; text-align: center}
-.vov3d-video video {max-height: 22rem}
+.vov3d-video video {max-height: 22rem} .vov3d-video svg {pointer-events: none}
 .vov3d-error {border: 1px solid #c02f2f; border-radius: .4rem; padding: .8rem 1rem; overflow-wrap: anywhere}
 .vov3d-note {opacity: .75; font-size: .9em}
 """
