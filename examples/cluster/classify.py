@@ -11,6 +11,7 @@ or killed continues with the same command and does only what is missing.
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import sys
@@ -19,19 +20,19 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
+from reference.training.stopping import Stop, Stopped, say_stopped
 from tqdm import tqdm
 
 from cluster import results
 from cluster.decoding import Decoding
 from cluster.inputs import collect
 from cluster.stages import Decode, Model, Modelling, Write, names_table
-from reference.training.stopping import Stop, Stopped, say_stopped
 from vov3d.cli.arguments import positive, shard, span
 from vov3d.extras import install
 from vov3d.files import replacing
@@ -115,9 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     work.add_argument("--model-cpus", type=positive, metavar="N", help="without GPU: processes that run the model")
     work.add_argument("--timeout", type=span, default=60.0, metavar="TIME", help="for one video (default: 60s)")
     work.add_argument("--backend", choices=("pyav", "torchcodec"), help="decoder of files (default: pyav)")
-    work.add_argument(
-        "--block", type=positive, default=16, metavar="N", help="videos handed on together (default: 16)"
-    )
+    work.add_argument("--block", type=positive, default=16, metavar="N", help="videos handed on together (default: 16)")
     ray = parser.add_argument_group("Ray")
     ray.add_argument("--no-ray", action="store_true", help="one machine, no Ray: the same stages in a plain loop")
     ray.add_argument("--address", help="of a running Ray cluster, such as auto (default: one on this machine)")
@@ -133,14 +132,16 @@ def _count(text: str) -> int:
 def _classify(args: argparse.Namespace) -> int:
     _check(args)
     videos = results.shard_of(collect(args.videos, args.column), args.shard)
-    job = _job(args, videos)
-    finished = results.done(args.output)
-    todo = results.left(videos, finished)
-    job = Job(**{**vars(job), "videos": todo})
+    modelling = _modelling(args)
+    # with Ray a small look at the model, here it is the one that is used
+    model = Model(modelling if args.no_ray else replace(modelling, device="cpu"))
+    job = _job(args, modelling, model)
+    todo = results.left(videos, results.done(args.output))
+    job = replace(job, videos=todo)
     if len(todo) < len(videos):
         print(f"classify: {len(videos) - len(todo)} of {len(videos)} videos are done", file=sys.stderr)
     begun = time.monotonic()
-    counts, used = _run(args, job) if todo else ({}, {})
+    counts, used = _run(args, job, model) if todo else ({}, {})
     seconds = time.monotonic() - begun
     repeated = results.remove_repeats(args.output)
     if repeated:
@@ -171,9 +172,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _ray() -> Any:
-    # Ray reports its usage and looks for newer versions otherwise
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would report its usage
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of how Ray Data itself starts actors
     try:
         import ray
         import ray.data
@@ -182,10 +183,8 @@ def _ray() -> Any:
     return ray
 
 
-def _job(args: argparse.Namespace, videos: list[str]) -> Job:
-    """Checks the settings with a model on the CPU, and those of the folder of results."""
-    on_cpu = "cpu" if args.gpus == 0 else None
-    modelling = Modelling(
+def _modelling(args: argparse.Namespace) -> Modelling:
+    return Modelling(
         args.model,
         args.checkpoint,
         args.views,
@@ -195,25 +194,37 @@ def _job(args: argparse.Namespace, videos: list[str]) -> Job:
         args.topk,
         args.threshold,
         args.embedding,
-        on_cpu,
+        device="cpu" if args.gpus == 0 else None,
     )
-    model = Model(Modelling(**{**vars(modelling), "device": None if Path(args.model).suffix else "cpu"}))
+
+
+def _job(args: argparse.Namespace, modelling: Modelling, model: Model) -> Job:
+    """Returns what the stages need, without videos, after a check of the folder of results."""
     kept = ("views", "frames", "stride", "topk", "threshold", "embedding", "checkpoint", "antialias")
     settings = {"model": model.name, "weights": model.digest, **{key: getattr(modelling, key) for key in kept}}
     results.begin(args.output, settings)
     wanted = ("num_frames", "frame_stride", "sampling", "input_size", "test_input_size", "mean", "std", "interpolation")
     cfg = {key: model.cfg[key] for key in wanted if key in model.cfg}
     decoding = Decoding(cfg, model.clips, model.crops, args.timeout, os.getcwd(), args.backend, modelling.antialias)
-    folder = args.output.absolute()
-    processes = args.decode_cpus, args.model_cpus, args.gpus
-    return Job(videos, decoding, modelling, folder, args.shard, *processes, args.block, args.rows)
+    return Job(
+        [],
+        decoding,
+        modelling,
+        args.output.absolute(),
+        args.shard,
+        args.decode_cpus,
+        args.model_cpus,
+        args.gpus,
+        args.block,
+        args.rows,
+    )
 
 
-def _run(args: argparse.Namespace, job: Job) -> tuple[dict[str, float], dict[str, int]]:
+def _run(args: argparse.Namespace, job: Job, model: Model) -> tuple[dict[str, float], dict[str, int]]:
     """Runs the stages; returns what they counted, and how many processes each had."""
     counts: dict[str, float] = {}
     used: dict[str, int] = {}
-    written = _plainly(job, used) if args.no_ray else _on_ray(args, job, used)
+    written = _plainly(job, model, used) if args.no_ray else _on_ray(args, job, used)
     with tqdm(total=len(job.videos), unit="video", disable=None, smoothing=0.05) as bar:
         for each in written:
             counts = results.merged([counts, each])
@@ -225,11 +236,11 @@ def _run(args: argparse.Namespace, job: Job) -> tuple[dict[str, float], dict[str
 # --- without Ray -----------------------------------------------------------------------------------------------------
 
 
-def _plainly(job: Job, used: dict[str, int]) -> Iterator[dict[str, float]]:
+def _plainly(job: Job, model: Model, used: dict[str, int]) -> Iterator[dict[str, float]]:
     """Runs the stages in this process, with decoders beside it; yields what was written."""
     count = job.decoders or os.cpu_count() or 1
-    used |= {"decode": count, "model": 1, "write": 1}
-    model, write = Model(job.modelling), Write(job.folder, job.shard)
+    used |= {"decode": count, "model": 1, "write": 1, "gpus": int(model.on_gpu)}
+    write = Write(job.folder, job.shard)
     waiting: list[pa.Table] = []
     try:
         for views in _decoded(job, count):
@@ -290,7 +301,7 @@ def _on_ray(args: argparse.Namespace, job: Job, used: dict[str, int]) -> Iterato
     try:
         _start(args, ray, temporary)
         plan = _processes(job, ray.cluster_resources())
-        used |= {stage: plan[stage] for stage in ("decode", "model", "write")}
+        used |= {stage: plan[stage] for stage in ("decode", "model", "write", "gpus")}
         for start in range(0, len(job.videos), _WAVE):
             wave = list(_blocks(job.videos[start : start + _WAVE], job.block))
             for batch in _pipeline(ray, job, wave, plan).iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -318,6 +329,8 @@ def _start(args: argparse.Namespace, ray: Any, temporary: str | None) -> None:
         store = int(args.store_gb * 1e9) if args.store_gb else None
         options: dict[str, Any] = dict(_temp_dir=temporary, _node_ip_address="127.0.0.1")
         ray.init(num_cpus=args.cpus, include_dashboard=False, object_store_memory=store, **options, **common)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # classify has its own
     context.print_on_execution_start = False
@@ -337,7 +350,7 @@ def _processes(job: Job, resources: dict[str, float]) -> dict[str, Any]:
     models = gpus or job.models or cpus
     # More processes than cores share them: the system gives each stage what it needs.
     share = min(1.0, int(1e4 * _SHARE * cpus / (decoders + models)) / 1e4)
-    return {"decode": decoders, "model": models, "write": 1, "cpus": share, "gpus": 1 if gpus else 0}
+    return {"decode": decoders, "model": models, "write": 1, "cpus": share, "gpus": gpus}
 
 
 def _pipeline(ray: Any, job: Job, blocks: list[pa.Table], plan: dict[str, Any]) -> Any:
@@ -347,7 +360,8 @@ def _pipeline(ray: Any, job: Job, blocks: list[pa.Table], plan: dict[str, Any]) 
         # two blocks at an actor: one in work, one that waits
         return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
 
-    common: dict[str, Any] = dict(batch_format="pyarrow", max_restarts=-1, max_task_retries=-1)
+    # Ray Data starts lost actors again and repeats their blocks without being asked.
+    common: dict[str, Any] = dict(batch_format="pyarrow")
     return (
         ray.data.from_arrow(blocks)
         .map_batches(
@@ -364,7 +378,7 @@ def _pipeline(ray: Any, job: Job, blocks: list[pa.Table], plan: dict[str, Any]) 
             compute=pool(plan["model"]),
             fn_constructor_args=(job.modelling,),
             num_cpus=plan["cpus"],
-            num_gpus=plan["gpus"] or None,
+            num_gpus=1 if plan["gpus"] else None,
             **common,
         )
         .map_batches(
@@ -387,12 +401,13 @@ def _summarize(args: argparse.Namespace, counts: dict[str, float], used: dict[st
     print(f"{videos:.0f} videos, {counts['broken']:.0f} broken, in {seconds:.1f} s: {videos / seconds:.2f} videos/s")
     done = {"decode": videos, "model": videos - counts["broken"], "write": videos}
     stages = {}
-    for stage, count in used.items():
+    for stage, count in list(used.items())[:3]:
         busy, cpu = counts[f"{stage}_seconds"], counts.get(f"{stage}_cpu_seconds", 0.0)
         rate = done[stage] / busy if busy else 0.0
         part = 100 * busy / (count * seconds)
         print(f"  {stage:7} {count:3} processes, {part:5.1f}% busy, {rate:10.2f} videos/s each while busy")
         stages[stage] = {"processes": count, "videos": done[stage], "seconds": busy, "cpu_seconds": cpu}
+    stages["model"]["on_gpus"] = used["gpus"]
     summary = {"videos": videos, "broken": counts["broken"], "views": views, "seconds": seconds}
     summary |= {"bytes": counts["bytes"], "stages": stages}
     name = "_summary.json" if args.shard == (1, 1) else f"_summary-{args.shard[0]}-of-{args.shard[1]}.json"

@@ -109,7 +109,9 @@ class Decoder:
             if not self._answers.poll(self._decoding.timeout):
                 self.close()
                 limit = f"{self._decoding.timeout:g} s"
-                return Decoded(name, error=f"{name}: was not decoded within {limit} and given up; --timeout allows more")
+                return Decoded(
+                    name, error=f"{name}: was not decoded within {limit} and given up; --timeout allows more"
+                )
             found: Decoded = self._answers.recv()
             if found.shape[0]:
                 found.views = self._answers.recv_bytes()
@@ -134,7 +136,7 @@ class Decoder:
             raise RuntimeError(f"the process that decodes videos did not start within {_START:g} s")
         try:
             here.recv()
-        except EOFError:
+        except (EOFError, OSError):
             code = self._process.wait()
             self.close()
             raise RuntimeError(f"the process that decodes videos cannot start (exit status {code})") from None

@@ -145,7 +145,9 @@ def _paths(file: Path) -> list[str]:
     try:
         return pq.read_table(file, columns=["path"])["path"].to_pylist()
     except (pa.ArrowException, KeyError) as error:
-        raise ValueError(f"{file}: is no file of results ({error}); delete it, and its videos are done again") from error
+        raise ValueError(
+            f"{file}: is no file of results ({error}); delete it, and its videos are done again"
+        ) from error
 
 
 def _keep(file: Path, rows: Sequence[bool]) -> None:

@@ -123,12 +123,13 @@ class Model:
         crops: Crops of a clip.
         name: The model.
         digest: SHA-256 of its weights.
+        on_gpu: Whether it runs on a GPU.
     """
 
     def __init__(self, modelling: Modelling) -> None:
         import torch
-
         from reference.evaluation.models import best_device, load_model
+
         from vov3d.video import VideoClassifier, eval_transform
         from vov3d.video.predictions import check_threshold, check_topk
         from vov3d.video.settings import checked_cfg
@@ -150,6 +151,7 @@ class Model:
         )
         self.clips, self.crops = self._classifier.views
         self.cfg = dict(checked_cfg(self._network, modelling.stride, modelling.frames))
+        self.on_gpu = device.type != "cpu"
         self.name, self.digest = loaded.name, loaded.weights
         self._transform = eval_transform(self.cfg, self.crops, modelling.antialias)
         names = self._classifier.class_names
@@ -166,13 +168,14 @@ class Model:
             raise ValueError(
                 f"{self.name}: an exported file gives labels, not vectors; name the model that it was made from"
             )
-        compute = network.forward_features
+        inner = getattr(network, "model", network)  # of an optimized one, which may run a batch in pieces
+        compute = inner.forward_features
 
         def keeping(views: Any) -> Any:
             self._features.append(compute(views))
             return self._features[-1]
 
-        network.forward_features = keeping
+        inner.forward_features = keeping
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Returns the rows of results for a table of `VIEWS`; views of several videos share batches."""
@@ -181,9 +184,7 @@ class Model:
 
         begun, cpu = time.monotonic(), time.process_time()
         views, owners, weights = [], [], []
-        for row, (shape, each) in enumerate(
-            zip(table["shape"].to_pylist(), table["weights"].to_pylist(), strict=True)
-        ):
+        for row, (shape, each) in enumerate(zip(table["shape"].to_pylist(), table["weights"].to_pylist(), strict=True)):
             if shape[0]:
                 content = np.frombuffer(table["views"][row].as_buffer(), np.uint8).reshape(shape)
                 views += list(content)
@@ -227,7 +228,7 @@ class Model:
                 scores = task_of(network).scores(network(clips), network.pretrained_cfg.get("temperature") or 1.0)
             outputs = [scores.double().cpu()]
             if self._given.embedding:
-                features = self._features.pop()
+                features, self._features = torch.cat(self._features), []
                 outputs.append(network.forward_head(features, pre_logits=True).double().cpu())
         return tuple(outputs)
 

@@ -18,6 +18,7 @@ from vov3d.cli.arguments import (
     device,
     positive,
     say_what_it_knows,
+    shard,
     show_warnings,
 )
 from vov3d.deploy import load_exported, optimize_for_inference
@@ -63,6 +64,12 @@ def add_files(p: argparse.ArgumentParser) -> None:
         help="video files, folders of videos or of frames (00001.jpg ...), http(s) addresses; @LIST for a file that "
         "names them, one per line, - for the standard input",
     )
+    p.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="only the I-th of N equal shares of the videos, from 1: one for each task of a job array",
+    )
     p.epilog = "Exit codes: 0 success, 1 an error, named on stderr, 2 wrong arguments."
 
 
@@ -101,7 +108,7 @@ def _predict(args: argparse.Namespace) -> int:
 
         check_picture_name(args.picture)
         check_output(args.picture)
-    files = named_videos(args.files, "predict")
+    files = named_videos(args.files, "predict", args.shard)
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
