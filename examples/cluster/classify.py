@@ -10,6 +10,7 @@ or killed continues with the same command and does only what is missing.
 """
 
 import argparse
+import fcntl
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -297,8 +299,9 @@ def _blocks(videos: Sequence[str], size: int) -> Iterator[pa.Table]:
 def _on_ray(args: argparse.Namespace, job: Job, used: dict[str, int]) -> Iterator[dict[str, float]]:
     """Runs the stages as actors of Ray Data; yields what was written."""
     ray = _ray()
-    temporary = None if args.address else _temporary_folder()
-    try:
+    with ExitStack() as stack:
+        temporary = None if args.address else stack.enter_context(_temporary_folder())
+        stack.callback(ray.shutdown)
         _start(args, ray, temporary)
         plan = _processes(job, ray.cluster_resources())
         used |= {stage: plan[stage] for stage in ("decode", "model", "write", "gpus")}
@@ -306,16 +309,26 @@ def _on_ray(args: argparse.Namespace, job: Job, used: dict[str, int]) -> Iterato
             wave = list(_blocks(job.videos[start : start + _WAVE], job.block))
             for batch in _pipeline(ray, job, wave, plan).iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield from batch.to_pylist()
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """Gives a new folder for Ray's files, and removes those of killed runs, which are not locked.
+
+    It lies below /tmp where the user's own would make the names of sockets too long.
+    """
+    place = own if len(own := tempfile.gettempdir()) <= 24 else "/tmp"
+    for lock in Path(place).glob("ray-*/vov3d.lock"):
+        with suppress(OSError), lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="ray-", dir=place)
+    try:
+        with Path(folder, "vov3d.lock").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield folder
     finally:
-        ray.shutdown()
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _temporary_folder() -> str:
-    """Returns a new folder for Ray's files; below /tmp where the user's own would make names of sockets too long."""
-    own = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="ray-", dir=own if len(own) <= 24 else "/tmp")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(args: argparse.Namespace, ray: Any, temporary: str | None) -> None:

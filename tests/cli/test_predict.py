@@ -55,6 +55,19 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
+def test_shards_share_the_videos(capsys, tmp_path: Path) -> None:
+    for number in range(5):
+        write_video(tmp_path / f"{number}.mp4", num_frames=9)
+    seen = []
+    for shard in ("1/2", "2/2"):
+        code, text, _ = run(capsys, str(tmp_path), *MODEL, "--json", "--shard", shard)
+        assert code == 0
+        seen.append([Path(entry["file"]).stem for entry in json.loads(text)])
+    assert seen == [["0", "2", "4"], ["1", "3"]]
+    code, _, err = run(capsys, str(tmp_path), *MODEL, "--shard", "6/6")
+    assert (code, err) == (1, ["vov3d predict: --shard 6/6: there are only 5 videos; make fewer shards"])
+
+
 def test_folders_are_walked(capsys, clips: Path) -> None:
     code, text, err = run(capsys, str(clips), *MODEL, "--topk", "1")
     assert code == 1

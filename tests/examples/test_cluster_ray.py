@@ -99,6 +99,8 @@ def test_every_video_has_one_row_whatever_is_killed(videos: Path, start, tmp_pat
     kept = parts()
     assert kept < COUNT // 20
 
+    # Ray's two agents look for the rest once a minute
+    of_first = {process: name for process, name in of_first.items() if "Agent" not in name}
     end = time.monotonic() + 60
     while any(map(alive, of_first)) and time.monotonic() < end:
         time.sleep(0.2)
