@@ -90,7 +90,7 @@ def watch(command: list[str]) -> tuple[float, float, list[int]]:
     watched = Watched()
     while process.poll() is None:
         watched.look(process.pid)
-        time.sleep(0.25)
+        time.sleep(1)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with exit status {process.returncode}")
     return watched.seconds, time.monotonic() - begun, watched.memory

@@ -175,7 +175,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _ray() -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would report its usage
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors without GPU ask for the CPU themselves
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of how Ray Data itself starts actors
     try:
         import ray
@@ -186,9 +186,12 @@ def _ray() -> Any:
 
 
 def _modelling(args: argparse.Namespace) -> Modelling:
+    """Returns the model that is asked for; processes elsewhere start in other folders, so paths are made absolute."""
+    paths = [
+        os.path.abspath(given) if given and os.path.exists(given) else given for given in (args.model, args.checkpoint)
+    ]
     return Modelling(
-        args.model,
-        args.checkpoint,
+        *paths,
         args.views,
         args.frames,
         args.stride,

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
@@ -96,7 +97,8 @@ class Decoder:
         """Ends the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # while it waits for a disk that does not answer, it stays
+                self._process.wait(5)
             self._answers.close()
             self._process = None
 
