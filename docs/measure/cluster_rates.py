@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from cluster.decoding import Decoding, decode
@@ -86,7 +87,7 @@ def watch(command: list[str]) -> tuple[float, float, list[int]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples")])}
     begun = time.monotonic()
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, env={**environment, "OMP_NUM_THREADS": "1"}, stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(command, env={**environment, "OMP_NUM_THREADS": "1"}, stdout=quiet)
     watched = Watched()
     while process.poll() is None:
         watched.look(process.pid)
@@ -116,8 +117,9 @@ def measure(few: int, many: int, folder: Path) -> dict:
 def files(repeats: int = 15) -> dict[str, dict[str, float]]:
     """Returns the median processor time of a larger video in each stage, in seconds, by its views."""
     torch.set_num_threads(1)
-    model = vov3d.create_model("vov3d_m").eval()
-    fast, cfg = vov3d.optimize_for_inference(model), dict(model.pretrained_cfg)
+    model: Any = vov3d.create_model("vov3d_m").eval()
+    fast: Any = vov3d.optimize_for_inference(model)
+    cfg = dict(model.pretrained_cfg)
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         make_clip(Path(folder, "a.mp4"))

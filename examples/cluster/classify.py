@@ -187,11 +187,12 @@ def _ray() -> Any:
 
 def _modelling(args: argparse.Namespace) -> Modelling:
     """Returns the model that is asked for; processes elsewhere start in other folders, so paths are made absolute."""
-    paths = [
+    model, checkpoint = (
         os.path.abspath(given) if given and os.path.exists(given) else given for given in (args.model, args.checkpoint)
-    ]
+    )
     return Modelling(
-        *paths,
+        model,
+        checkpoint,
         args.views,
         args.frames,
         args.stride,
@@ -416,7 +417,7 @@ def _summarize(args: argparse.Namespace, counts: dict[str, float], used: dict[st
     videos, views = counts["videos"], counts["views"]
     print(f"{videos:.0f} videos, {counts['broken']:.0f} broken, in {seconds:.1f} s: {videos / seconds:.2f} videos/s")
     done = {"decode": videos, "model": videos - counts["broken"], "write": videos}
-    stages = {}
+    stages: dict[str, Any] = {}
     for stage, count in list(used.items())[:3]:
         busy, cpu = counts[f"{stage}_seconds"], counts.get(f"{stage}_cpu_seconds", 0.0)
         rate = done[stage] / busy if busy else 0.0
@@ -424,7 +425,7 @@ def _summarize(args: argparse.Namespace, counts: dict[str, float], used: dict[st
         print(f"  {stage:7} {count:3} processes, {part:5.1f}% busy, {rate:10.2f} videos/s each while busy")
         stages[stage] = {"processes": count, "videos": done[stage], "seconds": busy, "cpu_seconds": cpu}
     stages["model"]["on_gpus"] = used["gpus"]
-    summary = {"videos": videos, "broken": counts["broken"], "views": views, "seconds": seconds}
+    summary: dict[str, Any] = {"videos": videos, "broken": counts["broken"], "views": views, "seconds": seconds}
     summary |= {"bytes": counts["bytes"], "stages": stages}
     name = "_summary.json" if args.shard == (1, 1) else f"_summary-{args.shard[0]}-of-{args.shard[1]}.json"
     with replacing(args.output / name) as draft:

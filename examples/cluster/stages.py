@@ -194,8 +194,8 @@ class Model:
         means: dict[int, tuple[Any, ...]] = {}
         for row in dict.fromkeys(owners):
             own = [at for at, owner in enumerate(owners) if owner == row]
-            share = torch.tensor([weights[at] for at in own], dtype=torch.float64)
-            means[row] = tuple(((share @ part[own]) / share.sum()).float() for part in outputs)
+            counts = torch.tensor([weights[at] for at in own], dtype=torch.float64)
+            means[row] = tuple(((counts @ part[own]) / counts.sum()).float() for part in outputs)
         share = 1 / max(len(views), 1)
         spent = (time.monotonic() - begun) * share, (time.process_time() - cpu) * share
         return self._table(table, means, owners, spent)
