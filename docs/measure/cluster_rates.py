@@ -188,7 +188,10 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 stored["rounds"].append(measure(args.few, args.many, Path(folder)))
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    fill(PAGE, cluster=table(stored["rounds"]), cluster_files=file_table(stored["files"]))
+    parts = {"cluster_files": file_table(stored["files"])}
+    if "rounds" in stored:
+        parts["cluster"] = table(stored["rounds"])
+    fill(PAGE, **parts)
 
 
 if __name__ == "__main__":
