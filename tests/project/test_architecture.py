@@ -26,7 +26,7 @@ LEVELS = [
     {"models"},
     {"surgery", "weights"},
     {"labels", "layers"},
-    {"files", "extras"},
+    {"files", "extras", "memory"},
 ]
 CORE = {"torch", "timm", "huggingface_hub", "safetensors", "einops"}
 OF_AN_EXTRA = {"vov3d.adapters.transformers"}  # whose classes derive from another package's
