@@ -23,7 +23,7 @@ _GRACE = 30.0  # seconds after which it ends itself, should its parent be gone
 
 @dataclass(frozen=True)
 class Decoding:
-    """How videos are decoded.
+    """Settings of decoding.
 
     Attributes:
         cfg: The model's `pretrained_cfg`: frames, sampling, sizes and interpolation.
