@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from vov3d.deploy import export, load_exported, optimize_for_inference, streaming
     from vov3d.hub import convert, convert_state_dict, from_pretrained, publish, push_to_hub, save_pretrained
+    from vov3d.interpret import explain
     from vov3d.labels import class_names, load_labels
     from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
     from vov3d.live import StreamClassifier
@@ -53,6 +54,7 @@ __all__ = [
     "convert",
     "convert_state_dict",
     "create_model",
+    "explain",
     "export",
     "factorize",
     "fold_batchnorm",
@@ -80,6 +82,7 @@ _ROOMS = {
     "adapters": "",
     "deploy": "export load_exported optimize_for_inference streaming",
     "hub": "convert convert_state_dict from_pretrained publish push_to_hub save_pretrained",
+    "interpret": "explain",
     "labels": "class_names load_labels",
     "layers": "TOSA ClassifierHead3d ConvNormAct3d D2plus1D SqueezeExcite3d",
     "live": "StreamClassifier",

@@ -113,7 +113,7 @@ def _predict(args: argparse.Namespace) -> int:
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    model = _exported(args) or built_model(args, target)
+    model = exported_model(args) or built_model(args, target)
     say_what_it_knows("predict", model)
     failed = False
     classifier = classifier_for(args, model, len(files), args.threshold)
@@ -132,7 +132,7 @@ def _predict(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
+def exported_model(args: argparse.Namespace) -> torch.nn.Module | None:
     """Returns the model in an exported file, or None if `--model` is not one."""
     if Path(args.model).suffix not in FORMATS:
         return None
@@ -237,10 +237,9 @@ class _Json:
 
     def add(self, file: str, result: Any) -> None:
         """Prints the result of a file."""
-        entry: dict[str, Any] = {
-            "file": file,
-            "predictions": [_entry(p) for p in result.predictions],
-        }
+        from vov3d.video.predictions import as_dict
+
+        entry: dict[str, Any] = {"file": file, "predictions": [as_dict(p) for p in result.predictions]}
         if result.error is not None:
             entry["error"] = str(result.error)
         if self._random_weights:
@@ -251,17 +250,6 @@ class _Json:
     def close(self) -> None:
         """Ends the list."""
         print("\n]" if self._begun else "[]", flush=True)
-
-
-def _entry(prediction: Any) -> dict[str, Any]:
-    """Returns a prediction for JSON, with `value` in place of `score` for a regression, and each head's class."""
-    from vov3d.video.predictions import Combination, Value
-
-    score = "value" if isinstance(prediction, Value) else "score"
-    entry = {"label": prediction.label, "index": prediction.index, score: prediction.score}
-    if isinstance(prediction, Combination):
-        entry["heads"] = {head: _entry(part) for head, part in prediction.parts}
-    return entry
 
 
 def _json(value: Any) -> str:
