@@ -243,7 +243,7 @@ REFUSED = [
         tiny,
         "a.pt2",
         {"calibration": [1]},
-        "calibration is for int8, which torch.export files do not support; use .xml or .onnx",
+        "calibration is for int8, but torch.export files do not support it; use .xml or .onnx",
     ),
     (tiny, "a.onnx", {"dtype": "fp16"}, "ONNX files support fp32, int8, not 'fp16'"),
     (tiny, "a.xml", {"dtype": "fp8"}, "support fp32, fp16, bf16, int8, not 'fp8'"),

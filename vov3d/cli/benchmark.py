@@ -211,7 +211,7 @@ def _layer_text(table: dict[str, Any]) -> str:
     longest = sorted(sums.items(), key=lambda item: -sum(row["seconds"] for row in item[1]))
     lines += [head, *(_layer_cells(f"{len(same)} calls", name, same) for name, same in longest)]
     lines.append(_layer_cells(f"{len(rows)} calls", "all", rows))
-    title = "{model}  {backend} {dtype}, batch {batch}: {ms:.1f} ms untimed by operator".format(
+    title = "{model}  {backend} {dtype}, batch {batch}: {ms:.1f} ms as a whole".format(
         **table, ms=1e3 * table["seconds"]
     )
     aligned = _aligned(lines)

@@ -87,8 +87,9 @@ def export(
             (the same file size, computed in bf16 where the CPU has units for it).
         opset: For `.onnx`: version of the operators, 17 to 20; if None, 17 for `form="conv2d"`, which most runtimes
             read, else 18.
-        calibration: For `.xml`, and `.onnx` with `form="conv2d"`: clips `(B, C, T, H, W)`, normalised as the model
-            wants them, whose ranges quantise it to int8. A collection, not an iterator: it is read more than once. nncf takes up to 300.
+        calibration: For `.xml`, and for `.onnx` with `form="conv2d"`: clips `(B, C, T, H, W)`, normalised as the
+            model wants them, whose ranges quantise it to int8. A collection, not an iterator: it is read more than
+            once. nncf takes up to 300.
         samples: More clips for the comparison.
 
     Returns:
@@ -246,7 +247,7 @@ def check_path(path: Path, dtype: str, quantises: bool, form: str | None = None,
         raise ValueError(f"opset={opset}: it is for .onnx files, and from {OPSETS[0]} to {OPSETS[-1]}")
     if quantises and "int8" not in kind.dtypes:
         raise ValueError(
-            f"{path.name}: calibration is for int8, which {kind.title} files do not support; use .xml or .onnx"
+            f"{path.name}: calibration is for int8, but {kind.title} files do not support it; use .xml or .onnx"
         )
     if quantises and path.suffix == ".onnx" and form != "conv2d":
         raise ValueError(f"{path.name}: int8 needs form='conv2d' in ONNX files, or a file that ends in .xml")

@@ -50,12 +50,12 @@ class RuntimeModel(nn.Module):
     def __init__(self, model: Any, backend: str, dtype: torch.dtype) -> None:
         super().__init__()
         self.backend, self.dtype = backend, dtype
-        self.feature_info: Any = copy.deepcopy(model.feature_info)
         kind = FORMATS[_ENDINGS[backend]]
         with _folder() as folder:
             path = export(model, Path(folder) / f"model{_ENDINGS[backend]}", dtype=_DTYPES[dtype])
             self._files = {ending: path.with_suffix(ending).read_bytes() for ending in kind.files}
             self._load(path)
+        self.feature_info: Any = copy.deepcopy(model.feature_info)
         self.training = False
 
     def _load(self, path: Path) -> None:
