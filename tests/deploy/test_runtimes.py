@@ -140,10 +140,11 @@ def test_auto_takes_openvino_where_it_can(monkeypatch):
 
 
 def test_auto_says_so_if_the_conversion_fails(monkeypatch):
-    def fails(*_):
-        raise ExportError("model.xml is off by more than 0.0001")
+    class Fails(RuntimeModel):
+        def __init__(self, *_):
+            raise ExportError("model.xml is off by more than 0.0001")
 
-    monkeypatch.setattr(_runtimes, "RuntimeModel", fails)
+    monkeypatch.setattr(_runtimes, "RuntimeModel", Fails)
     monkeypatch.setattr(_runtimes, "find_spec", lambda name: name)
     with pytest.warns(RuntimeWarning, match=r"openvino is not used, since the conversion failed: model\.xml is off"):
         assert vov3d.optimize_for_inference(tiny(), backend="auto").backend == "torch"

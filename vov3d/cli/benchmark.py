@@ -136,10 +136,10 @@ def _benchmark(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, target: torch.device) -> None:
     """Raises ValueError for combinations that cannot run, before any work."""
-    if args.mode == "train" and (wrong := set(args.backends) - {"eager", "compile"}):
-        raise ValueError(f"--backends {wrong.pop()} cannot train; use eager or compile")
     if args.by_layer:
         _check_by_layer(args, target)
+    if args.mode == "train" and (wrong := set(args.backends) - {"eager", "compile"}):
+        raise ValueError(f"--backends {wrong.pop()} cannot train; use eager or compile")
     if args.table8 and args.mode == "train":
         raise ValueError("--table8 is about inference; leave out --mode train")
     if "fp16" in args.dtypes and target.type == "cpu":

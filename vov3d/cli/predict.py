@@ -27,8 +27,8 @@ from vov3d.models.names import model_name
 
 DEFAULT_MODEL = "vov3d_n"
 CONVERTED_FROM = 1000 * 16 * 224 * 224
-"""Frames x height x width of all views from which `--runtime auto` takes OpenVINO: it saves 30 ms of a view of VoV3D-M
-on two cores, and the conversion takes up to half a minute (docs/guides/export.md)."""
+"""Frames x height x width of all views from which `--runtime auto` takes OpenVINO: it saves 15 to 30 ms of a view of
+VoV3D-M on two cores, and the conversion takes tens of seconds (docs/guides/export.md)."""
 
 _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
 
