@@ -48,10 +48,10 @@ python docs/measure bf16_agreement --model vov3d_m a.mp4 b.mp4
 RULES = """## By layer
 
 `vov3d benchmark vov3d_m --by-layer` times every operator of the optimized form by itself. Beside the time it prints
-the operator's multiply-adds and the bytes of the tensors that it reads and writes, the least time that these allow by the
-measured matrix product and copy, and the ratio of the two times; then the sums by kind of operator. A ratio below 1
-means that the tensors were still in the cache. `--dtypes bf16`, `--batch 8` and `--backends eager` are other cases. The
-multiply-adds add up to those of `vov3d info`.
+the operator's operations (two for a multiply-add) and the bytes of the tensors that it reads and writes, the least time
+that these allow by the measured matrix product and copy, and the ratio of the two times; then the sums by kind of
+operator. A ratio below 1 means that the tensors were still in the cache. `--dtypes bf16`, `--batch 8` and
+`--backends eager` are other cases. The operations are twice the multiply-adds of `vov3d info`.
 
 ## Design decisions based on these measurements
 

@@ -290,7 +290,7 @@ def test_a_few_views_are_not_worth_a_conversion(capsys, tmp_path: Path, monkeypa
     monkeypatch.setattr("vov3d.deploy._runtimes.runtime_model", None)  # would convert
     code, plain, err = run(capsys, video)
     assert (code, len(err)) == (0, 1)  # what the model knows
-    code, text, err = run(capsys, video, "-v", "--views", "2x3")
+    code, _, err = run(capsys, video, "-v", "--views", "2x3")
     assert code == 0
     assert err[0].startswith("vov3d predict: computed by torch: OpenVINO pays off from 24500 views on, not for 6")
     assert run(capsys, video, "-v", "--runtime", "torch")[1] == plain
