@@ -59,6 +59,7 @@ __all__ = [
     "freeze_batchnorm",
     "from_pretrained",
     "is_model",
+    "keep_freed_memory",
     "list_models",
     "list_pretrained",
     "load_exported",
@@ -82,6 +83,7 @@ _ROOMS = {
     "labels": "class_names load_labels",
     "layers": "TOSA ClassifierHead3d ConvNormAct3d D2plus1D SqueezeExcite3d",
     "live": "StreamClassifier",
+    "memory": "keep_freed_memory",
     "models": "X3D VideoPretrainedCfg VoV3D WeightsError create_model is_model list_models list_pretrained"
     " measure_budget model_entrypoint",
     "surgery": "factorize fold_batchnorm freeze_batchnorm recalibrate replace_blocks",

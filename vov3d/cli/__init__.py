@@ -23,6 +23,7 @@ COMMANDS = {
     "info": ("info", "show parameters, multiply-adds, activations and shapes of a model"),
     "predict": ("predict", "label video files"),
     "live": ("live", "label a camera, an address or a file frame by frame"),
+    "serve": ("serve", "label videos that others send over HTTP"),
     "embed": ("embed", "turn videos into vectors for comparison"),
     "convert": ("weights", "convert checkpoints of PySlowFast and PyTorchVideo to folders, and back"),
     "publish": ("weights", "convert published weights and upload them to the Hub with their cards"),

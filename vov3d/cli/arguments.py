@@ -130,11 +130,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def say_what_it_knows(command: str, model: Any) -> None:
+def say_what_it_knows(command: str, model: Any, option: str = "--model ") -> None:
     """Prints one line on stderr if a model was trained on generated clips only, as the packaged one."""
     if getattr(model, "pretrained_cfg", {}).get("label_set") == "shapes":
         print(
             f"vov3d {command}: this model knows only 20 motions of generated shapes ('vov3d demo'); for human"
-            " actions use --model vov3d_m (Kinetics-400) or --model vov3d_m.ssv2_f16 (Something-Something)",
+            f" actions use {option}vov3d_m (Kinetics-400) or {option}vov3d_m.ssv2_f16 (Something-Something)",
             file=sys.stderr,
         )

@@ -118,7 +118,7 @@ def _predict(args: argparse.Namespace) -> int:
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    model = _exported(args)
+    model = exported_model(args)
     if model is None:
         model, why = _accelerated(args, _model(args), target, len(files) * clips * crops)
     else:
@@ -143,15 +143,16 @@ def _predict(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _exported(args: argparse.Namespace) -> torch.nn.Module | None:
+def exported_model(args: argparse.Namespace) -> torch.nn.Module | None:
     """Returns the model in an exported file, or None if `--model` is not one."""
     if Path(args.model).suffix not in FORMATS:
         return None
+    runtime = getattr(args, "runtime", "auto")  # not every command has it
     without_effect = {
         "--checkpoint": args.checkpoint is not None,
         "--random-weights": args.random_weights,
         f"--device {args.device}": device(args.device).type != "cpu",
-        f"--runtime {args.runtime}": args.runtime != "auto",
+        f"--runtime {runtime}": runtime != "auto",
     }
     for option, given in without_effect.items():
         if given:
@@ -273,10 +274,9 @@ class _Json:
 
     def add(self, file: str, result: Any) -> None:
         """Prints the result of a file."""
-        entry: dict[str, Any] = {
-            "file": file,
-            "predictions": [_entry(p) for p in result.predictions],
-        }
+        from vov3d.video.predictions import as_dict
+
+        entry: dict[str, Any] = {"file": file, "predictions": [as_dict(p) for p in result.predictions]}
         if result.error is not None:
             entry["error"] = str(result.error)
         if self._random_weights:
@@ -287,17 +287,6 @@ class _Json:
     def close(self) -> None:
         """Ends the list."""
         print("\n]" if self._begun else "[]", flush=True)
-
-
-def _entry(prediction: Any) -> dict[str, Any]:
-    """Returns a prediction for JSON, with `value` in place of `score` for a regression, and each head's class."""
-    from vov3d.video.predictions import Combination, Value
-
-    score = "value" if isinstance(prediction, Value) else "score"
-    entry = {"label": prediction.label, "index": prediction.index, score: prediction.score}
-    if isinstance(prediction, Combination):
-        entry["heads"] = {head: _entry(part) for head, part in prediction.parts}
-    return entry
 
 
 def _json(value: Any) -> str:

@@ -375,7 +375,7 @@ class VideoClassifier:
             raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
         window = SlidingWindow(self._cfg, self._transform, hop, fps, seconds)
         self.model.eval()
-        return ((at, self._best(self._run(_scores, clip).mean(0), topk)) for at, clip in window.clips(frames))
+        return ((at, self.named(self._run(_scores, clip).mean(0), topk)) for at, clip in window.clips(frames))
 
     def scores_over(
         self,
@@ -476,7 +476,7 @@ class VideoClassifier:
             if isinstance(scores, Exception):
                 yield Result(source, [], None, scores, self.views, [], 0.0, None)
             else:
-                best = self._best(scores, topk)
+                best = self.named(scores, topk)
                 yield Result(source, best, scores, None, self.views, opened.clips, opened.duration, shown)
 
     def _averaged(
@@ -504,8 +504,24 @@ class VideoClassifier:
                     yield event.source, opened, event.error or mean.finished(), shown
                     opened, mean, shown = None, None, None
 
-    def _best(self, scores: torch.Tensor, topk: int | None) -> Predictions:
-        """Returns the predictions that follow from the scores of a video."""
+    def scores_of(self, crops: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the scores of views that have been decoded, resized and cropped elsewhere, in one pass.
+
+        Args:
+            crops: uint8 `(T, C, S, S)` each, as `EvalTransform.cut` gives them.
+
+        Returns:
+            float64 `(B, num_classes)` on the CPU, one row a view.
+        """
+        return self._of_crops(_scores, crops)
+
+    def named(self, scores: torch.Tensor, topk: int | None = None) -> Predictions:
+        """Returns the predictions that follow from the scores of a video, `(num_classes,)`.
+
+        Args:
+            scores: the mean over the views.
+            topk: as for a call.
+        """
         return predictions_of(self.task, scores, self.class_names, topk, self._threshold)
 
     def _run(self, call: Call, views: torch.Tensor) -> torch.Tensor:

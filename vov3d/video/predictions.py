@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -80,6 +81,15 @@ class Predictions(list[Prediction]):
         cells = (f"<tr><td>{p.text}</td><td>{escape(p.label)}</td><td>{p.index}</td></tr>" for p in self)
         head = "value" if any(isinstance(p, Value) for p in self) else "score"
         return f"<table><tr><th>{head}</th><th>label</th><th>class</th></tr>{''.join(cells)}</table>"
+
+
+def as_dict(prediction: Prediction) -> dict[str, Any]:
+    """Returns a prediction for JSON, with `value` in place of `score` for a regression, and each head's class."""
+    score = "value" if isinstance(prediction, Value) else "score"
+    entry = {"label": prediction.label, "index": prediction.index, score: prediction.score}
+    if isinstance(prediction, Combination):
+        entry["heads"] = {head: as_dict(part) for head, part in prediction.parts}
+    return entry
 
 
 def line(prediction: Prediction) -> str:
