@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vov3d.labels import class_names, load_labels
     from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
     from vov3d.live import StreamClassifier
+    from vov3d.memory import keep_freed_memory
     from vov3d.models import (
         X3D,
         VideoPretrainedCfg,
