@@ -216,6 +216,14 @@ def test_everything_public_is_there_and_documented():
     assert set(vov3d.__all__) <= set(dir(vov3d))
 
 
+def test_type_checkers_see_every_public_name():
+    """The names are imported twice: for checkers and the site, which read the source, and on first use."""
+    body = modules()["vov3d"].body
+    (seen,) = (node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    names = {i.removeprefix("vov3d.").split(".")[-1] for i in imports(seen) if i.startswith("vov3d.")}
+    assert names == set(vov3d.__all__) - {"__version__"}
+
+
 # Modules that put files in place themselves, with the reason; all others use `vov3d.files.replacing`.
 PUTS_IN_PLACE = {
     "vov3d.files": "is what the others use",

@@ -125,7 +125,7 @@ def _predict(args: argparse.Namespace) -> int:
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    model = exported_model(args)
+    model = exported_model(args, args.runtime)
     if model is None:
         model, why = _accelerated(args, _model(args), target, len(files) * clips * crops)
     else:
@@ -150,11 +150,10 @@ def _predict(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def exported_model(args: argparse.Namespace) -> torch.nn.Module | None:
+def exported_model(args: argparse.Namespace, runtime: str = "auto") -> torch.nn.Module | None:
     """Returns the model in an exported file, or None if `--model` is not one."""
     if Path(args.model).suffix not in FORMATS:
         return None
-    runtime = getattr(args, "runtime", "auto")  # not every command has it
     without_effect = {
         "--checkpoint": args.checkpoint is not None,
         "--random-weights": args.random_weights,
