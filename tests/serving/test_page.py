@@ -67,7 +67,6 @@ def test_more_views_are_used(page, tmp_path):
 
 
 def test_a_heat_map_is_shown_on_request(page, tmp_path):
-    pytest.importorskip("pytorch_grad_cam")
     pytest.importorskip("vov3d.interpret")
     said = page.classify(str(clip_file(tmp_path, 7)), PACKAGED, "1x1", True)
     assert said.count('src="data:image/jpeg;base64,') == 16
