@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vov3d.deploy import export, load_exported, optimize_for_inference, streaming
     from vov3d.hub import convert, convert_state_dict, from_pretrained, publish, push_to_hub, save_pretrained
     from vov3d.labels import class_names, load_labels
-    from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
+    from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d, set_conv_forms
     from vov3d.live import StreamClassifier
     from vov3d.models import (
         X3D,
@@ -71,6 +71,7 @@ __all__ = [
     "recalibrate",
     "replace_blocks",
     "save_pretrained",
+    "set_conv_forms",
     "streaming",
 ]
 
@@ -80,7 +81,7 @@ _ROOMS = {
     "deploy": "export load_exported optimize_for_inference streaming",
     "hub": "convert convert_state_dict from_pretrained publish push_to_hub save_pretrained",
     "labels": "class_names load_labels",
-    "layers": "TOSA ClassifierHead3d ConvNormAct3d D2plus1D SqueezeExcite3d",
+    "layers": "TOSA ClassifierHead3d ConvNormAct3d D2plus1D SqueezeExcite3d set_conv_forms",
     "live": "StreamClassifier",
     "models": "X3D VideoPretrainedCfg VoV3D WeightsError create_model is_model list_models list_pretrained"
     " measure_budget model_entrypoint",
