@@ -139,7 +139,7 @@ class Chooser:
         self,
         key: Hashable,
         like: Hashable,
-        case: Callable[[], dict[str, Any]],
+        case: Callable[[], dict[str, Any]] | None,
         candidates: Candidates,
         wrong: Callable[[Outputs], str | None],
     ) -> str:
@@ -148,12 +148,12 @@ class Chooser:
         Args:
             key: What the choice depends on.
             like: The same without the sizes of the clips.
-            case: Returns the same as a dictionary for the file.
+            case: Returns the same as a dictionary for the file; None keeps the choice out of it.
             candidates: Calls by name; the first is the plain form.
             wrong: Returns what is wrong with results, None if they are right.
         """
         sizes = self._sizes.setdefault(like, Counter())
-        stored = self._stored.get(_identity(case())) if self._stored else None
+        stored = self._stored.get(_identity(case())) if self._stored and case else None
         if stored is not None and stored in candidates:
             form = stored
         elif sizes.total() >= MAX_SIZES:
@@ -162,9 +162,10 @@ class Chooser:
             choice = _undisturbed(lambda: measured(candidates, wrong, self.clock))
             form = choice.form
             sizes[form] += 1
-            self._warn(case(), choice)
-            if self._file is not None and choice.seconds:
-                _add(self._file, case(), choice)
+            if case is not None:
+                self._warn(case(), choice)
+                if self._file is not None and choice.seconds:
+                    _add(self._file, case(), choice)
         self._known[key] = form
         return form
 
@@ -369,14 +370,9 @@ def _restoring(policy: _Policy | ValueError, file: Path | None, stored: dict[str
 # --- convolutions ----------------------------------------------------------------------------------------------------
 
 
-def may_measure() -> bool:
-    """Returns whether a choice may depend on time: neither a compiler, a capture nor a deterministic mode is active."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.are_deterministic_algorithms_enabled()
-        or torch.backends.cudnn.deterministic
-        or is_captured()
-    )
+def _is_fixed() -> bool:
+    """Returns whether PyTorch is in a deterministic mode, where no choice may depend on time."""
+    return torch.are_deterministic_algorithms_enabled() or torch.backends.cudnn.deterministic
 
 
 def is_captured() -> bool:
@@ -426,9 +422,7 @@ def _name(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, conv
     if form != AUTO:
         fits = FORMS[form].fits(conv, last) and min(conv.lengths(tuple(x.shape[2:]))) > 0
         return form if fits else PLAIN
-    if torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled():
-        return PLAIN
-    if torch.backends.cudnn.deterministic:
+    if torch.compiler.is_compiling() or _is_fixed():
         return PLAIN
     grads = (x.requires_grad, weight.requires_grad) if torch.is_grad_enabled() else (False, False)
     tf32 = rounds_to_tf32() if x.dtype == torch.float32 else (False, False)
@@ -469,7 +463,7 @@ def _measure(
 def choose(
     key: Hashable,
     like: Hashable,
-    case: Callable[[], dict[str, Any]],
+    case: Callable[[], dict[str, Any]] | None,
     candidates: Candidates,
     wrong: Callable[[Outputs], str | None],
 ) -> str:
@@ -477,11 +471,9 @@ def choose(
 
     The first candidate is returned where nothing may be measured; see `Chooser.choose` for the arguments.
     """
+    if torch.compiler.is_compiling() or _is_fixed():
+        return next(iter(candidates))
     known = _chooser.known(key)
-    if known is not None and not _is_fixed():
+    if known is not None:
         return known
-    return _chooser.choose(key, like, case, candidates, wrong) if may_measure() else next(iter(candidates))
-
-
-def _is_fixed() -> bool:
-    return torch.are_deterministic_algorithms_enabled() or torch.backends.cudnn.deterministic
+    return next(iter(candidates)) if is_captured() else _chooser.choose(key, like, case, candidates, wrong)
