@@ -20,6 +20,10 @@ That of int8 was set by random weights; no trained ones were available.
 """
 
 
+FORMS = ("conv3d", "conv2d")
+"""Forms of a network: as it is, for clips of any size, or with 2D convolutions only, for clips of one size."""
+
+
 class Job(NamedTuple):
     """A model and its settings for a format to write.
 
@@ -30,6 +34,7 @@ class Job(NamedTuple):
         clip: Frames, height and width of a file with fixed sizes.
         dtype: A precision that the format supports.
         calibration: Clips `(B, C, T, H, W)` from which the ranges of int8 are computed.
+        opset: Version of ONNX's operators.
     """
 
     graph: nn.Module
@@ -38,6 +43,7 @@ class Job(NamedTuple):
     clip: tuple[int, int, int]
     dtype: str
     calibration: Iterable[torch.Tensor] | None
+    opset: int | None = None
 
 
 class Format(NamedTuple):
@@ -50,7 +56,7 @@ class Format(NamedTuple):
         reads: Packages that loading needs.
         writes: Packages that writing needs in addition.
         extra: Extra that installs them.
-        fixed: Whether a file takes clips of one size only.
+        forms: Forms of the network that it supports, the usual one first.
         files: Extensions of all files of one model, in the order in which they are put in place.
     """
 
@@ -60,7 +66,7 @@ class Format(NamedTuple):
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     extra: str = "deploy"
-    fixed: bool = False
+    forms: tuple[str, ...] = FORMS
     files: tuple[str, ...] = ()
 
 
