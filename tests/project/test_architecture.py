@@ -29,7 +29,8 @@ LEVELS = [
     {"files", "extras"},
 ]
 CORE = {"torch", "timm", "huggingface_hub", "safetensors", "einops"}
-OF_AN_EXTRA = {"vov3d.adapters.transformers"}  # whose classes derive from another package's
+# Whose classes derive from another package's, and kernels in the language of another package.
+OF_AN_EXTRA = {"vov3d.adapters.transformers", "vov3d.deploy._triton"}
 
 Trees = dict[str, ast.Module]
 

@@ -9,8 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-KERNELS = (1, 3, 5)
-"""Temporal and spatial kernel sizes."""
+VERSION = triton.__version__
 
 ACTS = ("none", "relu", "silu")
 
@@ -143,7 +142,8 @@ def depthwise(
 
     Args:
         x: Clips `(B, C, T, H, W)`, dense.
-        spatial: `(C, k, k)`, with `temporal`; otherwise the whole kernel `(C, t, k, k)`. Both are contiguous.
+        spatial: `(C, k, k)`, with `temporal`; otherwise the whole kernel `(C, t, k, k)`. Both are contiguous, and k and
+            t 1, 3 or 5.
         temporal: `(C, t)`, applied after `spatial` with nothing in between.
         bias: `(C,)`.
         stride: Stride in space. Padding keeps the length, and the size but for the stride.
