@@ -121,15 +121,15 @@ Build = Callable[[], Callable[[torch.Tensor], object]]
 @contextmanager
 def rounding(precision: str) -> Iterator[None]:
     """Allows TF32 for float32 where the precision says so."""
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    backends: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:
-            backend.allow_tf32 = precision != "fp32"  # type: ignore[attr-defined]
+            backend.allow_tf32 = precision != "fp32"
         yield
     finally:
         for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed  # type: ignore[attr-defined]
+            backend.allow_tf32 = allowed
 
 
 def network(name: str) -> nn.Module:

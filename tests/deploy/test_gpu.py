@@ -15,7 +15,7 @@ from vov3d.deploy import _gpu
 from vov3d.deploy._gpu import ChosenConvolution, FusedMiddle
 from vov3d.layers import choosing
 
-CASES = Path(__file__).parents[1] / "helpers/triton_cases.py"
+CASES = Path(__file__).with_name("triton_cases.py")
 CHANNELS_LAST = torch.channels_last_3d
 
 

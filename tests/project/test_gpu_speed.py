@@ -6,6 +6,7 @@ import gpu_speed
 import pytest
 import torch
 from pages import filled, part_of
+from torch import nn
 
 import vov3d
 from vov3d.layers import choosing
@@ -46,6 +47,12 @@ class StandIn(gpu_speed.Gpu):
         return {"device": "Stand-in 1", "torch": "2.14", "cuda": "13.0", "cudnn": 91500, "date": "2026-11-28"}
 
 
+def tiny(name):
+    """Returns a network in place of a named one."""
+    stem = vov3d.ConvNormAct3d(3, 4, kernel_size=3, stride=2)
+    return nn.Sequential(stem, vov3d.D2plus1D(4, 8, 4), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+
+
 @pytest.fixture
 def small(monkeypatch):
     """Reduces the plan to one network, two precisions and three batches, the largest of which does not fit."""
@@ -62,13 +69,13 @@ def small(monkeypatch):
         return original(gpu, row, call, left, size)
 
     monkeypatch.setattr(gpu_speed, "one_row", one_row)
-    monkeypatch.setattr(gpu_speed, "network", lambda name: vov3d.create_model("vov3d_n"))
+    monkeypatch.setattr(gpu_speed, "network", tiny)
     monkeypatch.setattr(gpu_speed, "to_label", lambda gpu, row: {"median": 2.0, "q1": 2.0, "q3": 2.0, "calls": 3})
 
 
 def run(file, minutes=10.0, gpu=None):
     gpu = gpu or StandIn()
-    gpu_speed.run(gpu, file, minutes, size=32, forms_batch=1)
+    gpu_speed.run(gpu, file, minutes, size=8, forms_batch=1)
     return json.loads(file.read_text())
 
 
@@ -129,7 +136,7 @@ def test_forms_are_kept_with_their_times(small, tmp_path, monkeypatch):
     monkeypatch.setattr(choosing, "ROUNDS", 1)
     gpu = StandIn()
     report = gpu_speed.Report(tmp_path / "a.json", gpu.machine())
-    gpu_speed.measure_forms(gpu, report, 32, 1)
+    gpu_speed.measure_forms(gpu, report, 8, 1)
     forms = json.loads((tmp_path / "a.json").read_text())["forms"]
     assert {choice["case"]["what"] for choice in forms} == {"convolution"}
     table = gpu_speed.forms_table(forms)

@@ -132,6 +132,7 @@ class FusedMiddle(nn.Module):
     def __init__(self, convs: Sequence[ChosenConvolution], gate: Gate | None, act: nn.Module) -> None:
         super().__init__()
         self.convs, self.gate = nn.Sequential(*convs), gate
+        self.shapes = tuple(tuple(conv.weight.shape) for conv in convs)
         self.act: nn.Module = act if type(convs[-1].act) is nn.Identity else nn.Identity()
         self.name = _ACTS[type(act)]
         self.stride = convs[0].stride[1]
@@ -146,7 +147,7 @@ class FusedMiddle(nn.Module):
             return self.modules_in_turn(x)
         assert triton is not None
         last = is_last(x)
-        like = (x.device, x.dtype, last, self._shape(), self.stride, self.gate is not None, self.name)
+        like = (x.device, x.dtype, last, self.shapes, self.stride, self.gate is not None, self.name)
         # The modules themselves are the first candidate, and what runs where nothing is measured.
         name = choose(
             (x.shape, *like),
@@ -157,11 +158,8 @@ class FusedMiddle(nn.Module):
         )
         return self.modules_in_turn(x) if name == "modules" else self.in_one_pass(x, triton.BLOCKS[last][name])
 
-    def _shape(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(tuple(conv.weight.shape) for conv in self.convs)
-
     def _case(self, x: torch.Tensor, last: bool) -> dict[str, Any]:
-        layers = {"kernels": [list(s) for s in self._shape()], "stride": self.stride, "activation": self.name}
+        layers = {"kernels": [list(s) for s in self.shapes], "stride": self.stride, "activation": self.name}
         clip = {"clip": list(x.shape), "channels_last": last, "dtype": str(x.dtype).removeprefix("torch.")}
         what = {"what": "depthwise part", "triton": getattr(kernels(), "VERSION", None)}
         return conditions(x.device) | what | clip | layers | {"gate": self.gate is not None}
@@ -229,10 +227,11 @@ class _Check:
         if not self.expected.numel():
             exact = copy.deepcopy(self.middle).double()
             clips = random_like(self.x)[[0, -1]].double().contiguous()
-            for conv in exact.convs:
+            layers: Any = exact.convs
+            for conv in layers:
                 clips = conv.act(F.conv3d(clips, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups))
             self.expected = exact.act(clips if exact.gate is None else exact.gate(clips))
-        taps = sum(conv.weight[0].numel() for conv in self.middle.convs)
+        taps = sum(torch.Size(shape[1:]).numel() for shape in self.middle.shapes)
         tf32 = y.dtype == torch.float32  # the gate's products may be rounded
         return differs(y[[0, -1]], self.expected, y.dtype, taps, tf32)
 

@@ -196,8 +196,9 @@ def _position(number: int, kernel: tuple[int, ...]) -> tuple[int, int, int]:
 def _in_layout(run: Function, layout: torch.memory_format) -> Function:
     def converted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, conv: Conv) -> torch.Tensor:
         back = torch.channels_last_3d if is_last(x) else torch.contiguous_format
-        y = run(x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout), bias, conv)
-        return y.contiguous(memory_format=back)
+        # The weight stays as it is: cuDNN converts it itself, and grouped convolutions on CPUs compute a wrong gradient
+        # of a channels-last weight for a single clip (torch 2.14).
+        return run(x.contiguous(memory_format=layout), weight, bias, conv).contiguous(memory_format=back)
 
     return converted
 
