@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from vov3d.deploy._fused import Bottleneck, Convolution, FrameWise, Gate, run_channels_last
-from vov3d.layers.choosing import choose, conditions, convolve
+from vov3d.layers.choosing import choose, conditions, convolve, on
 from vov3d.layers.conv import refuse_scripting, takes_other_forms
 from vov3d.layers.conv_forms import is_last
 from vov3d.layers.conv_reference import differs
@@ -149,14 +149,10 @@ class FusedMiddle(nn.Module):
         last = is_last(x)
         like = (x.device, x.dtype, last, self.shapes, self.stride, self.gate is not None, self.name)
         # The modules themselves are the first candidate, and what runs where nothing is measured.
-        name = choose(
-            (x.shape, *like),
-            like,
-            lambda: self._case(x, last),
-            _Candidates(self, x, triton.BLOCKS[last]),
-            _Check(self, x),
-        )
-        return self.modules_in_turn(x) if name == "modules" else self.in_one_pass(x, triton.BLOCKS[last][name])
+        candidates = _Candidates(self, x, triton.BLOCKS[last])
+        with on(x.device):
+            name = choose((x.shape, *like), like, lambda: self._case(x, last), candidates, _Check(self, x))
+            return self.modules_in_turn(x) if name == "modules" else self.in_one_pass(x, triton.BLOCKS[last][name])
 
     def _case(self, x: torch.Tensor, last: bool) -> dict[str, Any]:
         layers = {"kernels": [list(s) for s in self.shapes], "stride": self.stride, "activation": self.name}
@@ -259,4 +255,5 @@ class Layout:
         which = getattr(function, "__name__", type(function).__name__)  # forward_features, ...
         like = (self.model, which, *((x.dtype, x.device) for x in tensors))
         key = (like, *(x.shape for x in tensors))
-        return choose(key, like, None, calls, lambda outputs: None) == "channels_last"
+        with on(tensors[0].device):
+            return choose(key, like, None, calls, lambda outputs: None) == "channels_last"

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -193,15 +193,15 @@ def _undisturbed(call: Callable[[], Choice]) -> Choice:
     result: list[Choice] = []
     errors: list[BaseException] = []
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    on = torch.cuda.current_stream() if torch.cuda.is_available() else None
+    stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
 
     def target() -> None:
         try:
             with torch.inference_mode(inference), torch.set_grad_enabled(grad):
-                if on is None:
+                if stream is None:
                     result.append(call())
                 else:
-                    with torch.cuda.device(on.device), torch.cuda.stream(on):
+                    with torch.cuda.device(stream.device), torch.cuda.stream(stream):
                         result.append(call())
         except BaseException as e:
             errors.append(e)
@@ -375,6 +375,11 @@ def _is_fixed() -> bool:
     return torch.are_deterministic_algorithms_enabled() or torch.backends.cudnn.deterministic
 
 
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one, on which events are recorded and kernels start."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def is_captured() -> bool:
     """Returns whether the current stream is captured as a CUDA graph."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
@@ -457,7 +462,8 @@ def _measure(
 
     reference = Reference(x, weight, bias, conv, grads, tf32[0])
     candidates = {name: reference.call(name) for name in names}
-    return _chooser.choose((x.shape, *like), like, case, candidates, reference.wrong)
+    with on(x.device):
+        return _chooser.choose((x.shape, *like), like, case, candidates, reference.wrong)
 
 
 def choose(
