@@ -31,7 +31,8 @@ LEVELS = [
 ]
 CORE = {"torch", "timm", "huggingface_hub", "safetensors", "einops"}
 WITH_EXTRAS = ("vov3d.video", "vov3d.synthetic", "vov3d.live", "vov3d.interpret", "vov3d.serving")  # need `video`
-OF_AN_EXTRA = {"vov3d.adapters.transformers"}  # whose classes derive from another package's
+# Whose classes derive from another package's, and kernels in the language of another package.
+OF_AN_EXTRA = {"vov3d.adapters.transformers", "vov3d.deploy._triton"}
 
 Trees = dict[str, ast.Module]
 

@@ -3,7 +3,8 @@
 Batch norms are folded (`vov3d.fold_batchnorm`). Then, for any model: 3D convolutions keep clips channels-last, kernels
 of one frame run as 2D convolutions or matrix products, and an activation that is the only reader of a convolution is
 fused into it. For the blocks of this package: T-OSA's shortcut is merged into its aggregation, sums and gates work in
-place. Large batches of their models run in pieces. Modules that are not exactly of a known kind stay unchanged.
+place. Large batches of their models run in pieces. On GPUs the forms are measured (`_gpu.py`). Modules that are not
+exactly of a known kind stay unchanged.
 """
 
 import sys
@@ -26,8 +27,10 @@ from vov3d.deploy._fused import (
     is_mergeable,
     run_channels_last,
 )
+from vov3d.deploy._gpu import Layout, use_measured_forms
 from vov3d.deploy._streaming import StreamingNetwork
 from vov3d.layers import TOSA, D2plus1D
+from vov3d.layers.choosing import MEASURED
 from vov3d.models.family import family_of
 from vov3d.surgery.folding import fold_batchnorm, pairs
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
@@ -106,8 +109,12 @@ def optimize_for_inference(
     # torch.compile fuses more if it is given separate operations.
     onednn = not compile and dtype is not None and has_onednn(device.type, dtype)
     rewritten = _rewrite(fold_batchnorm(model), onednn, add_up=dtype == torch.float32)  # bf16 would round each sum
+    layout, per_clip = None, _is_per_clip(model)
+    if device.type in MEASURED and not compile:  # compilers get plain operations
+        rewritten = use_measured_forms(rewritten)
+        layout = Layout() if per_clip else None  # measuring calls a model often: others may have a state
     rewritten.requires_grad_(False).to(device, dtype)
-    return OptimizedModel(rewritten, device, dtype, compile, in_pieces=device.type == "cpu" and _is_per_clip(model))
+    return OptimizedModel(rewritten, device, dtype, compile, device.type == "cpu" and per_clip, layout)
 
 
 def _is_per_clip(model: nn.Module) -> bool:
@@ -134,12 +141,19 @@ class OptimizedModel(nn.Module):
     backend = "torch"
 
     def __init__(
-        self, model: nn.Module, device: torch.device, dtype: torch.dtype | None, compile: bool | str, in_pieces: bool
+        self,
+        model: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        compile: bool | str,
+        in_pieces: bool,
+        layout: Layout | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.device, self.dtype = device, dtype
         self._channels_last = True
+        self._layout = layout
         self._in_pieces = in_pieces
         if compile:
             model.compile(mode=compile if isinstance(compile, str) else None)
@@ -227,7 +241,7 @@ class OptimizedModel(nn.Module):
 
     def _laid_out(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls with channels-last clips, or with clips as given once the model's own code failed on that layout."""
-        if self._channels_last:
+        if self._channels_last and (self._layout is None or self._layout.is_channels_last(call, args, kwargs)):
             try:
                 return run_channels_last(call, args, kwargs)
             except RuntimeError:
