@@ -90,7 +90,7 @@ def measured(candidates: Candidates, wrong: Callable[[Outputs], str | None], clo
     for name, call in candidates.items():
         try:
             complaint = wrong(call())
-        except RuntimeError as e:  # out of memory, or no kernel for this precision
+        except Exception as e:  # out of memory, no kernel for this precision, a compiler that is missing
             complaint = (str(e).splitlines() or [type(e).__name__])[0]
         if complaint:
             refused[name] = complaint
