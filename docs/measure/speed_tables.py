@@ -60,8 +60,8 @@ operator. A ratio below 1 means that the tensors were still in the cache. `--dty
   backward (`_shifted.py`); elsewhere `conv3d` is used.
 - Batch norm, squeeze-and-excitation, activation and sum stay calls of their own in training. They were tried as
   autograd functions that normalise and activate in one call of oneDNN and compute the normalised map again in the
-  backward pass. On AVX2 with one thread the step was no faster: the statistics and their gradients still read the whole map, and the
-  exponential of SiLU takes as long in oneDNN as in PyTorch.
+  backward pass. On AVX2 with one thread the step was no faster: the statistics and their gradients still read the
+  whole map, and the exponential of SiLU takes as long in oneDNN as in PyTorch.
 - `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`python docs/measure speed batch`
   compares); the bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over
   16 MiB.
