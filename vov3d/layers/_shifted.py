@@ -132,9 +132,9 @@ def _gradients(
         if wanted[1] and len(x) > 1:
             ends, starts = (grad, x) if shift > 0 else (x, grad)
             pair = [ends[:-1, :, length - by :], starts[1:, :, :by]]
-            pair = [_frames(p.contiguous(memory_format=torch.channels_last_3d)) for p in pair]
-            seams = backward(*(pair if shift > 0 else pair[::-1]), kernel, (False, True))
-            dws[i] = dws[i].sub_(seams[1])
+            first, second = (_frames(p.contiguous(memory_format=torch.channels_last_3d)) for p in pair)
+            written_to, read_from = (first, second) if shift > 0 else (second, first)
+            dws[i] = dws[i].sub_(backward(written_to, read_from, kernel, (False, True))[1])
     return _clips(dx, len(x)) if wanted[0] else None, torch.stack(dws, 2) if wanted[1] else None
 
 
