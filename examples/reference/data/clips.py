@@ -122,6 +122,14 @@ def open_clips(source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool)
     return kind(source, cfg, recipe, train)
 
 
+def short_sides(clip: Any, size: int) -> tuple[int, int]:
+    """Returns the smallest and the largest short side in pixels from which crops of `size` pixels are cut."""
+    if clip.scales:
+        return clip.scales[0], clip.scales[1]
+    low, high = clip.zoom or (8 / 7, 10 / 7)  # 256 and 320 pixels for crops of 224, as in the paper
+    return round(size * low), round(size * high)
+
+
 class Clips(Dataset, ABC):
     """Base of both kinds of data sets."""
 
@@ -150,7 +158,7 @@ class VideoClips(Clips):
     def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
         super().__init__(source, cfg, recipe, train)
         size = cfg["input_size"][-1]
-        self._scales: tuple[int, int] = tuple(recipe.clip.scales) or (round(size * 8 / 7), round(size * 10 / 7))
+        self._scales = short_sides(recipe.clip, size)
         self._inverse, self._flip = recipe.clip.inverse_scales, recipe.clip.flip
         self._crop = train_transform(cfg, self._scales, recipe.clip.flip) if train else eval_transform(cfg)
 
