@@ -22,7 +22,7 @@ VIDEOS = {"k400": 19_906, "ssv1": 11_522, "ssv2": 24_777}
 """Videos for validation."""
 DISK = {"k400": 29, "ssv1": 25, "ssv2": 19}
 """GB of what has to be downloaded: of Kinetics-400 its validation part, else the whole set."""
-GPU, PEAK = "NVIDIA T4", Roofline(flops=65e12, bandwidth=320e9)  # its data sheet, in half precision
+GPU, PEAK = "NVIDIA T4", Roofline(flops=8.1e12, bandwidth=320e9)  # its data sheet, in float32
 SLOWER = 4.0
 """How many times longer than the least time that the peaks allow a view is assumed to take."""
 
@@ -55,13 +55,13 @@ def gpu_hours(name: str) -> float:
     """Returns the estimated hours of the GPU: videos x views x the least time of a view x `SLOWER`.
 
     The least time is the larger of its operations by the peak rate, and its counted activations, each written and read
-    once in half precision, by the peak bandwidth.
+    once in float32, by the peak bandwidth.
     """
     cfg = _cfg(name)
     size = (cfg.test_input_size or cfg.input_size)[-1]
     cost = measure_budget(name.split(".")[0], cfg.num_frames, size, num_classes=cfg.num_classes)
     views = VIDEOS[_data_of(name)] * cfg.views[0] * cfg.views[1]
-    return views * PEAK.seconds(cost, 1, 2) * SLOWER / 3600
+    return views * PEAK.seconds(cost, 1, 4) * SLOWER / 3600
 
 
 def _data_of(name: str) -> str:
