@@ -1,14 +1,14 @@
 """Fine-tunes `vov3d_n` on small sets of real videos, with controls, three seeds each.
 
     python docs/measure real_videos list
-    python docs/measure real_videos run --videos FOLDER      # trains what is missing; `--only gestures-tuned` some of it
-    python docs/measure real_videos report                   # writes docs/results/real_videos.md from what is there
+    python docs/measure real_videos run --videos FOLDER  # trains what is missing; `--only gestures-tuned` some of it
+    python docs/measure real_videos report               # writes docs/results/real_videos.md from what is there
 
 FOLDER/SET holds `train` and `val`, each with a folder of videos for each class; SET is one of the sets below. The recipe
-is `finetune` as users have it. Each video is decoded once and its frames stay in memory (3 GB at most), from which the
+is `finetune`, as users have it. Each video is decoded once and its frames stay in memory (3 GB at most), from which the
 trainer's own transforms cut the clips. A run leaves one JSON file in docs/results/real_videos; one that is there is not
-repeated, and one that was interrupted is resumed. Accuracy is that of the last epoch on the videos of `val`, one
-view each, averaged over the classes; nothing is chosen by it.
+repeated, and one that was interrupted is resumed. Accuracy is that of the last epoch on the videos of `val`, one view
+each, averaged over the classes; nothing is chosen by it.
 """
 
 import argparse
@@ -45,6 +45,7 @@ SETS = {  # with the keys that a user of such videos would set
 FORMER = {  # the recipe before it was tuned on these sets
     "model.drop_rate": "0.5",
     "clip.zoom": "[1.142857, 1.428571]",
+    "clip.color": "0",
     "clip.flip": "false",
     "optimizer.lr": "1e-3",
     "optimizer.layer_decay": "0.8",

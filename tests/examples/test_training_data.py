@@ -97,7 +97,7 @@ def test_validation_takes_the_middle_of_a_video(videos):
 
 def test_a_zoom_of_one_keeps_the_whole_of_a_square_video(videos):
     source, _ = read_source(str(videos), "train", recipe().data, recipe().shapes, None)
-    clips = open_clips(source, CFG | {"sampling": "segment"}, recipe(clip_zoom="[1, 1]"), train=True)
+    clips = open_clips(source, CFG | {"sampling": "segment"}, recipe(clip_zoom="[1, 1]", clip_color=0), train=True)
     clip = clips.__getitems__([(0, 1)]).clips[0]
     with VideoReader(source.files[1]) as reader:
         frames = eval_transform(CFG | {"test_input_size": None})(reader.read(range(reader.num_frames)))[0]

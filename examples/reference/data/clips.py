@@ -13,6 +13,7 @@ from reference.data.sources import Member, Source
 from reference.training.stopping import ignore_signals
 from reference.training.workers import Places, naming
 from vov3d.video import (
+    TrainTransform,
     VideoError,
     VideoReader,
     clip_indices,
@@ -160,7 +161,8 @@ class VideoClips(Clips):
         size = cfg["input_size"][-1]
         self._scales = short_sides(recipe.clip, size)
         self._inverse, self._flip = recipe.clip.inverse_scales, recipe.clip.flip
-        self._crop = train_transform(cfg, self._scales, recipe.clip.flip) if train else eval_transform(cfg)
+        self._color: float = recipe.clip.color
+        self._crop = self._train_transform(self._scales) if train else eval_transform(cfg)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """Decodes a batch."""
@@ -204,7 +206,10 @@ class VideoClips(Clips):
             return self._crop
         low, high = self._scales
         side = round(1 / rng.uniform(1 / high, 1 / low))
-        return train_transform(self.cfg, (side, side), self._flip)
+        return self._train_transform((side, side))
+
+    def _train_transform(self, scales: tuple[int, int]) -> TrainTransform:
+        return train_transform(self.cfg, scales, self._flip, color=self._color)
 
 
 class MemoryClips(Clips):

@@ -27,6 +27,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "shapes.val_clips": (1, _INFINITE),
     "shapes.frames": (1, _INFINITE),
     "shapes.size": (1, _INFINITE),
+    "clip.color": (0, 1),
     "mix.share": (0, 1),
     "distill.temperature": (0.01, _INFINITE),
     "distill.weight": (0, 1),
@@ -109,7 +110,7 @@ def _check_sizes(scales: list[Any], zoom: list[Any]) -> None:
     numbers = len(zoom) == 2 and all(type(v) in (int, float) for v in zoom)
     if zoom and not (numbers and 1 <= zoom[0] <= zoom[1] < _INFINITE):
         raise ValueError(
-            f"clip.zoom is {zoom!r}: expected two rising multiples of the crop, the first at least 1, such as [1.0, 1.2]"
+            f"clip.zoom is {zoom!r}: expected two rising multiples of the crop, from 1 on, such as [1.0, 1.2]"
         )
     if scales and zoom:
         raise ValueError(f"clip.scales={scales} and clip.zoom={zoom} say the same thing twice: set one to []")
