@@ -4,8 +4,8 @@
     python docs/measure real_videos run --videos FOLDER  # trains what is missing; `--only gestures-tuned` some of it
     python docs/measure real_videos report               # writes docs/results/real_videos.md from what is there
 
-FOLDER/SET holds `train` and `val`, each with a folder of videos for each class; SET is one of the sets below. The recipe
-is `finetune`, as users have it. Each video is decoded once and its frames stay in memory (3 GB at most), from which the
+FOLDER/SET holds `train` and `val`, each with a folder of videos for each class; SET is one of the sets below. The
+recipe is `finetune`, as users have it. Each video is decoded once and its frames stay in memory (3 GB at most), from which the
 trainer's own transforms cut the clips. A run leaves one JSON file in docs/results/real_videos; one that is there is not
 repeated, and one that was interrupted is resumed. Accuracy is that of the last epoch on the videos of `val`, one view
 each, averaged over the classes; nothing is chosen by it.
@@ -18,7 +18,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,9 +232,18 @@ def report(results: Path, page: Path) -> None:
     """Writes the tables of the page."""
     found = read(results)
     have = {run["data"] for run in found.values()}
-    missing = [run.name for run in PLAN if run.name not in found]
-    listed = ", ".join(f"`{name}`" for name in missing)
-    fill(page, missing=listed or "All runs are done.", **{name: table(found, name) for name in SETS if name in have})
+    fill(page, missing=missing(found), **{name: table(found, name) for name in SETS if name in have})
+
+
+def missing(found: Mapping[str, Any]) -> str:
+    """Returns the list of planned runs that are not there, in Markdown."""
+    lines = []
+    for name, kind in KINDS.items():
+        for data in SETS:
+            seeds = [run.seed for run in PLAN if (run.data, run.kind) == (data, name) and run.name not in found]
+            if seeds:
+                lines.append(f"- `{data}`, {kind.title}: {len(seeds)} of {len(kind.seeds)} seeds")
+    return "Not run yet:\n\n" + "\n".join(lines) if lines else "None."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
