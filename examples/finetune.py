@@ -32,7 +32,7 @@ class Clips(Dataset):
     def __init__(self, files: Any, cfg: dict[str, Any], train: bool, flip: bool = False) -> None:
         self.files, self.cfg, self.train = files, cfg, train
         size = cfg["input_size"][-1]
-        scales = (size, round(size * 1.35))  # from the whole height on: the action may be at the border
+        scales = (size, round(size * 1.25))  # from the whole height on: the action may be at the border
         self.transform = train_transform(cfg, scales, flip, color=0.4) if train else eval_transform(cfg)
 
     def __len__(self) -> int:

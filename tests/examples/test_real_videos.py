@@ -92,6 +92,7 @@ def test_runs_are_done_once_and_the_report_names_what_is_missing(tmp_path, monke
     real_videos.report(tmp_path / "found", page)
     text = page.read_text()
     assert "| from `vov3d_n` | 75.0 ± 0.0 | " in part_of(text, "fights")
+    assert "| the recipe | not run | 75.0 | not run |" in part_of(text, "choices")
     missing = part_of(text, "missing")
     assert "`fights`, from scratch: 3 of 3 seeds" in missing
     assert "`fights`, from `vov3d_n`:" not in missing
