@@ -24,7 +24,7 @@ DISK = {"k400": 29, "ssv1": 25, "ssv2": 19}
 """GB of what has to be downloaded: of Kinetics-400 its validation part, else the whole set."""
 GPU, PEAK = "NVIDIA T4", Roofline(flops=8.1e12, bandwidth=320e9)  # its data sheet, in float32
 SLOWER = 4.0
-"""How many times longer than the least time that the peaks allow a view is assumed to take."""
+"""Factor by which a view is assumed to take longer than the least time that the peaks allow."""
 
 _HEAD = ("command", "expected top-1, top-5", "views", f"hours on an {GPU}", "disk, GB")
 
