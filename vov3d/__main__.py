@@ -15,7 +15,9 @@ def run() -> int:
     # During imports there is nothing to clean up, and some modules turn KeyboardInterrupt into other errors.
     signal.signal(signal.SIGINT, _leave)
     from vov3d.cli import main
+    from vov3d.memory import keep_freed_memory
 
+    keep_freed_memory()
     try:
         return main(begin=lambda: signal.signal(signal.SIGINT, _interrupt))
     finally:

@@ -3,8 +3,9 @@
     python docs/measure stream_speed --threads 2
     python docs/measure stream_speed --threads 2 --exported   # files of ONNX Runtime and OpenVINO too: takes minutes
 
-Clip and frames are measured in turns, and the medians of the processor's time are taken where one thread runs, those of
-the wall clock elsewhere.
+PyTorchVideo's X3D-M, which has no streams, is timed on a clip where pytorchvideo is installed. Clip and frames are
+measured in turns, and the medians of the processor's time are taken where one thread runs, those of the wall clock
+elsewhere.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,11 @@ AT_ONCE = 4  # frames of a step, where labels may come that much later
 
 @dataclass
 class Way:
-    """Calls that one runtime offers: a clip, a frame, and several frames in one step where it takes them."""
+    """Calls that one runtime offers: a clip, a frame where it has streams, and several frames in one step."""
 
     clip: Callable[[], Any]
-    frame: Callable[[], Any]
-    frames: Callable[[], Any] | None
+    frame: Callable[[], Any] | None = None
+    frames: Callable[[], Any] | None = None
 
 
 def ways(name: str, size: int, exported: bool) -> dict[str, Way]:
@@ -66,15 +68,20 @@ def ways(name: str, size: int, exported: bool) -> dict[str, Way]:
         return run
 
     one, several = clip[:, :, 0], clip[:, :, :AT_ONCE]
-    return {
+    found = {
         title: Way(partial(whole, clip), step(part, one), step(part, several) if title in ours else None)
         for title, (whole, part) in pairs.items()
     }
+    if name == "x3d_m" and find_spec("pytorchvideo"):
+        from pytorchvideo.models.x3d import create_x3d
+
+        found["PyTorchVideo"] = Way(partial(create_x3d(input_clip_length=16, input_crop_size=size).eval(), clip))
+    return found
 
 
 def times_of(way: Way, rounds: int, clock: Callable[[], float]) -> list[float]:
     """Returns medians in milliseconds: of a clip, a frame, and a frame in steps of several; measured in turns."""
-    calls = [(way.clip, 1), (way.frame, 8)] + ([] if way.frames is None else [(way.frames, 4)])
+    calls = [(call, repeats) for call, repeats in ((way.clip, 1), (way.frame, 8), (way.frames, 4)) if call is not None]
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for (call, repeats), taken in zip(calls, times, strict=True):

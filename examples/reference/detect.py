@@ -52,6 +52,7 @@ from reference.evaluation.models import best_device
 from reference.training.stopping import Stop, Stopped, say_stopped
 from reference.training.workers import WorkerError
 from vov3d.cli.arguments import device, positive, show_warnings
+from vov3d.memory import keep_freed_memory
 from vov3d.synthetic.moving_scenes import ACTIONS
 
 SCENES = "scenes"
@@ -286,4 +287,5 @@ def _predict(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

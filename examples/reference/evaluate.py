@@ -44,6 +44,7 @@ from reference.training.stopping import Stop, Stopped, say_stopped
 from vov3d.cli.arguments import device, positive
 from vov3d.extras import install
 from vov3d.files import replacing
+from vov3d.memory import keep_freed_memory
 from vov3d.video import parse_views
 
 _PAIRS = 8  # pairs of classes in a comparison
@@ -426,4 +427,5 @@ def _write_csv(path: Path, table: Sequence[Sequence[Any]]) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

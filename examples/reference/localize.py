@@ -273,4 +273,5 @@ def embedded(classifier: VideoClassifier, about: dict[str, str], path: str) -> V
 
 
 if __name__ == "__main__":
+    vov3d.keep_freed_memory()
     sys.exit(main())

@@ -647,4 +647,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    vov3d.keep_freed_memory()
     sys.exit(main())

@@ -7,7 +7,8 @@ from helpers.task_models import NAMES, task_model
 
 import vov3d
 from vov3d.deploy._compare import compare
-from vov3d.deploy.graphs import frame_graph_of, graph_of
+from vov3d.deploy._conv2d import conv2d_graph_of
+from vov3d.deploy.graphs import graph_of
 from vov3d.live import StreamClassifier
 from vov3d.video import VideoClassifier
 from vov3d.weights.tasks import TASKS, task_of
@@ -16,7 +17,7 @@ CLOSE = dict(rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("graph_of_model", [graph_of, frame_graph_of])
+@pytest.mark.parametrize("graph_of_model", [graph_of, lambda model: conv2d_graph_of(model, (4, 32, 32))])
 def test_graphs_hold_the_scores_of_the_task(task, graph_of_model):
     model = task_model(task)
     graph, clip = graph_of_model(model).eval(), torch.randn(1, 3, 4, 32, 32)

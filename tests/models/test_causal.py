@@ -7,7 +7,6 @@ import torch
 from helpers.trained_like import as_trained
 
 import vov3d
-from vov3d.deploy.graphs import frame_graph_of
 from vov3d.layers import MIDDLE_CONVS, D2plus1D
 
 NARROW = dict(depths=(1, 2), num_classes=7, head_chs=16, hidden_chs=24, stem_chs=6, output_stride=8)
@@ -65,8 +64,6 @@ def test_optimized_and_exported_forms_have_equal_outputs(name, tmp_path):
         torch.testing.assert_close(fast(clip), model(clip), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(fast.forward_frames(clip), model.forward_frames(clip), rtol=1e-4, atol=1e-5)
     vov3d.export(model, tmp_path / "causal.pt2", frames=4, size=32)  # compares
-    with pytest.raises(ValueError, match="do not support causal models"):
-        frame_graph_of(model)
 
 
 def test_a_saved_model_is_causal_again(tmp_path):

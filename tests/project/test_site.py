@@ -35,7 +35,7 @@ def loaded(script):
 
 
 def test_every_picture_has_its_script():
-    pictures = [path for ending in ("png", "svg") for path in DOCS.glob(f"figures/*.{ending}")]
+    pictures = [path for ending in ("png", "svg", "webp") for path in DOCS.glob(f"figures/*.{ending}")]
     assert {p.stem.removesuffix("_dark") for p in pictures} == {p.stem for p in FIGURES}
 
 
@@ -52,7 +52,8 @@ def test_scripts_draw(script, tmp_path):
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
 def test_pictures_are_shown_with_their_script(script):
     pages = [DOCS.parent / "README.md", *DOCS.rglob("*.md")]
-    shown = [page for page in pages if f"figures/{script.stem}.png)" in page.read_text()]
+    names = [f"figures/{script.stem}.{ending})" for ending in ("png", "webp")]
+    shown = [page for page in pages if any(name in page.read_text() for name in names)]
     assert shown
     assert all(f"python docs/figures/{script.name}" in page.read_text() for page in shown)
 

@@ -1,6 +1,8 @@
 """The classifier gives the model the right views and averages its scores."""
 
+import base64
 import io
+import pickle
 import re
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from vov3d.video import (
     segment_indices,
 )
 from vov3d.video.decoders.pyav import PyAVFrames
+from vov3d.video.picture import draw_result
 
 
 @pytest.fixture
@@ -293,14 +296,49 @@ def test_predictions_are_a_table(path: Path, model: StandIn) -> None:
     assert "<b>" not in table
 
 
+def picture_in(html: str) -> Image.Image:
+    (data,) = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', html)
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'&"
+
+
+def test_a_notebook_shows_the_frames_beside_the_labels(path: Path, model: StandIn, tmp_path: Path) -> None:
+    classifier = VideoClassifier(model, class_names=[HOSTILE, *"bcdefg"])
+    result = classifier.result(path, topk=7)
+    for shown in (classifier(path, topk=7), result):
+        html = shown._repr_html_()
+        assert picture_in(html).size == (4 * 100 - 4, 96)
+        assert html.count("<img ") == 1
+        assert "onerror=alert(1)&gt;&quot;&#x27;&amp;" in html
+        assert len(html) < 40_000
+    assert path.name in result._repr_html_()
+    hostile = path.rename(path.with_name("<b>clip.mp4"))
+    assert "&lt;b&gt;clip" in classifier.result(hostile)._repr_html_()
+    (broken,) = classifier.results([tmp_path / "<i>none.mp4"], errors="return")
+    assert "no such file" in broken._repr_html_()
+    assert "<i>" not in broken._repr_html_()
+
+
+def test_frames_of_predictions_stay_out_of_lists_and_pickles(path: Path, model: StandIn) -> None:
+    classifier = VideoClassifier(model)
+    one = classifier(path)
+    assert one.frames.shape == (4, 3, 32, 32)
+    (listed,) = classifier([path])
+    again = pickle.loads(pickle.dumps(one))
+    assert (listed.frames, again.frames) == (None, None)
+    assert one == listed == again
+    assert type(again) is type(one)
+    assert "<img" not in listed._repr_html_()
+
+
 def test_a_result_is_drawn_as_a_picture(path: Path, model: StandIn, tmp_path: Path) -> None:
     classifier = VideoClassifier(model)
     result = classifier.result(path)
-    with Image.open(io.BytesIO(result._repr_png_() or b"")) as picture:
-        assert (picture.format, picture.width) == ("PNG", 1080)
+    assert draw_result(result).width == 1080
     assert len(repr(result)) < 1000
     (broken,) = classifier.results([tmp_path / "none.mp4"], errors="return")
-    assert broken._repr_png_() is None
     assert "no such file" in repr(broken)
 
 

@@ -100,14 +100,6 @@ def test_the_temperature_is_the_measured_one_and_softens_scores_alone(offline, t
     torch.testing.assert_close(vov3d.VideoClassifier(model).scores(frames.numpy()), expected[0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_form_on_frames_has_the_temperature_too(offline):
-    from vov3d.deploy.graphs import frame_graph_of
-
-    model = vov3d.create_model("vov3d_n", pretrained=True).eval()
-    x = clip_of(model)
-    torch.testing.assert_close(frame_graph_of(model)(x)[1], model.forward_dense(x), rtol=1e-4, atol=1e-5)
-
-
 def test_the_temperature_holds_for_those_weights_and_that_classifier_only(offline, tmp_path):
     assert vov3d.create_model("vov3d_n").temperature == 1
     assert vov3d.create_model("vov3d_m").temperature == 1

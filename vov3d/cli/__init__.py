@@ -18,11 +18,13 @@ import vov3d
 
 # The module of each command, and its summary in `vov3d --help`.
 COMMANDS = {
-    "demo": ("demo", "make clips, label them and show which labels are correct, without a network"),
+    "demo": ("demo", "label generated clips and show which labels are correct, or start a web page (--web)"),
     "list": ("zoo", "list the models and their published weights"),
     "info": ("info", "show parameters, multiply-adds, activations and shapes of a model"),
     "predict": ("predict", "label video files"),
     "live": ("live", "label a camera, an address or a file frame by frame"),
+    "serve": ("serve", "label videos that others send over HTTP"),
+    "explain": ("explain", "show where and when a video speaks for a label"),
     "embed": ("embed", "turn videos into vectors for comparison"),
     "convert": ("weights", "convert checkpoints of PySlowFast and PyTorchVideo to folders, and back"),
     "publish": ("weights", "convert published weights and upload them to the Hub with their cards"),

@@ -30,6 +30,14 @@ def span(text: str) -> float:
     return value
 
 
+def shard(text: str) -> tuple[int, int]:
+    """Parses `I/N`, the I-th of N shares, from 1: `3/64`."""
+    found = re.fullmatch(r"([1-9]\d{0,8})/([1-9]\d{0,8})", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, such as 3/64, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
 def device(name: str) -> torch.device:
     """Returns a device, after checking that it can be used here.
 
@@ -130,11 +138,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def say_what_it_knows(command: str, model: Any) -> None:
+def say_what_it_knows(command: str, model: Any, option: str = "--model ") -> None:
     """Prints one line on stderr if a model was trained on generated clips only, as the packaged one."""
     if getattr(model, "pretrained_cfg", {}).get("label_set") == "shapes":
         print(
             f"vov3d {command}: this model knows only 20 motions of generated shapes ('vov3d demo'); for human"
-            " actions use --model vov3d_m (Kinetics-400) or --model vov3d_m.ssv2_f16 (Something-Something)",
+            f" actions use {option}vov3d_m (Kinetics-400) or {option}vov3d_m.ssv2_f16 (Something-Something)",
             file=sys.stderr,
         )

@@ -11,7 +11,7 @@ import torch
 from vov3d.cli._files import videos_in
 from vov3d.cli.arguments import check_output, positive
 from vov3d.deploy import check_path, export_and_report
-from vov3d.deploy.formats import BOUNDS, FORMATS
+from vov3d.deploy.formats import BOUNDS, FORMATS, FORMS, OPSETS
 from vov3d.models import create_model
 from vov3d.models.names import model_name
 
@@ -33,6 +33,14 @@ def add_commands(commands: Any) -> None:
     weights.add_argument("--random-weights", action="store_true", help="no trained weights, to try the speed")
     p.add_argument("--frames", type=positive, metavar="T", help="frames of the file's clips (default: the tag's)")
     p.add_argument("--size", type=positive, metavar="S", help="their height and width (default: the tag's test crop)")
+    p.add_argument(
+        "--form",
+        choices=FORMS,
+        help="conv2d: 2D convolutions only and clips of one size, for runtimes without conv3d (TensorRT, WebGPU, NPUs)",
+    )
+    p.add_argument(
+        "--opset", type=int, metavar="N", help=f"for .onnx files: operators of version {OPSETS[0]} to {OPSETS[-1]}"
+    )
     kind = p.add_mutually_exclusive_group()
     kind.add_argument(
         "--dtype",
@@ -40,14 +48,18 @@ def add_commands(commands: Any) -> None:
         default="fp32",
         help="for .xml files: fp16 halves the file, bf16 also computes in bf16 if the CPU can (default: fp32)",
     )
-    kind.add_argument("--int8", metavar="FOLDER", help="for .xml files: int8, with ranges from the videos of a folder")
+    kind.add_argument(
+        "--int8",
+        metavar="FOLDER",
+        help="int8, with ranges from the videos of a folder: .xml, or .onnx of the form conv2d",
+    )
     p.add_argument("--video", nargs="+", default=[], metavar="FILE", help="compare on the middle clips of these too")
     p.set_defaults(run=_export)
 
 
 def _export(args: argparse.Namespace) -> int:
     output = Path(args.output)
-    form = check_path(output, args.dtype, args.int8 is not None)
+    kind = check_path(output, args.dtype, args.int8 is not None, args.form, args.opset)
     check_output(output)
     if args.random_weights:
         print("RANDOM WEIGHTS: the labels of this file mean nothing, only its speed is real", file=sys.stderr)
@@ -60,15 +72,17 @@ def _export(args: argparse.Namespace) -> int:
     report = export_and_report(
         model,
         output,
+        form=args.form,
         frames=args.frames,
         size=args.size,
         dtype=args.dtype,
+        opset=args.opset,
         calibration=_Clips(files, cfg) if files else None,
         samples=_Clips(args.video, cfg),
     )
-    size = sum(output.with_suffix(ending).stat().st_size for ending in form.files) / 1e6
-    print(f"written   {' and '.join(str(output.with_suffix(e)) for e in reversed(form.files))}")
-    print(f"format    {form.title}, {report.dtype}, {size:.1f} MB")
+    size = sum(output.with_suffix(ending).stat().st_size for ending in kind.files) / 1e6
+    print(f"written   {' and '.join(str(output.with_suffix(e)) for e in reversed(kind.files))}")
+    print(f"format    {kind.title}, {report.dtype}, {size:.1f} MB")
     for comparison in report.comparisons:
         print(f"compared  {comparison}")
     if not args.video and not files:

@@ -19,6 +19,8 @@ def add_commands(commands: Any) -> None:
         "--size", type=positive, help="height and width of the clip in pixels (default: the tag's test crop)"
     )
     p.add_argument("--conv", choices=MIDDLE_CONVS, help="another middle convolution (Table 4)")
+    p.add_argument("--layers", action="store_true", help="also print a table by stage and block")
+    p.add_argument("--time", action="store_true", help="also measure the share of time of each part, on the CPU")
     p.set_defaults(run=_info)
 
 
@@ -32,6 +34,10 @@ def _info(args: argparse.Namespace) -> int:
     budget = measure_budget(name, frames, size, **kwargs)
     _print_weights(cfg)
     _print_budget(budget, frames, size)
+    if args.layers or args.time:
+        # Time does not depend on the weights.
+        model: Any = create_model(name, **kwargs) if args.time else skeleton
+        print(f"\n{model.summary(frames, size, args.time)}")
     return 0
 
 

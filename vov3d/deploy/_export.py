@@ -16,12 +16,12 @@ from torch import nn
 
 from vov3d.deploy import _metadata
 from vov3d.deploy._compare import Comparison, compare
+from vov3d.deploy._conv2d import conv2d_graph_of
 from vov3d.deploy._exported import load_exported
-from vov3d.deploy._optimize import OptimizedModel
 from vov3d.deploy._stream_files import StreamGraph, compare_steps, stream_metadata
 from vov3d.deploy._streaming import StreamingNetwork
-from vov3d.deploy.formats import BOUNDS, Format, Job, format_of, require
-from vov3d.deploy.graphs import frame_graph_of, graph_of
+from vov3d.deploy.formats import BOUNDS, FORMS, OPSETS, Format, Job, format_of, require
+from vov3d.deploy.graphs import graph_of
 from vov3d.files import replacing
 from vov3d.layers import Stem3d
 from vov3d.surgery.hooks import has_hooks
@@ -52,9 +52,11 @@ def export(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
+    form: str | None = None,
     frames: int | None = None,
     size: int | None = None,
     dtype: str = "fp32",
+    opset: int | None = None,
     calibration: Iterable[torch.Tensor] | None = None,
     samples: Iterable[torch.Tensor] = (),
 ) -> Path:
@@ -63,7 +65,7 @@ def export(
     A classifier that pools by the average gets two outputs: `logits`, those of `forward`, and `probabilities` (of a
     regression `values`), those of `forward_dense`, which `VideoClassifier` and `vov3d predict` use. The file carries
     the model's configuration, with its task, and class names. `.onnx`, `.xml` and `.pt2` take any batch, frames, height
-    and width that the model takes.
+    and width that the model takes; with `form="conv2d"` any batch, but clips of one size.
 
     The bounds of the comparison, relative to the largest output: fp32 1e-4, fp16 0.01, bf16 0.05, int8 0.2; that of
     int8 applies to the logits of calibration clips and samples, which its ranges fit, not to noise.
@@ -74,13 +76,20 @@ def export(
             returns the new state with the outputs.
         path: The file to write; its extension selects the format: `.onnx`, `.xml` (OpenVINO, which writes a `.bin`
             beside it), `.pt2` (torch.export) or `.pte` (ExecuTorch). An existing file is replaced.
-        frames: Frames of the clips that the file is for; those of the model's configuration if None. A `.pte` file
-            takes no others.
+        form: `"conv3d"`, the network as it is, or `"conv2d"`: the same function with 2D convolutions only, norms
+            folded, and no tensor inside of more than four dimensions, for runtimes that have no (grouped) `conv3d`:
+            TensorRT, WebGPU, phones, NPUs. A `.pte` file and a stream are always of that form. None takes the usual
+            one of the format.
+        frames: Frames of the clips that the file is for; those of the model's configuration if None. A file of the
+            form `"conv2d"` takes no others.
         size: Their height and width in pixels; the test crop of the configuration if None.
         dtype: `"fp32"`; for `.xml` also `"fp16"` (weights in half precision, computed in fp32) or `"bf16"`
             (the same file size, computed in bf16 where the CPU has units for it).
-        calibration: For `.xml`: clips `(B, C, T, H, W)`, normalised as the model wants them, whose ranges quantise
-            it to int8. A collection, not an iterator: it is read more than once. nncf takes up to 300.
+        opset: For `.onnx`: version of the operators, 17 to 20; if None, 17 for `form="conv2d"`, which most runtimes
+            read, else 18.
+        calibration: For `.xml`, and for `.onnx` with `form="conv2d"`: clips `(B, C, T, H, W)`, normalised as the
+            model wants them, whose ranges quantise it to int8. A collection, not an iterator: it is read more than
+            once. nncf takes up to 300.
         samples: More clips for the comparison.
 
     Returns:
@@ -93,7 +102,15 @@ def export(
         ExportError: If the file differs from the model by more than the bound; no file is left.
     """
     return export_and_report(
-        model, path, frames=frames, size=size, dtype=dtype, calibration=calibration, samples=samples
+        model,
+        path,
+        form=form,
+        frames=frames,
+        size=size,
+        dtype=dtype,
+        opset=opset,
+        calibration=calibration,
+        samples=samples,
     ).path
 
 
@@ -101,9 +118,11 @@ def export_and_report(
     model: Any,
     path: str | os.PathLike[str],
     *,
+    form: str | None = None,
     frames: int | None = None,
     size: int | None = None,
     dtype: str = "fp32",
+    opset: int | None = None,
     calibration: Iterable[torch.Tensor] | None = None,
     samples: Iterable[torch.Tensor] = (),
 ) -> Report:
@@ -112,9 +131,11 @@ def export_and_report(
     Args:
         model: As for `export`.
         path: As for `export`.
+        form: As for `export`.
         frames: As for `export`.
         size: As for `export`.
         dtype: As for `export`.
+        opset: As for `export`.
         calibration: As for `export`.
         samples: Clips `(B, C, T, H, W)` for the comparison, besides generated ones.
 
@@ -125,30 +146,45 @@ def export_and_report(
         ValueError: As `export`.
     """
     path = Path(path)
-    form = check_path(path, dtype, calibration is not None)
+    kind = check_path(path, dtype, calibration is not None, form, opset)
     dtype = "int8" if calibration is not None else dtype
     _check_model(model)
     if calibration is not None and iter(calibration) is calibration:
         raise ValueError("calibration must be a collection of clips, such as a list: an iterator can be read only once")
     if isinstance(model, StreamingNetwork):
-        return _export_stream(model, path, form, size, dtype, frames, samples)
+        if form == "conv3d":
+            raise ValueError("a stream has no conv3d; leave out form")
+        return _export_stream(model, path, kind, size, dtype, opset, frames, samples)
+    form = form or kind.forms[0]
     min_size = next(m.min_size for m in model.modules() if isinstance(m, Stem3d))
     clip = _clip(model.pretrained_cfg, frames, size, min_size)
     source = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    graph = frame_graph_of(source) if form.fixed else graph_of(source)
-    metadata = _metadata.describe(model, clip[0], clip[1], graph.output_names, dtype, min_size, form.fixed)
-    job = Job(graph.eval(), metadata.to_strings(), model.in_chans, clip, dtype, calibration)
-    with _put_in_place(path, form) as written:
-        form.backend.write(job, written)
-        comparisons = _compare(source, written, form, job, samples)
+    graph = graph_of(source) if form == "conv3d" else conv2d_graph_of(source, clip)
+    metadata = _metadata.describe(model, clip[0], clip[1], graph.output_names, dtype, min_size, form == "conv2d")
+    metadata = dataclasses.replace(metadata, form=form)
+    job = Job(graph.eval(), metadata.to_strings(), model.in_chans, clip, dtype, calibration, _opset(opset, form))
+    with _put_in_place(path, kind) as written:
+        kind.backend.write(job, written)
+        comparisons = _compare(source, written, job, samples)
     return Report(path, dtype, comparisons)
 
 
+def _opset(opset: int | None, form: str) -> int:
+    return opset or (17 if form == "conv2d" else 18)
+
+
 def _export_stream(
-    stream: StreamingNetwork, path: Path, form: Format, size: int | None, dtype: str, frames: Any, samples: Any
+    stream: StreamingNetwork,
+    path: Path,
+    kind: Format,
+    size: int | None,
+    dtype: str,
+    opset: int | None,
+    frames: Any,
+    samples: Any,
 ) -> Report:
     """Exports a stream, which is compared step by step."""
-    if dtype == "int8" or form.fixed:
+    if dtype == "int8" or "conv3d" not in kind.forms:
         raise ValueError(f"{path.name}: streams are exported as .onnx, .xml and .pt2, and not in int8")
     if frames is not None or samples:
         raise ValueError("frames and samples would have no effect: a stream takes one frame at a time")
@@ -156,14 +192,15 @@ def _export_stream(
     source = copy.deepcopy(stream).cpu()
     graph = StreamGraph(source, clip[1:])
     metadata = _metadata.describe(stream, 1, clip[1], graph.output_names, dtype, stream.min_size, True)
-    metadata = dataclasses.replace(metadata, stream=stream_metadata(source, clip[1:]))
+    metadata = dataclasses.replace(metadata, stream=stream_metadata(source, clip[1:]), form="conv2d")
     cfg = {**metadata.pretrained_cfg, "num_frames": stream.pretrained_cfg["num_frames"]}
     if stream.temperature != 1:
         cfg["temperature"] = stream.temperature
     metadata = dataclasses.replace(metadata, pretrained_cfg=cfg)
-    job = Job(graph.eval(), metadata.to_strings(), stream.in_chans, clip, dtype, None)
-    with _put_in_place(path, form) as written:
-        form.backend.write(job, written)
+    opset = _opset(opset, "conv2d")
+    job = Job(graph.eval(), metadata.to_strings(), stream.in_chans, clip, dtype, None, opset)
+    with _put_in_place(path, kind) as written:
+        kind.backend.write(job, written)
         comparisons = list(compare_steps(source, load_exported(written), clip[1:]))  # type: ignore[arg-type]
         for result in comparisons:
             if result.relative > BOUNDS[dtype]:
@@ -172,48 +209,60 @@ def _export_stream(
 
 
 @contextmanager
-def _put_in_place(path: Path, form: Format) -> Iterator[Path]:
+def _put_in_place(path: Path, kind: Format) -> Iterator[Path]:
     """Yields a path of the same name in a temporary folder; then puts its files in place, all of them or none.
 
     Some formats store the name of their file, so a draft of another name would not do.
     """
     with ExitStack() as stack:
-        # the first of `form.files` is put in place first: the last one entered
-        drafts = [(ending, stack.enter_context(replacing(path.with_suffix(ending)))) for ending in form.files[::-1]]
+        # the first of `kind.files` is put in place first: the last one entered
+        drafts = [(ending, stack.enter_context(replacing(path.with_suffix(ending)))) for ending in kind.files[::-1]]
         written = Path(stack.enter_context(TemporaryDirectory(prefix="vov3d-export-"))) / path.name
         yield written
         for ending, draft in drafts:
             shutil.copyfile(written.with_suffix(ending), draft)
 
 
-def check_path(path: Path, dtype: str, quantises: bool) -> Format:
+def check_path(path: Path, dtype: str, quantises: bool, form: str | None = None, opset: int | None = None) -> Format:
     """Returns the format of a path, if it can be written.
 
     Args:
         path: The file to write.
         dtype: Precision of the file.
         quantises: Whether calibration clips were given.
+        form: `"conv3d"`, `"conv2d"`, or None for the usual one of the format.
+        opset: Version of ONNX's operators, if one is asked for.
 
     Raises:
-        ValueError: If there is no such format, or it does not support the dtype.
+        ValueError: If there is no such format, or it does not support the dtype, the form or the opset.
         FileNotFoundError: If the folder does not exist.
         ImportError: If a package is missing.
     """
-    form = format_of(path)
-    if quantises and "int8" not in form.dtypes:
-        raise ValueError(f"{path.name}: calibration is for int8, which {form.title} files do not support; use .xml")
+    kind = format_of(path)
+    if form is not None and form not in FORMS:
+        raise ValueError(f"form must be {' or '.join(map(repr, FORMS))}, got {form!r}")
+    if form is not None and form not in kind.forms:
+        raise ValueError(f"{path.name}: {kind.title} files are of the form {', '.join(kind.forms)}, not {form!r}")
+    if opset is not None and (path.suffix != ".onnx" or opset not in OPSETS):
+        raise ValueError(f"opset={opset}: it is for .onnx files, and from {OPSETS[0]} to {OPSETS[-1]}")
+    if quantises and "int8" not in kind.dtypes:
+        raise ValueError(
+            f"{path.name}: calibration is for int8, but {kind.title} files do not support it; use .xml or .onnx"
+        )
+    if quantises and path.suffix == ".onnx" and form != "conv2d":
+        raise ValueError(f"{path.name}: int8 needs form='conv2d' in ONNX files, or a file that ends in .xml")
     if quantises and dtype != "fp32":
         raise ValueError(f"dtype={dtype!r} and calibration, which makes the file int8, exclude each other")
     if not quantises and dtype == "int8":
         raise ValueError("int8 needs calibration clips")
-    if dtype not in form.dtypes:
-        raise ValueError(f"{path.name}: {form.title} files support {', '.join(form.dtypes)}, not {dtype!r}")
-    require(path, (*form.reads, *form.writes, *(("nncf",) if quantises else ())), form.extra)
+    if dtype not in kind.dtypes:
+        raise ValueError(f"{path.name}: {kind.title} files support {', '.join(kind.dtypes)}, not {dtype!r}")
+    require(path, (*kind.reads, *kind.writes, *(("nncf",) if quantises else ())), kind.extra)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
-    return form
+    return kind
 
 
 def _clip(cfg: dict[str, Any], frames: int | None, size: int | None, min_size: int) -> tuple[int, int, int]:
@@ -226,7 +275,7 @@ def _clip(cfg: dict[str, Any], frames: int | None, size: int | None, min_size: i
 
 
 def _check_model(model: Any) -> None:
-    if isinstance(model, OptimizedModel):
+    if isinstance(getattr(model, "backend", None), str):  # of OptimizedModel and RuntimeModel
         raise ValueError("an optimized model cannot be exported; export the one it was made from")
     if not getattr(model, "pretrained_cfg", {}).get("architecture") or not hasattr(model, "feature_info"):
         raise ValueError(
@@ -243,7 +292,7 @@ def _check_model(model: Any) -> None:
             raise ValueError(f"{name} is {tensor.dtype}, but only float32 models can be exported; call model.float()")
 
 
-def _compare(source: Any, written: Path, form: Format, job: Job, samples: Iterable[torch.Tensor]) -> list[Comparison]:
+def _compare(source: Any, written: Path, job: Job, samples: Iterable[torch.Tensor]) -> list[Comparison]:
     """Compares the written file with its source.
 
     Raises:
@@ -251,8 +300,9 @@ def _compare(source: Any, written: Path, form: Format, job: Job, samples: Iterab
     """
     exported: Any = load_exported(written)
     frames, size, smallest = job.clip[0], job.clip[1], exported.metadata.min_size
-    # the smallest clip, odd and oblong ones, and a batch, where the file takes them
-    shapes = [(1, *job.clip)] if form.fixed else [(1, 1, smallest, smallest), (3, 2, 65, 47), (1, *job.clip)]
+    shapes = [(1, *job.clip)]
+    if exported.metadata.clip is None:  # the smallest clip, an odd and oblong batch
+        shapes = [(1, 1, smallest, smallest), (3, 2, 65, 47), *shapes]
     groups: dict[str, Iterable[torch.Tensor]] = {
         "random": random_clips(job.in_chans, shapes),
         "made-up motion": moving_clips(source.pretrained_cfg | {"input_size": (job.in_chans,)}, frames, size, 2),

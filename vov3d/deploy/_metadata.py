@@ -30,6 +30,7 @@ class Metadata:
         min_size: Smallest height and width in pixels.
         clip: Frames, height and width, where the file takes no others.
         stream: Delay, receptive field, window and state shapes of a stream; None for a network on clips.
+        form: `"conv3d"`, or `"conv2d"` if all convolutions have two dimensions.
     """
 
     vov3d_version: str
@@ -44,6 +45,7 @@ class Metadata:
     min_size: int
     clip: list[int] | None
     stream: dict[str, Any] | None = None
+    form: str = "conv3d"
 
     def to_strings(self) -> dict[str, str]:
         """Returns every field as JSON."""
@@ -71,7 +73,7 @@ class Metadata:
         right = (
             all(
                 isinstance(text, str)
-                for text in (self.vov3d_version, self.architecture, self.license or "", self.dtype)
+                for text in (self.vov3d_version, self.architecture, self.license or "", self.dtype, self.form)
             )
             and all(type(count) is int and 0 <= count < 1 << 31 for count in counts)
             and isinstance(self.pretrained_cfg, dict)

@@ -315,7 +315,7 @@ class StreamingNetwork(nn.Module):
         self.feature_info: Any = copy.deepcopy(model.feature_info)
         self.num_classes = getattr(model, "num_classes", 0)
         self.temperature: float = getattr(model, "temperature", 1.0)
-        stem, stages, kept = _parts(model)
+        stem, stages, kept = parts_of(model)
         self.in_chans, self.min_size = stem.in_chans, stem.min_size
         self.stem_s = FrameConv(stem.conv_s)
         self.stem_t = _Conv("stem.conv_t", stem.conv_t, 0, isinstance(stem.pad, CausalPad3d), stem.act)
@@ -413,7 +413,7 @@ class StreamingNetwork(nn.Module):
         clip = frames.unsqueeze(2) if one else frames
         self._check(clip, state)
         step = _Step(state, clip, self.delay, self.window)
-        x = clip.permute(0, 2, 3, 4, 1).flatten(0, 1)
+        x = frames.permute(0, 2, 3, 1) if one else clip.permute(0, 2, 3, 4, 1).flatten(0, 1)
         x = self.stem_t(self.stem_s(x), step)
         features = {}
         blocks: Any
@@ -422,8 +422,10 @@ class StreamingNetwork(nn.Module):
                 x = block(x, step)
             if level in self._features:
                 key, waits = self._features[level]
-                maps = step.delayed(f"features.{level}", x, waits).unflatten(0, (step.batch, step.frames))
-                features[key] = maps[:, 0].permute(0, 3, 1, 2) if one else maps.permute(0, 4, 1, 2, 3)
+                maps = step.delayed(f"features.{level}", x, waits)
+                if not one:
+                    maps = maps.unflatten(0, (step.batch, step.frames))
+                features[key] = maps.movedim(-1, 1)
         if self.head is None:
             return (features if self._keyed else list(features.values())), step.after
         out = self.head(x, step)
@@ -517,7 +519,7 @@ def _checked(model: Any) -> nn.Module:
     return model
 
 
-def _parts(model: Any) -> tuple[Stem3d, list[Any], dict[int, str] | None]:
+def parts_of(model: Any) -> tuple[Stem3d, list[Any], dict[int, str] | None]:
     """Returns stem, stages, and the keys of the feature maps to return by level, where the stem is level 0."""
     if isinstance(model, VideoNetwork):
         return model.stem, list(model.stages), None

@@ -13,6 +13,7 @@ from vov3d.layers import ClassifierHead3d, Stem3d
 from vov3d.layers.conv import as_given, channels_last, keeps_layout, refuse_scripting, stride_to_dilation
 from vov3d.layers.head import classes_of
 from vov3d.layers.norm_act import LayerType
+from vov3d.models.summary import Summary, summarize
 from vov3d.weights.state_dict import StateDict, rename
 from vov3d.weights.tasks import task_of
 
@@ -414,6 +415,22 @@ class VideoNetwork(nn.Module):
         if pruned or prune_head:
             self.head = nn.Identity()
         return take
+
+    def summary(self, num_frames: int | None = None, size: int | None = None, time: bool = False) -> Summary:
+        """Counts the network by stage and block: output shapes, parameters, multiply-adds, frames seen.
+
+        Args:
+            num_frames: Frames of the clip; those of the weights if None.
+            size: Height and width in pixels; the test crop of the weights if None.
+            time: Measures the share of time of each part as well, on the model's device.
+
+        Returns:
+            A table, which prints as text.
+
+        Raises:
+            ValueError: If the clip is too small or unknown, or a model without data is to be timed.
+        """
+        return summarize(self, num_frames, size, time)
 
     def get_classifier(self) -> nn.Module:
         """Returns the last linear layer, or the module that replaced it or the head."""

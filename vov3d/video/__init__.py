@@ -1,6 +1,6 @@
 """From a video file to frames, clips and a label. Needs the extra `video`: `pip install 'vov3d[video]'`."""
 
-from vov3d.video._loading import plan_clips, plan_random_clip
+from vov3d.video._loading import plan_clips, plan_random_clip, stream_clips
 from vov3d.video.classifier import Prediction, Predictions, Result, VideoClassifier, Window
 from vov3d.video.decoders.base import VideoError
 from vov3d.video.reader import VideoReader
@@ -47,5 +47,6 @@ __all__ = [
     "random_clip_times",
     "random_dense_indices",
     "segment_indices",
+    "stream_clips",
     "train_transform",
 ]

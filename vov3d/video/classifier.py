@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from io import BytesIO
+from html import escape
 from itertools import islice
 from typing import Any, Literal, overload
 
@@ -20,12 +20,12 @@ from vov3d.models.names import model_name
 from vov3d.video._averaging import ViewAverage, views_at_once
 from vov3d.video._loading import Loaded, Loader, Opened, prefetched
 from vov3d.video.decoders.base import stack_pictures
-from vov3d.video.predictions import Prediction, Predictions, check_threshold, check_topk, predictions_of
+from vov3d.video.predictions import Prediction, Predictions, check_threshold, check_topk, html_strip, predictions_of
 from vov3d.video.reader import VideoReader, check_backend, missing_text
 from vov3d.video.sampling import Views, parse_views
 from vov3d.video.settings import checked_cfg, checked_names
 from vov3d.video.shots import split_shots
-from vov3d.video.sources import Source, is_file, is_frames
+from vov3d.video.sources import Source, is_file, is_frames, source_name
 from vov3d.video.transforms import eval_transform
 from vov3d.video.window import ShotWindows, SlidingWindow, steady_frames, steady_rate
 from vov3d.weights.tasks import Task, task_of
@@ -41,7 +41,7 @@ Call = Callable[[Any, torch.Tensor], torch.Tensor]  # maps a model and normalise
 
 @dataclass(frozen=True)
 class Result:
-    """The predictions for one video and the frames they are based on; a notebook shows the picture of `draw_result`.
+    """The predictions for one video and the frames they are based on; a notebook shows both as a table.
 
     Attributes:
         source: the video, as it was given.
@@ -63,14 +63,11 @@ class Result:
     duration: float
     frames: torch.Tensor | None = field(repr=False)
 
-    def _repr_png_(self) -> bytes | None:
-        if self.frames is None:  # after an error, which repr shows
-            return None
-        from vov3d.video.picture import draw_result  # needs Pillow
-
-        content = BytesIO()
-        draw_result(self).save(content, "PNG")
-        return content.getvalue()
+    def _repr_html_(self) -> str:
+        name = f"<p><b>{escape(source_name(self.source))}</b></p>"
+        if self.error is not None:
+            return f"{name}<p>{escape(str(self.error))}</p>"
+        return f"{name}{html_strip(self.frames)}{Predictions(self.predictions).table()}"
 
 
 @dataclass(frozen=True)
@@ -207,10 +204,11 @@ class VideoClassifier:
             ValueError: for `topk` below 1, frames of another form, or `fps` for a file.
             VideoError: for a source that gives no frames.
         """
-        if not isinstance(source, (list, tuple)):
-            return self.result(source, topk, fps).predictions
-        if is_frames(source):
-            return self.result(list(source), topk, fps).predictions
+        if not isinstance(source, (list, tuple)) or is_frames(source):
+            result = self.result(list(source) if isinstance(source, tuple) else source, topk, fps)
+            shown = Predictions(result.predictions)
+            shown.frames = result.frames
+            return shown
         return [result.predictions for result in self.results(source, topk, fps)]
 
     def scores(self, source: Source, fps: float | None = None) -> torch.Tensor:
@@ -375,7 +373,7 @@ class VideoClassifier:
             raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
         window = SlidingWindow(self._cfg, self._transform, hop, fps, seconds)
         self.model.eval()
-        return ((at, self._best(self._run(_scores, clip).mean(0), topk)) for at, clip in window.clips(frames))
+        return ((at, self.named(self._run(_scores, clip).mean(0), topk)) for at, clip in window.clips(frames))
 
     def scores_over(
         self,
@@ -476,7 +474,7 @@ class VideoClassifier:
             if isinstance(scores, Exception):
                 yield Result(source, [], None, scores, self.views, [], 0.0, None)
             else:
-                best = self._best(scores, topk)
+                best = self.named(scores, topk)
                 yield Result(source, best, scores, None, self.views, opened.clips, opened.duration, shown)
 
     def _averaged(
@@ -504,8 +502,24 @@ class VideoClassifier:
                     yield event.source, opened, event.error or mean.finished(), shown
                     opened, mean, shown = None, None, None
 
-    def _best(self, scores: torch.Tensor, topk: int | None) -> Predictions:
-        """Returns the predictions that follow from the scores of a video."""
+    def scores_of(self, crops: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the scores of views that have been decoded, resized and cropped elsewhere, in one pass.
+
+        Args:
+            crops: uint8 `(T, C, S, S)` each, as `EvalTransform.cut` gives them.
+
+        Returns:
+            float64 `(B, num_classes)` on the CPU, one row a view.
+        """
+        return self._of_crops(_scores, crops)
+
+    def named(self, scores: torch.Tensor, topk: int | None = None) -> Predictions:
+        """Returns the predictions that follow from the scores of a video, `(num_classes,)`.
+
+        Args:
+            scores: the mean over the views.
+            topk: as for a call.
+        """
         return predictions_of(self.task, scores, self.class_names, topk, self._threshold)
 
     def _run(self, call: Call, views: torch.Tensor) -> torch.Tensor:

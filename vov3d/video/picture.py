@@ -1,7 +1,10 @@
 """Draws a result as a picture: the input frames, the ranked labels, and a time line of the clips."""
 
 import os
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from html import escape
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ __all__ = ["draw_result", "save_board", "save_result"]
 _WIDTH, _MARGIN, _GAP = 1080, 40, 4  # pixels; 1080 is the width of a phone's screen
 _TEXT, _SMALL = 36, 28  # sizes of letters
 _COLUMNS = 8  # frames in a row of the strip
+_SMALL_SIDE = 96  # of a frame in a notebook
 _LINES = 3  # of one text
 _INK, _FAINT, _BAR, _SHOWN = "#1b1b1f", "#8a8a94", "#3d6fd9", "#d9663d"
 _CORRECT, _WRONG = "#1d7f46", "#c02f2f"
@@ -217,6 +221,32 @@ class _Canvas:
             draw.line((x, self._y - 6, x, self._y + 6), _FAINT, 3)
             draw.text((x, self._y + 12), f"{part * duration:.1f} s", _FAINT, font, anchor=anchor)
         self._y += 12 + 2 * _SMALL
+
+
+def small_strip(frames: torch.Tensor) -> Image.Image:
+    """Draws at most 8 of some frames `(T, 3, S, S)` side by side, for a table in a notebook."""
+    chosen = frames
+    if len(frames) > _COLUMNS:
+        chosen = frames[torch.linspace(0, len(frames) - 1, _COLUMNS).round().long()]
+    strip = Image.new("RGB", (len(chosen) * (_SMALL_SIDE + _GAP) - _GAP, _SMALL_SIDE), "white")
+    for number, frame in enumerate(chosen):
+        picture = Image.fromarray(frame.permute(1, 2, 0).cpu().contiguous().numpy())
+        small = picture.resize((_SMALL_SIDE, _SMALL_SIDE), Image.Resampling.LANCZOS)
+        strip.paste(small, (number * (_SMALL_SIDE + _GAP), 0))
+    return strip
+
+
+def inlined(picture: Image.Image, text: str) -> str:
+    """Returns a picture in HTML, as a JPEG within the text.
+
+    Args:
+        picture: The picture.
+        text: Shown where pictures are not.
+    """
+    content = BytesIO()
+    picture.convert("RGB").save(content, "JPEG", quality=80)
+    data = b64encode(content.getvalue()).decode("ascii")
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{escape(text)}">'
 
 
 def find_font(size: int) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -71,15 +72,47 @@ class Combination(Prediction):
 
 
 class Predictions(list[Prediction]):
-    """The best classes of a video, best first, or its values: prints one per line, and as a table in a notebook."""
+    """The best classes of a video, best first, or its values: prints one per line, and as a table in a notebook.
+
+    Attributes:
+        frames: uint8 `(T, 3, S, S)`, the frames that they are based on, which a notebook shows as a strip; None in the
+            predictions for a list of videos, whose frames would fill the memory, and after pickling.
+    """
+
+    frames: torch.Tensor | None = None
+
+    def __getstate__(self) -> None:
+        """Leaves the frames out of pickles and copies, which hold the predictions alone."""
 
     def __str__(self) -> str:
         return "\n".join(line(p) for p in self)
 
     def _repr_html_(self) -> str:
+        return f"{html_strip(self.frames)}{self.table()}"
+
+    def table(self) -> str:
+        """Returns the predictions as a table in HTML, with labels escaped."""
         cells = (f"<tr><td>{p.text}</td><td>{escape(p.label)}</td><td>{p.index}</td></tr>" for p in self)
         head = "value" if any(isinstance(p, Value) for p in self) else "score"
         return f"<table><tr><th>{head}</th><th>label</th><th>class</th></tr>{''.join(cells)}</table>"
+
+
+def as_dict(prediction: Prediction) -> dict[str, Any]:
+    """Returns a prediction for JSON, with `value` in place of `score` for a regression, and each head's class."""
+    score = "value" if isinstance(prediction, Value) else "score"
+    entry = {"label": prediction.label, "index": prediction.index, score: prediction.score}
+    if isinstance(prediction, Combination):
+        entry["heads"] = {head: as_dict(part) for head, part in prediction.parts}
+    return entry
+
+
+def html_strip(frames: torch.Tensor | None) -> str:
+    """Returns frames `(T, 3, S, S)` as a small picture in HTML, empty for None."""
+    if frames is None:
+        return ""
+    from vov3d.video.picture import inlined, small_strip  # needs Pillow
+
+    return inlined(small_strip(frames), f"{len(frames)} frames of the video")
 
 
 def line(prediction: Prediction) -> str:

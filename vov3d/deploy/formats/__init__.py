@@ -4,16 +4,20 @@ from pathlib import Path
 
 from vov3d.deploy.formats import executorch, onnx, openvino, torch_export
 from vov3d.deploy.formats.base import BOUNDS as BOUNDS
+from vov3d.deploy.formats.base import FORMS as FORMS
 from vov3d.deploy.formats.base import Format
 from vov3d.deploy.formats.base import Job as Job
 from vov3d.deploy.formats.base import Run as Run
 from vov3d.deploy.formats.base import require as require
+from vov3d.deploy.formats.onnx import OPSETS as OPSETS
 
 FORMATS = {
-    ".onnx": Format("ONNX", onnx, ("fp32",), ("onnxruntime",), ("onnx", "onnxscript"), files=(".onnx",)),
+    ".onnx": Format("ONNX", onnx, ("fp32", "int8"), ("onnxruntime",), ("onnx", "onnxscript"), files=(".onnx",)),
     ".xml": Format("OpenVINO", openvino, ("fp32", "fp16", "bf16", "int8"), ("openvino",), files=(".bin", ".xml")),
     ".pt2": Format("torch.export", torch_export, ("fp32",), files=(".pt2",)),
-    ".pte": Format("ExecuTorch", executorch, ("fp32",), ("executorch",), extra="mobile", fixed=True, files=(".pte",)),
+    ".pte": Format(
+        "ExecuTorch", executorch, ("fp32",), ("executorch",), extra="mobile", forms=("conv2d",), files=(".pte",)
+    ),
 }
 """The formats by file extension."""
 

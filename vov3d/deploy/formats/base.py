@@ -1,6 +1,9 @@
 """The description of a file format, the job it is given to write, and its packages."""
 
+import logging
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +23,10 @@ That of int8 was set by random weights; no trained ones were available.
 """
 
 
+FORMS = ("conv3d", "conv2d")
+"""Forms of a network: as it is, for clips of any size, or with 2D convolutions only, for clips of one size."""
+
+
 class Job(NamedTuple):
     """A model and its settings for a format to write.
 
@@ -30,6 +37,7 @@ class Job(NamedTuple):
         clip: Frames, height and width of a file with fixed sizes.
         dtype: A precision that the format supports.
         calibration: Clips `(B, C, T, H, W)` from which the ranges of int8 are computed.
+        opset: Version of ONNX's operators.
     """
 
     graph: nn.Module
@@ -38,6 +46,7 @@ class Job(NamedTuple):
     clip: tuple[int, int, int]
     dtype: str
     calibration: Iterable[torch.Tensor] | None
+    opset: int | None = None
 
 
 class Format(NamedTuple):
@@ -50,7 +59,7 @@ class Format(NamedTuple):
         reads: Packages that loading needs.
         writes: Packages that writing needs in addition.
         extra: Extra that installs them.
-        fixed: Whether a file takes clips of one size only.
+        forms: Forms of the network that it supports, the usual one first.
         files: Extensions of all files of one model, in the order in which they are put in place.
     """
 
@@ -60,7 +69,7 @@ class Format(NamedTuple):
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     extra: str = "deploy"
-    fixed: bool = False
+    forms: tuple[str, ...] = FORMS
     files: tuple[str, ...] = ()
 
 
@@ -78,3 +87,19 @@ def require(path: Path, packages: Iterable[str], extra: str) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ImportError(f"{path.name} needs {', '.join(missing)}: {install(extra)}")
+
+
+def quantized(network: Any, calibration: Iterable[torch.Tensor], given: Callable[[torch.Tensor], Any]) -> Any:
+    """Quantizes a network of OpenVINO or ONNX to int8.
+
+    Args:
+        network: The network.
+        calibration: Clips from which the ranges are computed.
+        given: Turns a clip into what the network takes.
+    """
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    # symmetric ranges for weights, asymmetric ones for SiLU, which is not symmetric
+    with redirect_stdout(sys.stderr):  # nncf prints its progress
+        return nncf.quantize(network, nncf.Dataset(calibration, given), preset=nncf.QuantizationPreset.MIXED)

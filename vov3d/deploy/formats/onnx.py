@@ -1,23 +1,74 @@
 """ONNX files, run by ONNX Runtime."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from vov3d.deploy.formats.base import Job, Run
+from vov3d.deploy.formats.base import Job, Run, quantized
 from vov3d.deploy.graphs import names_of, trace
+
+OPSETS = range(17, 21)
+"""Versions of the operators that files can be written for."""
+
+_TRACED = 18  # the oldest version that PyTorch writes
 
 
 def write(job: Job, path: Path) -> None:
     """Writes one file with weights and metadata."""
     inputs, outputs = names_of(job.graph)
+    opset = job.opset or _TRACED
     program = torch.onnx.export(
-        trace(job.graph, job.in_chans), dynamo=True, input_names=inputs, output_names=outputs, verbose=False
+        trace(job.graph, job.in_chans),
+        dynamo=True,
+        input_names=inputs,
+        output_names=outputs,
+        opset_version=max(opset, _TRACED),
+        verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(job.metadata)
-    program.save(path, external_data=False)
+    _tidy(program.model)
+    if opset < _TRACED:
+        _lower(program.model, opset)
+    if job.calibration is None:
+        program.model.metadata_props.update(job.metadata)
+        program.save(path, external_data=False)
+        return
+    import onnx
+
+    network = quantized(program.model_proto, job.calibration, lambda clip: {inputs[0]: clip.numpy()})
+    onnx.helper.set_model_props(network, job.metadata)
+    onnx.save(network, path)
+
+
+def _tidy(model: Any) -> None:
+    """Names the batch, and leaves out an attribute that old readers do not know and that has no effect here."""
+    symbol = getattr(model.graph.inputs[0].shape[0], "value", None)
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values if isinstance(symbol, str) else ():
+        for i, size in enumerate(value.shape or ()):
+            if isinstance(name := getattr(size, "value", None), str):
+                value.shape[i] = re.sub(rf"\b{symbol}\b", "batch", name)
+    for node in model.graph:
+        if node.op_type == "Reshape":  # no shape contains a 0
+            node.attributes.pop("allowzero", None)
+
+
+def _lower(model: Any, opset: int) -> None:
+    """Turns operators of version 18 into those of version 17, where the axes of reductions are an attribute."""
+    import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    for node in model.graph:
+        if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.inputs) > 1:
+            axes = node.inputs[1].const_value.numpy().tolist()
+            node.resize_inputs(1)
+            node.attributes.pop("noop_with_empty_axes", None)
+            node.attributes["axes"] = onnx_ir.AttrInt64s("axes", axes)
+    model.graph.opset_imports[""] = opset
+    RemoveUnusedNodesPass()(model)
 
 
 def read(path: Path) -> tuple[dict[str, str], Run]:
