@@ -144,7 +144,8 @@ class Kept(VideoClips):
     def _video(self, index: int) -> tuple[torch.Tensor, float]:
         """Returns the frames `(T, C, H, W)` of a video and their rate, decoded at the first call."""
         if index not in self._videos:
-            with VideoReader(self.source.file(index)) as reader:
+            file: Any = self.source.file(index)
+            with VideoReader(file) as reader:
                 self._videos[index] = reader.read(range(reader.num_frames)), reader.fps
         return self._videos[index]
 
@@ -173,9 +174,11 @@ def execute(run: Run, videos: Path, work: Path) -> dict[str, Any]:
     trainer, start = Trainer(load_recipe("finetune", keys), work / run.name, resume=True), time.process_time()
     whole = trainer.step == 0
     cfg, recipe = trainer.network.pretrained_cfg, trainer.recipe
-    assert trainer.val_source is not None
+    test = trainer.val_source
+    if test is None:
+        raise ValueError(f"{videos / run.data}: has no folder val with videos for the test")
     trainer.clips = Kept(trainer.source, cfg, recipe, True, kind.frames)
-    trainer.val_source, test = None, trainer.val_source
+    trainer.val_source = None  # measured below, in all orders of frames
     trainer.run()
     seconds = time.process_time() - start
     said = {frames: answers(trainer.network, Kept(test, cfg, recipe, False, frames)) for frames in _tests(kind)}
