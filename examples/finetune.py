@@ -32,8 +32,8 @@ class Clips(Dataset):
     def __init__(self, files: Any, cfg: dict[str, Any], train: bool, flip: bool = False) -> None:
         self.files, self.cfg, self.train = files, cfg, train
         size = cfg["input_size"][-1]
-        scales = (round(size * 8 / 7), round(size * 10 / 7))  # 256 to 320 pixels for crops of 224, as in the paper
-        self.transform = train_transform(cfg, scales, flip) if train else eval_transform(cfg)
+        scales = (size, round(size * 1.25))  # from the whole height on: the action may be at the border
+        self.transform = train_transform(cfg, scales, flip, color=0.4) if train else eval_transform(cfg)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -87,11 +87,9 @@ def arguments() -> argparse.Namespace:
     data.add_argument("--data", help="hf:org/name, a data set of the Hugging Face Hub, or hf:FOLDER, one on disk")
     parser.add_argument("--output", type=Path, required=True, help="folder for the fine-tuned model")
     parser.add_argument("--model", default="vov3d_n", help="model or model.tag to start from (default: vov3d_n)")
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the videos (default: 15)")
-    parser.add_argument("--batch", type=int, default=8, help="clips in an update (default: 8)")
-    parser.add_argument(
-        "--lr", type=float, default=2e-3, help="of the classifier; a fifth of it for the rest (default: 2e-3)"
-    )
+    parser.add_argument("--epochs", type=int, default=40, help="passes over the videos (default: 40)")
+    parser.add_argument("--batch", type=int, default=16, help="clips in an update (default: 16)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate (default: 2e-3)")
     parser.add_argument(
         "--flip", action="store_true", help="mirror half of the clips; not where left and right are classes"
     )
@@ -116,12 +114,7 @@ def main() -> None:
     else:
         batches, measured = DataLoader(drawn, shuffle=True, **loading), DataLoader(middle, **loading)
 
-    head = set(model.get_classifier().parameters())
-    groups = [
-        {"params": [p for p in model.parameters() if p not in head], "lr": args.lr / 5},
-        {"params": list(head), "lr": args.lr},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.05)
     updates = math.ceil(len(train) / args.batch)
     steps = args.epochs * updates
     warmup = min(updates, steps // 2) + 1

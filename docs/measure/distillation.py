@@ -33,7 +33,10 @@ SEEDS = (0, 1, 2)
 EPOCHS_OF = {240: 4, 60: 8}  # by training clips
 TRAIN_SEED = 40  # the teacher was trained on clips of seed 0
 TEST, TEST_SEED = 1000, 777
-KEYS = {  # of the recipe `finetune`
+KEYS = {  # of the recipe `finetune`, with the rates and the dropout that it had at the time
+    "model.drop_rate": "0.5",
+    "optimizer.lr": "1e-3",
+    "optimizer.layer_decay": "0.8",
     "data.workers": "0",
     "clip.shift": "4",
     "train.val_every": "1000",  # the last epoch alone

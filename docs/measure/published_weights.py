@@ -1,8 +1,9 @@
-"""Writes the table of docs/guides/evaluation.md: published weights, the command that evaluates each, and what it gave.
+"""Writes the table of docs/guides/evaluation.md: published weights, the command that evaluates each, and its cost.
 
     python docs/measure published_weights
 
-Figures are the registry's. The last column is kept: whoever measures writes it.
+Accuracies are the registry's. Hours are estimated from the network's multiply-adds and activations, see `gpu_hours`.
+What somebody has measured, in a last column of the page, is kept.
 """
 
 import re
@@ -10,13 +11,22 @@ import re
 from pages import DOCS, fill
 
 from vov3d import VideoPretrainedCfg, list_pretrained
+from vov3d.benchmark import Roofline
+from vov3d.models.budget import measure_budget
 from vov3d.weights.config import resolve_cfg
 
 PAGE = DOCS / "guides" / "evaluation.md"
 DATA = {"k400": "kinetics400", "ssv1": "something-something-v1", "ssv2": "something-something-v2"}
 """Folder of each data set in the commands."""
+VIDEOS = {"k400": 19_906, "ssv1": 11_522, "ssv2": 24_777}
+"""Videos for validation."""
+DISK = {"k400": 29, "ssv1": 25, "ssv2": 19}
+"""GB of what has to be downloaded: of Kinetics-400 its validation part, else the whole set."""
+GPU, PEAK = "NVIDIA T4", Roofline(flops=8.1e12, bandwidth=320e9)  # its data sheet, in float32
+SLOWER = 4.0
+"""Factor by which a view is assumed to take longer than the least time that the peaks allow."""
 
-_HEAD = ("command", "views", "published top-1", "published top-5", "measured top-1, top-5")
+_HEAD = ("command", "expected top-1, top-5", "views", f"hours on an {GPU}", "disk, GB")
 
 
 def main() -> None:
@@ -25,13 +35,37 @@ def main() -> None:
 
 
 def table(measured: dict[str, str]) -> str:
-    """Returns the table, with the measured accuracy of some models."""
-    rows = [_HEAD, ("---",) * len(_HEAD)]
+    """Returns the table, with a column for the measured accuracy of some models if there is one."""
+    head = (*_HEAD, "measured top-1, top-5") if measured else _HEAD
+    rows = [head, ("---",) * len(head)]
     for name in published():
-        cfg = _cfg(name)
-        views = "{} x {}".format(*cfg.views)
-        rows.append((f"`{command(name)}`", views, f"{cfg.top1:.1f}", f"{cfg.top5:.1f}", measured.get(name, "")))
+        cfg, data = _cfg(name), _data_of(name)
+        cells = (
+            f"`{command(name)}`",
+            f"{cfg.top1:.1f}, {cfg.top5:.1f}",
+            "{} x {}".format(*cfg.views),
+            f"{gpu_hours(name):.2g}",
+            str(DISK[data]),
+        )
+        rows.append((*cells, measured.get(name, "")) if measured else cells)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def gpu_hours(name: str) -> float:
+    """Returns the estimated hours of the GPU: videos x views x the least time of a view x `SLOWER`.
+
+    The least time is the larger of its operations by the peak rate, and its counted activations, each written and read
+    once in float32, by the peak bandwidth.
+    """
+    cfg = _cfg(name)
+    size = (cfg.test_input_size or cfg.input_size)[-1]
+    cost = measure_budget(name.split(".")[0], cfg.num_frames, size, num_classes=cfg.num_classes)
+    views = VIDEOS[_data_of(name)] * cfg.views[0] * cfg.views[1]
+    return views * PEAK.seconds(cost, 1, 4) * SLOWER / 3600
+
+
+def _data_of(name: str) -> str:
+    return name.split(".")[1].split("_")[0]
 
 
 def _cfg(name: str) -> VideoPretrainedCfg:
@@ -46,14 +80,13 @@ def published() -> list[str]:
 
 def command(name: str) -> str:
     """Returns the command that evaluates published weights by their protocol."""
-    data = DATA[name.split(".")[1].split("_")[0]]
-    return f"python -m reference.evaluate --data {data} --split val --model {name}"
+    return f"python -m reference.evaluate --data {DATA[_data_of(name)]} --split val --model {name}"
 
 
 def measured(text: str) -> dict[str, str]:
-    """Returns the last column of a page's table, by model."""
-    cells = re.findall(r"^\| `.* --model (\S+)` \|.*\|(.*)\|$", text, re.MULTILINE)
-    return {name: cell.strip() for name, cell in cells}
+    """Returns the measured accuracies of a page's table, by model."""
+    cells = re.findall(r"^\| `.* --model (\S+)` \|(?:[^|]*\|){4}([^|]*)\|$", text, re.MULTILINE)
+    return {name: cell.strip() for name, cell in cells if cell.strip()}
 
 
 if __name__ == "__main__":

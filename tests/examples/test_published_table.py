@@ -3,6 +3,7 @@
 import shlex
 
 import published_weights
+import pytest
 from pages import part_of
 from reference import evaluate
 from reference.evaluation.models import PROTOCOLS
@@ -21,10 +22,24 @@ def test_the_table_is_current() -> None:
 def test_measured_accuracies_are_kept() -> None:
     rows = TABLE.splitlines()
     assert len(rows) == 2 + 24
-    filled = TEXT.replace(rows[2], rows[2].removesuffix(" |") + "76.2, 92.9 (19,877 videos) |")
+    filled = TEXT.replace(rows[2], rows[2] + " 76.2, 92.9 (19,877 videos) |")
     name = published_weights.published()[0]
-    assert published_weights.measured(filled)[name] == "76.2, 92.9 (19,877 videos)"
-    assert published_weights.table(published_weights.measured(filled)) in filled
+    assert published_weights.measured(TEXT) == {}
+    assert published_weights.measured(filled) == {name: "76.2, 92.9 (19,877 videos)"}
+    again = published_weights.table(published_weights.measured(filled))
+    assert again.splitlines()[2] in filled
+    assert published_weights.measured(again) == published_weights.measured(filled)
+
+
+def test_no_cell_of_the_table_is_empty() -> None:
+    assert all(cell.strip() for row in TABLE.splitlines() for cell in row.strip("|").split("|"))
+
+
+def test_hours_are_in_proportion_to_videos_views_and_frames() -> None:
+    hours = published_weights.gpu_hours
+    assert hours("vov3d_m.ssv1_f32") == pytest.approx(2 * hours("vov3d_m.ssv1_f16"), rel=0.01)
+    assert hours("vov3d_m.ssv2_f16") / hours("vov3d_m.ssv1_f16") == pytest.approx(24_777 / 11_522, rel=0.01)
+    assert hours("vov3d_m.k400_f16") / hours("vov3d_m.ssv1_f16") == pytest.approx(5 * 19_906 / 11_522, rel=0.01)
 
 
 def test_every_command_is_the_published_protocol() -> None:

@@ -9,7 +9,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.data import sources
-from reference.data.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, to_network
+from reference.data.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, short_sides, to_network
 from reference.data.sources import Source, read_source
 from reference.data.splitting import held_out, read_sources
 from reference.training.mixing import box, mix
@@ -93,6 +93,25 @@ def test_validation_takes_the_middle_of_a_video(videos):
     with VideoReader(source.files[2]) as reader:
         frames = reader.read([2, 3, 4, 5])  # a stride of 3 at 30 frames a second is one of 1 at 10
     assert torch.equal(clips.__getitems__([(0, 2)]).clips, eval_transform(CFG)(frames))
+
+
+def test_a_zoom_of_one_keeps_the_whole_of_a_square_video(videos):
+    source, _ = read_source(str(videos), "train", recipe().data, recipe().shapes, None)
+    clips = open_clips(source, CFG | {"sampling": "segment"}, recipe(clip_zoom="[1, 1]", clip_color=0), train=True)
+    clip = clips.__getitems__([(0, 1)]).clips[0]
+    with VideoReader(source.files[1]) as reader:
+        frames = eval_transform(CFG | {"test_input_size": None})(reader.read(range(reader.num_frames)))[0]
+    for t in range(clip.shape[1]):
+        assert any(torch.equal(clip[:, t], frames[:, i]) for i in range(frames.shape[1]))
+
+
+@given(size=st.integers(16, 400))
+def test_short_sides_are_multiples_of_the_crop_unless_they_are_given(size):
+    assert short_sides(SimpleNamespace(scales=[], zoom=[]), 224) == (256, 320)
+    assert short_sides(SimpleNamespace(scales=[300, 310], zoom=[]), size) == (300, 310)
+    low, high = short_sides(SimpleNamespace(scales=[], zoom=[1, 1.5]), size)
+    assert low == size <= high
+    assert abs(high - 1.5 * size) <= 0.5
 
 
 def memory(clips: np.ndarray, shift: int = 0, flip: bool = False, train: bool = True) -> MemoryClips:

@@ -117,6 +117,22 @@ def test_training_crops_reach_every_edge() -> None:
     assert {round(float(transform(rows)[0, 0, 0, 0]) * 255) for _ in range(60)} == {0, 1, 2}
 
 
+def test_colours_change_alike_in_all_frames_and_some_clips_become_grey() -> None:
+    plain = CFG | {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    frames = noise(1, 3, 32, 32).expand(4, 3, 32, 32)
+    (same,) = {train_transform(plain, scales=(32, 32), flip=False)(frames)}
+    transform = train_transform(plain, scales=(32, 32), flip=False, color=1)
+    torch.manual_seed(0)
+    clips = [transform(frames) for _ in range(60)]
+    assert all(torch.equal(clip, clip[:, :1].expand_as(clip)) and 0 <= clip.min() <= clip.max() <= 1 for clip in clips)
+    assert len({clip.mean().item() for clip in clips}) == 60
+    assert not any(torch.equal(clip, same) for clip in clips)
+
+    # of noise, channels agree only where the clip was made grey before the tint
+    agreements = [torch.corrcoef(clip.flatten(1)).min() for clip in clips]
+    assert 0.25 < sum(agreement > 0.8 for agreement in agreements) / 60 < 0.75
+
+
 @pytest.mark.parametrize(
     ("call", "cause"),
     [
@@ -125,6 +141,7 @@ def test_training_crops_reach_every_edge() -> None:
         (lambda: eval_transform(CFG, num_crops=2), "2 crops"),
         (lambda: train_transform(CFG, scales=(20, 40)), "no lower than the crop's 32"),
         (lambda: train_transform(CFG, scales=(50, 40)), "must rise"),
+        (lambda: train_transform(CFG, scales=(36, 50), color=1.5), "color 1.5 must lie between 0"),
         (lambda: eval_transform(CFG)(torch.zeros(2, 3, 50, 50)), "float32"),
         (lambda: eval_transform(CFG)(noise(3, 50, 50)), r"\(3, 50, 50\)"),
         (lambda: train_transform(CFG, scales=(36, 50))(torch.zeros(2, 3, 50, 50)), "float32"),

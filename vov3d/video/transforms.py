@@ -1,5 +1,6 @@
 """Turns decoded frames into a network's input, by its `pretrained_cfg`, with torchvision's public v2 API."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -110,25 +111,28 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Resizes, crops, flips and normalises the frames of a clip at random for training; made by `train_transform`.
+    """Resizes, crops, flips, colours and normalises the frames of a clip at random; made by `train_transform`.
 
-    All frames of a clip share one size, one crop and one flip, drawn from torch's global generator, which a
-    `DataLoader` seeds for each worker.
+    All frames of a clip share one size, one crop, one flip and one change of colours, drawn from torch's global
+    generator, which a `DataLoader` seeds for each worker.
 
     Args:
         cfg: a model's `pretrained_cfg`, as for `train_transform`.
         scales: smallest and largest short side in pixels.
         flip: whether half of the clips are mirrored; None as for `train_transform`.
         antialias: as for `eval_transform`.
+        color: as for `train_transform`.
 
     Attributes:
         size: rows and columns of the crop, in pixels.
         scales: smallest and largest short side, in pixels.
         flip: whether half of the clips are mirrored.
+        color: strength of the changes of colour.
         antialias: whether frames are filtered before they are made smaller.
 
     Raises:
-        ValueError: for scales below the crop or in the wrong order, or an unknown interpolation.
+        ValueError: for scales below the crop or in the wrong order, an unknown interpolation, or a strength that is
+            not between 0 and 1.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class TrainTransform:
         scales: tuple[int, int] = (256, 320),
         flip: bool | None = None,
         antialias: bool = True,
+        color: float = 0.0,
     ) -> None:
         self.size: int = cfg["input_size"][-1]
         self.antialias = antialias
@@ -144,6 +149,9 @@ class TrainTransform:
         if flip is None:
             flip = cfg["sampling"] != "segment"
         self.flip = flip
+        self.color = color
+        if not 0 <= color <= 1:
+            raise ValueError(f"color {color} must lie between 0, which changes nothing, and 1")
         self._mode = _interpolation(cfg)
         self._mean, self._std = list(cfg["mean"]), list(cfg["std"])
         if not self.size <= scales[0] <= scales[1]:
@@ -161,7 +169,10 @@ class TrainTransform:
         (height, width), _ = crop_boxes(height, width, short, 1)
         frames = _resize(frames, (height, width), self._mode, self.antialias)
         corner = _randint(0, height - self.size), _randint(0, width - self.size)
-        clip = _normalized(stack_pictures(_cut(frames, [corner], self.size)), self._mean, self._std)[0]
+        crop = stack_pictures(_cut(frames, [corner], self.size))
+        if self.color:
+            crop = _recolored(crop, self.color)
+        clip = _normalized(crop, self._mean, self._std)[0]
         return tv.horizontal_flip(clip) if self.flip and _randint(0, 1) else clip
 
 
@@ -191,6 +202,7 @@ def train_transform(
     scales: tuple[int, int] = (256, 320),
     flip: bool | None = None,
     antialias: bool = True,
+    color: float = 0.0,
 ) -> TrainTransform:
     """Returns the training pipeline of the paper: a random short side, a random crop and a random flip.
 
@@ -200,14 +212,17 @@ def train_transform(
         flip: whether half of the clips are mirrored. By default they are, unless sampling is by segments:
             Something-Something has classes that differ only in left and right.
         antialias: as for `eval_transform`.
+        color: strength, from 0 to 1, with which brightness, contrast and tint of a clip are changed, for sets of few
+            videos; a share of `color / 2` of the clips is grey before the tint. The paper has none.
 
     Returns:
         A callable from uint8 `(T, C, H, W)` to float32 `(C, T, S, S)`.
 
     Raises:
-        ValueError: for scales below the crop or in the wrong order, or an unknown interpolation.
+        ValueError: for scales below the crop or in the wrong order, an unknown interpolation, or a strength that is
+            not between 0 and 1.
     """
-    return TrainTransform(cfg, scales, flip, antialias)
+    return TrainTransform(cfg, scales, flip, antialias, color)
 
 
 def _interpolation(cfg: Mapping[str, Any]) -> InterpolationMode:
@@ -237,6 +252,18 @@ def _resize(frames: torch.Tensor, size: tuple[int, int], mode: InterpolationMode
 def _cut(frames: torch.Tensor, corners: list[tuple[int, int]], size: int) -> list[torch.Tensor]:
     """Returns square crops `(T, C, size, size)` of frames `(T, C, H, W)` at the given (top, left), as views."""
     return [frames[..., top : top + size, left : left + size] for top, left in corners]
+
+
+def _recolored(crops: torch.Tensor, strength: float) -> torch.Tensor:
+    """Returns uint8 crops `(N, T, C, S, S)` with other colours, the same in all frames."""
+    pictures = crops.float()
+    if float(torch.rand(())) < strength / 2:
+        pictures = pictures.mean(2, keepdim=True).expand_as(pictures)
+    brightness, contrast, *tint = (strength * (2 * torch.rand(2 + pictures.shape[2]) - 1)).tolist()
+    gains = torch.tensor([math.exp(brightness + part / 2) for part in tint])
+    pictures = pictures * gains[:, None, None]
+    middle = pictures.mean()
+    return ((pictures - middle) * math.exp(contrast) + middle).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _normalized(crops: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from reference.data.sources import Member, Source
 from reference.training.stopping import ignore_signals
 from reference.training.workers import Places, naming
 from vov3d.video import (
+    TrainTransform,
     VideoError,
     VideoReader,
     clip_indices,
@@ -122,6 +123,14 @@ def open_clips(source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool)
     return kind(source, cfg, recipe, train)
 
 
+def short_sides(clip: Any, size: int) -> tuple[int, int]:
+    """Returns the smallest and the largest short side in pixels from which crops of `size` pixels are cut."""
+    if clip.scales:
+        return clip.scales[0], clip.scales[1]
+    low, high = clip.zoom or (8 / 7, 10 / 7)  # 256 and 320 pixels for crops of 224, as in the paper
+    return round(size * low), round(size * high)
+
+
 class Clips(Dataset, ABC):
     """Base of both kinds of data sets."""
 
@@ -150,9 +159,10 @@ class VideoClips(Clips):
     def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
         super().__init__(source, cfg, recipe, train)
         size = cfg["input_size"][-1]
-        self._scales: tuple[int, int] = tuple(recipe.clip.scales) or (round(size * 8 / 7), round(size * 10 / 7))
+        self._scales = short_sides(recipe.clip, size)
         self._inverse, self._flip = recipe.clip.inverse_scales, recipe.clip.flip
-        self._crop = train_transform(cfg, self._scales, recipe.clip.flip) if train else eval_transform(cfg)
+        self._color: float = recipe.clip.color
+        self._crop = self._train_transform(self._scales) if train else eval_transform(cfg)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """Decodes a batch."""
@@ -196,7 +206,10 @@ class VideoClips(Clips):
             return self._crop
         low, high = self._scales
         side = round(1 / rng.uniform(1 / high, 1 / low))
-        return train_transform(self.cfg, (side, side), self._flip)
+        return self._train_transform((side, side))
+
+    def _train_transform(self, scales: tuple[int, int]) -> TrainTransform:
+        return train_transform(self.cfg, scales, self._flip, color=self._color)
 
 
 class MemoryClips(Clips):

@@ -62,8 +62,8 @@ def build_model(recipe: Any, num_classes: int, world: int, task: Task = SINGLE, 
             settings.pretrained,
             checkpoint_path=settings.checkpoint or None,
             num_classes=num_classes,
-            drop_rate=settings.drop_rate,
             drop_path_rate=settings.drop_path_rate,
+            **({} if settings.drop_rate < 0 else {"drop_rate": settings.drop_rate}),
             **settings.args,
         )
     except TypeError as error:

@@ -17,7 +17,7 @@ _FREE = ("model.args.", "optimizer.args.")  # tables of arguments that are passe
 _INFINITE = float("inf")
 # Smallest and largest value of each number; those that are not named begin at 0.
 _RANGES: dict[str, tuple[float, float]] = {
-    "model.drop_rate": (0, 1),
+    "model.drop_rate": (-1, 1),
     "model.drop_path_rate": (0, 1),
     "data.labels_from": (-1, 1),
     "data.balance": (0, 1),
@@ -27,6 +27,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "shapes.val_clips": (1, _INFINITE),
     "shapes.frames": (1, _INFINITE),
     "shapes.size": (1, _INFINITE),
+    "clip.color": (0, 1),
     "mix.share": (0, 1),
     "distill.temperature": (0.01, _INFINITE),
     "distill.weight": (0, 1),
@@ -96,11 +97,23 @@ def check_values(recipe: Recipe) -> None:
     for key in ("distill.temperature", "distill.weight"):
         if not recipe["distill.model"] and recipe[key] != defaults[key]:
             raise ValueError(f"{key}={recipe[key]:g} has no effect without a teacher: give --distill MODEL as well")
-    stones, scales = recipe["schedule.milestones"], recipe["clip.scales"]
+    stones = recipe["schedule.milestones"]
     if not all(type(v) is int and v >= 1 for v in stones) or stones != sorted(stones):
         raise ValueError(f"schedule.milestones is {stones!r}: expected epochs from 1 on, in order, such as [35, 45]")
+    _check_sizes(recipe["clip.scales"], recipe["clip.zoom"])
+
+
+def _check_sizes(scales: list[Any], zoom: list[Any]) -> None:
+    """Refuses short sides that make no sense."""
     if scales and not (len(scales) == 2 and all(type(v) is int and v > 0 for v in scales)):
         raise ValueError(f"clip.scales is {scales!r}: expected two short sides in pixels, such as [256, 320]")
+    numbers = len(zoom) == 2 and all(type(v) in (int, float) for v in zoom)
+    if zoom and not (numbers and 1 <= zoom[0] <= zoom[1] < _INFINITE):
+        raise ValueError(
+            f"clip.zoom is {zoom!r}: expected two rising multiples of the crop, from 1 on, such as [1.0, 1.2]"
+        )
+    if scales and zoom:
+        raise ValueError(f"clip.scales={scales} and clip.zoom={zoom} say the same thing twice: set one to []")
 
 
 def sections(recipe: Recipe) -> SimpleNamespace:

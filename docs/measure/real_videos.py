@@ -1,0 +1,322 @@
+"""Fine-tunes `vov3d_n` on small sets of real videos, with controls, three seeds each.
+
+    python docs/measure real_videos list
+    python docs/measure real_videos run --videos FOLDER  # trains what is missing; `--only gestures-tuned` some of it
+    python docs/measure real_videos report               # writes docs/results/real_videos.md from what is there
+
+FOLDER/SET holds `train` and `val`, each with a folder of videos for each class; SET is one of the sets below. The
+recipe is `finetune`, as users have it. Each video is decoded once and its frames stay in memory (3 GB at most), from
+which the trainer's own transforms cut the clips. A run leaves one JSON file in docs/results/real_videos; one that is
+there is not repeated, and one that was interrupted is resumed. Accuracy is that of the last epoch on the videos of
+`val`, one view each, averaged over the classes; nothing is chosen by it.
+"""
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pages import DOCS, fill
+from reference.data.clips import Key, VideoClips
+from reference.data.sources import Source
+from reference.evaluation.metrics import Figure, mean_of_classes
+from reference.train import Trainer
+from reference.training.recipe import load_recipe
+
+from vov3d.files import replacing
+from vov3d.video import VideoReader, clip_indices, random_clip_indices
+
+RESULTS, PAGE = DOCS / "results" / "real_videos", DOCS / "results" / "real_videos.md"
+SEEDS = (0, 1, 2)
+SETS = {  # with the keys that a user of such videos would set
+    "gestures": {},
+    "fights": {"clip.flip": "true"},
+    "ucf101_3": {"clip.flip": "true"},
+}
+FORMER = {  # the recipe before it was tuned on these sets
+    "model.drop_rate": "0.5",
+    "clip.zoom": "[1.142857, 1.428571]",
+    "clip.color": "0",
+    "clip.flip": "false",
+    "optimizer.lr": "1e-3",
+    "optimizer.layer_decay": "0.8",
+    "schedule.epochs": "15",
+}
+
+MUON = {
+    "optimizer.name": "muon",
+    "optimizer.lr": "5e-3",
+    "optimizer.args.momentum": "0.95",
+    "optimizer.args.nesterov": "true",
+    "optimizer.args.fallback_list": '["*.conv_s.weight", "*.conv_t.weight", "head.fc.weight"]',
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of the table.
+
+    Attributes:
+        title: Its name there.
+        keys: Keys that differ from the recipe.
+        frames: Frames that the network sees in training and test: in their order, shuffled, or a single one.
+        seeds: Seeds that are planned.
+    """
+
+    title: str
+    keys: dict[str, str]
+    frames: str = "ordered"
+    seeds: tuple[int, ...] = SEEDS
+
+
+KINDS = {
+    "tuned": Kind("from `vov3d_n`", {}),
+    "scratch": Kind("from scratch", {"model.pretrained": "false"}),
+    "shuffled": Kind("from `vov3d_n`, shuffled frames", {}, "shuffled"),
+    "single": Kind("from `vov3d_n`, one frame of each clip, repeated", {}, "single"),
+    "former": Kind("from `vov3d_n`, the recipe as it was", FORMER),
+    # one choice of the recipe undone, or one more
+    "zoomed": Kind("crops as in the paper, 8/7 and 10/7", {"clip.zoom": "[1.142857, 1.428571]"}, seeds=(0,)),
+    "whole": Kind("crops of the whole height, 1 and 1", {"clip.zoom": "[1.0, 1.0]"}, seeds=(0,)),
+    "colors": Kind("the videos' own colours", {"clip.color": "0"}, seeds=(0,)),
+    "slow": Kind("a learning rate of 0.001", {"optimizer.lr": "1e-3"}, seeds=(0,)),
+    "short": Kind("15 passes", {"schedule.epochs": "15"}, seeds=(0,)),
+    "decay": Kind("lower rates for earlier layers", {"optimizer.layer_decay": "0.8"}, seeds=(0,)),
+    "dropout": Kind("a dropout of 0.5", {"model.drop_rate": "0.5"}, seeds=(0,)),
+    "mixup": Kind("Mixup of 0.2", {"mix.mixup": "0.2"}, seeds=(0,)),
+    "averaged": Kind("averaged weights", {"train.ema": "0.99"}, seeds=(0,)),
+    "muon": Kind("Muon in place of AdamW", MUON, seeds=(0,)),
+}
+CHOICES = tuple(name for name, kind in KINDS.items() if len(kind.seeds) == 1)
+"""Rows of the table that compares the recipe with other choices."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A set, a kind and a seed."""
+
+    data: str
+    kind: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{self.data}-{self.kind}-seed{self.seed}"
+
+
+PLAN = [Run(data, kind, seed) for kind, row in KINDS.items() for seed in row.seeds for data in SETS]
+
+
+class Kept(VideoClips):
+    """Clips of videos that are decoded once; `frames` is one of `Kind`."""
+
+    def __init__(self, source: Source, cfg: dict[str, Any], recipe: Any, train: bool, frames: str) -> None:
+        super().__init__(source, cfg, recipe, train)
+        self.frames, self._videos = frames, dict[int, tuple[torch.Tensor, float]]()
+
+    def _read(self, index: int, rng: random.Random) -> torch.Tensor:
+        shown, fps = self._video(index)
+        if self.train:
+            indices = random_clip_indices(self.cfg, len(shown), fps, rng)
+        else:
+            indices = clip_indices(self.cfg, len(shown), fps, 1)[0]
+        if self.frames == "single":
+            indices = [indices[len(indices) // 2]] * len(indices)
+        elif self.frames == "shuffled":
+            rng.shuffle(indices)
+        clip = shown[indices]
+        if not self.train:
+            return self._crop(clip)[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.getrandbits(63))
+            return self._jitter(rng)(clip)
+
+    def _video(self, index: int) -> tuple[torch.Tensor, float]:
+        """Returns the frames `(T, C, H, W)` of a video and their rate, decoded at the first call."""
+        if index not in self._videos:
+            file: Any = self.source.file(index)
+            with VideoReader(file) as reader:
+                self._videos[index] = reader.read(range(reader.num_frames)), reader.fps
+        return self._videos[index]
+
+
+@torch.inference_mode()
+def answers(model: Any, clips: Kept) -> list[int]:
+    """Returns the best class of each video."""
+    model.eval()
+    keys: list[list[Key]] = [[(0, i)] for i in range(len(clips))]
+    return [int(model.forward_dense(clips.__getitems__(key).clips).argmax()) for key in keys]
+
+
+def execute(run: Run, videos: Path, work: Path) -> dict[str, Any]:
+    """Trains and measures; resumes what was interrupted."""
+    kind = KINDS[run.kind]
+    keys = {
+        "model.name": "vov3d_n",
+        "data.path": str(videos / run.data),
+        "data.workers": "0",
+        "train.val_every": "1000",
+        "train.val_views": "1x1",
+        "train.seed": str(run.seed),
+        **SETS[run.data],
+        **kind.keys,
+    }
+    trainer, start = Trainer(load_recipe("finetune", keys), work / run.name, resume=True), time.process_time()
+    whole = trainer.step == 0
+    cfg, recipe = trainer.network.pretrained_cfg, trainer.recipe
+    test = trainer.val_source
+    if test is None:
+        raise ValueError(f"{videos / run.data}: has no folder val with videos for the test")
+    trainer.clips = Kept(trainer.source, cfg, recipe, True, kind.frames)
+    trainer.val_source = None  # measured below, in all orders of frames
+    trainer.run()
+    seconds = time.process_time() - start
+    said = {frames: answers(trainer.network, Kept(test, cfg, recipe, False, frames)) for frames in _tests(kind)}
+    return {
+        "data": run.data,
+        "kind": run.kind,
+        "seed": run.seed,
+        "epochs": recipe.schedule.epochs,
+        "videos": len(trainer.source),
+        "labels": test.labels.tolist(),
+        "said": said,
+        "cpu_s": round(seconds) if whole else None,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
+    }
+
+
+def _tests(kind: Kind) -> tuple[str, ...]:
+    """Returns the orders of frames that a network is tested on: the one that it learned, and for ordered ones all."""
+    return ("ordered", "shuffled", "single") if kind.frames == "ordered" else (kind.frames,)
+
+
+def right(labels: Sequence[int], said: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns right videos and videos of each class."""
+    hit = np.equal(labels, said)
+    return np.bincount(np.array(labels)[hit], minlength=max(labels) + 1), np.bincount(labels)
+
+
+def figure(runs: Sequence[dict[str, Any]], frames: str) -> tuple[Figure, list[float]]:
+    """Returns the class-balanced accuracy over all seeds, and that of each.
+
+    The interval is that of the videos: it takes the seeds' mean share of each class as measured on its videos once.
+    """
+    counted = [right(run["labels"], run["said"][frames]) for run in runs]
+    totals = counted[0][1]
+    each = [100 * float((hits / totals).mean()) for hits, _ in counted]
+    mean = np.mean([hits for hits, _ in counted], axis=0)
+    return mean_of_classes(mean, totals), each
+
+
+def table(found: dict[str, dict[str, Any]], data: str) -> str:
+    """Returns the rows of a set in Markdown; those without a run are left out."""
+    lines = ["| | class-balanced, % | 95% interval | of each seed | CPU minutes |", "| --- | --- | --- | --- | --- |"]
+    for name, kind in KINDS.items():
+        runs = [found[run.name] for run in PLAN if (run.data, run.kind) == (data, name) and run.name in found]
+        if not runs or name in CHOICES:
+            continue
+        for frames in _tests(kind):
+            if frames != kind.frames and name != "tuned":
+                continue
+            title = kind.title + ("" if frames == kind.frames else f", {_TESTED[frames]} in the test alone")
+            mean, each = figure(runs, frames)
+            minutes = [run["cpu_s"] / 60 for run in runs if run["cpu_s"]]
+            lines.append(
+                f"| {title} | {100 * mean.value:.1f}{_spread(each)} | {100 * mean.low:.0f} to {100 * mean.high:.0f} | "
+                f"{', '.join(f'{value:.1f}' for value in each)} | "
+                f"{f'{statistics.median(minutes):.0f}' if minutes and frames == kind.frames else ''} |"
+            )
+    classes = len(set(next(run["labels"] for run in found.values() if run["data"] == data)))
+    return "\n".join([*lines, f"| chance | {100 / classes:.1f} | | | |"])
+
+
+def choices(found: Mapping[str, dict[str, Any]]) -> str:
+    """Returns a table of other choices than those of the recipe, in Markdown; rows without a run are left out."""
+    lines = [f"| seed 0, % | {' | '.join(SETS)} |", "| --- |" + " --- |" * len(SETS)]
+    for name in ("tuned", *CHOICES):
+        runs = [found.get(Run(data, name, 0).name) for data in SETS]
+        if any(runs):
+            cells = [f"{figure([run], 'ordered')[1][0]:.1f}" if run else "not run" for run in runs]
+            lines.append(f"| {'the recipe' if name == 'tuned' else KINDS[name].title} | {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else NOTHING
+
+
+NOTHING = "*No run is done.*"
+_TESTED = {"shuffled": "shuffled frames", "single": "one frame"}
+
+
+def _spread(each: Sequence[float]) -> str:
+    return f" ± {statistics.stdev(each):.1f}" if len(each) > 1 else ""
+
+
+def read(results: Path) -> dict[str, dict[str, Any]]:
+    """Returns the finished runs by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+
+
+def report(results: Path, page: Path) -> None:
+    """Writes the tables of the page."""
+    found = read(results)
+    have = {run["data"] for run in found.values()}
+    tables = {name: table(found, name) if name in have else NOTHING for name in SETS}
+    fill(page, missing=missing(found), choices=choices(found), **tables)
+
+
+def missing(found: Mapping[str, Any]) -> str:
+    """Returns the list of planned runs that are not there, in Markdown."""
+    lines = []
+    for name, kind in KINDS.items():
+        for data in SETS:
+            seeds = [run.seed for run in PLAN if (run.data, run.kind) == (data, name) and run.name not in found]
+            if seeds:
+                lines.append(f"- `{data}`, {kind.title}: {len(seeds)} of {len(kind.seeds)} seeds")
+    return "Not run yet:\n\n" + "\n".join(lines) if lines else "None."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="JSON files")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="lists finished and missing runs")
+    commands.add_parser("report", help="writes the page from what is there")
+    running = commands.add_parser("run", help="trains what is missing")
+    running.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="with a folder for each set")
+    running.add_argument("--only", default="", metavar="START", help="runs whose names begin so, as gestures-tuned")
+    running.add_argument("--work", type=Path, default=Path("runs/real_videos"), metavar="FOLDER", help="checkpoints")
+    args = parser.parse_args(arguments)
+    try:
+        found = read(args.results)
+        if args.command == "report":
+            report(args.results, PAGE)
+        elif args.command == "list":
+            for run in PLAN:
+                done = found.get(run.name)
+                share = f"{figure([done], KINDS[run.kind].frames)[1][0]:.1f}%" if done else "to do"
+                print(f"{run.name:32} {share}")
+        else:
+            for run in PLAN:
+                if run.name not in found and run.name.startswith(args.only):
+                    result = execute(run, args.videos, args.work)
+                    args.results.mkdir(parents=True, exist_ok=True)
+                    with replacing(args.results / f"{run.name}.json") as draft:
+                        draft.write_text(json.dumps(result) + "\n")
+                    print(f"--- {run.name}: {figure([result], KINDS[run.kind].frames)[1][0]:.1f}%", flush=True)
+    except (OSError, ValueError) as error:
+        print(f"real_videos.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Small sets of real videos: clips of kept videos are those of the trainer, and runs are named, done once and told."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import real_videos
+import torch
+from pages import part_of
+from reference.data.clips import VideoClips
+from reference.data.sources import read_source
+from reference.training.recipe import load_recipe, sections
+
+from vov3d.synthetic.moving_shapes import CLASSES, write_videos
+
+CFG = {
+    "num_frames": 4,
+    "sampling": "segment",
+    "input_size": (3, 16, 16),
+    "test_input_size": (3, 16, 16),
+    "mean": (0.45,) * 3,
+    "std": (0.225,) * 3,
+    "interpolation": "bilinear",
+}
+
+
+def made(kind: str, seed: int, said: Sequence[int], data: str = "fights") -> dict:
+    labels = [0, 0, 0, 0, 1, 1]
+    frames = real_videos._tests(real_videos.KINDS[kind])
+    return {
+        "data": data,
+        "kind": kind,
+        "seed": seed,
+        "labels": labels,
+        "said": dict.fromkeys(frames, said),
+        "cpu_s": 90,
+    }
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_clips_of_kept_videos_are_the_trainers_own(tmp_path, train):
+    write_videos(tmp_path / "videos", 2, seed=0, num_frames=9, size=32, classes=CLASSES[:2])
+    recipe = sections(load_recipe("finetune", {"clip.flip": "true"}))
+    source, _ = read_source(str(tmp_path / "videos"), "train", recipe.data, recipe.shapes, None)
+    own = VideoClips(source, CFG, recipe, train)
+    kept = {
+        frames: real_videos.Kept(source, CFG, recipe, train, frames) for frames in ("ordered", "shuffled", "single")
+    }
+    for epoch in range(2):
+        keys = [(epoch, i) for i in range(len(source))]
+        wanted, found = own.__getitems__(keys), {name: clips.__getitems__(keys) for name, clips in kept.items()}
+        assert torch.equal(found["ordered"].clips, wanted.clips)
+        assert torch.equal(found["ordered"].labels, wanted.labels)
+        assert torch.equal(found["single"].clips, found["single"].clips[:, :, :1].expand_as(wanted.clips))
+        assert not torch.equal(found["shuffled"].clips, wanted.clips)
+        if not train:
+            sums = [clips.clips.sum((1, 3, 4)).sort().values for clips in (found["shuffled"], wanted)]
+            torch.testing.assert_close(*sums)
+
+
+def test_accuracy_is_balanced_over_the_classes():
+    run = made("tuned", 0, [0, 0, 0, 0, 0, 1])
+    mean, each = real_videos.figure([run, made("tuned", 1, [0, 0, 0, 1, 1, 1])], "ordered")
+    assert each == [75.0, 87.5]
+    assert mean.value == pytest.approx(0.8125)
+    assert mean.low < mean.value < mean.high
+
+
+def test_every_planned_run_has_keys_of_the_recipe():
+    for run in real_videos.PLAN:
+        load_recipe("finetune", real_videos.SETS[run.data] | real_videos.KINDS[run.kind].keys)
+    assert len({run.name for run in real_videos.PLAN}) == len(real_videos.PLAN)
+
+
+def test_runs_are_done_once_and_the_report_names_what_is_missing(tmp_path, monkeypatch, capsys):
+    done = []
+
+    def execute(run, videos, work):
+        done.append(run.name)
+        return made(run.kind, run.seed, [0, 0, 0, 0, 0, 1], run.data)
+
+    monkeypatch.setattr(real_videos, "execute", execute)
+    words = ["--results", str(tmp_path / "found")]
+    for _ in range(2):
+        assert real_videos.main([*words, "run", "--videos", "x", "--only", "fights-tuned"]) == 0
+    assert done == [f"fights-tuned-seed{seed}" for seed in real_videos.SEEDS]
+    assert real_videos.main([*words, "list"]) == 0
+    assert "fights-tuned-seed0" in capsys.readouterr().out
+    page = tmp_path / "page.md"
+    page.write_text(real_videos.PAGE.read_text())
+    real_videos.report(tmp_path / "found", page)
+    text = page.read_text()
+    assert "| from `vov3d_n` | 75.0 ± 0.0 | " in part_of(text, "fights")
+    assert "| the recipe | not run | 75.0 | not run |" in part_of(text, "choices")
+    missing = part_of(text, "missing")
+    assert "`fights`, from scratch: 3 of 3 seeds" in missing
+    assert "`fights`, from `vov3d_n`:" not in missing
+
+
+def test_the_page_is_that_of_the_stored_runs(tmp_path):
+    found = real_videos.read(real_videos.RESULTS)
+    page = real_videos.PAGE.read_text()
+    again = tmp_path / "page.md"
+    again.write_text(page)
+    real_videos.report(real_videos.RESULTS, again)
+    assert again.read_text() == page, "write it anew with `python docs/measure real_videos report`"
+    for run in found.values():
+        assert json.dumps(run).count("mp4") == 0
+        assert all(len(said) == len(run["labels"]) for said in run["said"].values())
+        assert np.bincount(run["labels"]).min() > 0
