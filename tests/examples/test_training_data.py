@@ -1,12 +1,13 @@
 """Training data: epochs, random draws, shards, arrays, moving shapes, and mixing."""
 
+import random
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import webdataset
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference.data import sources
 from reference.data.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, to_network
@@ -16,7 +17,7 @@ from reference.training.mixing import box, mix
 from reference.training.recipe import load_recipe, sections
 
 from vov3d.synthetic.moving_shapes import CLASSES, make_set, write_videos
-from vov3d.video import VideoReader, eval_transform
+from vov3d.video import VideoReader, eval_transform, plan_random_clip, train_transform
 
 CFG = {
     "num_frames": 4,
@@ -85,6 +86,27 @@ def test_a_clip_depends_on_seed_epoch_and_index_alone(videos, sampling):
     (worked,) = list(load(clips, [[(0, 1), (0, 4), (1, 4)]], workers=1))
     assert torch.equal(worked.clips, together.clips)
     assert worked.labels.tolist() == [0, 1, 1]
+
+
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(epoch=st.integers(0, 1000), size=st.integers(4, 30), flip=st.booleans(), inverse=st.booleans())
+def test_clips_of_videos_reach_the_network_as_the_transform_gives_them(videos, epoch, size, flip, inverse):
+    cfg = CFG | {"input_size": (3, size, size)}
+    keys = recipe(clip_flip=str(flip).lower(), clip_inverse_scales=str(inverse).lower())
+    source, _ = read_source(str(videos), "train", keys.data, keys.shapes, None)
+    clips = open_clips(source, cfg, keys, train=True)
+    found = clips.__getitems__([(epoch, 3)]).clips
+    assert found.dtype == torch.uint8  # a quarter of the bytes of floats
+    rng = random.Random(repr((keys.train.seed, epoch, 3)))
+    with VideoReader(source.files[3]) as reader:
+        frames = reader.read(plan_random_clip(cfg, reader, rng)).contiguous()
+    low, high = scales = round(size * 8 / 7), round(size * 10 / 7)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.getrandbits(63))
+        if inverse:
+            scales = (round(1 / rng.uniform(1 / high, 1 / low)),) * 2
+        wanted = train_transform(cfg, scales, flip)(frames)
+    torch.testing.assert_close(to_network(found, cfg, torch.zeros(()))[0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_validation_takes_the_middle_of_a_video(videos):

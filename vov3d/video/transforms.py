@@ -149,11 +149,17 @@ class TrainTransform:
         if not self.size <= scales[0] <= scales[1]:
             raise ValueError(f"scales {scales} must rise and start no lower than the crop's {self.size} pixels")
 
-    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """Turns uint8 frames `(T, C, H, W)` into one float32 crop `(C, T, size, size)`.
+    def cut(self, frames: torch.Tensor) -> torch.Tensor:
+        """Resizes, crops and flips at random; what it returns is a quarter of the bytes of the normalised clip.
+
+        Args:
+            frames: uint8 `(T, C, H, W)`; fastest in channels-last memory, in which `VideoReader` gives them.
+
+        Returns:
+            uint8 `(T, C, size, size)`.
 
         Raises:
-            ValueError: for anything but uint8 frames of four dimensions, or a long side over 64 times the short one.
+            ValueError: as for a call.
         """
         _check_frames(frames)
         short = _randint(self.scales[0], self.scales[1])
@@ -161,8 +167,27 @@ class TrainTransform:
         (height, width), _ = crop_boxes(height, width, short, 1)
         frames = _resize(frames, (height, width), self._mode, self.antialias)
         corner = _randint(0, height - self.size), _randint(0, width - self.size)
-        clip = _normalized(stack_pictures(_cut(frames, [corner], self.size)), self._mean, self._std)[0]
-        return tv.horizontal_flip(clip) if self.flip and _randint(0, 1) else clip
+        crop = _cut(frames, [corner], self.size)[0]
+        return tv.horizontal_flip(crop) if self.flip and _randint(0, 1) else crop
+
+    def normalize(self, crop: torch.Tensor) -> torch.Tensor:
+        """Scales a crop to 0..1 and normalises it by the network's mean and standard deviation.
+
+        Args:
+            crop: uint8 `(T, C, size, size)` as `cut` gives it.
+
+        Returns:
+            float32 `(C, T, size, size)`.
+        """
+        return _normalized(stack_pictures([crop]), self._mean, self._std)[0]
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Turns uint8 frames `(T, C, H, W)` into one float32 crop `(C, T, size, size)`.
+
+        Raises:
+            ValueError: for anything but uint8 frames of four dimensions, or a long side over 64 times the short one.
+        """
+        return self.normalize(self.cut(frames))
 
 
 def eval_transform(cfg: Mapping[str, Any], num_crops: int = 1, antialias: bool = True) -> EvalTransform:
