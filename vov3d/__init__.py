@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from vov3d.hub import convert, convert_state_dict, from_pretrained, publish, push_to_hub, save_pretrained
     from vov3d.interpret import explain
     from vov3d.labels import class_names, load_labels
-    from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
+    from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d, set_conv_forms
     from vov3d.live import StreamClassifier
+    from vov3d.memory import keep_freed_memory
     from vov3d.models import (
         X3D,
         VideoPretrainedCfg,
@@ -74,6 +75,7 @@ __all__ = [
     "recalibrate",
     "replace_blocks",
     "save_pretrained",
+    "set_conv_forms",
     "streaming",
 ]
 
@@ -84,7 +86,7 @@ _ROOMS = {
     "hub": "convert convert_state_dict from_pretrained publish push_to_hub save_pretrained",
     "interpret": "explain",
     "labels": "class_names load_labels",
-    "layers": "TOSA ClassifierHead3d ConvNormAct3d D2plus1D SqueezeExcite3d",
+    "layers": "TOSA ClassifierHead3d ConvNormAct3d D2plus1D SqueezeExcite3d set_conv_forms",
     "live": "StreamClassifier",
     "memory": "keep_freed_memory",
     "models": "X3D VideoPretrainedCfg VoV3D WeightsError create_model is_model list_models list_pretrained"

@@ -1,18 +1,20 @@
 """Measures time by interleaved repetitions, peak memory, energy, and the roofline of the machine."""
 
-import json
-import os
 import platform
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from vov3d.models.budget import Budget
 
@@ -105,19 +107,140 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    # Read when the first profiler starts; without it, the profiler prints messages about GPUs and tracing.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+    with _Allocations() as allocations:
         call()
-    with TemporaryDirectory() as folder:
-        profile.export_chrome_trace(f"{folder}/trace.json")
-        events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
-    live = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
-        live += event["args"]["Bytes"]
-        peak = max(peak, live)
-    return peak
+    return allocations.peak
+
+
+class _Allocations(TorchDispatchMode):
+    """Follows the memory of the tensors that operators return; PyTorch's profiler prints lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()  # by address: given tensors are not counted when an operator returns them
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls an operator and counts the memory that is new."""
+        given = {_storage(x).data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._add(_storage(tensor), given)
+        return out
+
+    def _add(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        address, size = storage.data_ptr(), storage.nbytes()
+        if not size or address in given or address in self._known:
+            return
+        self._known.add(address)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, address, size)
+
+    def _remove(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self.live -= size
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
+
+
+class Operation(NamedTuple):
+    """An operator in a forward pass.
+
+    Attributes:
+        layer: Name of the module that calls it.
+        name: Name of the operator.
+        seconds: Median time.
+        flops: Operations of convolutions and matrix products, two for a multiply-add.
+        bytes: Bytes of the tensors that it reads and writes.
+    """
+
+    layer: str
+    name: str
+    seconds: float
+    flops: int
+    bytes: int
+
+    def bound(self, roofline: "Roofline") -> float:
+        """Returns the least time on a machine: the larger of computing, and of reading and writing once."""
+        return max(self.flops / roofline.flops, self.bytes / roofline.bandwidth)
+
+    def limit(self, roofline: "Roofline") -> str:
+        """Returns which of the two it is: `"FLOPs"` or `"bytes"`."""
+        return "FLOPs" if self.flops / roofline.flops > self.bytes / roofline.bandwidth else "bytes"
+
+
+def by_operator(model: nn.Module, clip: torch.Tensor, repetitions: int = 10, warmup: int = WARMUP) -> list[Operation]:
+    """Times every operator of a forward pass on the CPU, in the order of their calls.
+
+    Views, which move nothing, are left out. Bytes are those of whole tensors: an operator on data that is still in
+    the cache can be faster than its bound.
+
+    Args:
+        model: A model in eval mode.
+        clip: `(B, C, T, H, W)`.
+        repetitions: Timed passes, of which the median counts.
+        warmup: Untimed passes before.
+    """
+    layers: list[str] = []
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: layers.append(name)))
+        hooks.append(module.register_forward_hook(lambda *_: layers.pop() and None, always_call=True))
+    passes = []
+    try:
+        with torch.no_grad():
+            for _ in range(warmup):
+                model(clip)
+            for _ in range(repetitions):
+                with _Operators(layers) as operators:
+                    model(clip)
+                passes.append(operators.found)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [same[0]._replace(seconds=statistics.median(o.seconds for o in same)) for same in zip(*passes, strict=True)]
+
+
+class _Operators(TorchDispatchMode):
+    """Times operators and counts their cost.
+
+    Args:
+        layers: Names of the modules that are running, the innermost last.
+    """
+
+    def __init__(self, layers: list[str]) -> None:
+        super().__init__()
+        self.found: list[Operation] = []
+        self._layers = layers
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls and times an operator."""
+        kwargs = kwargs or {}
+        start = time.perf_counter()
+        out = func(*args, **kwargs)
+        seconds = time.perf_counter() - start
+        if not func.is_view:
+            given = {id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+            tensors = [*given.values(), *(x for x in tree_leaves(out) if isinstance(x, torch.Tensor))]
+            moved = sum(x.numel() * x.element_size() for x in tensors)
+            name = func.overloadpacket.__name__.strip("_")
+            layer = self._layers[-1] if self._layers else ""
+            self.found.append(Operation(layer, name, seconds, _flops(func, args, kwargs, out), moved))
+        return out
+
+
+def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Returns the operations of a convolution or a matrix product; 0 for all other operators."""
+    if func.namespace == "mkldnn" and "convolution" in func.overloadpacket.__name__:
+        names = [argument.name for argument in func._schema.arguments]
+        weight = args[next(names.index(name) for name in ("W", "weight") if name in names)]
+        return 2 * out.numel() * weight[0].numel()
+    count = flop_registry.get(func.overloadpacket)
+    return count(*args, **kwargs, out_val=out) if count else 0
 
 
 class Roofline(NamedTuple):

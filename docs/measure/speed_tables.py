@@ -45,7 +45,15 @@ python docs/measure bf16_agreement --model vov3d_m a.mp4 b.mp4
 ```
 """
 
-RULES = """## Design decisions based on these measurements
+RULES = """## By layer
+
+`vov3d benchmark vov3d_m --by-layer` times every operator of the optimized form by itself. Beside the time it prints
+the operator's operations (two for a multiply-add) and the bytes of the tensors that it reads and writes, the least time
+that these allow by the measured matrix product and copy, and the ratio of the two times; then the sums by kind of
+operator. A ratio below 1 means that the tensors were still in the cache. `--dtypes bf16`, `--batch 8` and
+`--backends eager` are other cases. The operations are twice the multiply-adds of `vov3d info`.
+
+## Design decisions based on these measurements
 
 - `vov3d/layers/conv.py`: on a CPU clips are stored channels-last. For the backward pass 1 x k x k and t x 1 x 1 kernels
   run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d`; elsewhere `conv3d` is used.

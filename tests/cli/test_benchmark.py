@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import vov3d
-from vov3d.benchmark import Roofline, measure, peak_memory
+from vov3d.benchmark import Roofline, by_operator, measure, peak_memory
 from vov3d.cli import _peers, main
 from vov3d.cli.benchmark import _table8_cells, _training_step
 from vov3d.models.budget import Budget, budget_of
@@ -130,3 +130,60 @@ def test_peers_take_clips(monkeypatch):
     assert absent["x3d_m (pytorchvideo)"] == "pytorchvideo is not installed"
     assert set(found) == {"resnet50 (timm)", "r2plus1d_18 (torchvision)"}
     assert found["resnet50 (timm)"]().eval()(torch.randn(1, 3, 2, 32, 32)).shape == (1, 1000)
+
+
+# --- by layer --------------------------------------------------------------------------------------------------------
+
+
+def test_operators_add_up_to_the_budget_of_the_model():
+    model = vov3d.create_model("vov3d_n", pretrained=True).eval()
+    clip = torch.randn(2, 3, 4, 32, 32)
+    budget = vov3d.measure_budget("vov3d_n", 4, 32)
+    for network in (model, vov3d.optimize_for_inference(model)):
+        found = by_operator(network, clip, repetitions=2, warmup=0)
+        assert sum(o.flops for o in found) == pytest.approx(2 * 2 * budget.macs, rel=0.01)
+        assert all(o.seconds > 0 and o.bytes > 0 for o in found if "convolution" in o.name)
+    assert {"cat", "silu", "addmm"} <= {o.name for o in found}
+    assert any(o.layer.endswith("stages.0.blocks.0.layers.0.branch.1") for o in found)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_the_cost_of_an_operator_is_what_it_computes_and_moves():
+    x, linear = torch.randn(4, 10), nn.Linear(10, 5)
+    (product, relu) = by_operator(nn.Sequential(linear, nn.ReLU()), x, repetitions=1, warmup=0)
+    assert (product.layer, product.name, product.flops) == ("0", "addmm", 2 * 4 * 10 * 5)
+    assert product.bytes == 4 * (4 * 10 + 10 * 5 + 5 + 4 * 5)
+    assert (relu.layer, relu.name, relu.flops, relu.bytes) == ("1", "relu", 0, 4 * 2 * 4 * 5)
+    assert product.bound(Roofline(flops=100, bandwidth=1e9)) == 4.0
+    assert relu.bound(Roofline(flops=100, bandwidth=10)) == 16.0
+
+
+def test_memory_that_was_there_before_is_not_counted():
+    x = torch.ones(1000, 1000)
+    assert peak_memory(lambda: x.add_(1).view(-1).relu_(), CPU) == 0
+
+
+def test_the_table_by_layer_has_every_operator_and_their_sums(capsys):
+    assert main(["benchmark", *TINY, "--by-layer"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "vov3d_m  optimized fp32, batch 1" in out
+    assert out.count("x least") == 2
+    last = out.splitlines()[-1].split()
+    assert last[1:3] == ["calls", "all"]
+    assert main(["benchmark", *TINY, "--by-layer", "--json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    assert len(table["operations"]) == int(last[0])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--mode", "train"], "--mode train has no effect with --by-layer"),
+        (["--table8"], "--table8 has no effect with --by-layer"),
+        (["--backends", "openvino"], "cannot look into --backends openvino"),
+    ],
+)
+def test_what_has_no_effect_by_layer_is_refused(more, message, capsys):
+    assert main(["benchmark", *TINY, "--by-layer", *more]) == 1
+    assert message in capsys.readouterr().err

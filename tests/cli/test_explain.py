@@ -19,7 +19,6 @@ def video(tmp_path_factory):
 
 
 def test_models_and_labels_are_shown_side_by_side(capsys, video, tmp_path):
-    pytest.importorskip("pytorch_grad_cam", reason="needs the extra `explain`")
     models = ["--model", "vov3d_n", "--model", "vov3d_n.shapes_stream"]
     labels = ["--label", "Pulling something", "--label", "18"]
     code = main(["explain", video, "-o", str(tmp_path / "out.png"), *models, *labels, "--occlusion"])
@@ -56,7 +55,6 @@ def test_errors_are_one_line(arguments, message, capsys, video, tmp_path, monkey
 
 
 def test_an_unknown_label_is_refused(capsys, video):
-    pytest.importorskip("pytorch_grad_cam", reason="needs the extra `explain`")
     assert main(["explain", video, "--label", "Pushing somethin"]) == 1
     assert "the model has no output 'Pushing somethin'; near: 'Pushing something'" in capsys.readouterr().err
 

@@ -78,7 +78,7 @@ def test_the_report_says_that_no_real_video_was_compared(capsys, tmp_path):
         (["-o", "a.pt2", "--int8", "videos"], "use .xml"),
         (["-o", "a.xml", "--int8", "nowhere"], "nowhere: no such folder of videos"),
         (["-o", "a.xml", "--int8", "empty"], "empty: has no file with a video's extension"),
-        (["-o", "a.onnx", "--dtype", "bf16"], "ONNX files support fp32, not 'bf16'"),
+        (["-o", "a.onnx", "--dtype", "bf16"], "ONNX files support fp32, int8, not 'bf16'"),
         (["-o", "a.onnx", "--checkpoint", "none.pth"], "none.pth: no such weights file"),
         (["-o", "a.onnx", "--random-weights", "--size", "31"], "needs frames=1 and size=32 or more, got 4 and 31"),
         (["-o", "a.onnx", "--random-weights", "--video", "none.mp4"], "none.mp4: no such file"),

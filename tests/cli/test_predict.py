@@ -55,6 +55,19 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
+def test_shards_share_the_videos(capsys, tmp_path: Path) -> None:
+    for number in range(5):
+        write_video(tmp_path / f"{number}.mp4", num_frames=9)
+    seen = []
+    for shard in ("1/2", "2/2"):
+        code, text, _ = run(capsys, str(tmp_path), *MODEL, "--json", "--shard", shard)
+        assert code == 0
+        seen.append([Path(entry["file"]).stem for entry in json.loads(text)])
+    assert seen == [["0", "2", "4"], ["1", "3"]]
+    code, _, err = run(capsys, str(tmp_path), *MODEL, "--shard", "6/6")
+    assert (code, err) == (1, ["vov3d predict: --shard 6/6: there are only 5 videos; make fewer shards"])
+
+
 def test_folders_are_walked(capsys, clips: Path) -> None:
     code, text, err = run(capsys, str(clips), *MODEL, "--topk", "1")
     assert code == 1
@@ -280,3 +293,43 @@ def test_text_in_pictures_is_broken_between_words(text: str, width: int) -> None
     if " ".join(lines) != text.strip():
         assert lines[-1].endswith("...") or width == 120
     assert text_lines("", font, width) == [""]
+
+
+# --- what computes the model -----------------------------------------------------------------------------------------
+
+
+def test_a_few_views_are_not_worth_a_conversion(capsys, tmp_path: Path, monkeypatch) -> None:
+    video = str(write_video(tmp_path / "a.mp4", num_frames=9))
+    monkeypatch.setattr("vov3d.deploy._runtimes.runtime_model", None)  # would convert
+    code, plain, err = run(capsys, video)
+    assert (code, len(err)) == (0, 1)  # what the model knows
+    code, _, err = run(capsys, video, "-v", "--views", "2x3")
+    assert code == 0
+    assert err[0].startswith("vov3d predict: computed by torch: OpenVINO pays off from 24500 views on, not for 6")
+    assert run(capsys, video, "-v", "--runtime", "torch")[1] == plain
+
+
+def test_many_views_or_a_wish_take_another_runtime(capsys, tmp_path: Path, monkeypatch) -> None:
+    video = str(write_video(tmp_path / "a.mp4", num_frames=9))
+    asked: list[str] = []
+
+    def made(model, backend, *_):
+        asked.append(backend)
+        model.backend = backend
+        return model
+
+    monkeypatch.setattr("vov3d.deploy._runtimes.runtime_model", made)
+    monkeypatch.setattr("vov3d.deploy._runtimes.find_spec", lambda name: name)
+    monkeypatch.setattr("vov3d.cli.predict.CONVERTED_FROM", 6 * 8 * 64 * 64)
+    code, _, err = run(capsys, video, "-v", "--views", "2x3")
+    assert code == 0
+    assert err[0] == "vov3d predict: computed by openvino: 6 views make up for the conversion, from 6 on"
+    code, _, err = run(capsys, video, "-v", "--runtime", "onnxruntime")
+    assert (code, asked) == (0, ["openvino", "onnxruntime"])
+    assert err[0].endswith("as --runtime says")
+
+
+def test_a_file_has_its_own_runtime(capsys) -> None:
+    code, _, err = run(capsys, "a.mp4", "--model", "a.onnx", "--runtime", "torch")
+    assert (code, len(err)) == (1, 1)
+    assert "--runtime torch has no effect on a.onnx" in err[0]

@@ -243,13 +243,14 @@ REFUSED = [
         tiny,
         "a.pt2",
         {"calibration": [1]},
-        "calibration is for int8, which torch.export files do not support; use .xml",
+        "calibration is for int8, but torch.export files do not support it; use .xml or .onnx",
     ),
-    (tiny, "a.onnx", {"dtype": "fp16"}, "ONNX files support fp32, not 'fp16'"),
+    (tiny, "a.onnx", {"dtype": "fp16"}, "ONNX files support fp32, int8, not 'fp16'"),
     (tiny, "a.xml", {"dtype": "fp8"}, "support fp32, fp16, bf16, int8, not 'fp8'"),
     (tiny, "a.xml", {"dtype": "int8"}, "int8 needs calibration clips"),
     (tiny, "a.xml", {"dtype": "bf16", "calibration": [1]}, "exclude each other"),
     (tiny, "a.xml", {"calibration": iter([1])}, "an iterator can be read only once"),
+    (tiny, "a.onnx", {"calibration": [1]}, "int8 needs form='conv2d' in ONNX files"),
     (tiny, "a.onnx", {"frames": 0}, "needs frames=1 and size=4 or more, got 0 and 40"),
     (tiny, "a.pt2", {"size": 3}, "needs frames=1 and size=4 or more, got 3 and 3"),
     (hooked, "a.onnx", {}, r"stem\.conv_s has hooks, which a file cannot hold"),
@@ -563,15 +564,15 @@ def test_missing_files_are_named(tmp_path, files):
 
 # --- all of the zoo --------------------------------------------------------------------------------------------------
 
-# Exporters take a minute for a deep network. Two whole ones stand for depth; X3D's others differ from X3D-XS in depth
-# alone, and one stage of two blocks shows a form of the convolutions.
-ZOO = [("vov3d_m", {}), ("x3d_xs", {}), ("vov3d_l", {"num_blocks": 3, "depths": (2, 2, 2, 2)})]
-ZOO += [("vov3d_m", {"conv": conv, "num_blocks": 2, **TINY}) for conv in MIDDLE_CONVS]
+# Exporters take a minute for a deep network. Two whole ones stand for depth; the others differ from them in it alone,
+# and one stage of two blocks shows a form of the convolutions.
+ZOO = [(name, {}, end) for name in ("vov3d_m", "x3d_xs") for end in (".onnx", ".xml")]
+ZOO += [("vov3d_m", {"conv": conv, "num_blocks": 2, **TINY}, ".onnx") for conv in MIDDLE_CONVS]
+ZOO += [("vov3d_m", {"conv": conv, "num_blocks": 2, **TINY}, ".xml") for conv in ("3d", "d2plus1d")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [".onnx", ".xml"])
-@pytest.mark.parametrize(("name", "args"), ZOO)
+@pytest.mark.parametrize(("name", "args", "end"), ZOO)
 def test_every_model_exports_and_matches(name, args, end, tmp_path):
     model = without_zeros(vov3d.create_model(name, **args)).eval()
     found = vov3d.load_exported(vov3d.export(model, tmp_path / f"a{end}", frames=4, size=96))

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from vov3d.synthetic.moving_shapes import write_clip
 from vov3d.weights.tasks import make_task
 
 # 70 MB of wheels that only explanations need: extra `explain`
-needs_gradcam = pytest.mark.skipif(find_spec("pytorch_grad_cam") is None, reason="grad-cam is not installed")
 CLIP = torch.randn(3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -149,7 +147,6 @@ def left_alone() -> Iterator[Any]:
     yield pytest.param(lambda: task_model("single").to(torch.bfloat16), id="bfloat16")
 
 
-@needs_gradcam
 @pytest.mark.parametrize("make", list(left_alone()))
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_model_is_left_as_it_was(make, broken):
@@ -170,7 +167,6 @@ def test_a_model_is_left_as_it_was(make, broken):
     assert same(before, state_of(model))
 
 
-@needs_gradcam
 @pytest.mark.parametrize("name", vov3d.list_models())
 def test_every_model_of_the_zoo_is_explained(name):
     model: Any = vov3d.create_model(name, num_classes=3)
@@ -186,7 +182,6 @@ def test_every_model_of_the_zoo_is_explained(name):
     assert found.per_frame.sum() == pytest.approx(float(found.map.max()), abs=1e-5)
 
 
-@needs_gradcam
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_follow_their_definition(method, trained):
     clip, _ = make_masked_clip(3, np.random.default_rng(1), 8)
@@ -207,7 +202,6 @@ def test_maps_follow_their_definition(method, trained):
     assert torch.isfinite(found.map).all()
 
 
-@needs_gradcam
 def test_the_map_lies_on_the_moving_shape(trained):
     right = 0
     for label in range(20):
@@ -219,7 +213,6 @@ def test_the_map_lies_on_the_moving_shape(trained):
     assert right >= 18
 
 
-@needs_gradcam
 def test_videos_are_sampled_and_named_as_by_the_classifier(trained, tmp_path):
     path = tmp_path / "clip.mp4"
     write_clip(path, make_masked_clip(18, np.random.default_rng(3))[0])
@@ -248,7 +241,6 @@ def test_videos_are_sampled_and_named_as_by_the_classifier(trained, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.mp4", "a.png", "clip.mp4"]
 
 
-@needs_gradcam
 def test_a_frame_that_is_like_its_neighbours_is_not_missed():
     model = task_model("single")
     still = CLIP[:, :1].expand(-1, 4, -1, -1)
@@ -288,7 +280,6 @@ def test_other_models_are_refused_with_the_reason(make, message, call):
         call(make(), CLIP)
 
 
-@needs_gradcam
 @pytest.mark.parametrize(
     ("clip", "settings", "message"),
     [

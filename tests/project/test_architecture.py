@@ -18,7 +18,8 @@ PROJECT = Path(__file__).parents[2]
 # From the top to the bottom: a room imports only from its own level and from those below it.
 LEVELS = [
     {"cli"},
-    {"live", "serving", "interpret"},
+    {"serving"},
+    {"live", "interpret"},
     {"benchmark"},
     {"deploy", "adapters"},
     {"video", "synthetic"},
@@ -30,7 +31,8 @@ LEVELS = [
 ]
 CORE = {"torch", "timm", "huggingface_hub", "safetensors", "einops"}
 WITH_EXTRAS = ("vov3d.video", "vov3d.synthetic", "vov3d.live", "vov3d.interpret", "vov3d.serving")  # need `video`
-OF_AN_EXTRA = {"vov3d.adapters.transformers"}  # whose classes derive from another package's
+# Whose classes derive from another package's, and kernels in the language of another package.
+OF_AN_EXTRA = {"vov3d.adapters.transformers", "vov3d.deploy._triton"}
 
 Trees = dict[str, ast.Module]
 
@@ -213,6 +215,14 @@ def test_everything_public_is_there_and_documented():
     for name in vov3d.__all__:
         assert name == "__version__" or getattr(vov3d, name).__doc__
     assert set(vov3d.__all__) <= set(dir(vov3d))
+
+
+def test_type_checkers_see_every_public_name():
+    """The names are imported twice: for checkers and the site, which read the source, and on first use."""
+    body = modules()["vov3d"].body
+    (seen,) = (node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    names = {i.removeprefix("vov3d.").split(".")[-1] for i in imports(seen) if i.startswith("vov3d.")}
+    assert names == set(vov3d.__all__) - {"__version__"}
 
 
 # Modules that put files in place themselves, with the reason; all others use `vov3d.files.replacing`.

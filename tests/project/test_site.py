@@ -41,8 +41,6 @@ def test_every_picture_has_its_script():
 
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
 def test_scripts_draw(script, tmp_path):
-    if "vov3d.interpret" in script.read_text():
-        pytest.importorskip("pytorch_grad_cam", reason="its 70 MB of wheels are in the extra `explain` only")
     module = loaded(script)
     module.TARGET = tmp_path / "picture.png"
     module.main()

@@ -18,7 +18,7 @@ import vov3d
 
 # The module of each command, and its summary in `vov3d --help`.
 COMMANDS = {
-    "demo": ("demo", "make clips, label them and show which labels are correct, without a network"),
+    "demo": ("demo", "label generated clips and show which labels are correct, or start a web page (--web)"),
     "list": ("zoo", "list the models and their published weights"),
     "info": ("info", "show parameters, multiply-adds, activations and shapes of a model"),
     "predict": ("predict", "label video files"),

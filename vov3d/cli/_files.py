@@ -30,17 +30,18 @@ class LeftOut:
         return f"{self._folder}: left out {'; '.join(parts)}" if parts else ""
 
 
-def named_videos(arguments: Sequence[str], command: str) -> list[str]:
+def named_videos(arguments: Sequence[str], command: str, shard: tuple[int, int] | None = None) -> list[str]:
     """Returns the videos that arguments name; reports on stderr what is left out of folders.
 
     Args:
         arguments: Video files, addresses, folders of videos or of frames, `@FILE` for a list of these, one a line,
             and `-` for such a list on the standard input.
         command: Name of the command, for messages.
+        shard: `(i, n)` for the i-th of n shares, from 1; those of all i are disjoint and differ by at most one video.
 
     Raises:
         FileNotFoundError: If a folder has no video, or a list does not exist.
-        ValueError: If a list is empty, or `-` is given twice.
+        ValueError: If a list is empty, `-` is given twice, or there are fewer videos than the shard's number.
     """
     found: list[str] = []
     for argument in _expanded(arguments):
@@ -51,7 +52,13 @@ def named_videos(arguments: Sequence[str], command: str) -> list[str]:
                 print(f"vov3d {command}: {left_out}", file=sys.stderr)
         else:
             found.append(argument)
-    return found
+    return found if shard is None else _share(found, *shard)
+
+
+def _share(found: list[str], number: int, count: int) -> list[str]:
+    if number > len(found):
+        raise ValueError(f"--shard {number}/{count}: there are only {len(found)} videos; make fewer shards")
+    return found[number - 1 :: count]
 
 
 def _expanded(arguments: Sequence[str]) -> Iterator[str]:

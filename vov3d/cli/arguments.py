@@ -30,6 +30,14 @@ def span(text: str) -> float:
     return value
 
 
+def shard(text: str) -> tuple[int, int]:
+    """Parses `I/N`, the I-th of N shares, from 1: `3/64`."""
+    found = re.fullmatch(r"([1-9]\d{0,8})/([1-9]\d{0,8})", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, such as 3/64, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
 def device(name: str) -> torch.device:
     """Returns a device, after checking that it can be used here.
 

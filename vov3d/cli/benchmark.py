@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import product
@@ -19,6 +19,7 @@ from vov3d.benchmark import (
     WARMUP,
     Roofline,
     Times,
+    by_operator,
     machine,
     measure,
     measure_roofline,
@@ -60,7 +61,16 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--frames", type=positive, default=16, help="frames of a clip (default: 16)")
     p.add_argument("--size", type=positive, default=224, help="height and width in pixels (default: 224)")
     p.add_argument("--batch", type=positive, nargs="+", default=[1], metavar="N", help="clips at once (default: 1)")
-    p.add_argument("--backends", type=_choices(BACKENDS), default=["eager"], help=f"of {','.join(BACKENDS)}")
+    p.add_argument(
+        "--backends",
+        type=_choices(BACKENDS),
+        help=f"of {','.join(BACKENDS)} (default: eager; optimized with --by-layer)",
+    )
+    p.add_argument(
+        "--by-layer",
+        action="store_true",
+        help="time every operator of a forward pass on the CPU, beside its own least time on this machine",
+    )
     p.add_argument("--dtypes", type=_choices(tuple(_DTYPES)), default=["fp32"], help=f"of {','.join(_DTYPES)}")
     p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     p.add_argument("--repetitions", type=positive, default=10, metavar="N", help="timed calls of each (default: 10)")
@@ -83,7 +93,10 @@ def _choices(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 def _benchmark(args: argparse.Namespace) -> int:
     target = device(args.device)
+    args.backends = args.backends or (["optimized"] if args.by_layer else ["eager"])
     _check(args, target)
+    if args.by_layer:
+        return _by_layer(args)
     builders = _builders(args)
     cases = sum(len(backends) for _, backends in builders.values()) * len(args.dtypes) * len(args.batch)
     with TemporaryDirectory() as folder, _bar(len(args.dtypes) + cases * (1 + WARMUP + args.repetitions + 1)) as bar:
@@ -123,6 +136,8 @@ def _benchmark(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, target: torch.device) -> None:
     """Raises ValueError for combinations that cannot run, before any work."""
+    if args.by_layer:
+        _check_by_layer(args, target)
     if args.mode == "train" and (wrong := set(args.backends) - {"eager", "compile"}):
         raise ValueError(f"--backends {wrong.pop()} cannot train; use eager or compile")
     if args.table8 and args.mode == "train":
@@ -138,6 +153,94 @@ def _check(args: argparse.Namespace, target: torch.device) -> None:
     args.models = [model_name(name) for name in args.models]
     for name in args.models:
         create_model(name, device="meta")
+
+
+def _check_by_layer(args: argparse.Namespace, target: torch.device) -> None:
+    """Raises ValueError for arguments that `--by-layer` cannot use."""
+    without_effect = {
+        "--mode train": args.mode == "train",
+        "--peers": args.peers,
+        "--table8": args.table8,
+        "--picture": args.picture is not None,
+        f"--device {args.device}": target.type != "cpu",
+    }
+    for option, given in without_effect.items():
+        if given:
+            raise ValueError(f"{option} has no effect with --by-layer, which times inference on the CPU")
+    if wrong := set(args.backends) - {"eager", "optimized"}:
+        raise ValueError(f"--by-layer cannot look into --backends {wrong.pop()}; use eager or optimized")
+
+
+def _by_layer(args: argparse.Namespace) -> int:
+    """Prints the operators of every combination, with their sums."""
+    cpu = torch.device("cpu")
+    rooflines = {name: measure_roofline(cpu, _DTYPES[name]) for name in args.dtypes}
+    tables = []
+    for name, backend, dtype, batch in product(args.models, args.backends, args.dtypes, args.batch):
+        clip = torch.randn(batch, 3, args.frames, args.size, args.size, generator=torch.Generator().manual_seed(0))
+        model: Any = create_model(name).eval()
+        made = optimize_for_inference(model, dtype=_DTYPES[dtype]) if backend == "optimized" else model
+        network = getattr(made, "model", made).to(_DTYPES[dtype])
+        x = clip.to(_DTYPES[dtype]).contiguous(memory_format=torch.channels_last_3d)
+        times = measure({name: partial(torch.no_grad()(network), x)}, cpu, args.repetitions)
+        rows = [
+            {**o._asdict(), "bound": o.bound(rooflines[dtype]), "limit": o.limit(rooflines[dtype])}
+            for o in by_operator(network, x, args.repetitions)
+        ]
+        case = {"model": name, "backend": backend, "dtype": dtype, "batch": batch, "seconds": times[name].median}
+        tables.append({**case, "operations": rows})
+    clip_text = {"frames": args.frames, "size": args.size}
+    facts = {"machine": machine(cpu), "clip": clip_text, "roofline": {k: r._asdict() for k, r in rooflines.items()}}
+    if args.json:
+        print(json.dumps({**facts, "tables": tables}, indent=2))
+        return 0
+    print(_conditions({**facts, "mode": "infer"}))
+    for table in tables:
+        print(f"\n{_layer_text(table)}")
+    return 0
+
+
+def _layer_text(table: dict[str, Any]) -> str:
+    """Returns the operators of a network as aligned columns, in the order of their calls, with their sums."""
+    rows = table["operations"]
+    head = ("layer", "operator", "ms", "MFLOP", "MB", "least ms", "bound by", "x least")
+    lines = [head, *(_layer_cells(row["layer"] or "(model)", row["name"], [row]) for row in rows)]
+    sums: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        sums.setdefault(row["name"], []).append(row)
+    longest = sorted(sums.items(), key=lambda item: -sum(row["seconds"] for row in item[1]))
+    lines += [head, *(_layer_cells(f"{len(same)} calls", name, same) for name, same in longest)]
+    lines.append(_layer_cells(f"{len(rows)} calls", "all", rows))
+    title = "{model}  {backend} {dtype}, batch {batch}: {ms:.1f} ms as a whole".format(
+        **table, ms=1e3 * table["seconds"]
+    )
+    aligned = _aligned(lines)
+    aligned.insert(len(rows) + 1, "")
+    return "\n".join([title, "", *aligned])
+
+
+def _layer_cells(layer: str, name: str, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Returns the sum of operators as a row."""
+    seconds, flops, moved, bound = (sum(row[key] for row in rows) for key in ("seconds", "flops", "bytes", "bound"))
+    computing = [row for row in rows if row["bound"] > 0 and row["limit"] == "FLOPs"]
+    by = "FLOPs" if sum(row["bound"] for row in computing) > bound / 2 else "bytes"
+    ratio = f"{seconds / bound:.1f}" if bound else "-"
+    return (
+        layer,
+        name,
+        f"{1e3 * seconds:.3f}",
+        f"{flops / 1e6:.1f}",
+        f"{moved / 1e6:.2f}",
+        f"{1e3 * bound:.3f}",
+        by,
+        ratio,
+    )
+
+
+def _aligned(cells: Sequence[tuple[str, ...]]) -> list[str]:
+    """Returns lines of aligned columns."""
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 def _bar(steps: int) -> Any:
@@ -229,15 +332,18 @@ def _fill(row: dict[str, Any], times: Times, roofline: Roofline, train: bool) ->
 def _text(report: dict[str, Any], table8: bool) -> str:
     """Returns the report as aligned columns, below the conditions of the measurement."""
     cells = [_TABLE8 if table8 else _COLUMNS, *map(_table8_cells if table8 else _cells, report["rows"])]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([_conditions(report), "", *_aligned(cells)])
+
+
+def _conditions(report: dict[str, Any]) -> str:
+    """Returns machine, rooflines and clip of a measurement."""
     rooflines = (
         f"{name}: matrix product {r['flops'] / 1e9:.0f} GFLOP/s, copy {r['bandwidth'] / 1e9:.1f} GB/s"
         for name, r in report["roofline"].items()
     )
     facts = ", ".join(f"{k} {v}" for k, v in report["machine"].items())
     clip = "{mode}, {clip[frames]} frames of {clip[size]} pixels".format(**report)
-    return "\n".join([facts, *rooflines, clip, "", *lines])
+    return "\n".join([facts, *rooflines, clip])
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

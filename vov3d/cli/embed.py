@@ -80,7 +80,7 @@ def _embed(args: argparse.Namespace) -> int:
         _pyarrow()
     if Path(args.model).suffix in FORMATS:
         raise ValueError(f"{args.model}: an exported file gives labels, not vectors; name the model it was made from")
-    files = named_videos(args.files, "embed")
+    files = named_videos(args.files, "embed", args.shard)
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)

@@ -48,7 +48,11 @@ def add_commands(commands: Any) -> None:
         default="fp32",
         help="for .xml files: fp16 halves the file, bf16 also computes in bf16 if the CPU can (default: fp32)",
     )
-    kind.add_argument("--int8", metavar="FOLDER", help="for .xml files: int8, with ranges from the videos of a folder")
+    kind.add_argument(
+        "--int8",
+        metavar="FOLDER",
+        help="int8, with ranges from the videos of a folder: .xml, or .onnx of the form conv2d",
+    )
     p.add_argument("--video", nargs="+", default=[], metavar="FILE", help="compare on the middle clips of these too")
     p.set_defaults(run=_export)
 

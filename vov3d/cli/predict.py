@@ -18,14 +18,19 @@ from vov3d.cli.arguments import (
     device,
     positive,
     say_what_it_knows,
+    shard,
     show_warnings,
 )
-from vov3d.deploy import load_exported, optimize_for_inference
+from vov3d.deploy import BACKENDS, load_exported, optimize_for_inference
 from vov3d.deploy.formats import FORMATS
 from vov3d.models import create_model
 from vov3d.models.names import model_name
 
 DEFAULT_MODEL = "vov3d_n"
+CONVERTED_FROM = 1000 * 16 * 224 * 224
+"""Frames x height x width of all views from which `--runtime auto` takes OpenVINO: it saves 15 to 30 ms of a view of
+VoV3D-M on two cores, and the conversion takes tens of seconds (docs/guides/export.md)."""
+
 _RANDOM = "RANDOM WEIGHTS: these labels mean nothing, only the speed is real"
 
 
@@ -51,6 +56,14 @@ def add_commands(commands: Any) -> None:
         metavar="FILE",
         help="draw the input frames, the labels and a time line; for several videos FILE-1, FILE-2, ...",
     )
+    p.add_argument(
+        "--runtime",
+        choices=BACKENDS,
+        default="auto",
+        help="what computes the model: torch, openvino, onnxruntime, or auto, which takes OpenVINO if it is installed "
+        "and there are enough views to make up for the seconds that the conversion takes (default: auto)",
+    )
+    p.add_argument("-v", "--verbose", action="store_true", help="say on stderr what computes the model, and why")
     p.set_defaults(run=_predict)
 
 
@@ -62,6 +75,12 @@ def add_files(p: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="video files, folders of videos or of frames (00001.jpg ...), http(s) addresses; @LIST for a file that "
         "names them, one per line, - for the standard input",
+    )
+    p.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="only the I-th of N equal shares of the videos, from 1: one for each task of a job array",
     )
     p.epilog = "Exit codes: 0 success, 1 an error, named on stderr, 2 wrong arguments."
 
@@ -95,18 +114,24 @@ def add_settings(p: argparse.ArgumentParser) -> None:
 def _predict(args: argparse.Namespace) -> int:
     from vov3d.video import parse_views  # needs the extra `video`
 
-    parse_views(args.views)
+    clips, crops = parse_views(args.views)
     if args.picture:
         from vov3d.video.picture import check_picture_name
 
         check_picture_name(args.picture)
         check_output(args.picture)
-    files = named_videos(args.files, "predict")
+    files = named_videos(args.files, "predict", args.shard)
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    model = exported_model(args) or built_model(args, target)
+    model = exported_model(args, args.runtime)
+    if model is None:
+        model, why = _accelerated(args, _model(args), target, len(files) * clips * crops)
+    else:
+        why = "the file"
+    if args.verbose:
+        print(f"vov3d predict: computed by {getattr(model, 'backend', 'exported file')}: {why}", file=sys.stderr)
     say_what_it_knows("predict", model)
     failed = False
     classifier = classifier_for(args, model, len(files), args.threshold)
@@ -125,7 +150,7 @@ def _predict(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def exported_model(args: argparse.Namespace) -> torch.nn.Module | None:
+def exported_model(args: argparse.Namespace, runtime: str = "auto") -> torch.nn.Module | None:
     """Returns the model in an exported file, or None if `--model` is not one."""
     if Path(args.model).suffix not in FORMATS:
         return None
@@ -133,6 +158,7 @@ def exported_model(args: argparse.Namespace) -> torch.nn.Module | None:
         "--checkpoint": args.checkpoint is not None,
         "--random-weights": args.random_weights,
         f"--device {args.device}": device(args.device).type != "cpu",
+        f"--runtime {runtime}": runtime != "auto",
     }
     for option, given in without_effect.items():
         if given:
@@ -140,12 +166,36 @@ def exported_model(args: argparse.Namespace) -> torch.nn.Module | None:
     return load_exported(args.model)
 
 
-def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
-    """Returns the requested model, optimized on CPUs, where this was measured to be faster."""
-    model = create_model(
+def _model(args: argparse.Namespace) -> Any:
+    """Returns the requested model in eval mode."""
+    return create_model(
         model_name(args.model), pretrained=not args.random_weights, checkpoint_path=args.checkpoint
     ).eval()
+
+
+def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
+    """Returns the requested model, optimized on CPUs, where this was measured to be faster."""
+    model = _model(args)
     return optimize_for_inference(model) if target.type == "cpu" else model.to(target)
+
+
+def _accelerated(args: argparse.Namespace, model: Any, target: torch.device, views: int) -> tuple[torch.nn.Module, str]:
+    """Returns a model in the runtime that is fastest for a number of views, and the reason in words."""
+    if args.runtime not in ("auto", "torch"):
+        return optimize_for_inference(model, device=target, backend=args.runtime), "as --runtime says"
+    if target.type != "cpu":
+        return model.to(target), f"it runs on {target}"
+    if args.runtime == "torch":
+        return optimize_for_inference(model), "as --runtime says"
+    cfg = model.pretrained_cfg
+    size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
+    enough = -(-CONVERTED_FROM // ((args.frames or cfg["num_frames"]) * size**2))
+    if views < enough:
+        return optimize_for_inference(model), f"OpenVINO pays off from {enough} views on, not for {views}"
+    fast = optimize_for_inference(model, backend="auto")
+    if fast.backend != "torch":
+        return fast, f"{views} views make up for the conversion, from {enough} on"
+    return fast, "OpenVINO is not installed or does not take the model"
 
 
 def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int, threshold: float | None = None) -> Any:

@@ -18,7 +18,6 @@ from vov3d.deploy import _metadata
 from vov3d.deploy._compare import Comparison, compare
 from vov3d.deploy._conv2d import conv2d_graph_of
 from vov3d.deploy._exported import load_exported
-from vov3d.deploy._optimize import OptimizedModel
 from vov3d.deploy._stream_files import StreamGraph, compare_steps, stream_metadata
 from vov3d.deploy._streaming import StreamingNetwork
 from vov3d.deploy.formats import BOUNDS, FORMS, OPSETS, Format, Job, format_of, require
@@ -88,8 +87,9 @@ def export(
             (the same file size, computed in bf16 where the CPU has units for it).
         opset: For `.onnx`: version of the operators, 17 to 20; if None, 17 for `form="conv2d"`, which most runtimes
             read, else 18.
-        calibration: For `.xml`: clips `(B, C, T, H, W)`, normalised as the model wants them, whose ranges quantise
-            it to int8. A collection, not an iterator: it is read more than once. nncf takes up to 300.
+        calibration: For `.xml`, and for `.onnx` with `form="conv2d"`: clips `(B, C, T, H, W)`, normalised as the
+            model wants them, whose ranges quantise it to int8. A collection, not an iterator: it is read more than
+            once. nncf takes up to 300.
         samples: More clips for the comparison.
 
     Returns:
@@ -246,7 +246,11 @@ def check_path(path: Path, dtype: str, quantises: bool, form: str | None = None,
     if opset is not None and (path.suffix != ".onnx" or opset not in OPSETS):
         raise ValueError(f"opset={opset}: it is for .onnx files, and from {OPSETS[0]} to {OPSETS[-1]}")
     if quantises and "int8" not in kind.dtypes:
-        raise ValueError(f"{path.name}: calibration is for int8, which {kind.title} files do not support; use .xml")
+        raise ValueError(
+            f"{path.name}: calibration is for int8, but {kind.title} files do not support it; use .xml or .onnx"
+        )
+    if quantises and path.suffix == ".onnx" and form != "conv2d":
+        raise ValueError(f"{path.name}: int8 needs form='conv2d' in ONNX files, or a file that ends in .xml")
     if quantises and dtype != "fp32":
         raise ValueError(f"dtype={dtype!r} and calibration, which makes the file int8, exclude each other")
     if not quantises and dtype == "int8":
@@ -271,7 +275,7 @@ def _clip(cfg: dict[str, Any], frames: int | None, size: int | None, min_size: i
 
 
 def _check_model(model: Any) -> None:
-    if isinstance(model, OptimizedModel):
+    if isinstance(getattr(model, "backend", None), str):  # of OptimizedModel and RuntimeModel
         raise ValueError("an optimized model cannot be exported; export the one it was made from")
     if not getattr(model, "pretrained_cfg", {}).get("architecture") or not hasattr(model, "feature_info"):
         raise ValueError(

@@ -3,7 +3,8 @@
 Batch norms are folded (`vov3d.fold_batchnorm`). Then, for any model: 3D convolutions keep clips channels-last, kernels
 of one frame run as 2D convolutions or matrix products, and an activation that is the only reader of a convolution is
 fused into it. For the blocks of this package: T-OSA's shortcut is merged into its aggregation, sums and gates work in
-place. Large batches of their models run in pieces. Modules that are not exactly of a known kind stay unchanged.
+place. Large batches of their models run in pieces. On GPUs the forms are measured (`_gpu.py`). Modules that are not
+exactly of a known kind stay unchanged.
 """
 
 import sys
@@ -26,8 +27,10 @@ from vov3d.deploy._fused import (
     is_mergeable,
     run_channels_last,
 )
+from vov3d.deploy._gpu import Layout, use_measured_forms
 from vov3d.deploy._streaming import StreamingNetwork
 from vov3d.layers import TOSA, D2plus1D
+from vov3d.layers.choosing import MEASURED
 from vov3d.models.family import family_of
 from vov3d.surgery.folding import fold_batchnorm, pairs
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
@@ -53,8 +56,13 @@ def optimize_for_inference(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     compile: bool | str = False,
+    backend: str = "torch",
 ) -> nn.Module:
     """Rewrites a model for fast inference on one device in one precision.
+
+    Another backend than PyTorch computes it from a file in memory, on the CPU, for clips of any size. It is converted
+    and compared with the model first, as by `export`, which takes seconds. It has the calls `forward` and
+    `forward_dense`, can be copied and pickled, and uses the threads that its runtime chooses.
 
     Args:
         model: A model in eval mode: one of this package, also with `features_only`, or any other; it is not changed.
@@ -63,6 +71,9 @@ def optimize_for_inference(
             outputs have it.
         compile: True compiles `forward` with `torch.compile`; a string is the mode (`"reduce-overhead"` for CUDA
             graphs).
+        backend: `"torch"`; `"openvino"` or `"onnxruntime"` for models made by `create_model`, whole or with
+            `features_only`; `"auto"` takes OpenVINO if it is installed and takes the model, device and precision, else
+            PyTorch.
 
     Returns:
         A module with the calls (`forward`, `forward_features`, `forward_dense`, ...) and the settings
@@ -70,9 +81,16 @@ def optimize_for_inference(
         are those of the model, tensors in lists and dictionaries too. Device and precision cannot be changed later.
 
     Raises:
-        ValueError: If the model is in train mode or optimized already, or a part that would be replaced has hooks.
+        ValueError: If the model is in train mode or optimized already, a part that would be replaced has hooks, or the
+            backend is unknown or does not support the model or the settings.
+        ImportError: If the backend is not installed; names the extra.
+        ExportError: If the backend's outputs differ from the model's by more than the bound of `export`.
     """
-    if isinstance(model, OptimizedModel):
+    from vov3d.deploy import _runtimes  # which exports, and so knows optimized models
+
+    if backend not in _runtimes.BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, _runtimes.BACKENDS))}, got {backend!r}")
+    if isinstance(model, OptimizedModel | _runtimes.RuntimeModel):
         raise ValueError(f"the model is optimized already; to change it, {_AGAIN}")
     training = [name or "the model" for name, module in model.named_modules() if module.training]
     if training:
@@ -83,11 +101,20 @@ def optimize_for_inference(
     device = floats[0].device if device is None else torch.device(device)
     if dtype is None and len({t.dtype for t in floats}) == 1:  # a model of mixed precision stays so
         dtype = floats[0].dtype
+    if backend == "auto" and not compile:
+        if (made := _runtimes.runtime_model_or_none(model, device, dtype)) is not None:
+            return made
+    elif backend not in ("torch", "auto"):
+        return _runtimes.runtime_model(model, backend, device, dtype, compile)
     # torch.compile fuses more if it is given separate operations.
     onednn = not compile and dtype is not None and has_onednn(device.type, dtype)
     rewritten = _rewrite(fold_batchnorm(model), onednn, add_up=dtype == torch.float32)  # bf16 would round each sum
+    layout, per_clip = None, _is_per_clip(model)
+    if device.type in MEASURED and not compile:  # compilers get plain operations
+        rewritten = use_measured_forms(rewritten)
+        layout = Layout() if per_clip else None  # measuring calls a model often: others may have a state
     rewritten.requires_grad_(False).to(device, dtype)
-    return OptimizedModel(rewritten, device, dtype, compile, in_pieces=device.type == "cpu" and _is_per_clip(model))
+    return OptimizedModel(rewritten, device, dtype, compile, device.type == "cpu" and per_clip, layout)
 
 
 def _is_per_clip(model: nn.Module) -> bool:
@@ -108,15 +135,25 @@ class OptimizedModel(nn.Module):
     Attributes:
         device: Where it runs.
         dtype: Its precision; None if the original's parts have several.
+        backend: `"torch"`.
     """
 
+    backend = "torch"
+
     def __init__(
-        self, model: nn.Module, device: torch.device, dtype: torch.dtype | None, compile: bool | str, in_pieces: bool
+        self,
+        model: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        compile: bool | str,
+        in_pieces: bool,
+        layout: Layout | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.device, self.dtype = device, dtype
         self._channels_last = True
+        self._layout = layout
         self._in_pieces = in_pieces
         if compile:
             model.compile(mode=compile if isinstance(compile, str) else None)
@@ -204,7 +241,7 @@ class OptimizedModel(nn.Module):
 
     def _laid_out(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls with channels-last clips, or with clips as given once the model's own code failed on that layout."""
-        if self._channels_last:
+        if self._channels_last and (self._layout is None or self._layout.is_channels_last(call, args, kwargs)):
             try:
                 return run_channels_last(call, args, kwargs)
             except RuntimeError:

@@ -25,9 +25,11 @@ from typing import Any
 import torch
 import torch.fx
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
+from vov3d.layers.choosing import MEASURED
+from vov3d.layers.choosing import convolve as chosen
+from vov3d.layers.conv_forms import over_frames, over_lines
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
 MIDDLE_CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
@@ -115,6 +117,12 @@ def _views_are_faster(x: torch.Tensor, weight: torch.Tensor, groups: int) -> boo
     return weight[0, 0].numel() > 1 and _trains(x, weight)
 
 
+def _is_chosen(x: torch.Tensor) -> bool:
+    """Returns whether the form of a convolution is chosen by measuring, as on GPUs."""
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last_3d)
+    return dense and takes_other_forms(x)
+
+
 def _trains(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
 
@@ -139,43 +147,19 @@ def _convolve(
         dilation = (dilation[0], 2, 2)
     if _views_are_faster(x, weight, groups):
         if is_point and weight.shape[2] > 1:
-            lines = F.conv2d(x.flatten(3), weight.flatten(3), bias, 1, (padding[0], 0), (dilation[0], 1), groups)
-            return lines.unflatten(3, x.shape[3:])
+            return over_lines(x, weight, bias, stride, padding, dilation, groups)
         reach = dilation[0] * (weight.shape[2] - 1)
         if (weight.shape[2] % 2 and 2 * padding[0] == reach) or (padding[0] == 0 and reach < x.shape[2]):
-            return _convolve_frames(x, weight, bias, stride, padding, dilation, groups)
+            return over_frames(x, weight, bias, stride, padding, dilation, groups)
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def _convolve_frames(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> torch.Tensor:
-    """Runs each frame of the kernel as a `conv2d` on all frames of the clip, and sums the shifted results."""
-    frames, out = rearrange(x, "b c t h w -> (b t) c h w"), None
-    longer = 2 * padding[0] - (weight.shape[2] - 1) * dilation[0]  # frames that padding adds to the output
-    for i, kernel in enumerate(weight.unbind(2)):
-        shift = i * dilation[0] - padding[0]
-        if -shift - longer < x.shape[2] > shift:
-            part = F.conv2d(frames, kernel, None if shift else bias, stride[1:], padding[1:], dilation[1:], groups)
-            part = rearrange(part, "(b t) c h w -> b c t h w", b=x.shape[0])
-            if shift or longer:  # a negative number crops
-                part = F.pad(part, (0, 0, 0, 0, -shift, shift + longer))
-            out = part if out is None else out + part
-    assert out is not None
-    return out
-
-
 class FastForm:
-    """The computation of a 1 x k x k, t x 1 x 1 or depthwise `nn.Conv3d` on CPUs, where clips are channels-last.
+    """The computation of a 1 x k x k, t x 1 x 1 or depthwise `nn.Conv3d`.
 
-    `conv3d` is several times faster on them. Merging frames into the batch, or rows with columns, gives views of the
-    same memory, so that the convolution can also run as `conv2d`, whose backward pass is several times faster again.
+    On CPUs clips are channels-last, where `conv3d` is several times faster. Merging frames into the batch, or rows with
+    columns, gives views of the same memory, so that the convolution can also run as `conv2d`, whose backward pass is
+    several times faster again. On GPUs the fastest form is measured (`vov3d/layers/choosing.py`).
 
     It replaces `_conv_forward` of a convolution. The class stays `nn.Conv3d`, since tools that count operations, fuse
     norms or quantize go by exact type. Hooks, copies and pickles work as for any module.
@@ -189,7 +173,9 @@ class FastForm:
         conv: Any = self.conv
         plain = conv.padding_mode != "zeros" or isinstance(conv.padding, str) or conv.stride[0] != 1
         if plain or not _gains(input) or not input.is_contiguous(memory_format=torch.channels_last_3d):
-            return nn.Conv3d._conv_forward(conv, input, weight, bias)
+            if plain or input.device.type not in MEASURED or not _is_chosen(input):
+                return nn.Conv3d._conv_forward(conv, input, weight, bias)
+            return chosen(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return _convolve(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 

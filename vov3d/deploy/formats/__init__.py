@@ -12,7 +12,7 @@ from vov3d.deploy.formats.base import require as require
 from vov3d.deploy.formats.onnx import OPSETS as OPSETS
 
 FORMATS = {
-    ".onnx": Format("ONNX", onnx, ("fp32",), ("onnxruntime",), ("onnx", "onnxscript"), files=(".onnx",)),
+    ".onnx": Format("ONNX", onnx, ("fp32", "int8"), ("onnxruntime",), ("onnx", "onnxscript"), files=(".onnx",)),
     ".xml": Format("OpenVINO", openvino, ("fp32", "fp16", "bf16", "int8"), ("openvino",), files=(".bin", ".xml")),
     ".pt2": Format("torch.export", torch_export, ("fp32",), files=(".pt2",)),
     ".pte": Format(

@@ -1,6 +1,9 @@
 """The description of a file format, the job it is given to write, and its packages."""
 
+import logging
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,3 +87,19 @@ def require(path: Path, packages: Iterable[str], extra: str) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ImportError(f"{path.name} needs {', '.join(missing)}: {install(extra)}")
+
+
+def quantized(network: Any, calibration: Iterable[torch.Tensor], given: Callable[[torch.Tensor], Any]) -> Any:
+    """Quantizes a network of OpenVINO or ONNX to int8.
+
+    Args:
+        network: The network.
+        calibration: Clips from which the ranges are computed.
+        given: Turns a clip into what the network takes.
+    """
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    # symmetric ranges for weights, asymmetric ones for SiLU, which is not symmetric
+    with redirect_stdout(sys.stderr):  # nncf prints its progress
+        return nncf.quantize(network, nncf.Dataset(calibration, given), preset=nncf.QuantizationPreset.MIXED)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vov3d.deploy.formats.base import Job, Run
+from vov3d.deploy.formats.base import Job, Run, quantized
 from vov3d.deploy.graphs import names_of, trace
 
 OPSETS = range(17, 21)
@@ -32,8 +32,15 @@ def write(job: Job, path: Path) -> None:
     _tidy(program.model)
     if opset < _TRACED:
         _lower(program.model, opset)
-    program.model.metadata_props.update(job.metadata)
-    program.save(path, external_data=False)
+    if job.calibration is None:
+        program.model.metadata_props.update(job.metadata)
+        program.save(path, external_data=False)
+        return
+    import onnx
+
+    network = quantized(program.model_proto, job.calibration, lambda clip: {inputs[0]: clip.numpy()})
+    onnx.helper.set_model_props(network, job.metadata)
+    onnx.save(network, path)
 
 
 def _tidy(model: Any) -> None:

@@ -1,14 +1,11 @@
 """OpenVINO files: a network in `.xml`, and its weights in a `.bin` file beside it."""
 
 import hashlib
-import logging
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
 
-from vov3d.deploy.formats.base import Job, Run
+from vov3d.deploy.formats.base import Job, Run, quantized
 from vov3d.deploy.graphs import names_of, trace
 
 _DIGEST = "sha256_of_bin"
@@ -23,13 +20,7 @@ def write(job: Job, path: Path) -> None:
         for port, name in zip(ports, names, strict=True):
             port.get_tensor().set_names({name})
     if job.calibration is not None:
-        import nncf
-
-        logging.getLogger("nncf").setLevel(logging.ERROR)
-        samples = nncf.Dataset(job.calibration, lambda clip: clip.numpy())
-        # symmetric ranges for weights, asymmetric ones for SiLU, which is not symmetric
-        with redirect_stdout(sys.stderr):  # nncf prints its progress
-            network = nncf.quantize(network, samples, preset=nncf.QuantizationPreset.MIXED)
+        network = quantized(network, job.calibration, lambda clip: clip.numpy())
     for key, value in job.metadata.items():
         network.set_rt_info(value, ["vov3d", key])
     half = job.dtype in ("fp16", "bf16")

@@ -1,0 +1,136 @@
+"""Collects the videos that arguments name: files, folders, globs, lists, Parquet files, and the same at addresses."""
+
+import os
+import re
+from collections.abc import Sequence
+from glob import glob
+from typing import Any
+
+from vov3d.extras import install
+from vov3d.video import VIDEO_ENDINGS, looks_like_video
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+def collect(arguments: Sequence[str], column: str = "path") -> list[str]:
+    """Returns the videos that arguments name, each once, in a fixed order.
+
+    Args:
+        arguments: A video, or a folder of frames inside a list; a folder of videos, searched with its subfolders; a
+            glob such as `videos/**/*.mp4`; `@LIST`, a text file with one name a line; a `.parquet` file with a column
+            of names. Each may be an address that fsspec reads, such as `s3://bucket/videos/`.
+        column: The column of Parquet files.
+
+    Raises:
+        FileNotFoundError: If an argument names nothing.
+        ValueError: If a list is empty, or a Parquet file has no such column.
+    """
+    found = [name for argument in arguments for name in _named(argument, column)]
+    return list(dict.fromkeys(found))
+
+
+def is_remote(name: str) -> bool:
+    """Returns True for an address of an object store; False for a local path and for http(s) addresses."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", name)
+    return scheme is not None and scheme[1].lower() not in ("http", "https")
+
+
+def read_remote(address: str) -> bytes:
+    """Returns the content of a file in an object store.
+
+    Raises:
+        ImportError: If the package for this kind of address is not installed; the message names it.
+        OSError: If it cannot be read.
+    """
+    with _fsspec().open(address, "rb") as file:
+        return file.read()
+
+
+def _named(argument: str, column: str) -> list[str]:
+    if argument.startswith("@"):
+        return _lines(argument[1:])
+    if argument.lower().endswith(".parquet"):
+        return _column(argument, column)
+    if is_remote(argument):
+        return _listed(argument)
+    if os.path.isdir(argument):
+        return _in_folder(argument)
+    if _GLOB.search(argument) and not os.path.exists(argument):
+        return _some([path for path in sorted(glob(argument, recursive=True)) if looks_like_video(path)], argument)
+    return [argument]
+
+
+def _some(found: list[str], argument: str) -> list[str]:
+    if not found:
+        raise FileNotFoundError(f"{argument}: names no file with a video's extension, such as .mp4")
+    return found
+
+
+def _in_folder(folder: str) -> list[str]:
+    """Returns the videos of a folder and its subfolders; hidden ones are left out."""
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (os.path.join(parent, name) for name in sorted(names) if not name.startswith("."))
+        found += [path for path in paths if looks_like_video(path)]
+    return _some(found, folder)
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _listed(address: str) -> list[str]:
+    """Returns the videos of a folder or a glob in an object store, or the address of a file itself."""
+    system, path = _fsspec().core.url_to_fs(address)
+    if _GLOB.search(address):
+        paths = system.glob(path)
+    elif address.endswith("/") or not os.path.splitext(path)[1]:
+        paths = system.find(path)
+    else:
+        return [address]
+    videos = sorted(str(each) for each in paths if os.path.splitext(str(each))[1].lower() in VIDEO_ENDINGS)
+    return _some([str(system.unstrip_protocol(each)) for each in videos], address)
+
+
+def _lines(name: str) -> list[str]:
+    """Returns the names in a list, one a line; bytes that are not UTF-8 are kept, as in file names."""
+    if is_remote(name):
+        content = read_remote(name)
+    else:
+        try:
+            with open(name, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{name}: no such list of videos; it names one a line") from None
+    lines = [line.strip() for line in content.removeprefix(b"\xef\xbb\xbf").splitlines()]
+    names = [os.fsdecode(line) for line in lines if line]
+    if not names:
+        raise ValueError(f"{name}: names no videos; a list has one a line")
+    return names
+
+
+def _column(name: str, column: str) -> list[str]:
+    """Returns the column of names of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    source: Any = name
+    if is_remote(name):
+        source = _fsspec().open(name, "rb").open()
+    elif not os.path.exists(name):
+        raise FileNotFoundError(f"{name}: no such Parquet file")
+    file = pq.ParquetFile(source)
+    if column not in file.schema_arrow.names:
+        raise ValueError(f"{name}: has no column {column!r}; name it by --column: {', '.join(file.schema_arrow.names)}")
+    names = file.read([column])[column].to_pylist()
+    if not names or not all(isinstance(each, str) and each for each in names):
+        raise ValueError(f"{name}: column {column!r} must hold a path in every row, and at least one row")
+    return names
+
+
+def _fsspec() -> Any:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ImportError(f"addresses of object stores need fsspec: {install('cluster')}") from error
+    return fsspec

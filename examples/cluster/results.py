@@ -1,0 +1,160 @@
+"""Stores results as Parquet files in a folder, so that a run continues where it stopped and no video stands twice."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vov3d.files import replacing
+
+SETTINGS = "_settings.json"  # readers of Parquet folders pass over such names
+_PARTS = "part-*.parquet"
+
+
+def schema(embedding: bool) -> pa.Schema:
+    """Returns the columns of the results.
+
+    Args:
+        embedding: Whether there is a vector of each video.
+    """
+    fields = [
+        pa.field("path", pa.string()),
+        pa.field("labels", pa.list_(pa.string())),
+        pa.field("indices", pa.list_(pa.int32())),
+        pa.field("scores", pa.list_(pa.float32())),
+        *([pa.field("embedding", pa.list_(pa.float32()))] if embedding else []),
+        pa.field("views", pa.int32()),
+        pa.field("decode_seconds", pa.float64()),
+        pa.field("decode_cpu_seconds", pa.float64()),
+        pa.field("model_seconds", pa.float64()),
+        pa.field("model_cpu_seconds", pa.float64()),
+        pa.field("note", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("weights", pa.string()),
+    ]
+    return pa.schema(fields)
+
+
+def text_of(path: str) -> str:
+    """Returns a path as Parquet can hold it: bytes that are no UTF-8 become escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def begin(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Makes the folder of results, or checks that those in it were made with the same settings.
+
+    Raises:
+        ValueError: If they were not; the message names what differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / SETTINGS
+    wanted = json.loads(json.dumps(settings))
+    if not file.exists():
+        if any(folder.glob(_PARTS)):
+            raise ValueError(f"{folder}: has results without {SETTINGS}, which says how they were made; name another")
+        with replacing(file) as draft:
+            draft.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: is damaged ({error}); name another folder") from error
+    other = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]
+    if other:
+        changes = ", ".join(f"{key} {found.get(key)!r} and not {wanted.get(key)!r}" for key in other)
+        raise ValueError(f"{folder}: holds results made with {changes}; name another folder")
+
+
+def done(folder: Path) -> set[str]:
+    """Returns the videos, as `text_of` writes them, that have a row.
+
+    Raises:
+        ValueError: If a file cannot be read.
+    """
+    return {path for file in _parts(folder) for path in _paths(file)}
+
+
+def left(videos: Sequence[str], finished: set[str]) -> list[str]:
+    """Returns the videos that have no row, in their order."""
+    return [video for video in videos if text_of(video) not in finished]
+
+
+def shard_of(videos: Sequence[str], shard: tuple[int, int]) -> list[str]:
+    """Returns the videos of a shard `(i, n)`, i from 1: the shares of all n are disjoint and differ by at most one."""
+    number, count = shard
+    return list(videos[number - 1 :: count])
+
+
+def write(folder: Path, table: pa.Table, shard: tuple[int, int] = (1, 1)) -> Path:
+    """Puts results in place as one file, whole or not at all.
+
+    The name follows from the videos: a stage that runs again after a lost worker replaces its own file.
+
+    Args:
+        folder: The folder.
+        table: Rows, with the columns of `schema`.
+        shard: The shard that they belong to.
+    """
+    digest = hashlib.sha256("\0".join(table["path"].to_pylist()).encode()).hexdigest()
+    path = folder / f"part-{shard[0]:05d}-{digest[:24]}.parquet"
+    with replacing(path) as draft:
+        pq.write_table(table, draft, compression="zstd")
+    return path
+
+
+def remove_repeats(folder: Path) -> int:
+    """Removes rows of videos that have another one in a file whose name sorts earlier; returns how many.
+
+    They come about when a machine is lost after it wrote a file and before it said so. Several runs may do this at
+    once: all of them keep the same row.
+    """
+    seen: set[str] = set()
+    removed = 0
+    for file in _parts(folder):
+        paths = _paths(file)
+        keep = []
+        for path in paths:
+            keep.append(path not in seen)
+            seen.add(path)
+        if not all(keep):
+            _keep(file, keep)
+            removed += len(keep) - sum(keep)
+    return removed
+
+
+def merged(counts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Returns the sums of what the write stage counted."""
+    total: dict[str, float] = {}
+    for each in counts:
+        for key, value in each.items():
+            total[key] = total.get(key, 0) + value
+    return total
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob(_PARTS))
+
+
+def _paths(file: Path) -> list[str]:
+    try:
+        return pq.read_table(file, columns=["path"])["path"].to_pylist()
+    except (pa.ArrowException, KeyError) as error:
+        raise ValueError(
+            f"{file}: is no file of results ({error}); delete it, and its videos are done again"
+        ) from error
+
+
+def _keep(file: Path, rows: Sequence[bool]) -> None:
+    """Rewrites a file with some of its rows; one without rows is deleted."""
+    if not any(rows):
+        os.unlink(file)
+        return
+    table = pq.read_table(file).filter(pa.array(rows))
+    with replacing(file) as draft:
+        pq.write_table(table, draft, compression="zstd")

@@ -1,0 +1,71 @@
+"""The notebooks: committed without outputs, and they run from the first cell to the last."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_are_two():
+    assert [path.stem for path in NOTEBOOKS] == ["finetune", "quickstart"]
+
+
+def test_outputs_are_not_committed(notebook):
+    nbformat.validate(notebook)
+    assert not [cell for cell in code(notebook) if cell.outputs or cell.execution_count]
+
+
+def test_every_piece_of_code_is_explained(notebook):
+    assert notebook.cells[0].source.startswith("# ")
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert "code code" not in " ".join(kinds)
+
+
+def run(name, folder, monkeypatch):
+    """Runs a notebook in a folder; returns the text that each of its cells shows."""
+    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    settings = {"timeout": 600, "kernel_name": "python3", "resources": {"metadata": {"path": str(folder)}}}
+    nbclient.NotebookClient(notebook, **settings).execute()
+    return ["\n".join(map(text_of, cell.outputs)) for cell in code(notebook)]
+
+
+def text_of(output):
+    data = output.get("data", {})
+    return output.get("text") or data.get("text/html") or str(data)
+
+
+@pytest.mark.slow
+def test_the_quick_start_runs(tmp_path, monkeypatch):
+    shown = run("quickstart", tmp_path, monkeypatch)
+    assert "<td>Moving something left</td>" in shown[1]
+    assert "image/png" in shown[2]
+    assert "broken.mp4 -> cannot be read" in shown[4]
+    assert re.search("Something appearing.*Something disappearing", shown[5], re.DOTALL)
+
+
+@pytest.mark.slow
+def test_fine_tuning_runs_and_learns(tmp_path, monkeypatch):
+    shown = run("finetune", tmp_path, monkeypatch)
+    epochs = re.findall(r"loss ([\d.]+), (\d+)% of the held-out", "\n".join(shown))
+    assert len(epochs) == 6
+    assert float(epochs[-1][0]) < float(epochs[0][0])
+    assert int(epochs[-1][1]) >= 50, epochs  # chance is 25
+    assert (tmp_path / "my_model" / "config.json").is_file()
