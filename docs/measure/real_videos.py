@@ -134,12 +134,7 @@ class Kept(VideoClips):
             indices = [indices[len(indices) // 2]] * len(indices)
         elif self.frames == "shuffled":
             rng.shuffle(indices)
-        clip = shown[indices]
-        if not self.train:
-            return self._crop(clip)[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.getrandbits(63))
-            return self._jitter(rng)(clip)
+        return self._cut(shown[indices], rng)
 
     def _video(self, index: int) -> tuple[torch.Tensor, float]:
         """Returns the frames `(T, C, H, W)` of a video and their rate, decoded at the first call."""

@@ -8,7 +8,7 @@ import pytest
 import real_videos
 import torch
 from pages import part_of
-from reference.data.clips import VideoClips
+from reference.data.clips import VideoClips, to_network
 from reference.data.sources import read_source
 from reference.training.recipe import load_recipe, sections
 
@@ -49,13 +49,14 @@ def test_clips_of_kept_videos_are_the_trainers_own(tmp_path, train):
     }
     for epoch in range(2):
         keys = [(epoch, i) for i in range(len(source))]
-        wanted, found = own.__getitems__(keys), {name: clips.__getitems__(keys) for name, clips in kept.items()}
-        assert torch.equal(found["ordered"].clips, wanted.clips)
-        assert torch.equal(found["ordered"].labels, wanted.labels)
-        assert torch.equal(found["single"].clips, found["single"].clips[:, :, :1].expand_as(wanted.clips))
-        assert not torch.equal(found["shuffled"].clips, wanted.clips)
+        batches = {name: clips.__getitems__(keys) for name, clips in (*kept.items(), ("own", own))}
+        assert torch.equal(batches["ordered"].labels, batches["own"].labels)
+        found = {name: to_network(batch.clips, CFG, torch.zeros(())) for name, batch in batches.items()}
+        assert torch.equal(found["ordered"], found["own"])
+        assert torch.equal(found["single"], found["single"][:, :, :1].expand_as(found["own"]))
+        assert not torch.equal(found["shuffled"], found["own"])
         if not train:
-            sums = [clips.clips.sum((1, 3, 4)).sort().values for clips in (found["shuffled"], wanted)]
+            sums = [found[name].sum((1, 3, 4)).sort().values for name in ("shuffled", "own")]
             torch.testing.assert_close(*sums)
 
 

@@ -1,12 +1,13 @@
 """Training data: epochs, random draws, shards, arrays, moving shapes, and mixing."""
 
+import random
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import webdataset
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference.data import sources
 from reference.data.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, short_sides, to_network
@@ -16,7 +17,7 @@ from reference.training.mixing import box, mix
 from reference.training.recipe import load_recipe, sections
 
 from vov3d.synthetic.moving_shapes import CLASSES, make_set, write_videos
-from vov3d.video import VideoReader, eval_transform
+from vov3d.video import VideoReader, eval_transform, plan_random_clip, train_transform
 
 CFG = {
     "num_frames": 4,
@@ -87,6 +88,27 @@ def test_a_clip_depends_on_seed_epoch_and_index_alone(videos, sampling):
     assert worked.labels.tolist() == [0, 1, 1]
 
 
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(epoch=st.integers(0, 1000), size=st.integers(4, 30), flip=st.booleans(), inverse=st.booleans())
+def test_clips_of_videos_reach_the_network_as_the_transform_gives_them(videos, epoch, size, flip, inverse):
+    cfg = CFG | {"input_size": (3, size, size)}
+    keys = recipe(clip_flip=str(flip).lower(), clip_inverse_scales=str(inverse).lower())
+    source, _ = read_source(str(videos), "train", keys.data, keys.shapes, None)
+    clips = open_clips(source, cfg, keys, train=True)
+    found = clips.__getitems__([(epoch, 3)]).clips
+    assert found.dtype == torch.uint8  # a quarter of the bytes of floats
+    rng = random.Random(repr((keys.train.seed, epoch, 3)))
+    with VideoReader(source.files[3]) as reader:
+        frames = reader.read(plan_random_clip(cfg, reader, rng)).contiguous()
+    low, high = scales = short_sides(keys.clip, size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.getrandbits(63))
+        if inverse:
+            scales = (round(1 / rng.uniform(1 / high, 1 / low)),) * 2
+        wanted = train_transform(cfg, scales, flip, color=keys.clip.color)(frames)
+    torch.testing.assert_close(to_network(found, cfg, torch.zeros(()))[0], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_validation_takes_the_middle_of_a_video(videos):
     source, _ = read_source(str(videos), "train", recipe().data, recipe().shapes, None)
     clips = open_clips(source, CFG | {"frame_stride": 3}, recipe(), train=False)
@@ -98,11 +120,11 @@ def test_validation_takes_the_middle_of_a_video(videos):
 def test_a_zoom_of_one_keeps_the_whole_of_a_square_video(videos):
     source, _ = read_source(str(videos), "train", recipe().data, recipe().shapes, None)
     clips = open_clips(source, CFG | {"sampling": "segment"}, recipe(clip_zoom="[1, 1]", clip_color=0), train=True)
-    clip = clips.__getitems__([(0, 1)]).clips[0]
+    clip = to_network(clips.__getitems__([(0, 1)]).clips, CFG, torch.zeros(()))[0]
     with VideoReader(source.files[1]) as reader:
         frames = eval_transform(CFG | {"test_input_size": None})(reader.read(range(reader.num_frames)))[0]
     for t in range(clip.shape[1]):
-        assert any(torch.equal(clip[:, t], frames[:, i]) for i in range(frames.shape[1]))
+        assert any(torch.allclose(clip[:, t], frames[:, i], atol=1e-5) for i in range(frames.shape[1]))
 
 
 @given(size=st.integers(16, 400))

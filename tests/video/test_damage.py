@@ -348,7 +348,7 @@ def test_whatever_a_decoder_raises_names_the_file(
         raise error
 
     with VideoReader(path) as reader:
-        monkeypatch.setattr(PyAVFrames, "_decoded", fails)
+        monkeypatch.setattr(PyAVFrames, "_frames_of", fails)
         with pytest.raises(VideoError, match=rf"^{path}: "):
             reader.read([3])
         with pytest.raises(ValueError, match="transform"):

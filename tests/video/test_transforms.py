@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vov3d.video import EvalTransform, crop_boxes, eval_transform, train_transform
 
@@ -150,3 +152,17 @@ def test_colours_change_alike_in_all_frames_and_some_clips_become_grey() -> None
 def test_bad_settings_are_refused(call, cause: str) -> None:
     with pytest.raises(ValueError, match=cause):
         call()
+
+
+@settings(max_examples=25, deadline=None)
+@given(height=st.integers(20, 90), width=st.integers(20, 90), seed=st.integers(0, 99), antialias=st.booleans())
+def test_a_cut_for_training_is_the_same_in_either_memory_and_before_normalising(height, width, seed, antialias) -> None:
+    transform = train_transform(CFG, scales=(32, 60), antialias=antialias)
+    planes = noise(2, 3, height, width)
+    results = []
+    for frames in (planes, planes.contiguous(memory_format=torch.channels_last)):
+        for way in (transform, lambda clip: transform.normalize(transform.cut(clip))):
+            torch.manual_seed(seed)
+            results.append(way(frames))
+    assert results[0].shape == (3, 2, 32, 32)
+    assert all(torch.equal(results[0], other) for other in results[1:])

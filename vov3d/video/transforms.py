@@ -157,11 +157,17 @@ class TrainTransform:
         if not self.size <= scales[0] <= scales[1]:
             raise ValueError(f"scales {scales} must rise and start no lower than the crop's {self.size} pixels")
 
-    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """Turns uint8 frames `(T, C, H, W)` into one float32 crop `(C, T, size, size)`.
+    def cut(self, frames: torch.Tensor) -> torch.Tensor:
+        """Resizes, crops, colours and flips at random; the result has a quarter of the bytes of the normalised clip.
+
+        Args:
+            frames: uint8 `(T, C, H, W)`; fastest in channels-last memory, in which `VideoReader` gives them.
+
+        Returns:
+            uint8 `(T, C, size, size)`.
 
         Raises:
-            ValueError: for anything but uint8 frames of four dimensions, or a long side over 64 times the short one.
+            ValueError: as for a call.
         """
         _check_frames(frames)
         short = _randint(self.scales[0], self.scales[1])
@@ -169,11 +175,29 @@ class TrainTransform:
         (height, width), _ = crop_boxes(height, width, short, 1)
         frames = _resize(frames, (height, width), self._mode, self.antialias)
         corner = _randint(0, height - self.size), _randint(0, width - self.size)
-        crop = stack_pictures(_cut(frames, [corner], self.size))
+        crop = _cut(frames, [corner], self.size)[0]
         if self.color:
             crop = _recolored(crop, self.color)
-        clip = _normalized(crop, self._mean, self._std)[0]
-        return tv.horizontal_flip(clip) if self.flip and _randint(0, 1) else clip
+        return tv.horizontal_flip(crop) if self.flip and _randint(0, 1) else crop
+
+    def normalize(self, crop: torch.Tensor) -> torch.Tensor:
+        """Scales a crop to 0..1 and normalises it by the network's mean and standard deviation.
+
+        Args:
+            crop: uint8 `(T, C, size, size)` as `cut` gives it.
+
+        Returns:
+            float32 `(C, T, size, size)`.
+        """
+        return _normalized(stack_pictures([crop]), self._mean, self._std)[0]
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Turns uint8 frames `(T, C, H, W)` into one float32 crop `(C, T, size, size)`.
+
+        Raises:
+            ValueError: for anything but uint8 frames of four dimensions, or a long side over 64 times the short one.
+        """
+        return self.normalize(self.cut(frames))
 
 
 def eval_transform(cfg: Mapping[str, Any], num_crops: int = 1, antialias: bool = True) -> EvalTransform:
@@ -254,12 +278,12 @@ def _cut(frames: torch.Tensor, corners: list[tuple[int, int]], size: int) -> lis
     return [frames[..., top : top + size, left : left + size] for top, left in corners]
 
 
-def _recolored(crops: torch.Tensor, strength: float) -> torch.Tensor:
-    """Returns uint8 crops `(N, T, C, S, S)` with other colours, the same in all frames."""
-    pictures = crops.float()
+def _recolored(crop: torch.Tensor, strength: float) -> torch.Tensor:
+    """Returns a uint8 crop `(T, C, S, S)` with other colours, the same in all frames."""
+    pictures = crop.float()
     if float(torch.rand(())) < strength / 2:
-        pictures = pictures.mean(2, keepdim=True).expand_as(pictures)
-    brightness, contrast, *tint = (strength * (2 * torch.rand(2 + pictures.shape[2]) - 1)).tolist()
+        pictures = pictures.mean(1, keepdim=True).expand_as(pictures)
+    brightness, contrast, *tint = (strength * (2 * torch.rand(2 + pictures.shape[1]) - 1)).tolist()
     gains = torch.tensor([math.exp(brightness + part / 2) for part in tint])
     pictures = pictures * gains[:, None, None]
     middle = pictures.mean()

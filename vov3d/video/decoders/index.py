@@ -30,6 +30,7 @@ _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"
 _MAX_PROMISED = 10_000_000  # frames; a header that states more is itself damaged
 _REORDER = 8  # frames by which decoding order and display order differ, at most
 _FARTHEST = 17  # the same in any valid stream: codecs hold back up to 16 frames
+_PARAMETERS = 64  # bytes in which H.264 says whether there are fields
 _SMALL = 512  # bytes; a packet up to this size may carry a message and no picture
 _HEAD = 1 << 20  # bytes at both ends of a file in which its codec is named
 _PLAUSIBLE = 10  # times the frames that the missing bytes would hold at the rate of those present
@@ -51,6 +52,7 @@ class FrameIndex:
         fps: frames per second, by the container or else by the times.
         variable: whether the frames come at a variable rate.
         cut_at: byte position of a last packet that is incomplete.
+        whole: whether the file's own table lists all packets, and each is a picture that is shown.
     """
 
     pts: np.ndarray
@@ -64,6 +66,7 @@ class FrameIndex:
     fps: float
     variable: bool
     cut_at: int | None
+    whole: bool = False
 
     def without(self, frames: int) -> "FrameIndex":
         """Returns the index without some frames at the beginning, for which the file has no pictures."""
@@ -192,6 +195,59 @@ def has_picture(packet: Any, codec: str, extradata: bytes | None) -> bool:
     return not kinds or any(kind not in messages for kind in kinds)
 
 
+_WITH_CHROMA = (44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244)  # profiles of H.264
+
+
+def has_frames_only(extradata: bytes | None) -> bool:
+    """Returns whether the parameters of an H.264 stream in MP4 or Matroska rule out pictures in two fields.
+
+    False also where that is not clear.
+    """
+    if not extradata or extradata[0] != 1 or len(extradata) < 12 or extradata[5] & 31 != 1:
+        return False
+    unit = extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")].replace(b"\0\0\3", b"\0\0")
+    if len(unit) < 5:
+        return False
+    bits = _Bits(unit[4:])
+    bits.number()
+    if unit[1] in _WITH_CHROMA:
+        if bits.number() == 3:  # chroma of full size
+            bits.take(1)
+        bits.number(), bits.number(), bits.take(1)
+        if bits.take(1):  # matrices of scaling
+            return False
+    bits.number()
+    order = bits.number()
+    if order == 0:
+        bits.number()
+    elif order == 1:
+        bits.take(1), bits.number(), bits.number()
+        for _ in range(min(bits.number(), 256)):
+            bits.number()
+    bits.number(), bits.take(1), bits.number(), bits.number()
+    return bits.take(1) == 1
+
+
+class _Bits:
+    """Reads the bits of bytes; beyond the end they are 0."""
+
+    def __init__(self, content: bytes) -> None:
+        self._text = "".join(f"{byte:08b}" for byte in content[:_PARAMETERS])
+        self._at = 0
+
+    def take(self, count: int) -> int:
+        """Returns the next bits as a number."""
+        self._at += count
+        return int(self._text[self._at - count : self._at].ljust(count, "0") or "0", 2)
+
+    def number(self) -> int:
+        """Returns the next number of an Exp-Golomb code; a signed one as its code."""
+        zeros = 0
+        while zeros < 32 and not self.take(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)
+
+
 def index_frames(container: InputContainer, stream: VideoStream, media: Media) -> FrameIndex:
     """Lists the frames of a stream without decoding them.
 
@@ -241,7 +297,7 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
     at_keys, place = keys.astype(bool), (first.dts, first.pts, first.pos)
     fps, variable = _frame_rate(stream, pts, True), _is_variable(gaps)
     at = pts[at_keys], dts[at_keys], positions[at_keys]
-    return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None)
+    return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None, True)
 
 
 def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream, media: Media) -> bool:

@@ -13,10 +13,19 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from vov3d.video.decoders.base import FrameSource, VideoError
-from vov3d.video.decoders.index import NO_TIME, FFmpegError, FrameIndex, has_picture, index_frames, open_video
+from vov3d.video.decoders.index import (
+    NO_TIME,
+    FFmpegError,
+    FrameIndex,
+    has_frames_only,
+    has_picture,
+    index_frames,
+    open_video,
+)
 from vov3d.video.sources import Media
 
 _SEEK_GAP = 16  # frames; decoding up to this many costs less than a seek, which empties the decoder's pipeline
+_SEEK_GAP_ALONE = 2  # the same for one thread, which has no pipeline, in a file with a table of its frames
 _TRIAL = 9  # frames decoded on opening, to compare them with the list of packets
 _DROPPABLE = ("h264", "mpeg4")  # codecs whose unreferenced frames FFmpeg can skip without any effect on the others
 _INTRA = (0, 1)  # picture types of a true key frame: unknown, and I
@@ -43,6 +52,7 @@ class PyAVFrames(FrameSource):
     """
 
     backend = "pyav"
+    _one_is_enough = True  # on opening, for files whose packets leave no doubt
 
     def __init__(self, media: Media) -> None:
         """Opens the file, lists its frames and decodes the first few.
@@ -52,6 +62,7 @@ class PyAVFrames(FrameSource):
         """
         self._media = media
         self._by_count = self._careful = self._all_needed = False
+        self._fields = False  # whether a picture may come in two packets
         self._damaged = False  # whether the last decoded frame may show damage
         self._forget()
         self._reformatter = VideoReformatter()  # keeps its tables between frames
@@ -76,8 +87,12 @@ class PyAVFrames(FrameSource):
         # with frame threads, frames near damage differ from those of one thread, and only some decoders report it;
         # if FFmpeg logs to Python, a thread waits for the interpreter, which waits for the thread
         one = self._careful or context.name not in _REPORTING or av.logging.get_level() is not None
+        # a worker of a DataLoader has one thread of torch, as others decode beside it
+        one = one or torch.get_num_threads() == 1
         context.thread_type = "NONE" if one else "FRAME"
         context.thread_count = int(one)  # 0: as many as there are processors
+        self._one_thread = one
+        self._seek_gap = _SEEK_GAP_ALONE if one and "mov" in self._container.format.name else _SEEK_GAP
 
     def _list_by_decoding(self) -> None:
         """Lists the frames by decoding them all; by their times if they have any, else by counting."""
@@ -109,10 +124,14 @@ class PyAVFrames(FrameSource):
 
         Packets may hold one field of a picture, or none; a recording may begin with pictures whose references it lacks.
         """
-        shown, first = [], None
+        first = self._first_alone()
+        if first is not None:
+            return first
+        shown = []
         try:
             for index, frame in islice(self._numbered(), _TRIAL):
                 first = frame if first is None else first
+                self._fields = self._fields or frame.interlaced_frame
                 shown.append(index)
         except _OutOfOrderError:
             self._list_by_decoding()
@@ -128,6 +147,26 @@ class PyAVFrames(FrameSource):
             self._list_by_decoding()
         return first
 
+    def _first_alone(self) -> Any:
+        """Returns the first frame where one decoded frame and the times of a few packets tell as much as the trial.
+
+        It does if every packet is a picture that is shown, in H.264 without fields, and the first of them a key frame.
+        """
+        context = self._stream.codec_context
+        if not self._one_is_enough or not self._index.whole or context.name != "h264":
+            return None
+        if not has_frames_only(context.extradata):
+            return None
+        packets = list(islice(self._from_start(), _TRIAL))
+        times = [packet.pts for packet in packets]
+        if not packets or self._place(times[0]) or len(set(times)) < len(times) or -1 in map(self._place, times):
+            return None
+        self._forget()
+        frames = self._frames_of(packets[0]) + self._frames_of(None)
+        frame = frames[0] if len(frames) == 1 and not self._broken else None
+        alone = frame is not None and frame.pts == times[0] and _is_key(frame) and not frame.interlaced_frame
+        return frame if alone else None
+
     def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
         """Decodes some frames, as `FrameSource.frames` does."""
         self.missing = 0
@@ -140,15 +179,20 @@ class PyAVFrames(FrameSource):
     def _converted(self, frame: Any) -> torch.Tensor:
         """Converts a decoded frame to upright RGB `(C, H, W)`."""
         width, height = self._coded_size  # some streams change their size
-        array = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
+        threads = int(self._one_thread)  # 0: as many as there are processors
+        array = self._reformatter.reformat(frame, width, height, "rgb24", threads=threads).to_ndarray()
         return torch.from_numpy(np.ascontiguousarray(self._upright(array))).permute(2, 0, 1)
 
     def _collected(self, targets: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Yields the wanted frames by seeking, and those after the first failure by decoding from the start."""
         waiting = deque(targets)
         if not self._careful or not self._by_count:
+            fields = self._fields
             with contextlib.suppress(UnsoundError, _OutOfOrderError):
                 yield from self._by_seeking(waiting)
+            if self._fields != fields:  # known only now
+                with contextlib.suppress(UnsoundError, _OutOfOrderError):
+                    yield from self._by_seeking(waiting)
         if waiting:
             yield from self._with_care(waiting)
 
@@ -196,7 +240,7 @@ class PyAVFrames(FrameSource):
             pts = self._index.pts[min(target, len(self._index.pts) - 1)]
             key = int(np.searchsorted(self._index.key_pts, pts, side="right")) - 1
             start = max(self._place(int(self._index.key_pts[key])), 0) if key >= 0 else 0
-            if runs and start - runs[-1][1][-1] <= _SEEK_GAP:
+            if runs and start - runs[-1][1][-1] <= self._seek_gap:
                 runs[-1][1].append(target)
             else:
                 runs.append((key if key >= 0 else None, [target]))
@@ -260,6 +304,7 @@ class PyAVFrames(FrameSource):
     def _pictures(self, packets: Iterator[Any], wanted: set[int] | None) -> Iterator[Any]:
         """Decodes packets."""
         context, latest = self._stream.codec_context, NO_TIME
+        waiting = set() if wanted is None else set(wanted)
         for packet in packets:
             # only frames shown before one that was sent earlier are skipped: others are always references, and a
             # packet that claims otherwise is damaged
@@ -269,7 +314,14 @@ class PyAVFrames(FrameSource):
             # an empty packet would end decoding, an incomplete one would give a picture that is partly invented
             if packet.size and not (packet.is_corrupt and packet.pos == self._index.cut_at):
                 yield from self._frames_of(packet)
-        yield from self._frames_of(None)
+            waiting.discard(packet.pts)
+            if wanted and not waiting and not self._fields:
+                break  # the decoder holds them all, and puts them out without any packet more
+        for frame in self._frames_of(None):
+            if wanted and frame.interlaced_frame and not self._fields:  # its second field may be in the next packet
+                self._fields = True
+                raise UnsoundError
+            yield frame
 
     def _frames_of(self, packet: Any) -> list[Any]:
         """Decodes a packet (None: the end) and returns the frames that the decoder puts out."""

@@ -51,6 +51,7 @@ class TorchCodecFrames(PyAVFrames):
     """
 
     backend = "torchcodec"
+    _one_is_enough = False  # torchcodec does not tell of damage
 
     _decoder: Any = None
 
