@@ -2,16 +2,17 @@
 
     python docs/measure published_weights
 
-Accuracies are the registry's. Hours are estimated from the network's multiply-adds and activations, see `gpu_hours`.
+Accuracies are the registry's. Hours are estimated from the measured times of a view, see `hours`.
 What somebody has measured, in a last column of the page, is kept.
 """
 
+import functools
+import json
 import re
 
 from pages import DOCS, fill
 
 from vov3d import VideoPretrainedCfg, list_pretrained
-from vov3d.benchmark import Roofline
 from vov3d.models.budget import measure_budget
 from vov3d.weights.config import resolve_cfg
 
@@ -22,11 +23,10 @@ VIDEOS = {"k400": 19_906, "ssv1": 11_522, "ssv2": 24_777}
 """Videos for validation."""
 DISK = {"k400": 29, "ssv1": 25, "ssv2": 19}
 """GB of what has to be downloaded: of Kinetics-400 its validation part, else the whole set."""
-GPU, PEAK = "NVIDIA T4", Roofline(flops=8.1e12, bandwidth=320e9)  # its data sheet, in float32
-SLOWER = 4.0
-"""Factor by which a view is assumed to take longer than the least time that the peaks allow."""
+VIEWS = json.loads((DOCS / "results" / "benchmarks" / "speed.json").read_text())["zoo"]
+"""Measured seconds of a view, of `python docs/measure speed zoo`."""
 
-_HEAD = ("command", "expected top-1, top-5", "views", f"hours on an {GPU}", "disk, GB")
+_HEAD = ("command", "expected top-1, top-5", "views", "hours on two CPU cores", "disk, GB")
 
 
 def main() -> None:
@@ -44,24 +44,36 @@ def table(measured: dict[str, str]) -> str:
             f"`{command(name)}`",
             f"{cfg.top1:.1f}, {cfg.top5:.1f}",
             "{} x {}".format(*cfg.views),
-            f"{gpu_hours(name):.2g}",
+            f"{hours(name):.0f}",
             str(DISK[data]),
         )
         rows.append((*cells, measured.get(name, "")) if measured else cells)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def gpu_hours(name: str) -> float:
-    """Returns the estimated hours of the GPU: videos x views x the least time of a view x `SLOWER`.
+def hours(name: str) -> float:
+    """Returns the estimated hours on two CPU cores: videos x views x the measured time of a view.
 
-    The least time is the larger of its operations by the peak rate, and its counted activations, each written and read
-    once in float32, by the peak bandwidth.
+    Views that were not measured are estimated from the one of the same network with the nearest size, in proportion to
+    the multiply-adds.
     """
+    variant = name.split(".")[0]
+    known = [other for other in VIEWS["rows"] if other.split(".")[0] == variant]
+    like = min(known, key=lambda other: (other != name, abs(_size(other) - _size(name))))
     cfg = _cfg(name)
-    size = (cfg.test_input_size or cfg.input_size)[-1]
-    cost = measure_budget(name.split(".")[0], cfg.num_frames, size, num_classes=cfg.num_classes)
     views = VIDEOS[_data_of(name)] * cfg.views[0] * cfg.views[1]
-    return views * PEAK.seconds(cost, 1, 4) * SLOWER / 3600
+    return views * VIEWS["rows"][like]["median"] * _macs(name) / _macs(like) / 3600
+
+
+@functools.cache
+def _macs(name: str) -> int:
+    cfg = _cfg(name)
+    return measure_budget(name.split(".")[0], cfg.num_frames, _size(name), num_classes=cfg.num_classes).macs
+
+
+def _size(name: str) -> int:
+    cfg = _cfg(name)
+    return (cfg.test_input_size or cfg.input_size)[-1]
 
 
 def _data_of(name: str) -> str:
