@@ -1,6 +1,7 @@
 """Shared set-up: a Hub on the loopback interface in place of the real one, and one thread a worker."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -34,6 +35,8 @@ import torch  # noqa: E402
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script: tests of Ctrl-C need it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
