@@ -30,6 +30,9 @@ for name in (
 ):
     os.environ.pop(name, None)
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # of child processes as well: threads that wait for one another starve the rest
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 

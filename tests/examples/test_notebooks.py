@@ -56,7 +56,7 @@ def text_of(output):
 def test_the_quick_start_runs(tmp_path, monkeypatch):
     shown = run("quickstart", tmp_path, monkeypatch)
     assert "<td>Moving something left</td>" in shown[1]
-    assert "image/png" in shown[2]
+    assert "data:image/jpeg;base64," in shown[2]
     assert "broken.mp4 -> cannot be read" in shown[4]
     assert re.search("Something appearing.*Something disappearing", shown[5], re.DOTALL)
 
