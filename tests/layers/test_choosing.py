@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import vov3d
 from vov3d.layers import choosing
 from vov3d.layers.choosing import Chooser, measured, set_conv_forms
-from vov3d.layers.conv import conv3d, is_channels_last
-from vov3d.layers.conv_forms import FORMS, Form
+from vov3d.layers.conv import conv3d
+from vov3d.layers.conv_forms import FORMS, Form, is_channels_last
 
 CHANNELS_LAST = torch.channels_last_3d
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vov3d.layers.conv_forms import FORMS, KINDS, Conv, fitting, is_last, run
+from vov3d.layers.conv_forms import FORMS, KINDS, Conv, fitting, is_channels_last, run
 from vov3d.layers.conv_reference import Reference, differs
 
 CHANNELS_LAST = torch.channels_last_3d
@@ -60,10 +60,10 @@ def test_forms_give_the_same_values_gradients_and_second_gradients(case, last, b
     inputs = [t for t in (x, weight, added) if t is not None]
     settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
     wanted = derivatives(lambda: F.conv3d(x, weight, added, *settings), inputs)
-    for name in fitting(conv, is_last(x)):
+    for name in fitting(conv, is_channels_last(x)):
         found = derivatives(lambda name=name: run(name, x, weight, added, conv), inputs)
         assert found[0].shape[2:] == conv.lengths(shape[2:])
-        if x.is_contiguous() or is_last(x):
+        if x.is_contiguous() or is_channels_last(x):
             kept = torch.contiguous_format if x.is_contiguous() else CHANNELS_LAST
             assert found[0].is_contiguous(memory_format=kept), name
         for a, b in zip(found, wanted, strict=True):
@@ -80,7 +80,7 @@ def test_gradients_of_gradients_are_right(name, last):
         Conv((2, 1, 1, 3, 3), (1, 2, 2), (0, 1, 1), (1, 1, 1), 2),
     ):
         x, weight, _ = tensors(conv, shape, last, False)
-        if FORMS[name].fits(conv, is_last(x)):
+        if FORMS[name].fits(conv, is_channels_last(x)):
             tried += 1
             assert torch.autograd.gradgradcheck(lambda x, w, conv=conv: run(name, x, w, None, conv), (x, weight))
     assert tried or name.endswith("channels_first" if not last else "channels_last") or name == "conv2d_channels"

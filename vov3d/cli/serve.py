@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -104,21 +105,7 @@ def _serve(args: argparse.Namespace) -> int:
     if not 0 <= args.port < 65536:
         raise ValueError(f"--port is {args.port}: give one from 1 to 65535, or 0 for any that is free")
     parse_views(args.views)
-    limits = Limits(
-        max_bytes=args.max_bytes,
-        max_seconds=args.max_seconds,
-        max_pixels=args.max_pixels,
-        queue=args.queue,
-        timeout=args.timeout,
-        decode_timeout=args.decode_timeout,
-        upload_timeout=args.upload_timeout,
-        idle_timeout=args.idle_timeout,
-        temp_bytes=args.temp_bytes,
-        decode_bytes=args.decode_bytes,
-        workers=args.workers,
-        max_batch=args.max_batch,
-        max_wait=args.max_wait,
-    )
+    limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     logging.basicConfig(format="vov3d serve: %(message)s", stream=sys.stderr)
     target = device(args.device)
     if args.threads:

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D, SqueezeExcite3d
-from vov3d.layers.conv import is_channels_last, is_followed, keeps_layout, refuse_scripting, takes_other_forms
+from vov3d.layers.conv import is_followed, keeps_layout, refuse_scripting, takes_other_forms
+from vov3d.layers.conv_forms import is_channels_last
 
 FRAMES_BYTES = 16 << 20
 """Above this size in bytes, a CPU computes a map a few frames at a time, since allocating memory is slow."""

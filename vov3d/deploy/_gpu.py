@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from vov3d.deploy._fused import Bottleneck, Convolution, FrameWise, Gate, run_channels_last
 from vov3d.layers.choosing import choose, conditions, convolve, on
 from vov3d.layers.conv import refuse_scripting, takes_other_forms
-from vov3d.layers.conv_forms import is_last
+from vov3d.layers.conv_forms import is_channels_last
 from vov3d.layers.conv_reference import differs
 
 _ACTS = {nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
@@ -66,7 +66,7 @@ class ChosenConvolution(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolves and activates `(B, C, T, H, W)`, or `(C, T, H, W)`."""
         settings = (self.stride, self.padding, self.dilation, self.groups)
-        if takes_other_forms(x) and (x.is_contiguous() or is_last(x)):
+        if takes_other_forms(x) and (x.is_contiguous() or is_channels_last(x)):
             return self.act(convolve(x, self.weight, self.bias, *settings))
         return self.act(F.conv3d(x, self.weight, self.bias, *settings))
 
@@ -143,10 +143,10 @@ class FusedMiddle(nn.Module):
         """Runs the layers on `(B, C, T, H, W)`."""
         triton = kernels() if x.is_cuda or RUN_ON_CPU else None
         runs = triton is not None and x.dtype in _TRITON_TYPES and takes_other_forms(x)
-        if not runs or torch.compiler.is_compiling() or not (x.is_contiguous() or is_last(x)):
+        if not runs or torch.compiler.is_compiling() or not (x.is_contiguous() or is_channels_last(x)):
             return self.modules_in_turn(x)
         assert triton is not None
-        last = is_last(x)
+        last = is_channels_last(x)
         like = (x.device, x.dtype, last, self.shapes, self.stride, self.gate is not None, self.name)
         # The modules themselves are the first candidate, and what runs where nothing is measured.
         candidates = _Candidates(self, x, triton.BLOCKS[last])

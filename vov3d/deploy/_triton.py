@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from vov3d.layers.conv_forms import is_channels_last
+
 VERSION = triton.__version__
 
 ACTS = ("none", "relu", "silu")
@@ -158,7 +160,7 @@ def depthwise(
     batch, channels, frames, height, width = x.shape
     k, t = spatial.shape[-1], spatial.shape[1] if temporal is None else temporal.shape[1]
     out_height, out_width = (-(-n // stride) for n in (height, width))
-    layout = torch.channels_last_3d if _is_last(x) else torch.contiguous_format
+    layout = torch.channels_last_3d if is_channels_last(x) else torch.contiguous_format
     shape = (batch, channels, frames, out_height, out_width)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
     positions, chs, warps = block
@@ -202,13 +204,9 @@ def gated(y: torch.Tensor, gate: torch.Tensor, act: str) -> torch.Tensor:
         y.numel(),
         y.shape[1],
         y.shape[2:].numel(),
-        last=_is_last(y),
+        last=is_channels_last(y),
         act=act,
         block=block,
         num_warps=4,
     )
     return y
-
-
-def _is_last(x: torch.Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()

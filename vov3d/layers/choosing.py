@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from vov3d.files import alone_in, replacing
-from vov3d.layers.conv_forms import FORMS, KINDS, PLAIN, Conv, fitting, is_last, run
+from vov3d.layers._shifted import in_autocast
+from vov3d.layers.conv_forms import FORMS, KINDS, PLAIN, Conv, fitting, is_channels_last, run
 from vov3d.layers.conv_reference import Reference
 
 MEASURED = {"cuda"}
@@ -413,16 +414,14 @@ def convolve(
         dilation: Of each axis.
         groups: Groups of channels.
     """
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # as autocast does for conv3d
-        to = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(to), weight.to(to), None if bias is None else bias.to(to)
+    x, weight, bias = in_autocast(x), in_autocast(weight), None if bias is None else in_autocast(bias)
     conv = Conv(tuple(weight.shape), tuple(stride), tuple(padding), tuple(dilation), groups)
     return run(_name(x, weight, bias, conv), x, weight, bias, conv)
 
 
 def _name(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, conv: Conv) -> str:
     """Returns the form for a convolution."""
-    policy, last = _current(), is_last(x)
+    policy, last = _current(), is_channels_last(x)
     form: str = getattr(policy, conv.kind)
     if form != AUTO:
         fits = FORMS[form].fits(conv, last) and min(conv.lengths(tuple(x.shape[2:]))) > 0

@@ -30,7 +30,7 @@ from torch import nn
 from vov3d.layers._shifted import has_no_forward_derivatives, shifted_sum
 from vov3d.layers.choosing import MEASURED
 from vov3d.layers.choosing import convolve as chosen
-from vov3d.layers.conv_forms import over_frames, over_lines
+from vov3d.layers.conv_forms import is_channels_last, over_frames, over_lines
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
 MIDDLE_CONVS = ("3d", "r2plus1d", "dw3d", "d1plus2d", "d2plus1d")
@@ -62,11 +62,6 @@ def takes_other_forms(x: Any) -> bool:
 def _gains(x: Any) -> bool:
     """Returns whether a clip is faster channels-last, as on CPUs."""
     return takes_other_forms(x) and x.device.type == "cpu"
-
-
-def is_channels_last(x: torch.Tensor) -> bool:
-    """Returns whether clips are channels-last only; those of one channel or position are contiguous too."""
-    return x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -81,7 +81,7 @@ class Form(NamedTuple):
     fits: Callable[[Conv, bool], bool]
 
 
-def is_last(x: torch.Tensor) -> bool:
+def is_channels_last(x: torch.Tensor) -> bool:
     """Returns whether a clip is channels-last only; clips of one channel or position are contiguous too."""
     return x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
 
@@ -160,7 +160,7 @@ def _conv2d_channels(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
 
 
 def _matmul(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, conv: Conv) -> torch.Tensor:
-    last = is_last(x)
+    last = is_channels_last(x)
     x = x[..., :: conv.stride[1], :: conv.stride[2]]
     if last:
         return F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
@@ -195,7 +195,7 @@ def _position(number: int, kernel: tuple[int, ...]) -> tuple[int, int, int]:
 
 def _in_layout(run: Function, layout: torch.memory_format) -> Function:
     def converted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, conv: Conv) -> torch.Tensor:
-        back = torch.channels_last_3d if is_last(x) else torch.contiguous_format
+        back = torch.channels_last_3d if is_channels_last(x) else torch.contiguous_format
         # The weight stays as it is: cuDNN converts it itself, and grouped convolutions on CPUs compute a wrong gradient
         # of a channels-last weight for a single clip (torch 2.14).
         return run(x.contiguous(memory_format=layout), weight, bias, conv).contiguous(memory_format=back)
@@ -239,4 +239,4 @@ def run(name: str, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
     y = FORMS[name].run(x, weight, bias, conv)
     if x.is_contiguous():
         return y.contiguous()
-    return y.contiguous(memory_format=torch.channels_last_3d) if is_last(x) else y
+    return y.contiguous(memory_format=torch.channels_last_3d) if is_channels_last(x) else y
