@@ -32,6 +32,7 @@ from torch import nn
 import vov3d
 from vov3d.benchmark import machine, peak_memory
 from vov3d.files import replacing
+from vov3d.layers.choosing import event_clock
 
 PAGE = DOCS / "guides" / "gpus.md"
 FILE = STORED / "gpu_speed.json"
@@ -51,13 +52,7 @@ class Gpu:
 
     def seconds(self, call: Callable[[], object]) -> float:
         """Returns the seconds of a call, by the GPU's events."""
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3
+        return event_clock("", call)
 
     def now(self) -> float:
         """Returns the seconds of a clock on the wall, once the GPU has done its work."""

@@ -28,7 +28,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
-from reference.training.stopping import Stop, Stopped, say_stopped
+from reference.training.stopping import run_resumable
 from tqdm import tqdm
 
 from cluster import results
@@ -76,14 +76,7 @@ class Job:
 def main(argv: Sequence[str] | None = None) -> int:
     """Classifies videos; returns the exit status."""
     args = _parser().parse_args(argv)
-    try:
-        with Stop().watching():
-            return _classify(args)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        print(f"classify: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        return say_stopped("classify", stopped, "the same command continues from here")
+    return run_resumable("classify", lambda: _classify(args))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -40,7 +40,7 @@ from reference.evaluation.samples import Samples, load_samples
 from reference.evaluation.scores import Row, to_parquet
 from reference.evaluation.tables import TaskReport, class_table, head_confusions, rarest
 from reference.training.seen import TRAIN, parts_of
-from reference.training.stopping import Stop, Stopped, say_stopped
+from reference.training.stopping import run_resumable
 from vov3d.cli.arguments import device, positive
 from vov3d.extras import install
 from vov3d.files import replacing
@@ -57,14 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates; returns the exit status."""
     args = _parser().parse_args(argv)
     warnings.showwarning = lambda message, *_, **__: print(f"evaluate: {message}", file=sys.stderr)
-    try:
-        with Stop().watching():
-            return _evaluate(args)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        return say_stopped("evaluate", stopped, "the same command continues from here")
+    return run_resumable("evaluate", lambda: _evaluate(args))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from reference.data.annotations import LABEL
 from reference.data.lists import LAYOUTS, VideoList, described, read_list
-from reference.training.stopping import Stop, Stopped, say_stopped
+from reference.training.stopping import run_resumable
 from vov3d.cli.arguments import positive
 from vov3d.files import replacing
 from vov3d.video import VIDEO_ENDINGS
@@ -75,14 +75,7 @@ class Shard:
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes shards; returns the exit status."""
     args = _parser().parse_args(argv)
-    try:
-        with Stop().watching():
-            return _make(args)
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"make_shards: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        return say_stopped("make_shards", stopped, "the same command continues from here")
+    return run_resumable("make_shards", lambda: _make(args))
 
 
 def _parser() -> argparse.ArgumentParser:

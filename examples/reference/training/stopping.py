@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -67,3 +67,23 @@ def say_stopped(program: str, stopped: Stopped, how: str) -> int:
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{program}: {stopped}; {how}", file=sys.stderr)
     return 128 + stopped.number
+
+
+def run_resumable(program: str, call: Callable[[], int]) -> int:
+    """Runs a command that the same words continue after a signal; prints an error in one line.
+
+    Args:
+        program: Name in messages.
+        call: The command; returns the exit status.
+
+    Returns:
+        The exit status: 1 after an error, 128 and its number after a signal.
+    """
+    try:
+        with Stop().watching():
+            return call()
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        return say_stopped(program, stopped, "the same command continues from here")
