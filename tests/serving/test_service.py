@@ -300,6 +300,14 @@ def test_a_client_that_goes_frees_its_decoder(classifier, clips):
     with Service(classifier, "n", Limits(workers=1)) as service:
         assert asyncio.run(gone(service, create_app(service))).status_code == 200
         assert service.uploads.bytes == service.in_work == 0
+        assert 'vov3d_requests_total{code="gone",status="499"} 1.0' in service.metrics_text().decode()
+
+
+def test_a_fault_of_the_service_itself_is_counted(classifier, clips, monkeypatch):
+    with Service(classifier, "n", Limits(workers=1)) as service:
+        monkeypatch.setattr(service, "answer", lambda *_: 1 / 0)
+        assert ask(create_app(service), "POST", "/predict", **form(clips[0])).status_code == 500
+        assert 'vov3d_requests_total{code="internal",status="500"} 1.0' in service.metrics_text().decode()
 
 
 def test_processes_end_with_the_service(classifier):

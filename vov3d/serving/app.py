@@ -136,7 +136,7 @@ def _add_labels(app: FastAPI, service: Service) -> None:
     )
     async def predict(request: Request) -> Response:
         begun = time.monotonic()
-        status, code = 499, "gone"
+        status, code = 500, "internal"
         try:
             content = await _labelled(request, service, begun)
             status, code = 200, "ok"
@@ -145,9 +145,10 @@ def _add_labels(app: FastAPI, service: Service) -> None:
             status, code = refused.status, refused.code
             return _refusal(refused)
         except ClientDisconnect:
+            status, code = 499, "gone"
             return Response(status_code=499)
-        except Exception:
-            status, code = 500, "internal"
+        except asyncio.CancelledError:  # the server stops, or the client is gone
+            status, code = 499, "gone"
             raise
         finally:
             service.metrics.requests.labels(str(status), code).inc()
