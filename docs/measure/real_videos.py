@@ -271,11 +271,13 @@ def missing(found: Mapping[str, Any]) -> str:
     """Returns the list of planned runs that are not there, in Markdown."""
     lines = []
     for name, kind in KINDS.items():
-        for data in SETS:
-            seeds = [run.seed for run in PLAN if (run.data, run.kind) == (data, name) and run.name not in found]
-            if seeds:
-                lines.append(f"- `{data}`, {kind.title}: {len(seeds)} of {len(kind.seeds)} seeds")
-    return "Not run yet:\n\n" + "\n".join(lines) if lines else "None."
+        counts = {
+            data: sum((run.data, run.kind) == (data, name) and run.name not in found for run in PLAN) for data in SETS
+        }
+        cells = [f"`{data}` {count} of {len(kind.seeds)}" for data, count in counts.items() if count]
+        if cells:
+            lines.append(f"- {kind.title}: {', '.join(cells)}")
+    return "Not run yet, by seeds:\n\n" + "\n".join(lines) if lines else "None."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
