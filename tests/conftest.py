@@ -1,6 +1,7 @@
 """Shared set-up: a Hub on the loopback interface in place of the real one, and one thread a worker."""
 
 import os
+import random
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ for name in (
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of child processes as well: threads that wait for one another starve the rest
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -55,6 +57,14 @@ def own_caches(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("VOV3D_CACHE", str(tmp_path / "vov3d-cache"))
     monkeypatch.setattr("vov3d.weights.download._FIRST_WAIT", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Starts every test from the same random numbers, whichever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -13,7 +13,12 @@ lightning = pytest.importorskip("lightning")
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "huggingface.md"
 
 
-def test_the_module_of_the_guide_trains_and_its_checkpoint_loads(tmp_path):
+CONNECTOR = "lightning.pytorch.trainer.connectors.signal_connector._SignalConnector"
+
+
+def test_the_module_of_the_guide_trains_and_its_checkpoint_loads(tmp_path, monkeypatch):
+    # It sets the handlers of all signals back to Python's, so that later faults would end pytest without a word.
+    monkeypatch.setattr(f"{CONNECTOR}.register_signal_handlers", lambda self: None)
     blocks = re.findall(r"^```python no-run\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (block,) = (block for block in blocks if "LightningModule" in block)
     assert len(block.split("class ")[1].splitlines()) <= 25

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -58,6 +60,26 @@ def test_copies_and_pickles_compute_the_same(pair):
     for other in (copy.deepcopy(pair[1]), pickle.loads(pickle.dumps(pair[1]))):
         assert torch.equal(other(clip), pair[1](clip))
         assert vov3d.class_names(other) == ["up", "down", "round"]
+
+
+SIGNAL = """
+import copy, os, signal, vov3d
+fast = vov3d.optimize_for_inference(vov3d.create_model("vov3d_n").eval(), backend="openvino")
+other = copy.deepcopy(fast)
+del fast
+del other
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_after_networks_are_gone_is_an_interrupt():
+    pytest.importorskip("openvino")
+    child = subprocess.run([sys.executable, "-c", SIGNAL], capture_output=True, text=True, timeout=200)
+    assert (child.returncode, child.stdout) == (0, "interrupted\n"), child.stderr[-2000:]
 
 
 def test_what_it_cannot_do_is_refused_in_plain_words(pair):

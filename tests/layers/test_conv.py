@@ -191,7 +191,7 @@ def test_a_step_of_a_depthwise_kernel_pads_nothing_and_casts_a_clip_once_under_a
     y = plain(x, conv)
     torch.testing.assert_close(out.float(), y, rtol=0.05, atol=0.05)
     for mine, exact in zip((x.grad, conv.weight.grad), torch.autograd.grad(y.sum(), (x, conv.weight)), strict=True):
-        torch.testing.assert_close(mine, exact, rtol=0.05, atol=0.1)
+        torch.testing.assert_close(mine, exact, rtol=0.05, atol=0.3)  # of sums of 288 values
 
 
 def test_forward_derivatives_and_checkpointing_of_a_depthwise_kernel():

@@ -1,7 +1,10 @@
 """OpenVINO files: a network in `.xml`, and its weights in a `.bin` file beside it."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import torch
 
@@ -9,6 +12,25 @@ from vov3d.deploy.formats.base import Job, Run, quantized
 from vov3d.deploy.graphs import names_of, trace
 
 _DIGEST = "sha256_of_bin"
+_lock = Lock()
+
+
+@cache
+def _the_core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def core() -> Any:
+    """Returns the one core of this process, which is never destroyed.
+
+    A core replaces the thread's alternate signal stack. When two are destroyed in the order in which they were made,
+    that stack is left unmapped, and the next signal that Python handles, such as Ctrl-C, ends the process with a
+    segmentation fault.
+    """
+    with _lock:
+        return _the_core()
 
 
 def write(job: Job, path: Path) -> None:
@@ -36,18 +58,15 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
     Raises:
         ValueError: If the `.bin` beside it is not the one that it was written with.
     """
-    import openvino
-
-    core = openvino.Core()
-    network = core.read_model(path)
+    network = core().read_model(path)
     info = network.get_rt_info(["vov3d"]).astype(dict) if network.has_rt_info(["vov3d"]) else {}
     metadata = {key: value.astype(str) if hasattr(value, "astype") else value for key, value in info.items()}
     if metadata and metadata.get(_DIGEST) != _digest_of_weights(path):
         raise ValueError(f"{path.with_suffix('.bin').name} does not belong to it; export writes both files together")
     # By default, CPUs with bf16 units compute everything in bf16, even fp32 files.
     asked = "bf16" if metadata.get("dtype") == '"bf16"' else "f32"
-    capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": asked if capable else "f32"})
+    capable = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    compiled = core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": asked if capable else "f32"})
 
     def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
         outputs = compiled([value.numpy() for value in inputs])
