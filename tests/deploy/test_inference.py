@@ -8,6 +8,7 @@ from helpers.trained_like import as_trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import vov3d
 from vov3d import optimize_for_inference
@@ -49,7 +50,11 @@ def test_every_form_of_every_model(name, conv, output_stride, features_only, bat
     expected = model(x)
     torch.testing.assert_close(optimize_for_inference(model)(x), expected, **EXACT)
     single, x = copy.deepcopy(model).float(), x.float()
-    torch.testing.assert_close(optimize_for_inference(single)(x), single(x), rtol=1e-4, atol=1e-4)
+    wanted = single(x)
+    largest = max(
+        float(value.detach().abs().max()) for value in tree_leaves(wanted)
+    )  # of a sum, rounding is that of its parts
+    torch.testing.assert_close(optimize_for_inference(single)(x), wanted, rtol=1e-4, atol=1e-4 * max(1, largest))
     torch.testing.assert_close(model(x.double()), model(x.double()), rtol=0, atol=0)
 
 
