@@ -1,16 +1,14 @@
 """Options of `vov3d serve`: what is not given has the service's own default, and what cannot work is refused first."""
 
-from dataclasses import fields
-
 import pytest
 
 from vov3d.cli import command_parser, main
+from vov3d.cli.serve import limits_of
 from vov3d.serving.limits import Limits
 
 
 def limits(*words: str) -> Limits:
-    args = command_parser("serve").parse_args(["serve", *words])
-    return Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
+    return limits_of(command_parser("serve").parse_args(["serve", *words]))
 
 
 def test_defaults_are_those_of_the_service():

@@ -12,6 +12,7 @@ import torch
 
 from vov3d.cli.arguments import device, positive, say_what_it_knows, span
 from vov3d.cli.predict import DEFAULT_MODEL, built_model, exported_model
+from vov3d.serving.limits import Limits
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
@@ -94,8 +95,12 @@ def _add_access(p: argparse.ArgumentParser) -> None:
     group.add_argument("--access-log", action="store_true", help="print a line per request on stderr")
 
 
+def limits_of(args: argparse.Namespace) -> Limits:
+    """Returns the service's limits from the options, which have the limits' names."""
+    return Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
+
+
 def _serve(args: argparse.Namespace) -> int:
-    from vov3d.serving.limits import Limits
     from vov3d.serving.server import LOOPBACK, listen, run  # needs the extra `serve`
     from vov3d.serving.service import Service
     from vov3d.video import VideoClassifier, parse_views
@@ -105,7 +110,7 @@ def _serve(args: argparse.Namespace) -> int:
     if not 0 <= args.port < 65536:
         raise ValueError(f"--port is {args.port}: give one from 1 to 65535, or 0 for any that is free")
     parse_views(args.views)
-    limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
+    limits = limits_of(args)
     logging.basicConfig(format="vov3d serve: %(message)s", stream=sys.stderr)
     target = device(args.device)
     if args.threads:
