@@ -34,6 +34,7 @@ for name in (
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of child processes as well: threads that wait for one another starve the rest
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -42,6 +43,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script: tests of Ctrl-C need it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class TorchRandom:
+    """PyTorch's random numbers, to be reset by hypothesis before each example, so that a failure can be repeated."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+_TORCH_RANDOM = TorchRandom()  # hypothesis keeps no reference of its own
+hypothesis.register_random(_TORCH_RANDOM)
 
 
 @pytest.fixture

@@ -50,11 +50,9 @@ def test_every_form_of_every_model(name, conv, output_stride, features_only, bat
     expected = model(x)
     torch.testing.assert_close(optimize_for_inference(model)(x), expected, **EXACT)
     single, x = copy.deepcopy(model).float(), x.float()
-    wanted = single(x)
-    largest = max(
-        float(value.detach().abs().max()) for value in tree_leaves(wanted)
-    )  # of a sum, rounding is that of its parts
-    torch.testing.assert_close(optimize_for_inference(single)(x), wanted, rtol=1e-4, atol=1e-4 * max(1, largest))
+    for found, wanted in zip(tree_leaves(optimize_for_inference(single)(x)), tree_leaves(single(x)), strict=True):
+        # Maps reach values of some hundred, and what is small in them is a difference of large ones.
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.detach().abs().max()))
     torch.testing.assert_close(model(x.double()), model(x.double()), rtol=0, atol=0)
 
 
