@@ -37,6 +37,14 @@ def test_commands_without_a_model_import_nothing_slow(argv, without_heavy):
     assert done.stdout or argv == ["nothing"]
 
 
+@pytest.mark.parametrize("name", ["torch", "timm", "torchvision"])
+def test_a_package_that_fails_on_import_is_one_line(name, tmp_path):
+    (tmp_path / f"{name}.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    path = os.pathsep.join([str(tmp_path), os.path.dirname(os.path.dirname(vov3d.__file__))])
+    done = python("-m", "vov3d", "demo", PYTHONPATH=path)
+    assert (done.returncode, done.stderr) == (1, "vov3d demo: operator torchvision::nms does not exist\n")
+
+
 def test_the_package_itself_imports_nothing_slow(without_heavy):
     done = python("-c", "import vov3d; print(dir(vov3d))", PYTHONPATH=without_heavy)
     assert (done.returncode, done.stderr) == (0, "")

@@ -74,9 +74,9 @@ def _print_any_name() -> None:
 
 def _with_options(message: str) -> str:
     """Replaces Python arguments in an error by the options of the command line."""
-    from vov3d.weights.hub_client import ON_THE_COMMAND_LINE  # only here: it imports timm
-
-    for python, option in ON_THE_COMMAND_LINE.items():
+    # Only messages of this module name arguments. It is not imported here: importing timm may be what has failed.
+    hub_client = sys.modules.get("vov3d.weights.hub_client")
+    for python, option in getattr(hub_client, "ON_THE_COMMAND_LINE", {}).items():
         message = message.replace(python, option)
     return message
 
