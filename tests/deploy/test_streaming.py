@@ -266,8 +266,10 @@ def test_an_exported_stream_takes_and_returns_the_state(ending, causal, tmp_path
     for i in range(4):
         frame = torch.randn(3, 3, 32, 32)
         expected, ours = stream(frame, ours)
+        before, copies = theirs, {name: value.clone() for name, value in theirs.items()}
         found, theirs = exported(frame, theirs)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert all(torch.equal(before[name], copy) for name, copy in copies.items())  # a call keeps the old state
         if i == 1:
             mask = torch.tensor([False, True, False])
             ours, theirs = stream.reset(ours, mask), exported.reset(theirs, mask)

@@ -122,7 +122,7 @@ class FrameConv(nn.Module):
         self.scales = point and conv.groups == conv.in_channels == conv.out_channels > 1
         self.mixes = point and conv.groups == 1
         if self.scales or self.mixes:
-            weight = weight.flatten() if self.scales else weight.flatten(1)
+            weight = weight.flatten() if self.scales else weight.flatten(1).mT
         self.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format), requires_grad=False)
         self.act = None if act is None or type(act) is nn.Identity else in_place(act)
 
@@ -141,15 +141,18 @@ class FrameConv(nn.Module):
 
     def _mixed(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         """Applies a kernel of one point; for a single frame, a matrix product is faster than oneDNN's convolution."""
-        if other is None or self.bias is not None:
-            x = F.linear(x, self.weight, self.bias)
-            return x if other is None else x.add_(other)
-        return torch.addmm(other.flatten(0, 2), x.flatten(0, 2), self.weight.mT).view_as(other)
+        rows, shape = x.reshape(-1, x.shape[3]), (*x.shape[:3], self.weight.shape[1])
+        if self.bias is not None:
+            y = torch.addmm(self.bias, rows, self.weight).view(shape)
+            return y if other is None else y.add_(other)
+        if other is not None:
+            return torch.addmm(other.view(-1, shape[3]), rows, self.weight).view(shape)
+        return torch.mm(rows, self.weight).view(shape)
 
     def _scaled(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         """Applies a depthwise kernel of one point."""
         if other is not None:
-            return torch.addcmul(other, x, self.weight)
+            return other.addcmul_(x, self.weight)
         return x * self.weight if self.bias is None else torch.addcmul(self.bias, x, self.weight)
 
 

@@ -69,8 +69,8 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
     compiled = core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": asked if capable else "f32"})
 
     def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        outputs = compiled([value.numpy() for value in inputs])
-        return [torch.from_numpy(outputs[i].copy()) for i in range(len(compiled.outputs))]
+        outputs = compiled([value.numpy() for value in inputs])  # copies, since share_outputs is left out
+        return [torch.from_numpy(outputs[i]) for i in range(len(compiled.outputs))]
 
     return metadata, run
 
