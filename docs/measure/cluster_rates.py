@@ -4,7 +4,7 @@
     python docs/measure cluster_rates --files    # only the time for larger videos
 
 Both classify the same small videos, a few and many: the difference is free of start-up. Processor time, of all
-processes of a run, is what stays comparable on a machine that others use as well. Larger videos are ten seconds of
+processes of a run, is what stays comparable on a machine that others use as well; the rates are those of the clock. Larger videos are ten seconds of
 340 x 256, as Kinetics is often stored, for vov3d_m with random weights. Linux only.
 """
 
@@ -152,16 +152,17 @@ def file_table(found: dict[str, dict[str, float]]) -> str:
 
 def table(rounds: list[dict]) -> str:
     """Returns the measurements as a table."""
-    heading = ("round", "plain loop", "Ray", "loop / Ray", "of it decode", "of it model")
+    heading = ("round", "plain loop", "Ray", "loop / Ray", "of it decode", "of it model", "loop, videos/s", "Ray, videos/s")
     rows = ["| " + " | ".join(heading) + " |", "|" + " --- |" * len(heading)]
     for number, found in enumerate(rounds, 1):
         more = found["many"] - found["few"]
         loop, ray = ((found[way][1]["cpu_seconds"] - found[way][0]["cpu_seconds"]) / more for way in ("loop", "ray"))
+        rates = [more / (found[way][1]["seconds"] - found[way][0]["seconds"]) for way in ("loop", "ray")]
         stages = found["ray"][1]["summary"]["stages"]
         own = [1000 * stages[stage]["cpu_seconds"] / found["many"] for stage in ("decode", "model")]
         rows.append(
             f"| {number} | {1000 * loop:.1f} ms | {1000 * ray:.1f} ms | {100 * loop / ray:.0f}% | {own[0]:.1f} ms | "
-            f"{own[1]:.1f} ms |"
+            f"{own[1]:.1f} ms | {rates[0]:.0f} | {rates[1]:.0f} |"
         )
     memory = rounds[-1]["ray"][1]["memory"]
     shown = ", ".join(f"{bytes_ / 1e9:.2f}" for bytes_ in memory)
