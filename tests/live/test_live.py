@@ -145,18 +145,41 @@ def test_a_stream_that_drops_stalls_changes_size_ends_and_comes_back():
         stalls,
         lambda v: v.sendall(small),
     )
-    shapes = []
+    shapes, times = [], []
     with LiveSource(address, stall=1.5, retries=4, pause=0.02) as source:
         frames = iter(source)
         with pytest.raises(VideoError, match="5 attempts in a row"):  # noqa: PT012 (until it gives up)
             while True:
-                shapes.append(next(frames).picture.shape)
+                frame = next(frames)
+                shapes.append(frame.picture.shape)
+                times.append(frame.seconds)
     done.set()
+    assert times == sorted(times), "time began again with a new connection"
+    assert times[-1] > 1.5  # seconds of the stall
     assert (48, 64, 3) in shapes
     assert (64, 96, 3) in shapes
     assert shapes[-1] == (48, 64, 3), "it did not come back after the stall"
     assert source.reconnects >= 6
     assert not [t for t in threading.enumerate() if t.name == "vov3d-live"]
+
+
+def test_a_stream_that_is_closed_was_not_opened_again():
+    with LiveSource(camera(lambda v: v.sendall(mpegts((64, 48)))), pause=5) as source:
+        next(iter(source))
+        time.sleep(0.3)  # the stream has ended, and the thread waits before the next attempt
+    assert source.reconnects == 0
+
+
+@pytest.mark.parametrize("gap", [0.0, 7.03])
+def test_frames_are_taken_at_a_rate_also_after_a_gap(gap, clip, monkeypatch):
+    source, taken = LiveSource(str(clip), fps=5), []
+    times = [i / 30 + (gap if i >= 45 else 0) for i in range(90)]
+    monkeypatch.setattr(source, "_pictures", lambda: ((np.zeros((4, 4, 3), np.uint8), at) for at in times))
+    monkeypatch.setattr(source, "_put", lambda picture, seconds: taken.append(seconds))
+    source._read()
+    steps = np.diff(taken)
+    assert steps.min() > 0.9 / 5
+    assert len(taken) in (15, 16)
 
 
 def test_closing_does_not_wait_for_a_silent_stream():

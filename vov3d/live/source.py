@@ -32,7 +32,7 @@ class Captured:
     Attributes:
         picture: uint8 RGB `(H, W, 3)`.
         arrived: `time.monotonic()` when it was decoded.
-        seconds: its time in the stream.
+        seconds: its time since the first frame, in a file by the file's own clock.
     """
 
     picture: np.ndarray
@@ -90,6 +90,7 @@ class LiveSource:
             raise VideoError(f"{source}: no such file; give a camera's number, or an address such as rtsp://...")
         self.realtime, self.stall, self.retries, self.pause = realtime, stall, retries, pause
         self.dropped = self.reconnects = 0
+        self._begun: float | None = None  # arrival of the first frame, which stays when a stream is opened again
         self._newest: Captured | None = None
         self._error: Exception | None = None
         self._ended = self._closed = False
@@ -153,7 +154,8 @@ class LiveSource:
                 raise VideoError(f"{self.source}: {failures} attempts in a row gave no frame; the last: {why}")
             with self._changed:
                 pause = min(self.pause * 2 ** max(failures - 1, 0), _LONGEST_PAUSE)
-                self._changed.wait_for(lambda: self._closed, pause)
+                if self._changed.wait_for(lambda: self._closed, pause):
+                    return
             self.reconnects += 1
 
     def _read(self) -> tuple[int, str]:
@@ -170,7 +172,8 @@ class LiveSource:
                 if self.fps is not None:
                     if seconds < due - 0.1 / self.fps:  # cameras are not exact to the millisecond
                         continue
-                    due = max(due + 1 / self.fps, seconds)
+                    late = seconds - due >= 1 / self.fps
+                    due = (seconds if late else due) + 1 / self.fps
                 self._put(picture() if callable(picture) else picture, seconds)
         except (FFmpegError, OSError, ValueError) as error:
             return count, " ".join(str(error).split())
@@ -189,16 +192,26 @@ class LiveSource:
         """Yields pictures, or functions that return one, with their seconds from the first."""
         if self.source == "-":
             assert self.size is not None
-            yield from _raw(sys.stdin.buffer, self.size)
+            for picture in _raw(sys.stdin.buffer, self.size):
+                yield picture, self._passed()
             return
         with self._opened() as container:
             if not container.streams.video:
                 raise ValueError("it holds no video")
             first = None
             for frame in container.decode(container.streams.video[0]):
-                at = time.monotonic() if frame.time is None or not self.file else frame.time
-                first = at if first is None else first
-                yield lambda frame=frame: frame.to_ndarray(format="rgb24"), max(at - first, 0.0)
+                if frame.time is None or not self.file:
+                    seconds = self._passed()
+                else:
+                    first = frame.time if first is None else first
+                    seconds = max(frame.time - first, 0.0)
+                yield lambda frame=frame: frame.to_ndarray(format="rgb24"), seconds
+
+    def _passed(self) -> float:
+        """Returns the seconds since its first call."""
+        now = time.monotonic()
+        self._begun = now if self._begun is None else self._begun
+        return now - self._begun
 
     def _opened(self) -> Any:
         limits = (self.stall, self.stall)
@@ -210,10 +223,10 @@ class LiveSource:
         return av.open(name.format(self.source), format=form, timeout=limits)
 
 
-def _raw(pipe: BinaryIO, size: tuple[int, int]) -> Iterator[tuple[np.ndarray, float]]:
-    """Yields RGB frames of one size with their times of arrival."""
-    length, begun = size[0] * size[1] * 3, time.monotonic()
+def _raw(pipe: BinaryIO, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yields RGB frames of one size."""
+    length = size[0] * size[1] * 3
     while len(data := pipe.read(length)) == length:
-        yield np.frombuffer(data, np.uint8).reshape(*size, 3), time.monotonic() - begun
+        yield np.frombuffer(data, np.uint8).reshape(*size, 3)
     if data:
         raise ValueError(f"the pipe ended within a frame: {len(data)} of {length} bytes")
