@@ -4,8 +4,8 @@
     python docs/measure cluster_rates --files    # only the time for larger videos
 
 Both classify the same small videos, a few and many: the difference is free of start-up. Processor time, of all
-processes of a run, is what stays comparable on a machine that others use as well; the rates are those of the clock. Larger videos are ten seconds of
-340 x 256, as Kinetics is often stored, for vov3d_m with random weights. Linux only.
+processes of a run, is what stays comparable on a machine that others use as well; the rates are those of the clock.
+Larger videos are ten seconds of 340 x 256, as Kinetics is often stored, for vov3d_m with random weights. Linux only.
 """
 
 import argparse
@@ -152,8 +152,8 @@ def file_table(found: dict[str, dict[str, float]]) -> str:
 
 def table(rounds: list[dict]) -> str:
     """Returns the measurements as a table."""
-    heading = ("round", "plain loop", "Ray", "loop / Ray", "of it decode", "of it model", "loop, videos/s", "Ray, videos/s")
-    rows = ["| " + " | ".join(heading) + " |", "|" + " --- |" * len(heading)]
+    heading = "round | plain loop | Ray | loop / Ray | of it decode | of it model | loop, videos/s | Ray, videos/s"
+    rows = [f"| {heading} |", "|" + " --- |" * len(heading.split("|"))]
     for number, found in enumerate(rounds, 1):
         more = found["many"] - found["few"]
         loop, ray = ((found[way][1]["cpu_seconds"] - found[way][0]["cpu_seconds"]) / more for way in ("loop", "ray"))
