@@ -86,6 +86,7 @@ KINDS = {
     "former": Kind("from `vov3d_n`, the recipe as it was", FORMER),
     # one choice of the recipe undone, or one more
     "large": Kind("112 x 112 pixels in place of 64 x 64", {"clip.size": "112"}, seeds=(0,)),
+    "dense": Kind("frames a fifth of a second apart", {"clip.sampling": "dense", "clip.stride": "6"}, seeds=(0,)),
     "long": Kind("16 frames in place of 8", {"clip.frames": "16"}, seeds=(0,)),
     "zoomed": Kind("crops as in the paper, 8/7 and 10/7", {"clip.zoom": "[1.142857, 1.428571]"}, seeds=(0,)),
     "whole": Kind("crops of the whole height, 1 and 1", {"clip.zoom": "[1.0, 1.0]"}, seeds=(0,)),
