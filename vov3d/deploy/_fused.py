@@ -1,5 +1,6 @@
 """Convolutions and blocks that models are rewritten to for inference: without norms, and in place where possible."""
 
+import copy
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -34,8 +35,9 @@ def from_rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def in_place(act: nn.Module) -> nn.Module:
-    """Sets an activation to overwrite its input, if its class can, and returns it."""
+    """Returns an activation that overwrites its input, if its class can; a module may be used elsewhere as well."""
     if type(act) in ACTIVATIONS:
+        act = copy.copy(act)
         act.inplace = True  # type: ignore[assignment]
     return act
 
