@@ -140,3 +140,27 @@ def test_torchscript_is_refused():
     scripted = torch.jit.trace(C3D(3, 1, "behind").eval(), torch.randn(1, 3, 3, 8, 8))
     with pytest.raises(ValueError, match="TorchScript"):
         vov3d.optimize_for_inference(scripted)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        (1, 1, 0),
+        (1, (2, 1, 3), 0),
+        (1, 1, (0, 1, 2)),
+        ((1, 3, 2), (2, 2, 1), (0, 1, 1)),
+        ((3, 1, 1), (2, 1, 1), (1, 0, 0)),
+        (3, 1, 1),
+        ((2, 3, 4), 2, (0, 2, 1)),
+    ],
+)
+def test_small_maps_run_as_products(kernel, stride, padding):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(6, 5, kernel, stride, padding)
+    model = nn.Sequential(nn.Conv3d(4, 6, 1), conv, nn.SiLU()).eval()
+    fast = vov3d.optimize_for_inference(model)
+    for x in (torch.randn(2, 4, 2, 3, 4), torch.randn(1, 4, 5, 7, 6)):
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        out = fast(x)
+        torch.testing.assert_close(out, model(x), rtol=1e-4, atol=1e-5)
+        assert out.is_contiguous(memory_format=torch.channels_last_3d)
