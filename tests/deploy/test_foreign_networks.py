@@ -89,3 +89,78 @@ def test_an_optimized_model_of_ours_is_traced_and_exported():
         warnings.simplefilter("ignore")
         for form in (torch.jit.trace(fast, x), torch.export.export(fast, (x,)).module()):
             torch.testing.assert_close(form(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+class SharedActivation(nn.Module):
+    """Runs one activation in a part and beside it, on its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = nn.Hardswish()
+        self.part, self.act = nn.Sequential(nn.Conv3d(3, 3, 3, padding=1), act), act
+
+    def forward(self, x):
+        x = 2 * x
+        return self.act(x) + x + (self.part(x) if x.sum() > 0 else self.part(-x))
+
+
+def test_an_activation_shared_with_other_code_keeps_its_input():
+    model, x = SharedActivation().eval(), torch.randn(1, 3, 3, 8, 8)
+    torch.testing.assert_close(vov3d.optimize_for_inference(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+class Spectral(nn.Module):
+    """As a Fourier neural operator: complex weights beside real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 1)
+        self.weight = nn.Parameter(torch.randn(4, 4, 3, 4, 3, dtype=torch.complex64))
+        self.mix = nn.Conv3d(4, 4, 1, dtype=torch.complex64)
+
+    def forward(self, x):
+        x = torch.fft.rfftn(self.conv(x), dim=(2, 3, 4))
+        return torch.fft.irfftn(self.mix(torch.einsum("bcthw,cdthw->bdthw", x, self.weight)), dim=(2, 3, 4))
+
+
+def test_complex_weights_stay_complex():
+    torch.manual_seed(0)
+    model, x = Spectral().eval(), torch.randn(1, 3, 3, 4, 4)
+    fast = vov3d.optimize_for_inference(model)
+    assert {name: t.dtype for name, t in fast.model.state_dict().items()} == {
+        name: t.dtype for name, t in model.state_dict().items()
+    }
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    mix = nn.Sequential(model.mix, nn.Conv3d(4, 2, (1, 3, 3), dtype=torch.complex64)).eval()
+    x = torch.randn(1, 4, 3, 4, 4, dtype=torch.complex64)
+    torch.testing.assert_close(vov3d.optimize_for_inference(mix)(x), mix(x), rtol=1e-4, atol=1e-5)
+
+
+def test_torchscript_is_refused():
+    scripted = torch.jit.trace(C3D(3, 1, "behind").eval(), torch.randn(1, 3, 3, 8, 8))
+    with pytest.raises(ValueError, match="TorchScript"):
+        vov3d.optimize_for_inference(scripted)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        (1, 1, 0),
+        (1, (2, 1, 3), 0),
+        (1, 1, (0, 1, 2)),
+        ((1, 3, 2), (2, 2, 1), (0, 1, 1)),
+        ((3, 1, 1), (2, 1, 1), (1, 0, 0)),
+        (3, 1, 1),
+        ((2, 3, 4), 2, (0, 2, 1)),
+    ],
+)
+def test_small_maps_run_as_products(kernel, stride, padding):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(6, 5, kernel, stride, padding)
+    model = nn.Sequential(nn.Conv3d(4, 6, 1), conv, nn.SiLU()).eval()
+    fast = vov3d.optimize_for_inference(model)
+    for x in (torch.randn(2, 4, 2, 3, 4), torch.randn(1, 4, 5, 7, 6)):
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        out = fast(x)
+        torch.testing.assert_close(out, model(x), rtol=1e-4, atol=1e-5)
+        assert out.is_contiguous(memory_format=torch.channels_last_3d)

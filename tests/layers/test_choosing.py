@@ -330,6 +330,7 @@ def test_a_form_that_does_not_fit_is_conv3d(clock, used):
         ("conv4d", "'conv4d' is no form of a convolution; use auto, conv3d, conv2d"),
         ({"temporal": "fft"}, "'fft' is no form"),
         ({"time": "conv2d"}, "'time' is no kind of convolution; use point, spatial, temporal, whole"),
+        (None, "None is no form of a convolution; use auto, conv3d, conv2d"),
     ],
 )
 def test_unknown_words_are_named(forms, error):

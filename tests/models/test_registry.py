@@ -139,3 +139,29 @@ def test_every_model_can_be_imported_by_its_name():
     for name in vov3d.list_models():
         assert getattr(vov3d.models, name) is vov3d.model_entrypoint(name)
         assert name in vov3d.models.__all__
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(num_classes="10"), "num_classes must be 0 or more, got '10'"),
+        (dict(num_classes=2.5), "num_classes must be 0 or more, got 2.5"),
+        (dict(in_chans=0), "in_chans must be a whole number of at least 1, got 0"),
+        (dict(in_chans="3"), "in_chans must be a whole number of at least 1, got '3'"),
+        (dict(drop_path_rate=1.5), "drop_path_rate must be between 0 and 1, got 1.5"),
+        (dict(drop_path_rate=-0.1), "drop_path_rate must be between 0 and 1, got -0.1"),
+        (dict(features_only=True, out_indices=(0, 4)), r"out_indices=\(0, 4\) does not choose among 4 feature maps"),
+        (dict(features_only=True, out_indices=()), r"out_indices=\(\) does not choose among 4 feature maps"),
+        (dict(features_only=True, out_indices="1"), "out_indices='1' does not choose among 4 feature maps"),
+    ],
+)
+def test_arguments_out_of_their_range(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        vov3d.create_model("vov3d_n", device="meta", **kwargs)
+
+
+def test_names_in_capitals_and_what_is_no_name():
+    with pytest.raises(ValueError, match="no model 'VoV3D_N'; did you mean 'vov3d_n'?"):
+        vov3d.create_model("VoV3D_N")
+    with pytest.raises(ValueError, match="model_name must be a name such as 'vov3d_m', .* got None"):
+        vov3d.create_model(None)

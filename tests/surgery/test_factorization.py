@@ -271,3 +271,13 @@ def test_our_own_model_becomes_the_one_that_conv_builds():
     shapes = {k.replace("conv_st.", ""): v.shape for k, v in model.state_dict().items()}
     assert shapes == {k: v.shape for k, v in built.state_dict().items()}
     assert math.isclose(sum(p.numel() for p in model.parameters()), sum(p.numel() for p in built.parameters()))
+
+
+def test_complex_kernels_are_split_and_those_without_values_left():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv3d(2, 2, 3, groups=2, dtype=torch.complex64)), torch.randn(1, 2, 4, 4, 4) + 0j
+    expected = model(x)
+    vov3d.factorize(model, rank=3)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="0: its weight is on the meta device"):
+        vov3d.factorize(nn.Sequential(nn.Conv3d(2, 2, 3, groups=2, device="meta")))

@@ -9,7 +9,7 @@ from helpers.trained_like import as_trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 import vov3d
 from vov3d.surgery import fold_batchnorm
@@ -93,13 +93,152 @@ def test_what_cannot_be_folded_stays(case):
     check(model, torch.randn(2, 3, 4, 4).double(), left=norms(model))
 
 
+class Untraceable(nn.Module):
+    """Asks for the values of its input, so that only its parts can be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Sequential(conv(), nn.Identity(), norm(), nn.SiLU())
+        self.parts = nn.ModuleList([nn.Sequential(conv(), norm()), nn.Sequential(conv(), norm())])
+
+    def forward(self, x):
+        x = self.part(x) if x.sum() > 0 else self.part(-x)
+        for i, part in enumerate(self.parts):
+            x = part(x) if i else part(x).relu()
+        return x
+
+
 def test_parts_of_a_model_that_cannot_be_traced_are_folded():
-    part = nn.Sequential(conv(), nn.Identity(), norm())
-    check(
-        as_trained(Net(lambda s, x: s.a(x) if x.sum() > 0 else s.a(-x), a=part)),
-        torch.randn(2, 3, 4, 4).double(),
-        left=0,
-    )
+    check(as_trained(Untraceable()), torch.randn(2, 3, 4, 4).double(), left=0)
+
+
+class ReadsLayers(Untraceable):
+    def forward(self, x):
+        found = []
+        for layer in self.part if x.sum() > 0 else self.parts[0]:
+            x = layer(x)
+            found.append(x)
+        return torch.cat(found)
+
+
+class ReadsByName(Untraceable):
+    def forward(self, x):
+        assert len(x)
+        part = getattr(self, "part")  # noqa: B009
+        return self.part(x) + part.get_submodule("0")(x) + self.parts[1](x)
+
+
+class ReadsWeight(Untraceable):
+    def forward(self, x):
+        assert len(x)
+        return self.part(x) * self.part[0].weight.mean() + self.parts[0](self.parts[1](x))
+
+
+def first_layer(part, x):
+    return part[0](x)
+
+
+class PassesOn(Untraceable):
+    def forward(self, x):
+        assert len(x)
+        return self.part(x) + first_layer(self.part, x) + self.helper(x)
+
+    def helper(self, x):
+        first, *_ = (p for p in self.parts)
+        return first[0](x)
+
+
+class CallsAnotherMethod(Untraceable):
+    def __init__(self):
+        super().__init__()
+        self.block = ReadsLayers()
+
+    def forward(self, x):
+        assert len(x)
+        return self.block.only_first(x) + self.block.part(x)
+
+
+ReadsLayers.only_first = lambda self, x: self.part[0](x)
+
+
+@pytest.mark.parametrize("kind", [ReadsLayers, ReadsByName, ReadsWeight, PassesOn, CallsAnotherMethod])
+def test_parts_into_which_other_code_reaches_are_not_folded(kind):
+    torch.manual_seed(0)
+    model, x = as_trained(kind()), torch.randn(2, 3, 4, 4).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for changed in (fold_batchnorm(model), vov3d.optimize_for_inference(model)):
+            torch.testing.assert_close(changed(x), model(x), rtol=1e-10, atol=1e-12)
+
+
+def test_a_part_with_hooks_into_which_the_model_reaches():
+    model = as_trained(Net(lambda s, x: s.a(x) + s.a[0](x), a=nn.Sequential(conv(), norm())))
+    model.a.register_forward_hook(lambda *args: None)
+    check(model, torch.randn(2, 3, 4, 4).double(), left=1)
+
+
+class Optional(nn.Module):
+    """Reads the convolution twice unless a gate is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.n = conv(), norm()
+
+    def forward(self, x, gate=None):
+        y = self.a(x)
+        return self.n(y) + y if gate is None else self.n(y) * gate
+
+
+class OneOrMany(Optional):
+    """Reads the convolution twice for a single tensor."""
+
+    def forward(self, x):
+        y = self.a(x if isinstance(x, torch.Tensor) else torch.cat(x))
+        return self.n(y) + y if isinstance(x, torch.Tensor) else self.n(y)
+
+
+@pytest.mark.parametrize("kind", [Optional, OneOrMany])
+def test_branches_that_depend_on_arguments(kind):
+    check(as_trained(kind()), torch.randn(2, 3, 4, 4).double(), left=1)
+
+
+class Stream(nn.Module):
+    """Keeps the last frame, counts calls and averages outputs, each in another way."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.n = nn.Conv3d(3, 3, (2, 1, 1)), nn.BatchNorm3d(3)
+        self.last, self.calls = None, []
+        self.register_buffer("total", torch.zeros(3, 1, 1, 1))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        last = torch.zeros_like(x[:, :, -1:]) if self.last is None else self.last
+        self.last = x[:, :, -1:]
+        y = self.n(self.a(torch.cat([last, x], 2)))
+        self.calls.append(1)
+        self.count.add_(1)
+        self.total = self.total + y.mean((0, 2, 3, 4))[:, None, None, None]
+        return y * self.total / self.count + len(self.calls)
+
+
+@pytest.mark.parametrize("change", [fold_batchnorm, vov3d.optimize_for_inference])
+def test_a_model_that_keeps_a_state_starts_without_one(change):
+    model = as_trained(nn.Sequential(Stream(), nn.SiLU(), Stream()))
+    changed, x = change(model), torch.randn(1, 3, 4, 5, 5).double()
+    with torch.no_grad():
+        for part in x.split(2, 2):
+            torch.testing.assert_close(changed(part), model(part), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("change", [fold_batchnorm, vov3d.optimize_for_inference])
+def test_weights_that_were_computed_with_gradients(change):
+    model, x = nn.Sequential(conv(), norm(), nn.ReLU(), conv()), torch.randn(2, 3, 4, 4).double()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    weight_norm(model[3])
+    before = as_trained(model)(x)
+    torch.testing.assert_close(change(model)(x), before, rtol=1e-10, atol=1e-12)
 
 
 def test_linear_layers_on_rows():

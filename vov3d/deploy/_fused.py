@@ -1,5 +1,6 @@
 """Convolutions and blocks that models are rewritten to for inference: without norms, and in place where possible."""
 
+import copy
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -15,6 +16,10 @@ from vov3d.layers.conv_forms import is_channels_last
 
 FRAMES_BYTES = 16 << 20
 """Above this size in bytes, a CPU computes a map a few frames at a time, since allocating memory is slow."""
+
+FEW_POSITIONS = 144
+"""Up to this number of positions, a quarter of it for larger kernels, a matrix product is faster than oneDNN's
+convolution, measured with 64 to 2048 channels."""
 
 # oneDNN's names of the activations that it can fuse with a convolution.
 _EPILOGUES = {nn.ReLU: "relu", nn.SiLU: "swish"}
@@ -34,8 +39,9 @@ def from_rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def in_place(act: nn.Module) -> nn.Module:
-    """Sets an activation to overwrite its input, if its class can, and returns it."""
+    """Returns an activation that overwrites its input, if its class can; a module may be used elsewhere as well."""
     if type(act) in ACTIVATIONS:
+        act = copy.copy(act)
         act.inplace = True  # type: ignore[assignment]
     return act
 
@@ -162,6 +168,8 @@ class Convolution(nn.Module):
             weight = weight.flatten(1)
         elif self.one_frame:
             weight = weight.squeeze(2).contiguous(memory_format=torch.channels_last)
+        else:  # oneDNN rearranges kernels in each call, from this format in less time
+            weight = weight.contiguous(memory_format=torch.channels_last_3d)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
 
@@ -171,14 +179,15 @@ class Convolution(nn.Module):
         """Convolves and activates `(B, C, T, H, W)`, or `(C, T, H, W)`."""
         if not takes_other_forms(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
             # contiguous input gives contiguous output, which .view() takes
-            out = F.conv3d(
-                x, self.weight.reshape(self.shape), self.bias, self.stride, self.padding, self.dilation, self.groups
-            )
+            weight = self.weight.reshape(self.shape).contiguous()
+            out = F.conv3d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
             return self.act(_PLAIN.get(self.epilogue, _same)(out))
         return self.act(self._fast(x))
 
     def _fast(self, x: torch.Tensor) -> torch.Tensor:
         t, h, w = self.stride
+        if self._has_few_positions(x):
+            return self._as_product(x)
         if self.matmul:
             return from_rows(F.linear(to_rows(x[:, :, ::t, ::h, ::w]), self.weight, self.bias))
         if not self.one_frame:
@@ -188,6 +197,27 @@ class Convolution(nn.Module):
             x, h, w = x[..., ::h, ::w], 1, 1  # the positions that the kernel reads; see vov3d.layers.conv
         frames = self._convolve(to_frames(x), [h, w], self.padding[1:], self.dilation[1:])
         return from_frames(frames, len(x), x.shape[2])
+
+    def _has_few_positions(self, x: torch.Tensor) -> bool:
+        """Returns whether so little is computed that oneDNN's rearranging of the kernel takes most of the time."""
+        if self.epilogue is None or self.groups > 1 or max(self.dilation) > 1 or x.dtype != torch.float32:
+            return False
+        count = len(x)
+        for size, pad, kernel, stride in zip(x.shape[2:], self.padding, self.shape[2:], self.stride, strict=True):
+            count *= (size + 2 * pad - kernel) // stride + 1
+        if x.is_contiguous() and count > len(x):  # one channel: PyTorch gives a map that .view() takes
+            return False
+        return 0 < count <= (FEW_POSITIONS if self.is_point else FEW_POSITIONS // 4)
+
+    def _as_product(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolves by a matrix product of the patches that the kernel reads."""
+        t, h, w = self.padding
+        patches = to_rows(F.pad(x, (w, w, h, h, t, t)) if any(self.padding) else x)
+        for axis, (kernel, stride) in enumerate(zip(self.shape[2:], self.stride, strict=True), 1):
+            patches = patches.unfold(axis, kernel, stride)
+        rows = patches.movedim(4, -1).flatten(4).flatten(0, 3)
+        out = F.linear(rows, self.weight.movedim(1, -1).flatten(1), self.bias).unflatten(0, patches.shape[:4])
+        return from_rows(_PLAIN.get(self.epilogue, _same)(out))
 
     def _convolve(self, x: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> torch.Tensor:
         if self.epilogue is None:

@@ -67,8 +67,8 @@ def optimize_for_inference(
     Args:
         model: A model in eval mode: one of this package, also with `features_only`, or any other; it is not changed.
         device: The device to run on; the model's if None.
-        dtype: The precision; the model's if None. Floating-point inputs are converted to it, others stay as they are;
-            outputs have it.
+        dtype: The precision; the model's if None. Floating-point inputs are converted to it, others stay as they are,
+            as do complex weights; outputs have it.
         compile: True compiles `forward` with `torch.compile`; a string is the mode (`"reduce-overhead"` for CUDA
             graphs).
         backend: `"torch"`; `"openvino"` or `"onnxruntime"` for models made by `create_model`, whole or with
@@ -97,8 +97,9 @@ def optimize_for_inference(
         raise ValueError(f"{training[0]} is in train mode; call eval() on the model before optimizing it")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating type such as torch.float32 or torch.bfloat16, got {dtype}")
-    floats = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()] or [torch.empty(0)]
-    device = floats[0].device if device is None else torch.device(device)
+    tensors = [*model.parameters(), *model.buffers()] or [torch.empty(0)]
+    floats = [t for t in tensors if t.is_floating_point()]
+    device = (floats or tensors)[0].device if device is None else torch.device(device)
     if dtype is None and len({t.dtype for t in floats}) == 1:  # a model of mixed precision stays so
         dtype = floats[0].dtype
     if backend == "auto" and not compile:
@@ -113,7 +114,7 @@ def optimize_for_inference(
     if device.type in MEASURED and not compile:  # compilers get plain operations
         rewritten = use_measured_forms(rewritten)
         layout = Layout() if per_clip else None  # measuring calls a model often: others may have a state
-    rewritten.requires_grad_(False).to(device, dtype)
+    rewritten.requires_grad_(False)._apply(lambda t: t.to(device, dtype if t.is_floating_point() else None))
     return OptimizedModel(rewritten, device, dtype, compile, device.type == "cpu" and per_clip, layout)
 
 
@@ -192,7 +193,8 @@ class OptimizedModel(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "OptimizedModel":
         """Refuses changes of device and precision by `to()`, `half()`, `cuda()` and the like, also of a parent."""
-        for dtype in {t.dtype for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()}:
+        tensors = [*self.parameters(), *self.buffers()]
+        for dtype in {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}:
             old = torch.empty(0, dtype=dtype, device=self.device)
             new = fn(old)
             if (new.dtype, new.device) != (old.dtype, old.device):
@@ -307,5 +309,6 @@ def _is_plain(module: Any) -> bool:
         is_only(module, nn.Conv3d)
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
+        and not module.weight.is_complex()
         and not parametrize.is_parametrized(module)
     )

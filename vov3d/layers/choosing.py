@@ -282,7 +282,7 @@ def _policy(forms: str | Mapping[str, str]) -> _Policy:
     Raises:
         ValueError: If a kind or a form is unknown.
     """
-    by_kind = dict.fromkeys(KINDS, forms) if isinstance(forms, str) else dict(forms)
+    by_kind = dict(forms) if isinstance(forms, Mapping) else dict.fromkeys(KINDS, forms)
     for kind, form in by_kind.items():
         if kind not in KINDS:
             raise ValueError(f"{kind!r} is no kind of convolution; use {', '.join(KINDS)}")

@@ -6,6 +6,7 @@ a window of the training crop's map slides over the map, and the softmax is aver
 """
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -123,8 +124,9 @@ class ClassifierHead3d(nn.Module):
         return SelectAdaptivePool2d(pool_type=global_pool)
 
     def _classifier(self, num_classes: int, **dd) -> nn.Module:
-        if num_classes < 0:
-            raise ValueError(f"num_classes must be 0 or more, got {num_classes}")
+        given: Any = num_classes
+        if not isinstance(given, Integral) or num_classes < 0:
+            raise ValueError(f"num_classes must be 0 or more, got {num_classes!r}; give a whole number")
         if num_classes == 0:
             return nn.Identity()
         fc = nn.Linear(self.num_features, num_classes, **dd)

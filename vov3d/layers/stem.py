@@ -1,5 +1,6 @@
 """The stem of X3D (https://arxiv.org/abs/2004.04730) and VoV3D: space first, then time, no pooling."""
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -59,6 +60,9 @@ class Stem3d(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        given: Any = in_chans
+        if not isinstance(given, Integral) or in_chans < 1:
+            raise ValueError(f"in_chans must be a whole number of at least 1, got {in_chans!r}")
         self.in_chans = in_chans
         self.min_size = min_size
         self.conv_s = conv3d(in_chans, out_chs, (1, 3), stride=2, **dd)

@@ -4,8 +4,9 @@ timm resolves arguments and wraps features. Weights are read and fitted here: ti
 cannot adapt, and loads non-strictly as soon as the classifier differs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def build_video_model(
     kwargs = {**model_args, **kwargs}
     if kwargs.get("features_only") and "depths" in kwargs:  # timm's default is five maps
         kwargs.setdefault("out_indices", tuple(range(len(kwargs["depths"]) + 1)))
+        _check_levels(kwargs["out_indices"], len(kwargs["depths"]) + 1)
     features = dict(flatten_sequential=True)
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
     if not kwargs.get("features_only") and "pool_size" not in (pretrained_cfg_overlay or {}):
@@ -124,6 +126,18 @@ def build_video_model(
     if isinstance(model, VideoNetwork):
         model.remember_names()
     return model
+
+
+def _check_levels(out_indices: Any, levels: int) -> None:
+    """Raises ValueError unless `out_indices` chooses among this many feature maps, as a number of them or a list."""
+    several = not isinstance(out_indices, Integral) and isinstance(out_indices, Iterable)
+    chosen = list(out_indices) if several else [out_indices]
+    low, high = (-levels, levels - 1) if several else (1, levels)
+    if not chosen or not all(isinstance(i, Integral) and low <= int(i) <= high for i in chosen):
+        raise ValueError(
+            f"out_indices={out_indices!r} does not choose among {levels} feature maps: give a list of numbers from 0 to"
+            f" {levels - 1}, or from -1 to {-levels}; or one number, of maps from the last"
+        )
 
 
 def _place(pretrained_cfg: Any) -> str | None:

@@ -70,7 +70,13 @@ def check_stages(mid_chs: Sequence[int], out_chs: Sequence[int], depths: Sequenc
 
 
 def drop_path_rates(last: float, num_blocks: int) -> list[float]:
-    """Returns rates of stochastic depth, growing evenly from 0 at the first block."""
+    """Returns rates of stochastic depth, growing evenly from 0 at the first block.
+
+    Raises:
+        ValueError: If the last rate is not a probability.
+    """
+    if not isinstance(last, int | float) or not 0 <= last <= 1:
+        raise ValueError(f"drop_path_rate must be between 0 and 1, got {last!r}")
     return [last * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
 
 

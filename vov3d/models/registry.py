@@ -135,6 +135,10 @@ def create_model(
 
 def _parsed(model_name: str) -> tuple[str | None, str]:
     """Splits a name into its source, if any, and the rest."""
+    if not isinstance(model_name, str):
+        raise ValueError(
+            f"model_name must be a name such as 'vov3d_m', or a folder as 'local-dir:FOLDER', got {model_name!r:.100}"
+        )
     source, name = parse_model_name(model_name)
     if not source and name != model_name:  # older timm drops everything before the last slash
         raise ValueError(f"{model_name!r} has no source prefix; use 'hf-hub:{model_name}' or 'local-dir:{model_name}'")
@@ -151,7 +155,7 @@ def _hub_id(name: str, overlay: dict[str, Any]) -> str:
 def _require_model(name: str, given: str = "") -> None:
     if is_model(name):
         return
-    near = get_close_matches(name, list_models(), 1)
+    near = get_close_matches(name.lower(), list_models(), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"its models are {', '.join(list_models())}"
     where = f" (in {given})" if given not in ("", name) else ""
     raise ValueError(f"vov3d has no model {name!r}{where}; {hint}")

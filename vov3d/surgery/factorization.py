@@ -200,6 +200,8 @@ def _reason_against(module: nn.Conv3d, conv: str | None) -> str | None:
         return "its weight is computed from others"
     if is_lazy(module.weight):
         return "its weight is not initialised yet; run the model once"
+    if module.weight.is_meta:
+        return "its weight is on the meta device, without values"
     if not is_only(module, nn.Conv3d):
         return f"this {type(module).__name__} may do more than a convolution"
     if _is_depthwise(module):
@@ -297,7 +299,8 @@ def _identity_norm(norm: LayerType, chs: int, like: torch.Tensor) -> nn.Module:
 
 def _as_matrices(module: nn.Conv3d, order: str) -> torch.Tensor:
     """Returns kernels in float64 as `(out_chs, t, h w)`, a matrix per channel; or as one matrix if not depthwise."""
-    weight = module.weight.detach().double()
+    weight = module.weight.detach()
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float64))  # complex kernels stay complex
     if _is_depthwise(module):
         return weight.flatten(3).squeeze(1)
     # the first factor mixes input channels, the second output channels

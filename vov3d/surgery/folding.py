@@ -1,10 +1,12 @@
 """Folds batch norms into the layers before them, by a model's data flow and never by names or order.
 
-`torch.fx` traces the model or, if its control flow cannot be traced, the largest parts that can. Everything else is
-left unchanged.
+`torch.fx` traces the model or, if its control flow cannot be traced, the largest parts that can. Of these, parts that
+other code does more with than to call them are left out. Everything else is left unchanged.
 """
 
 import copy
+import inspect
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
 from vov3d.surgery.kinds import is_batch_norm, is_only
+from vov3d.surgery.reach import Reach
 from vov3d.surgery.statistics import FrozenBatchNorm
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -30,26 +33,60 @@ class Pair(NamedTuple):
     second: str
 
 
+class _Value(torch.fx.Proxy):
+    """A value of a trace. Results are tensors to the model's own code; what its arguments are is not known."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        reader = sys._getframe(1).f_globals.get("__name__", "")
+        if reader.partition(".")[0] == "torch":
+            return _Value
+        if self.node.op == "placeholder":
+            raise torch.fx.proxy.TraceError(f"{reader} asks for the class of an argument")
+        return torch.Tensor
+
+
 class _Tracer(torch.fx.Tracer):
     """Traces into modules that have submodules and no hooks: the effect of a hook on a value is unknown."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return has_hooks(m) or not any(True for _ in m.children())
 
+    def proxy(self, node: torch.fx.Node) -> _Value:
+        return _Value(node, self)
 
-def _graphs(module: nn.Module) -> Iterator[tuple[nn.Module, torch.fx.Graph]]:
-    """Yields the largest parts of a model that can be traced and have no hooks inside, each with its graph."""
-    if not any(True for _ in module.children()):
-        return
+
+def _trace(module: nn.Module) -> list[torch.fx.Graph] | None:
+    """Returns graphs of a module, with any optional arguments and without; None if it cannot be traced."""
     try:
-        graph = _Tracer().trace(module)
+        arguments = inspect.signature(module.forward).parameters.values()
+        optional = {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
+        graphs = [_Tracer().trace(module)]
+        return [*graphs, _Tracer().trace(module, concrete_args=optional)] if optional else graphs
     except Exception:  # any error of the model's own code on symbolic values
-        for child in module.children():
-            yield from _graphs(child)
+        return None
+
+
+def _graphs(name: str, module: nn.Module, reach: Reach) -> Iterator[tuple[str, nn.Module, list[torch.fx.Graph]]]:
+    """Yields the largest parts of a model that can be traced, and that no code outside reaches into.
+
+    Each comes with its name and its graphs. Parts with hooks count as modules of their own.
+    """
+    if isinstance(module, torch.jit.ScriptModule) or not any(True for _ in module.children()):
         return
-    yield module, graph
-    for target in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
-        yield from _graphs(module.get_submodule(target))
+    graphs = None if module in reach.opened else _trace(module)
+    if graphs is None:
+        reach.read(module)
+        parts = [child for child, _ in module.named_children()]
+    else:
+        yield name, module, graphs
+        nodes = [node for graph in graphs for node in graph.nodes if node.op in ("call_module", "get_attr")]
+        parts = sorted({str(node.target) for node in nodes if node.op == "call_module"})
+        for part in parts:
+            if any(str(node.target).startswith(f"{part}.") for node in nodes):
+                reach.opened.add(module.get_submodule(part))
+    for part in parts:
+        yield from _graphs(f"{name}.{part}".lstrip("."), module.get_submodule(part), reach)
 
 
 def pairs(model: nn.Module) -> Iterator[Pair]:
@@ -57,16 +94,41 @@ def pairs(model: nn.Module) -> Iterator[Pair]:
 
     An `nn.Identity` between them is ignored.
     """
-    for owner, graph in _graphs(model):
-        calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-        # A parameter that the owner reads directly counts as another call of the layer that has it.
-        calls.update(str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr")
-        for node in graph.nodes:
-            if node.op != "call_module" or calls[str(node.target)] != 1 or len(node.args) != 1 or node.kwargs:
-                continue
-            source = _source(owner, node.args[0])
-            if source is not None and calls[str(source.target)] == 1:
-                yield Pair(owner, str(source.target), str(node.target))
+    # A trace runs the model's code, which may keep values, such as the state of a stream: the copy takes them away.
+    traced = copied(model, {id(parameter): parameter for parameter in model.parameters()}).eval()
+    for name, part, graphs in _graphs("", traced, Reach()):
+        owner = model.get_submodule(name)
+        first, *others = [list(_pairs(part, graph)) for graph in graphs]
+        for pair in first:
+            if all(pair in other for other in others):
+                yield Pair(owner, *pair)
+
+
+def _pairs(owner: nn.Module, graph: torch.fx.Graph) -> Iterator[tuple[str, str]]:
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    # A parameter that the owner reads directly counts as another call of the layer that has it.
+    calls.update(str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr")
+    for node in graph.nodes:
+        if node.op != "call_module" or calls[str(node.target)] != 1 or len(node.args) != 1 or node.kwargs:
+            continue
+        source = _source(owner, node.args[0])
+        if source is not None and calls[str(source.target)] == 1:
+            yield str(source.target), str(node.target)
+
+
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> Any:
+    """Returns a deep copy, also of a model that keeps results with gradients, as after pruning or weight norm.
+
+    Args:
+        model: The model.
+        memo: What to use for objects in place of copies, by `id`.
+    """
+    memo = dict(memo or {})
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
 
 
 def _source(owner: nn.Module, node: Any) -> torch.fx.Node | None:
@@ -102,9 +164,11 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         A copy in eval mode that gives the outputs of `model.eval()`, within rounding.
 
     Raises:
-        ValueError: If a layer that would be folded has hooks.
+        ValueError: If a layer that would be folded has hooks, or the model is a TorchScript module.
     """
-    model = copy.deepcopy(model).eval()
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a TorchScript module cannot be rewritten; give the module that it was made from")
+    model = copied(model).eval()
     for owner, first, second in list(pairs(model)):
         layer, norm = owner.get_submodule(first), owner.get_submodule(second)
         if _foldable(layer, norm):
