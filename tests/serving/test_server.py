@@ -245,14 +245,17 @@ def test_a_second_signal_ends_at_once_and_leaves_nothing(start, clip, second):
 # --- connections, of a server in this process ---
 
 
+_MUCH = bytes(5 * 10**7)  # more than the system takes in
+
+
 @contextlib.contextmanager
 def listening(**settings):
     """Yields a port and the server behind it, which answers every request with many bytes."""
 
     async def app(scope, receive, send):
-        length = (b"content-length", b"%d" % 5 * 10**7)
+        length = (b"content-length", b"%d" % len(_MUCH))
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
-        await send({"type": "http.response.body", "body": bytes(5 * 10**7)})
+        await send({"type": "http.response.body", "body": _MUCH})
 
     http = type("Protocol", (_Protocol,), settings)
     server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="off", ws="none", log_level="error"))
