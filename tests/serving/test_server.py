@@ -277,11 +277,12 @@ def test_connections_over_the_limit_are_refused_at_once():
         until(lambda: len(server.server_state.connections) == 2)
 
 
-def test_a_client_that_reads_no_answer_is_let_go():
+@pytest.mark.parametrize("requests", [1, 2])  # the second is answered when the first answer has been read
+def test_a_client_that_reads_no_answer_is_let_go(requests):
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with listening(idle=0.2) as (port, server), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         until(lambda: server.server_state.connections)
-        connection.sendall(request)
+        connection.sendall(request * requests)
         until(lambda: not server.server_state.connections)
 
 
