@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -22,7 +23,8 @@ pytest.importorskip("gradio")
 
 from vov3d.serving import _labelling
 from vov3d.serving._labelling import Labeller
-from vov3d.serving.page import PageLimits, _Worker, build_app, default_models, wait_for_end
+from vov3d.serving.page import PageLimits, _Worker, build_app, default_models, launch_app, wait_for_end
+from vov3d.serving.server import listen
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PACKAGED = "vov3d_n.shapes_f8"
@@ -175,6 +177,27 @@ def test_addresses_are_not_downloaded_by_the_server_of_the_page(app):
 
 def test_uploads_are_deleted_after_an_hour_at_most(app):
     assert sum(app.delete_cache) <= 3600
+
+
+def test_a_page_of_half_a_megabyte_and_a_model_that_is_not_there(tmp_path, capsys):
+    missing = str(tmp_path / "none <b>")
+    small = build_app([missing], PageLimits(megabytes=0.5))
+    small.vov3d_page.worker = Labeller([missing], seconds=1, pixels=1)
+    with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="is another program listening there"):
+        launch_app(small, port=taken.getsockname()[1], block=False)
+    with pytest.raises(ValueError, match="the port is 70000: give one from 1 to 65535"):
+        launch_app(small, port=70000)
+    launch_app(small, port=free_port(), block=False)
+    try:
+        said = ""
+        end = time.monotonic() + 30
+        while f"the page cannot offer {missing}: " not in said and time.monotonic() < end:
+            time.sleep(0.05)
+            said += capsys.readouterr().err
+        assert f"the page cannot offer {missing}: " in said
+        assert small.max_file_size == 500_000
+    finally:
+        small.close(verbose=False)
 
 
 def test_sigterm_stops_the_page_as_ctrl_c_does():

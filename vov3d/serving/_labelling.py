@@ -7,12 +7,13 @@ It takes requests and gives answers as lines of JSON.
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Sequence
-from html import escape
+from html import escape, unescape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,11 @@ def note(text: str) -> str:
 def error_card(text: str) -> str:
     """Returns an error as HTML."""
     return f'<div class="vov3d-error" role="alert">{escape(text)}</div>'
+
+
+def text_of(card: str) -> str:
+    """Returns the text of an `error_card`."""
+    return unescape(re.sub("<[^>]*>", "", card))
 
 
 # --- the process -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ page loads nothing from other hosts and sends no usage data.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,12 +16,13 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vov3d.extras import install
 from vov3d.models import list_pretrained
-from vov3d.serving._labelling import error_card, note
+from vov3d.serving._labelling import error_card, note, text_of
 
 __all__ = ["PageLimits", "build_app", "launch_app", "wait_for_end"]
 
@@ -157,30 +159,46 @@ def launch_app(app: Any, *, host: str = "127.0.0.1", port: int | None = None, bl
 
     Raises:
         OSError: If the port is taken.
+        ValueError: If there is no such port.
     """
     page = app.vov3d_page
-    threading.Thread(
-        target=page.worker.load, args=[page.models[0]], daemon=True
-    ).start()  # the first visitor waits less
-    _, address, _ = app.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        show_error=True,
-        quiet=True,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        footer_links=[],
-        max_file_size=f"{page.limits.megabytes:g}mb",
-        allowed_paths=[str(page.folder)],
-        css=_STYLE,
-        theme=_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        prevent_thread_lock=True,
-    )
+    if port is not None and not 0 < port < 65536:
+        raise ValueError(f"the port is {port}: give one from 1 to 65535, or none for the first free one from 7860")
+    try:
+        _, address, _ = app.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            show_error=True,
+            quiet=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            footer_links=[],
+            max_file_size=math.ceil(1e6 * page.limits.megabytes),
+            allowed_paths=[str(page.folder)],
+            css=_STYLE,
+            theme=_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        if port is None:
+            raise
+        raise OSError(
+            f"cannot show the page on {host!r}, port {port}: is another program listening there? Give another port, or "
+            "none for the first free one from 7860"
+        ) from error
+    threading.Thread(target=_load_first, args=[page], daemon=True).start()
     if block:
         wait_for_end(app)
     return address
+
+
+def _load_first(page: Any) -> None:
+    """Loads the first model, so that the first visitor waits less, and says on stderr if this fails."""
+    with suppress(OSError, RuntimeError):  # the page is closed meanwhile; else the first visitor is told
+        if failure := page.worker.load(page.models[0]):
+            print(f"the page cannot offer {page.models[0]}: {text_of(failure)}", file=sys.stderr)
 
 
 def wait_for_end(app: Any) -> None:
