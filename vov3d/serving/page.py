@@ -205,6 +205,9 @@ def wait_for_end(app: Any) -> None:
     """Waits for Ctrl-C or SIGTERM, then stops the server of a page and deletes what visitors have sent.
 
     Must be called in the main thread.
+
+    Args:
+        app: The page, after `launch_app`.
     """
 
     def end(*_: object) -> None:
