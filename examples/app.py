@@ -8,7 +8,7 @@ Needs the extra `demo`. The page is on this machine only; `examples/space/` is t
 
 import argparse
 
-from vov3d.serving.page import PageLimits, build_app, launch_app
+from vov3d.serving.page import PageLimits, build_app, launch_app, wait_for_end
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     app = build_app(args.model, PageLimits(megabytes=args.megabytes, seconds=args.seconds))
     address = launch_app(app, port=args.port, block=False)
     print(f"{address} (Ctrl-C to stop)", flush=True)
-    app.block_thread()
+    wait_for_end(app)
 
 
 if __name__ == "__main__":

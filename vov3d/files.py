@@ -53,6 +53,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _reach_disk(path.parent)
 
 
+def check_not_source(path: str | os.PathLike[str], *sources: object) -> None:
+    """Checks that a file to write is none of the videos that are read.
+
+    Args:
+        path: The file to write.
+        sources: Videos; those that are no paths are ignored.
+
+    Raises:
+        ValueError: If it is one of them, under this or another name.
+    """
+    if not os.path.exists(path):
+        return
+    for source in sources:
+        if isinstance(source, str | os.PathLike) and os.path.exists(source) and os.path.samefile(path, source):
+            raise ValueError(f"{os.fspath(path)}: is the video itself, which would be lost; name another file")
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Locks a folder against other callers of this function; has no effect where the system lacks such locks."""

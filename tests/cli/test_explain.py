@@ -1,7 +1,10 @@
 """The command `explain`: labels, shares and a picture, or one line that says what is wrong."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from helpers.task_models import NAMES, task_model
 from PIL import Image
 
 import vov3d
@@ -52,6 +55,23 @@ def test_errors_are_one_line(arguments, message, capsys, video, tmp_path, monkey
     assert message in err
     assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_video_is_not_overwritten(capsys, video, tmp_path):
+    other = tmp_path / "link.mp4"
+    other.symlink_to(video)
+    before = Path(video).read_bytes()
+    assert main(["explain", video, "-o", str(other)]) == 1
+    assert "link.mp4: is the video itself, which would be lost" in capsys.readouterr().err
+    assert Path(video).read_bytes() == before
+
+
+def test_a_number_is_a_name_where_a_class_has_that_name(capsys, video, tmp_path, monkeypatch):
+    monkeypatch.setitem(NAMES, "single", ["10", "2", "ten"])
+    folder = str(vov3d.save_pretrained(task_model("single"), tmp_path / "model"))
+    assert main(["explain", video, "--model", folder, *(f"--label={label}" for label in ("10", "2", "1"))]) == 0
+    said = [line.split(" (")[0] for line in capsys.readouterr().out.splitlines() if "explained" in line]
+    assert said == ["  explained: 10", "  explained: 2", "  explained: 2"]
 
 
 def test_an_unknown_label_is_refused(capsys, video):

@@ -33,3 +33,13 @@ def test_what_cannot_work_is_refused_before_a_model_is_made(words, message, caps
     monkeypatch.setattr("vov3d.cli.serve.built_model", lambda *_: pytest.fail("a model was made"))
     assert main(["serve", *words]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "explain", "info"])
+def test_a_path_that_is_no_model_is_named(command, tmp_path, capsys):
+    (tmp_path / "clip.mp4").touch()
+    for path, said in (("clip.mp4", "is a file, and no folder of a saved model"), ("none", "does not exist")):
+        model = str(tmp_path / path)
+        words = ["clip.mp4", "--model", model] if command == "explain" else [model]
+        assert main([command, *words, *(["--port", "0"] if command == "serve" else [])]) == 1
+        assert f"{model}: {said}" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from vov3d.interpret._alignment import enlarged, stride_of
 from vov3d.interpret._target import find_target
 from vov3d.interpret.picture import draw_animation, heated
 from vov3d.synthetic.masks import make_masked_clip
-from vov3d.synthetic.moving_shapes import write_clip
+from vov3d.synthetic.moving_shapes import make_clip, write_clip
 from vov3d.weights.tasks import make_task
 
 # 70 MB of wheels that only explanations need: extra `explain`
@@ -106,6 +106,7 @@ def test_targets(task, heads, wanted, outputs, label):
         ("single", ["left", "right"], "lefft", "no output 'lefft'; near: 'left'"),
         ("single", "aba", "a", r"names outputs \[0, 2\]"),
         ("single", "abc", ("a", "b"), "has one head"),
+        ("single", "abc", (), "has 0 parts, but the model has one head"),
         ("regression", "abc", None, "gives 3 values: choose"),
     ],
 )
@@ -241,6 +242,17 @@ def test_videos_are_sampled_and_named_as_by_the_classifier(trained, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.mp4", "a.png", "clip.mp4"]
 
 
+def test_another_video_than_the_explained_one_is_named(tmp_path):
+    first, second = tmp_path / "first.mp4", tmp_path / "second.mp4"
+    write_clip(first, make_clip(3, np.random.default_rng(0)), fps=1)
+    write_clip(second, make_clip(3, np.random.default_rng(0)), fps=30)
+    found = explain(task_model("single"), first)
+    with pytest.raises(ValueError, match=r"second\.mp4: has no frame between .* give the video that was explained"):
+        save_explanations([found], tmp_path / "out.mp4", second)
+    with pytest.raises(ValueError, match=r"first\.mp4: is the video itself"):
+        save_explanations([found], first, first)
+
+
 def test_a_frame_that_is_like_its_neighbours_is_not_missed():
     model = task_model("single")
     still = CLIP[:, :1].expand(-1, 4, -1, -1)
@@ -291,6 +303,7 @@ def test_other_models_are_refused_with_the_reason(make, message, call):
         (CLIP[0], {}, r"expected one clip \(C, T, H, W\)"),
         (CLIP.expand(2, -1, -1, -1, -1), {}, "one by one"),
         (CLIP * float("nan"), {}, "not finite"),
+        (CLIP[:, :0], {}, r"the clip \(3, 0, .*\) is empty"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(clip, settings, message):

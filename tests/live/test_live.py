@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import socket
 import threading
 import time
@@ -343,3 +344,10 @@ def test_twenty_thousand_frames_leave_nothing_behind(tmp_path):
 def test_the_command_names_what_does_not_fit(options, match, clip, capsys):
     assert main(["live", str(clip), *options]) == 1
     assert match in capsys.readouterr().err
+
+
+def test_the_video_is_not_overwritten(clip, tmp_path, capsys):
+    video = shutil.copy(clip, tmp_path / "clip.mp4")
+    assert main(["live", str(video), "-o", str(video)]) == 1
+    assert "is the video itself, which would be lost" in capsys.readouterr().err
+    assert video.read_bytes() == clip.read_bytes()

@@ -141,7 +141,7 @@ def test_without_a_list_nothing_is_fetched(host, names):
     "address",
     ["127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "::1", "fe80::1",
      "fd00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "224.0.0.1", "ff02::1",
-     "255.255.255.255", "240.0.0.1", "::"],
+     "255.255.255.255", "240.0.0.1", "::", "fec0::1"],
 )  # fmt: skip
 def test_names_in_private_networks_are_refused(address, names):
     for found in ([address], ["93.184.216.34", address]):
@@ -169,9 +169,19 @@ def test_a_name_is_looked_up_once_and_the_checked_address_is_called(host, names)
     assert names[1] == ["v.example"]
 
 
-def test_metadata_services_are_refused_even_where_private_networks_are_permitted(names):
-    names[0].append(["169.254.169.254"])
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"]
+)
+def test_metadata_services_are_refused_even_where_private_networks_are_permitted(address, names):
+    names[0].append([address])
     assert refusal("http://v.example/a", ["http://v.example/"], private=True) == (403, "url_not_permitted")
+
+
+def test_a_redirect_without_a_target_is_named_as_such(host):
+    host.answer = lambda handler, n: handler.send(302)
+    with pytest.raises(RefusedError, match="HTTP status 302"):
+        fetched(host.url, [host.url])
+    assert len(host.requests) == 1
 
 
 def test_redirects_stay_within_the_list(host):

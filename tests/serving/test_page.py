@@ -1,7 +1,10 @@
 """The web page of `vov3d demo --web`: what a visitor sees, what is refused, and that it stays on this machine."""
 
+import asyncio
 import re
+import signal
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.browser import chromium, free_port, new_page, server_process
+from helpers.task_models import task_model
 
 import vov3d
 from vov3d.cli import main
@@ -19,7 +23,8 @@ pytest.importorskip("gradio")
 
 from vov3d.serving import _labelling
 from vov3d.serving._labelling import Labeller
-from vov3d.serving.page import PageLimits, _Worker, build_app, default_models
+from vov3d.serving.page import PageLimits, _Worker, build_app, default_models, launch_app, wait_for_end
+from vov3d.serving.server import listen
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PACKAGED = "vov3d_n.shapes_f8"
@@ -29,8 +34,13 @@ SETTINGS = {"models": [PACKAGED], "seconds": 600, "pixels": 4096 * 2304}
 
 
 @pytest.fixture(scope="module")
-def shared_page():
-    page = build_app([PACKAGED]).vov3d_page
+def app():
+    return build_app([PACKAGED])
+
+
+@pytest.fixture(scope="module")
+def shared_page(app):
+    page = app.vov3d_page
     page.worker = Labeller(**SETTINGS)  # in this process
     return page
 
@@ -78,6 +88,20 @@ def test_without_the_extra_the_page_says_what_a_heat_map_needs(page, tmp_path, m
     said = page.classify(str(clip_file(tmp_path, 7)), PACKAGED, "1x1", True)
     assert "No heat map: " in said
     assert said.count('src="data:image/jpeg;base64,') == 8
+
+
+@pytest.mark.parametrize(("task", "strips"), [("multihead", 2), ("regression", 2), ("multilabel", 1)])
+def test_every_task_is_shown(task, strips, tmp_path):
+    model = task_model(task)
+    if task == "multihead":  # the best combination has a number that no output has
+        model.head.fc.bias.data = torch.tensor([0.0, 99.0, 0.0, 0.0, 99.0])
+    if task == "multilabel":  # nothing reaches the threshold
+        model.head.fc.bias.data.fill_(-99)
+    folder = str(vov3d.save_pretrained(model, tmp_path / "model"))
+    labeller = Labeller([folder], seconds=600, pixels=10**7)
+    html = labeller.label(str(clip_file(tmp_path)), folder, "1x1", explained=True)
+    assert html.count('class="vov3d-strip"') == strips
+    assert ("No label reaches 50%" in html) == (task == "multilabel")
 
 
 def test_examples_are_labelled_correctly(page):
@@ -139,6 +163,56 @@ def test_folders_and_addresses_are_not_opened(page, tmp_path):
 def test_videos_beyond_the_limits_are_refused(tmp_path, limit, expected):
     said = Labeller(**{**SETTINGS, **limit}).label(str(clip_file(tmp_path)), PACKAGED, "1x1")
     assert expected in refused(said)
+
+
+def test_addresses_are_not_downloaded_by_the_server_of_the_page(app):
+    import gradio
+    from gradio.processing_utils import async_move_files_to_cache
+
+    video = next(block for block in app.blocks.values() if isinstance(block, gradio.Video))
+    sent = {"path": "http://127.0.0.1:9/a.mp4", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(gradio.Error, match="downloads nothing: send the video itself"):
+        asyncio.run(async_move_files_to_cache(sent, video, check_in_upload_folder=True))
+
+
+def test_uploads_are_deleted_after_an_hour_at_most(app):
+    assert sum(app.delete_cache) <= 3600
+
+
+def test_a_page_of_half_a_megabyte_and_a_model_that_is_not_there(tmp_path, capsys):
+    missing = str(tmp_path / "none <b>")
+    small = build_app([missing], PageLimits(megabytes=0.5))
+    small.vov3d_page.worker = Labeller([missing], seconds=1, pixels=1)
+    with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="is another program listening there"):
+        launch_app(small, port=taken.getsockname()[1], block=False)
+    with pytest.raises(ValueError, match="the port is 70000: give one from 1 to 65535"):
+        launch_app(small, port=70000)
+    launch_app(small, port=free_port(), block=False)
+    try:
+        said = ""
+        end = time.monotonic() + 30
+        while f"the page cannot offer {missing}: " not in said and time.monotonic() < end:
+            time.sleep(0.05)
+            said += capsys.readouterr().err
+        assert f"the page cannot offer {missing}: " in said
+        assert small.max_file_size == 500_000
+    finally:
+        small.close(verbose=False)
+
+
+def test_sigterm_stops_the_page_as_ctrl_c_does():
+    class App:
+        ended = False
+
+        def block_thread(self):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            self.ended = True
+
+    app, before = App(), signal.getsignal(signal.SIGTERM)
+    wait_for_end(app)
+    assert app.ended
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_large_files_are_refused(page, tmp_path):

@@ -1,9 +1,11 @@
 """A real server in a process of its own: sockets, signals, killed processes and slow clients."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -13,12 +15,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from helpers.http_calls import code_of, form, shape_clip
 from helpers.task_models import task_model
 
 import vov3d
 from vov3d.cli import main
-from vov3d.serving.server import listen
+from vov3d.serving.server import _connections, _Protocol, listen
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +161,11 @@ def test_a_life_among_hostile_clients(start, clip):
     shorter = exchange(server.port, HEAD + b"Content-Length: 10\r\nConnection: close\r\n\r\n" + b"x" * 50)
     assert error_in(shorter) == (422, "video_unreadable")
 
+    # forms that are none, which leave no line in the log
+    form_head = HEAD.replace(b"video/mp4", b"multipart/form-data; boundary=B") + b"Content-Length: 7\r\n\r\n"
+    assert error_in(exchange(server.port, form_head + b"--C\r\n\r\n")) == (400, "bad_form")
+    assert len(server.log().splitlines()) == 1
+
     # no HTTP at all, heads that never end, and heads that come byte by byte
     assert error_in(exchange(server.port, b"\x16\x03\x01nonsense\r\n\r\n")) == (400, "bad_http")
     assert error_in(exchange(server.port, HEAD + b"X: " + b"y" * 100_000))[0] == 400
@@ -234,12 +242,92 @@ def test_a_second_signal_ends_at_once_and_leaves_nothing(start, clip, second):
     assert "Traceback" not in server.log()
 
 
+# --- connections, of a server in this process ---
+
+
+_MUCH = bytes(5 * 10**7)  # more than the system takes in
+
+
+@contextlib.contextmanager
+def listening(**settings):
+    """Yields a port and the server behind it, which answers every request with many bytes."""
+
+    async def app(scope, receive, send):
+        length = (b"content-length", b"%d" % len(_MUCH))
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": _MUCH})
+
+    http = type("Protocol", (_Protocol,), settings)
+    server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="off", ws="none", log_level="error"))
+    with listen("127.0.0.1", 0) as sock, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(server.run, [sock])
+        try:
+            until(lambda: server.started or ended.done())
+            yield sock.getsockname()[1], server
+        finally:
+            server.should_exit = server.force_exit = True
+
+
+def test_connections_over_the_limit_are_refused_at_once():
+    with listening(most=2) as (port, server), contextlib.ExitStack() as opened:
+        for number in (1, 2):
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            until(lambda number=number: len(server.server_state.connections) == number)
+        assert error_in(exchange(port, b"")) == (429, "busy")
+        until(lambda: len(server.server_state.connections) == 2)
+
+
+@pytest.mark.parametrize("requests", [1, 2])  # the second is answered when the first answer has been read
+def test_a_client_that_reads_no_answer_is_let_go(requests):
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with listening(idle=0.2) as (port, server), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        until(lambda: server.server_state.connections)
+        connection.sendall(request * requests)
+        until(lambda: not server.server_state.connections)
+
+
+@pytest.mark.parametrize(
+    ("head", "cause"),
+    [
+        (b"Host: a\r\nContent-Length: +5", "bad Content-Length"),
+        (b"Host: a\r\nTransfer-Encoding: gzip", "Only Transfer-Encoding: chunked"),
+        (b"X: y", "Missing mandatory Host"),
+    ],
+)
+def test_malformed_requests_are_told_the_cause(head, cause):
+    with listening() as (port, _):
+        answer = exchange(port, b"POST / HTTP/1.1\r\n" + head + b"\r\n\r\n")
+    assert error_in(answer) == (400, "bad_http")
+    assert cause in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "connections"),
+    [
+        (1_000_000, 1_000_000, None, 1032),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None, 1032),
+        (1024, 4096, 1752, 1032),
+        (1024, resource.RLIM_INFINITY, 1752, 1032),
+        (1024, 1024, 1024, 304),
+        (256, 256, 256, 33),
+    ],
+)
+def test_connections_leave_files_for_the_service(soft, hard, raised, connections, monkeypatch):
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: asked.append(limits))
+    assert _connections(32, 2) == connections
+    assert asked == ([] if raised is None else [(raised, hard)])
+
+
 def test_a_port_in_use_and_settings_that_do_not_fit(model, capsys):
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         for options, message in (
-            (["--port", str(port)], f"cannot listen on 127.0.0.1, port {port}"),
+            (["--port", str(port)], f"cannot listen on '127.0.0.1', port {port}: another program listens there"),
             (["--port", "70000"], "--port is 70000"),
+            (["--port", "0", "--host", "192.0.2.1"], "it is no address of this machine; give --host"),
+            (["--port", "0", "--host", "a" * 80], "it is no address of this machine; give --host"),
             (["--port", "0", "--views", "2"], "views"),
             (["--port", "0", "--allow-private-urls"], "no effect without --allow-url"),
             (["--port", "0", "--allow-url", "ftp://a"], "--allow-url 'ftp://a' does not begin with http"),

@@ -99,6 +99,11 @@ def test_facts(app, service, classifier):
     assert "/predict" in ask(app, "GET", "/").json()["addresses"]
 
 
+def test_load_balancers_may_ask_for_the_head_only(app):
+    assert ask(app, "HEAD", "/health/ready").status_code == 200
+    assert ask(app, "HEAD", "/predict").status_code == 405
+
+
 def test_the_description_names_every_address_and_no_page_loads_scripts(app):
     description = ask(app, "GET", "/openapi.json").json()
     assert {"/predict", "/model", "/labels", "/metrics", "/health/ready"} <= set(description["paths"])
@@ -145,10 +150,13 @@ def test_requests_are_counted(app, clips):
         ("/predict?topk=many", raw(b"x"), 400, "bad_option"),
         ("/predict?topk=-1", raw(b"x"), 400, "bad_option"),
         ("/predict?top=1", raw(b"x"), 400, "bad_option"),
+        ("/predict?topk=1&topk=2", raw(b"x"), 400, "bad_option"),
+        ("/predict/", raw(b"x"), 404, "address"),
         ("/predict", {"json": {"url": "https://example.org/a.mp4"}}, 403, "url_not_permitted"),
         ("/predict", {"json": ["https://example.org/a.mp4"]}, 400, "bad_json"),
         ("/predict", {"json": {"url": 1}}, 400, "bad_json"),
         ("/predict", {"json": {"url": "a", "path": "b"}}, 400, "bad_json"),
+        ("/predict", raw(b'{"url": "https://a/", "url": "https://b/"}', "application/json"), 400, "bad_json"),
         ("/predict", raw(b"{" * 9000, "application/json"), 400, "bad_json"),
         ("/predict", raw(b"[" * 20_000, "application/json"), 413, "too_large"),
         ("/predict", raw(b"\xff", "application/json"), 400, "bad_json"),

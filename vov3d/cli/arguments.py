@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from vov3d.files import check_not_source
+
 
 def positive(text: str) -> int:
     """Parses a whole number from 1."""
@@ -64,11 +66,15 @@ def show_warnings(command: str, before: Callable[[], None] = lambda: None) -> It
         yield
 
 
-def check_output(path: str | os.PathLike[str]) -> None:
+def check_output(path: str | os.PathLike[str], *sources: str) -> None:
     """Checks that a file can be written, before anything is computed.
 
+    Args:
+        path: The file.
+        sources: Videos that are read.
+
     Raises:
-        ValueError: If it is a folder.
+        ValueError: If it is a folder, or one of the videos.
         FileNotFoundError: If its folder does not exist.
         PermissionError: If its folder is not writable.
     """
@@ -80,6 +86,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{path}: is a folder; name a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: {folder} is not writable; change its permissions or name another")
+    check_not_source(path, *sources)
 
 
 class Progress:

@@ -53,12 +53,12 @@ def _check_effect(args: argparse.Namespace) -> None:
 
 
 def _web(args: argparse.Namespace) -> int:
-    from vov3d.serving.page import build_app, launch_app
+    from vov3d.serving.page import build_app, launch_app, wait_for_end
 
     app = build_app(args.model)
     address = launch_app(app, port=args.port, block=False)
     print(f"vov3d demo: {address} (Ctrl-C to stop)", file=sys.stderr, flush=True)
-    app.block_thread()
+    wait_for_end(app)
     return 0
 
 

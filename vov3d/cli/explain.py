@@ -34,7 +34,8 @@ def add_commands(commands: Any) -> None:
         "--label",
         action="append",
         metavar="LABEL",
-        help="name or number of the output to explain; several are shown side by side (default: the best label)",
+        help="name of the output to explain, or its number from 0 if none has that name; several are shown side by "
+        "side (default: the best label)",
     )
     p.add_argument("--method", choices=_METHODS, default=_METHODS[0], help="how the map is computed")
     p.add_argument("--layer", metavar="NAME", help="where it is taken, such as stages.1 (default: last stage but one)")
@@ -54,7 +55,7 @@ def _explain(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         check_ending(args.output)
-        check_output(args.output)
+        check_output(args.output, args.file)
     target = device(args.device)
     found = []
     settings: dict[str, Any] = {"fps": args.fps, "backend": args.backend}
@@ -63,7 +64,7 @@ def _explain(args: argparse.Namespace) -> int:
             model = _model(name, args.random_weights).to(target)
             say_what_it_knows("explain", model)
             for label in args.label or [None]:
-                wanted = int(label) if label is not None and label.isdecimal() else label
+                wanted = _wanted(label, model)
                 e = explain(model, args.file, wanted, method=args.method, layer=args.layer, **settings)
                 drops = occlusion(model, args.file, wanted, **settings) if args.occlusion else None
                 _print(e, args.topk, drops)
@@ -71,6 +72,15 @@ def _explain(args: argparse.Namespace) -> int:
         if args.output is not None:
             save_explanations(found, args.output, args.file)
     return 0
+
+
+def _wanted(label: str | None, model: torch.nn.Module) -> int | str | None:
+    """Returns an output's name, or its number if none has that name: classes may have numbers as names."""
+    from vov3d.video.settings import checked_names  # needs the extra `video`
+
+    if label is None or not label.isdecimal() or label in checked_names(model, None):
+        return label
+    return int(label)
 
 
 def _model(name: str, random_weights: bool) -> torch.nn.Module:

@@ -14,6 +14,7 @@ import torch
 from vov3d.cli.arguments import device, positive, say_what_it_knows
 from vov3d.deploy import load_exported
 from vov3d.deploy.formats import FORMATS
+from vov3d.files import check_not_source
 from vov3d.models import create_model
 from vov3d.models.names import model_name
 from vov3d.weights.tasks import Task, task_of
@@ -75,6 +76,7 @@ def _live(args: argparse.Namespace) -> int:
     session = _Session(args, classifier, Announcer(args.smooth, args.threshold, task), source)
     with ExitStack() as stack:
         if args.output:
+            check_not_source(args.output, args.source)
             session.writer = VideoWriter(args.output, fps)
             stack.callback(session.writer.close)
         if args.serve is not None:

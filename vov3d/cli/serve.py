@@ -112,6 +112,7 @@ def _serve(args: argparse.Namespace) -> int:
     parse_views(args.views)
     limits = limits_of(args)
     logging.basicConfig(format="vov3d serve: %(message)s", stream=sys.stderr)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients get its warnings as errors
     target = device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)

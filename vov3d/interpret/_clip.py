@@ -58,6 +58,8 @@ def _of_tensor(model: VideoNetwork, clip: torch.Tensor) -> Clip:
             f"expected one clip (C, T, H, W) or (1, C, T, H, W), got {tuple(clip.shape)}; explain the clips of a batch"
             " one by one"
         )
+    if not values.numel():
+        raise ValueError(f"the clip {tuple(clip.shape)} is empty; give one with frames and pixels")
     return Clip(values, _shown(values[0], model), None, None, checked_names(model, None))
 
 

@@ -46,7 +46,7 @@ def _of_heads(
     task: Task, scores: torch.Tensor, names: list[str], wanted: Sequence[int | str]
 ) -> tuple[Prediction, list[int]]:
     """Returns a class of each head."""
-    if len(wanted) != len(task.heads):
+    if not task.heads or len(wanted) != len(task.heads):
         heads = f"{len(task.heads)} heads ({', '.join(name for name, _ in task.heads)})" if task.heads else "one head"
         raise ValueError(f"target has {len(wanted)} parts, but the model has {heads}; give one class for each")
     own, outputs, start = head_names(task, names), [], 0

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from vov3d.extras import install
-from vov3d.files import replacing
+from vov3d.files import check_not_source, replacing
 from vov3d.interpret.explanation import Explanation
 from vov3d.video.picture import find_font, text_lines
 from vov3d.video.reader import VideoReader
-from vov3d.video.sources import Source
+from vov3d.video.sources import Source, source_name
 from vov3d.video.transforms import eval_transform
 
 try:
@@ -59,11 +59,13 @@ def save_explanations(
             last one of the clips, with the maps between those of the clips' frames.
 
     Raises:
-        ValueError: If the ending is another, there is no explanation, or the clips do not fit together.
+        ValueError: If the ending is another, there is no explanation, the clips do not fit together, or the file is
+            the video or the video another one.
         OSError: If the file cannot be written.
         ImportError: If a video is written without PyAV.
     """
     ending = check_ending(path)
+    check_not_source(path, video)
     if ending in STILL:
         picture = draw_still(explanations)
         with replacing(os.fspath(path)) as draft:
@@ -174,6 +176,11 @@ def _all_frames(explanations: Sequence[Explanation], video: Source) -> Frames:
     with VideoReader(video) as reader:
         stamps = reader.timestamps.tolist()
         inside = [i for i, time in enumerate(stamps) if min(every) - 1e-6 <= time <= max(every) + 1e-6]
+        if not inside:
+            raise ValueError(
+                f"{source_name(video)}: has no frame between {min(every):g} and {max(every):g} seconds, where the "
+                "explained clips lie; give the video that was explained"
+            )
         inside = inside[:: -(-len(inside) // _MOST_FRAMES)]
         read = dict(reader.stream(set(inside), transform.resize))
         return torch.stack([transform.cut(read[i][None])[0][0] for i in inside]), [stamps[i] for i in inside]

@@ -127,14 +127,17 @@ def _inner(address: IPAddress) -> IPAddress:
 def _is_never(address: IPAddress) -> bool:
     """Returns whether an address is never fetched from: those of cloud metadata, of groups, and of nobody."""
     inner = _inner(address)
-    return inner.is_link_local or inner.is_multicast or inner.is_unspecified or inner == _METADATA
+    return inner.is_link_local or inner.is_multicast or inner.is_unspecified or inner in _METADATA
 
 
-_METADATA = ipaddress.ip_address("fd00:ec2::254")
+# of clouds whose services lie outside the link-local addresses: AWS by IPv6, Alibaba, Oracle, Azure
+_METADATA = [ipaddress.ip_address(a) for a in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")]
 
 
 def _is_public(address: IPAddress) -> bool:
     inner = _inner(address)
+    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:  # replaced by fc00::/7, and private, too
+        return False
     return inner.is_global and address.is_global and not _is_never(address) and not inner.is_reserved
 
 
@@ -202,8 +205,8 @@ class Fetcher:
             httpx.AsyncClient(verify=self._tls, trust_env=False, follow_redirects=False, timeout=seconds) as client,
             client.stream("GET", there, headers=headers, extensions=extensions) as response,
         ):
-            if response.is_redirect:
-                return urljoin(url, response.headers.get("Location", ""))
+            if response.has_redirect_location:
+                return urljoin(url, response.headers["Location"])
             await self._store(response, upload)
         return None
 

@@ -7,12 +7,13 @@ It takes requests and gives answers as lines of JSON.
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Sequence
-from html import escape
+from html import escape, unescape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ class Labeller:
 
     def _labelled(self, video: Path, model: str, views: str, explained: bool) -> str:
         from vov3d.video import VideoClassifier
+        from vov3d.video.predictions import THRESHOLD
 
         self._check(video)
         plain, fast = self.models.get(model)
@@ -91,7 +93,7 @@ class Labeller:
         result = VideoClassifier(fast, views=views).result(video, topk=5)
         seconds = time.perf_counter() - begun
         assert result.frames is not None
-        html = [_bar(prediction) for prediction in result.predictions]
+        html = [_bar(prediction) for prediction in result.predictions] or [note(f"No label reaches {THRESHOLD:.0%}.")]
         html += [note("Frames that the network sees"), _strip(result.frames), _time_line(result.clips, result.duration)]
         html.append(_explanation(plain, video, result.predictions) if explained else "")
         html.append(note(_took(seconds, len(result.clips), views)))
@@ -136,8 +138,10 @@ def _explanation(model: Any, video: Path, predictions: Sequence[Any]) -> str:
     try:
         from vov3d.interpret import explain
         from vov3d.interpret.picture import heated
+        from vov3d.video.predictions import Combination
 
-        found = explain(model, video, best.index)
+        parts = [part.index for _, part in best.parts] if isinstance(best, Combination) else None
+        found = explain(model, video, best.index if parts is None else parts)
     except (ImportError, ValueError) as error:
         return note(f"No heat map: {error}")
     return note(f'What speaks for "{best.label}": the lighter, the more') + _strip(heated(found.frames, found.map))
@@ -186,6 +190,11 @@ def note(text: str) -> str:
 def error_card(text: str) -> str:
     """Returns an error as HTML."""
     return f'<div class="vov3d-error" role="alert">{escape(text)}</div>'
+
+
+def text_of(card: str) -> str:
+    """Returns the text of an `error_card`."""
+    return unescape(re.sub("<[^>]*>", "", card))
 
 
 # --- the process -----------------------------------------------------------------------------------------------------

@@ -202,12 +202,20 @@ def _address(content: bytes) -> str:
 
     problem = f'the JSON is not of the form {{"url": "https://..."}}: {HOW}'
     try:
-        given = json.loads(content)
+        given = json.loads(content, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise RefusedError(400, "bad_json", problem) from error
     if not isinstance(given, dict) or set(given) != {"url"} or not isinstance(given["url"], str):
         raise RefusedError(400, "bad_json", problem)
     return given["url"]
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON; raises ValueError if a name is repeated, as parsers disagree on what it means."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is repeated")
+    return found
 
 
 # --- forms -----------------------------------------------------------------------------------------------------------

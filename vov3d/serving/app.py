@@ -55,6 +55,7 @@ def create_app(service: Service, hosts: Sequence[str] | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        redirect_slashes=False,  # behind a proxy they would lead videos to an address without encryption
     )
     _add_errors(app)
     _add_labels(app, service)
@@ -99,6 +100,8 @@ class _Frame:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})
             return
+        if scope.get("method") == "HEAD":  # the server leaves the body out
+            scope = {**scope, "method": "GET"}
 
         async def read() -> Message:
             message = await receive()
@@ -178,9 +181,12 @@ def _topk(request: Request) -> int | None:
     unknown = sorted(set(request.query_params) - {"topk"})
     if unknown:
         raise RefusedError(400, "bad_option", f"{unknown[0][:60]!a} is no option: topk is the only one", close=True)
-    text = request.query_params.get("topk")
-    if text is None:
+    given = request.query_params.getlist("topk")
+    if not given:
         return None
+    if len(given) > 1:
+        raise RefusedError(400, "bad_option", f"topk is given {len(given)} times: give it once", close=True)
+    text = given[0]
     if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= _MOST_TOPK):
         raise RefusedError(
             400, "bad_option", f"topk is {text[:60]!a}: give a number from 1 to {_MOST_TOPK}", close=True

@@ -6,29 +6,32 @@ page loads nothing from other hosts and sends no usage data.
 """
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vov3d.extras import install
 from vov3d.models import list_pretrained
-from vov3d.serving._labelling import error_card, note
+from vov3d.serving._labelling import error_card, note, text_of
 
-__all__ = ["PageLimits", "build_app", "launch_app"]
+__all__ = ["PageLimits", "build_app", "launch_app", "wait_for_end"]
 
 VIEWS = ("1x1", "1x3", "2x3", "5x1", "10x3")
 """Numbers of clips and crops that a visitor can choose."""
 
 _EXAMPLES = (0, 5, 7, 9, 14, 17)  # classes of moving shapes
 _STREAM = "shapes_stream"  # a tag for `vov3d live`, not for whole clips
-_HOUR = 3600
+_SWEEP, _OLD = 600, 3000  # seconds from one deletion of old uploads to the next, and their age; an hour in all
 _LOADING = 900.0  # seconds to load a model, which may be downloaded
 _STYLE = """
 .vov3d-bar {margin: 0 0 .7rem}
@@ -106,7 +109,7 @@ def build_app(models: Sequence[str] | None = None, limits: PageLimits | None = N
     if not names:
         raise ValueError("models is empty: name at least one model for the page to offer")
     page = _Page(names, limits)
-    with gr.Blocks(title="vov3d", analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as app:
+    with gr.Blocks(title="vov3d", analytics_enabled=False, delete_cache=(_SWEEP, _OLD)) as app:
         gr.Markdown(
             "# vov3d\nEfficient 3D CNNs label the action in a video. Drop a video, record one, or try an example."
         )
@@ -118,6 +121,7 @@ def build_app(models: Sequence[str] | None = None, limits: PageLimits | None = N
                     webcam_options=gr.WebcamOptions(mirror=False),
                     elem_classes="vov3d-video",
                 )
+                video.async_move_resource_to_block_cache = _uploaded_only(video)
                 with gr.Row():
                     model = gr.Dropdown(names, value=names[0], label="Model", min_width=220)
                     views = gr.Dropdown(list(VIEWS), value=VIEWS[0], label="Views (clips x crops)", min_width=120)
@@ -155,30 +159,65 @@ def launch_app(app: Any, *, host: str = "127.0.0.1", port: int | None = None, bl
 
     Raises:
         OSError: If the port is taken.
+        ValueError: If there is no such port.
     """
     page = app.vov3d_page
-    threading.Thread(
-        target=page.worker.load, args=[page.models[0]], daemon=True
-    ).start()  # the first visitor waits less
-    _, address, _ = app.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        show_error=True,
-        quiet=True,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        footer_links=[],
-        max_file_size=f"{page.limits.megabytes:g}mb",
-        allowed_paths=[str(page.folder)],
-        css=_STYLE,
-        theme=_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        prevent_thread_lock=True,
-    )
+    if port is not None and not 0 < port < 65536:
+        raise ValueError(f"the port is {port}: give one from 1 to 65535, or none for the first free one from 7860")
+    try:
+        _, address, _ = app.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            show_error=True,
+            quiet=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            footer_links=[],
+            max_file_size=math.ceil(1e6 * page.limits.megabytes),
+            allowed_paths=[str(page.folder)],
+            css=_STYLE,
+            theme=_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        if port is None:
+            raise
+        raise OSError(
+            f"cannot show the page on {host!r}, port {port}: is another program listening there? Give another port, or "
+            "none for the first free one from 7860"
+        ) from error
+    threading.Thread(target=_load_first, args=[page], daemon=True).start()
     if block:
-        app.block_thread()
+        wait_for_end(app)
     return address
+
+
+def _load_first(page: Any) -> None:
+    """Loads the first model, so that the first visitor waits less, and says on stderr if this fails."""
+    with suppress(OSError, RuntimeError):  # the page is closed meanwhile; else the first visitor is told
+        if failure := page.worker.load(page.models[0]):
+            print(f"the page cannot offer {page.models[0]}: {text_of(failure)}", file=sys.stderr)
+
+
+def wait_for_end(app: Any) -> None:
+    """Waits for Ctrl-C or SIGTERM, then stops the server of a page and deletes what visitors have sent.
+
+    Must be called in the main thread.
+
+    Args:
+        app: The page, after `launch_app`.
+    """
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        app.block_thread()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Page:
@@ -296,6 +335,21 @@ def _gradio() -> Any:
     except ImportError as error:
         raise ImportError(f"the web page needs Gradio: {install('demo')}") from error
     return gradio
+
+
+def _uploaded_only(video: Any) -> Callable[[str | None], Awaitable[str | None]]:
+    """Returns how Gradio gets the file of a component, for files that are on the server already.
+
+    For a visitor who names an address it would download that, of any size.
+    """
+    usual = video.async_move_resource_to_block_cache
+
+    async def get(path: str | None) -> str | None:
+        if path is not None and "://" in path:
+            raise _gradio().Error("This page downloads nothing: send the video itself.", print_exception=False)
+        return await usual(path)
+
+    return get
 
 
 def _made_examples(folder: Path) -> dict[str, Path]:

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from vov3d.extras import install
@@ -30,21 +33,33 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _HEAD_BYTES = 16384
 _BACKLOG = 128
 _MOST_CONNECTIONS = 1000  # beside those of the queue
+_HANDLES = 64  # files that are open anyway
+_HANDLES_OF_REQUEST, _HANDLES_OF_WORKER = 4, 8
+_MOST_CAUSE = 200  # letters
 _AFTER_TIMEOUT = 5.0  # seconds for what remains after the last request
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 that closes connections on which no request arrives, and refuses malformed ones in JSON."""
+    """HTTP/1.1 that closes connections on which no request arrives or no answer is read, and refuses in JSON."""
 
     idle: float = 10.0
+    most: int = _MOST_CONNECTIONS
     _patience: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            self._refuse(
+                RefusedError(
+                    429, "busy", "too many connections are open: try again later", retry_after=self.idle, close=True
+                )
+            )
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
@@ -56,28 +71,49 @@ class _Protocol(H11Protocol):
         self._await_head()
         super().on_response_complete()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stop_watching()
+        self._unread = self.loop.call_later(self.idle, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_watching()
+        super().resume_writing()
+
     def _await_head(self) -> None:
         """Closes the connection unless the head of a request has arrived in time, however its bytes trickle in."""
         self._stop_waiting()
-        self._patience = self.loop.call_later(self.idle, self.transport.close)
+        self._patience = self.loop.call_later(self.idle, self._end)
+
+    def _end(self) -> None:
+        if self.transport.get_write_buffer_size():  # a client that does not read would keep it half closed for ever
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
 
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def send_400_response(self, msg: str) -> None:
+        cause = str(sys.exc_info()[1] or msg)[:_MOST_CAUSE]  # called where the parser's error is caught
+        self._refuse(RefusedError(400, "bad_http", f"this is no valid HTTP/1.1 request ({cause})", close=True))
+
+    def _refuse(self, refused: RefusedError) -> None:
+        """Answers without the application, and closes the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            refused = RefusedError(400, "bad_http", "this is no valid HTTP/1.1 request")
             body = json.dumps(refused.body()).encode()
-            headers = [
-                ("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")
-            ]  # fmt: skip
-            self.transport.write(
-                self.conn.send(h11.Response(status_code=400, headers=headers, reason=b"Bad Request")) or b""
-            )
-            self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
-            self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **refused.headers()}
+            reason = HTTPStatus(refused.status).phrase.encode()
+            answer = h11.Response(status_code=refused.status, headers=list(headers.items()), reason=reason)
+            for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
 
@@ -127,11 +163,36 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise OSError(
-            f"cannot listen on {host}, port {port} ({error.strerror or error}): is another service running there? Give "
-            "another --port, or --port 0 for any that is free"
-        ) from error
+    except (OSError, UnicodeError) as error:
+        raise OSError(f"cannot listen on {host!r}, port {port}: {_remedy(error, port)}") from error
+
+
+def _remedy(error: Exception, port: int) -> str:
+    """Returns why a socket cannot listen, and what to do."""
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "another program listens there; give another --port, or --port 0 for any that is free"
+    if isinstance(error, PermissionError):
+        return f"this user may not open port {port}; give another --port, such as 8000"
+    cause = error.strerror if isinstance(error, socket.gaierror) else "it is no address of this machine"
+    return f"{cause or error}; give --host 127.0.0.1 for this machine only, 0.0.0.0 for all of its addresses, or one"
+
+
+def _connections(queue: int, workers: int) -> int:
+    """Returns how many connections may be open at once.
+
+    The process may open only so many files. If connections took them all, uploads could not be stored, and the loop of
+    asyncio would fill the log with errors. The limit is raised where that is permitted.
+    """
+    wanted = queue + _MOST_CONNECTIONS
+    # in each of the few rounds of the loop that refusing a connection takes, a whole backlog may be accepted
+    own = _HANDLES + 4 * _BACKLOG + _HANDLES_OF_REQUEST * queue + _HANDLES_OF_WORKER * workers
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted + own:
+        more = wanted + own if hard == resource.RLIM_INFINITY else min(wanted + own, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            soft = more
+    return wanted if soft == resource.RLIM_INFINITY else max(min(wanted, soft - own), queue + 1)
 
 
 def run(
@@ -156,16 +217,17 @@ def run(
     limits = service.limits
     # one second signal is enough: requests end by themselves within their own limits
     longest = limits.upload_timeout + limits.timeout + _AFTER_TIMEOUT
+    most = _connections(limits.queue, limits.workers)
     config = uvicorn.Config(
         create_app(service, hosts),
-        http=type("_Protocol", (_Protocol,), {"idle": limits.idle_timeout}),
+        http=type("_Protocol", (_Protocol,), {"idle": limits.idle_timeout, "most": most}),
         ws="none",
         lifespan="off",
         log_level="info" if access_log else "error",
         access_log=access_log,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=limits.queue + _MOST_CONNECTIONS,
+        backlog=_BACKLOG,
         timeout_keep_alive=int(max(limits.idle_timeout, 1)),
         timeout_graceful_shutdown=int(longest) + 1,
         h11_max_incomplete_event_size=_HEAD_BYTES,
