@@ -358,6 +358,9 @@ def test_a_classifier_waits_for_the_delay_and_takes_frames_of_any_size():
         StreamClassifier(classifier.stream, window=4)
     with pytest.raises(ValueError, match="expected uint8"):
         classifier(np.zeros((64, 64, 3)))
+    for frames in ([], [np.zeros((64, 64, 3), np.uint8), np.zeros((32, 64, 3), np.uint8)]):
+        with pytest.raises(ValueError, match=f"of one size, got {len(frames)} of sizes"):
+            classifier.scores_of(frames)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
