@@ -206,6 +206,17 @@ def test_a_state_of_other_streams_is_refused():
         stream.reset(stream.initial_state(2, 16, 16), torch.arange(3))
 
 
+@pytest.mark.parametrize("kept", ["window", "causal", "part"])
+def test_a_state_of_another_network_of_the_same_size_is_refused(kept):
+    stream = vov3d.streaming(small(causal=True), window=3)
+    model = small(causal=kept != "causal")
+    state = vov3d.streaming(model, window=5 if kept == "window" else 3).initial_state(2, 16, 16)
+    if kept == "part":
+        del state["head"]
+    with pytest.raises(ValueError, match="not a state of this network"):
+        stream(torch.randn(2, 3, 16, 16, dtype=torch.float64), state)
+
+
 def test_means_do_not_drift():
     stream = vov3d.streaming(small(causal=True).float(), window=5)
     clip = torch.randn(1, 3, 100, 16, 16)  # longer than kernels and windows of all layers together reach
@@ -331,6 +342,27 @@ def test_models_that_cannot_be_streamed_are_refused_with_the_reason():
         vov3d.streaming(model).train()
     model.stem.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="stem has hooks"):
+        vov3d.streaming(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "match"),
+    [
+        ("conv_t", nn.Conv3d(16, 16, (3, 1, 1), padding=(2, 0, 0), dilation=(2, 1, 1), groups=16), "dilation in time"),
+        ("conv_t", nn.Conv3d(16, 16, (3, 1, 1), groups=16), "changes the number of frames"),
+        ("conv_pwl", nn.Conv3d(16, 8, (3, 1, 1), padding=(1, 0, 0)), "a kernel of one frame"),
+        ("conv_s", nn.Conv3d(16, 16, (1, 3, 3), padding="same", groups=16), "padding in numbers"),
+        ("conv_pwl", nn.Identity(), "need a Conv3d"),
+        ("se", nn.Sigmoid(), "need squeeze-and-excitation"),
+        ("act2", nn.Softmax(dim=1), "each value alone"),
+        ("act2", nn.PReLU(16), "each value alone"),
+        ("", nn.Identity(), "need D2plus1D"),
+    ],
+)
+def test_layers_that_a_stream_would_compute_in_another_way_are_refused(name, layer, match):
+    model = small().float()
+    model.set_submodule(f"stages.1.blocks.0.layers.1.{name}".rstrip("."), layer)
+    with pytest.raises(ValueError, match=match):
         vov3d.streaming(model)
 
 

@@ -3,24 +3,32 @@
 import contextlib
 import io
 import json
+import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import av
 import numpy as np
 import pytest
 import torch
+from helpers.numbered_videos import rotate_mp4
 from helpers.task_models import task_model
 
 import vov3d
-from vov3d.cli import main
-from vov3d.live import LiveSource, StreamClassifier
+from vov3d.cli import live, main
+from vov3d.live import LiveSource, StreamClassifier, output
 from vov3d.live.output import Announcer
 from vov3d.synthetic.moving_shapes import make_clip, write_clip
-from vov3d.video import Prediction, VideoError
+from vov3d.video import Prediction, VideoError, VideoReader
 from vov3d.video.predictions import Value
 from vov3d.weights.tasks import make_task
 
@@ -201,6 +209,10 @@ def test_closing_does_not_wait_for_a_silent_stream():
         ("0", {"realtime": True}, "is live already"),
         ("0", {"size": (4, 4)}, "other sources do not take one"),
         ("0", {"fps": 0}, "fps 0"),
+        ("0", {"stall": 0}, "stall 0"),
+        ("0", {"retries": -1}, "retries is -1"),
+        ("-", {"size": (10**6, 10**6)}, "more than the limit"),
+        (os.curdir, {}, "is a folder"),
     ],
 )
 def test_settings_that_do_not_fit(source, kwargs, match):
@@ -214,6 +226,92 @@ def test_a_file_without_video_says_so(tmp_path):
         LiveSource(str(tmp_path / "text.mp4")) as source,
         pytest.raises(VideoError, match=r"text\.mp4: cannot be read"),
     ):
+        list(source)
+
+
+def test_frames_are_upright(clip, tmp_path):
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(clip.read_bytes())
+    rotate_mp4(path, 90)
+    with LiveSource(str(path)) as source:
+        found = next(iter(source)).picture
+    wanted = next(VideoReader(path).stream([0]))[1].permute(1, 2, 0)
+    assert np.array_equal(found, wanted)
+    with av.open(str(path)) as container:
+        assert not np.array_equal(found, next(container.decode(video=0)).to_ndarray(format="rgb24"))
+
+
+def test_a_file_that_is_cut_short_says_so(tmp_path):
+    path = tmp_path / "cut.mkv"
+    write_clip(path, make_clip(0, np.random.default_rng(3), 60), fps=10)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    told = []
+    with LiveSource(str(path), tell=told.append) as source:
+        assert 0 < len(list(source)) < 50
+    assert len(told) == 1
+    assert "but it states 6.0 s: it is cut short" in told[0]
+
+
+def test_damage_within_a_file_costs_only_its_frames(tmp_path):
+    path, rng = tmp_path / "hole.mp4", np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(40):
+            picture = rng.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    for at in (len(data) // 3, len(data) // 3 + 6000):
+        data[at : at + 3000] = bytes(3000)
+    path.write_bytes(data)
+    with LiveSource(str(path)) as source:
+        seconds = [frame.seconds for frame in source]
+    assert len(seconds) >= 30
+    assert seconds[-1] == pytest.approx(3.9)
+
+
+def test_a_recording_at_an_address_is_read_once(tmp_path):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    write_clip(tmp_path / "left.mkv", make_clip(0, np.random.default_rng(3), 24), fps=10)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with LiveSource(f"http://127.0.0.1:{server.server_port}/left.mkv", fps=5) as source:
+            frames = iter(source)
+            assert [round(next(frames).seconds, 3) for _ in range(12)] == [round(i / 5, 3) for i in range(12)]
+            assert next(frames, None) is None
+        server.shutdown()
+
+
+def test_failed_attempts_are_told_without_the_password():
+    told = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    address = f"http://me:sec@ret@127.0.0.1:{port}/cam"
+    with (
+        LiveSource(address, retries=1, pause=0.01, tell=told.append) as source,
+        pytest.raises(VideoError, match="2 attempts in a row") as error,
+    ):
+        list(source)
+    assert len(told) == 1
+    assert "refused; opening it again in 0.01 s (attempt 2 of 2)" in told[0]
+    assert not [text for text in (*told, str(error.value)) if "ret@" in text]
+
+
+def test_a_silent_pipe_does_not_keep_the_process_from_ending():
+    code = "from vov3d.live import LiveSource\nwith LiveSource('-', size=(4, 4)): print('open')"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.read() == b"open\n"  # until it has ended; nothing is written to it
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize(("length", "match"), [(0, "ended before a frame"), (100, "28 of 72 bytes; is the size right")])
+def test_a_pipe_that_does_not_fit_says_so(length, match, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(bytes(length))))
+    with LiveSource("-", size=(4, 6)) as source, pytest.raises(VideoError, match=match):
         list(source)
 
 
@@ -261,6 +359,9 @@ def test_a_classifier_waits_for_the_delay_and_takes_frames_of_any_size():
         StreamClassifier(classifier.stream, window=4)
     with pytest.raises(ValueError, match="expected uint8"):
         classifier(np.zeros((64, 64, 3)))
+    for frames in ([], [np.zeros((64, 64, 3), np.uint8), np.zeros((32, 64, 3), np.uint8)]):
+        with pytest.raises(ValueError, match=f"of one size, got {len(frames)} of sizes"):
+            classifier.scores_of(frames)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -286,8 +387,6 @@ def test_the_command_on_a_file(clip, tmp_path, capsys):
 
 
 def test_the_page_shows_the_newest_frame(clip, monkeypatch, capsys):
-    from vov3d.live import output
-
     seen = {}
     show = output.Page.show
 
@@ -306,6 +405,44 @@ def test_the_page_shows_the_newest_frame(clip, monkeypatch, capsys):
     assert seen["labels"]["delay_frames"] == 0
     assert b"live.mjpg" in seen["page"]
     assert "http://127.0.0.1:" in capsys.readouterr().err
+
+
+def test_a_browser_that_goes_away_leaves_no_traceback(capsys):
+    page = output.Page(0)
+    with contextlib.closing(page):
+        with pytest.raises(OSError, match=f"port {urllib.parse.urlsplit(page.address).port} .*any that is free"):
+            output.Page(urllib.parse.urlsplit(page.address).port)
+        page._answer = lambda _: (_ for _ in ()).throw(ConnectionResetError())
+        with pytest.raises(ConnectionError):
+            urllib.request.urlopen(page.address, timeout=10)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_video_keeps_the_times_of_its_frames(clip, tmp_path):
+    assert main(["live", str(clip), "--fps", "30", "-o", str(tmp_path / "out.mp4")]) == 0
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [round(frame.time, 3) for frame in container.decode(video=0)] == [round(i / 10, 3) for i in range(24)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system cannot send the signals to itself")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_session_that_is_stopped_finishes_its_video(name, clip, tmp_path, monkeypatch):
+    number = getattr(signal, name)
+    take, seen = live._Session.take, []
+
+    def stop(self, frame):
+        take(self, frame)
+        seen.append(frame)
+        if len(seen) == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(live._Session, "take", stop)
+    before = signal.getsignal(number)
+    assert main(["live", str(clip), "-o", str(tmp_path / "out.mp4")]) == 0
+    assert signal.getsignal(number) is before
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.slow
@@ -339,6 +476,8 @@ def test_twenty_thousand_frames_leave_nothing_behind(tmp_path):
         (["--threshold", "2"], "scores are from 0 to 1"),
         (["-o", "labels.txt"], "must end in .mp4"),
         (["--size", "4"], "--size is '4'"),
+        (["--fps", "0"], "fps 0.0 must be positive"),
+        (["--serve", "70000"], "--serve is 70000: give a port"),
     ],
 )
 def test_the_command_names_what_does_not_fit(options, match, clip, capsys):

@@ -76,7 +76,7 @@ def test_answers_fit_the_task(task, clips):
 
 
 def test_views_of_several_requests_share_a_batch(classifier, clips):
-    with Service(classifier, "n", Limits(max_batch=8, max_wait=5.0, workers=2)) as service:
+    with Service(classifier, "n", Limits(max_batch=8, max_wait=60.0, workers=2)) as service:
         app = create_app(service)
 
         async def both():
@@ -86,7 +86,7 @@ def test_views_of_several_requests_share_a_batch(classifier, clips):
         text = service.metrics_text().decode()
     assert [a.status_code for a in answers] == [200, 200]
     assert float(re.search(r"vov3d_batch_views_count (\S+)", text)[1]) < 4  # of four views
-    assert max(a.json()["seconds"]["total"] for a in answers) < 5  # nobody waits for a batch that cannot be filled
+    assert max(a.json()["seconds"]["total"] for a in answers) < 60  # nobody waits for a batch that cannot be filled
 
 
 def test_facts(app, service, classifier):

@@ -1,6 +1,7 @@
 """Bodies of requests: the same video however its bytes arrive, and no other outcome than a video or one error."""
 
 import asyncio
+import os
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
+from vov3d.serving import _worker
 from vov3d.serving._errors import RefusedError, size_text
 from vov3d.serving._uploads import Uploads, receive
 from vov3d.serving.limits import Limits
@@ -153,3 +155,11 @@ def test_a_folder_that_is_not_there():
 @pytest.mark.parametrize(("count", "text"), [(1, "1 bytes"), (2500, "2.5 kB"), (64_000_000, "64 MB"), (10**9, "1 GB")])
 def test_sizes(count, text):
     assert size_text(count) == text
+
+
+def test_a_file_is_read_whole_where_the_system_reads_less_at_once(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(bytes(range(256)))
+    read = os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, count, at: read(handle, min(count, 100), at))
+    with (tmp_path / "a").open("rb") as file:
+        assert _worker._content(file.fileno()) == bytes(range(256))

@@ -2,19 +2,20 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections import deque
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vov3d.cli.arguments import device, positive, say_what_it_knows
+from vov3d.cli.arguments import check_output, device, positive, say_what_it_knows
 from vov3d.deploy import load_exported
 from vov3d.deploy.formats import FORMATS
-from vov3d.files import check_not_source
 from vov3d.models import create_model
 from vov3d.models.names import model_name
 from vov3d.weights.tasks import Task, task_of
@@ -26,7 +27,8 @@ def add_commands(commands: Any) -> None:
     p.add_argument(
         "source",
         metavar="SOURCE",
-        help="a camera (0, 1, ...), an address (rtsp://..., http://..., tcp://...), a file, or - for raw RGB frames",
+        help="a camera (0, 1, ...), an address (rtsp://..., http://..., tcp://...), a file, or - for raw RGB frames"
+        " as they happen",
     )
     p.add_argument(
         "--model", default="vov3d_n.shapes_stream", metavar="NAME", help="model.tag, folder, or file of a stream"
@@ -65,32 +67,63 @@ def _live(args: argparse.Namespace) -> int:
 
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold is {args.threshold}: scores are from 0 to 1")
+    if args.serve is not None and not 0 <= args.serve < 65536:
+        raise ValueError(f"--serve is {args.serve}: give a port from 1 to 65535, or 0 for any that is free")
+    if args.output:
+        check_output(args.output, args.source)
     model = _model(args)
     say_what_it_knows("live", model)
     task = task_of(model)
     _check_task(args, task)
     threshold = args.threshold if task.name == "multilabel" else None
     classifier = StreamClassifier(model, args.window, topk=args.topk, threshold=threshold)
-    fps = args.fps or classifier.fps
-    source = LiveSource(args.source, fps, args.realtime, _size(args.size), args.stall, args.retries)
+    fps = classifier.fps if args.fps is None else args.fps
+    size = _size(args.size)
+    source = LiveSource(args.source, fps, args.realtime, size, args.stall, args.retries, tell=_say)
     session = _Session(args, classifier, Announcer(args.smooth, args.threshold, task), source)
     with ExitStack() as stack:
         if args.output:
-            check_not_source(args.output, args.source)
             session.writer = VideoWriter(args.output, fps)
             stack.callback(session.writer.close)
         if args.serve is not None:
             session.page = Page(args.serve)
             stack.callback(session.page.close)
-            print(f"vov3d live: {session.page.address}", file=sys.stderr)
+            _say(session.page.address)
+        stack.enter_context(_signals_as_ctrl_c())
         stack.enter_context(source)
         try:
             for frame in source:
                 session.take(frame)
         except KeyboardInterrupt:
             pass
-    print(f"vov3d live: {session.summary()}", file=sys.stderr)
+    _say(session.summary())
     return 0
+
+
+def _say(text: str) -> None:
+    print(f"vov3d live: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """Lets a service manager or a closed terminal end a session as Ctrl-C does, with its video finished.
+
+    A second signal of the kind ends the process at once. A signal that is ignored, as by `nohup`, stays so.
+    """
+
+    def interrupt(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: one
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _model(args: argparse.Namespace) -> torch.nn.Module:
@@ -157,7 +190,7 @@ class _Session:
 
             image = annotated(frame.picture, predictions)
             if self.writer:
-                self.writer.write(image)
+                self.writer.write(image, frame.seconds)
             if self.page:
                 self.page.show(image, self._line(frame, predictions))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vov3d.deploy._metadata import Metadata
-from vov3d.deploy._streaming import State, StreamingNetwork
+from vov3d.deploy._streaming import State, StreamingNetwork, check_part
 from vov3d.deploy.formats import Run, format_of, require
 from vov3d.layers.stem import check_clip
 from vov3d.weights.tasks import SCORES, checked_heads, make_task
@@ -174,12 +174,14 @@ class ExportedStream(nn.Module):
             Logits `(B, N)`, or a list of maps, and the new state.
 
         Raises:
-            ValueError: If frames have another shape than the file takes.
+            ValueError: If frames have another shape than the file takes, or the state is another's.
         """
         if frames.ndim != 4 or frames.shape[1:] != (self.in_chans, *self._size):
             wanted = f"(B, {self.in_chans}, {self._size[0]}, {self._size[1]})"
             raise ValueError(f"this file takes one frame {wanted} at a time, got {tuple(frames.shape)}")
         state = self.initial_state(len(frames)) if state is None else state
+        for name, shape in self._shapes.items():
+            check_part(state, name, (len(frames), *shape))
         outputs = self._run(frames.detach().float().contiguous(), *(state[name].contiguous() for name in self._shapes))
         count = len(self.metadata.outputs)
         one = self.metadata.outputs[0] in ("logits", "features")

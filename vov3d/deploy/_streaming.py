@@ -17,14 +17,16 @@ import torch
 import torch.nn.functional as F
 from timm.models import FeatureDictNet, FeatureListNet
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vov3d.deploy._fused import Aggregation, in_place, is_mergeable, linear
-from vov3d.layers import ClassifierHead3d, D2plus1D, Stem3d
-from vov3d.layers.causal import CausalPad3d
+from vov3d.layers import TOSA, ClassifierHead3d, D2plus1D, SqueezeExcite3d, Stem3d
+from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
 from vov3d.layers.stem import check_clip
 from vov3d.models.network import VideoNetwork
 from vov3d.surgery.folding import fold_batchnorm
 from vov3d.surgery.hooks import has_hooks
+from vov3d.surgery.kinds import is_only
 
 State = dict[str, torch.Tensor]
 """State of streams: `frames` `(B,)`, those seen; maps `(B, H, W, C)`; means of frames `(B, window, C)`."""
@@ -53,10 +55,19 @@ class _Step:
         # be read, as in an exported graph, the general case is computed.
         ask = frames.device.type == "cpu" and not torch.compiler.is_compiling() and not _exporting()
         self.begins = not ask or bool((seen < delay + window).any())
+        self._checks = not torch.compiler.is_compiling() and not _exporting()
+
+    def _kept(self, name: str, x: torch.Tensor, *shape: int) -> torch.Tensor:
+        """Returns what the state before the call keeps as `name`; zeros at the start."""
+        if self.before is None:
+            return x.new_zeros(self.batch, *shape)
+        if self._checks:
+            check_part(self.before, name, (self.batch, *shape))
+        return self.before[name]
 
     def earlier(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """Returns the maps `(B t, H, W, C)` of one frame earlier; keeps the newest as `name`."""
-        kept = x.new_zeros(self.batch, *x.shape[1:]) if self.before is None else self.before[name]
+        kept = self._kept(name, x, *x.shape[1:])
         if self.frames == 1:
             self.after[name] = x
             return kept
@@ -87,7 +98,7 @@ class _Step:
         """
         rows = self.since_start(x.mean((1, 2)), delay).view(self.batch, self.frames, -1)
         window = self.window
-        kept = rows.new_zeros(self.batch, window, rows.shape[2]) if self.before is None else self.before[name]
+        kept = self._kept(name, rows, window, rows.shape[2])
         rows = torch.cat([kept[:, 1:], rows], 1)
         self.after[name] = rows if self.frames == 1 else rows[:, -window:]
         means = rows.mean(1) if self.frames == 1 else F.avg_pool1d(rows.mT, window, 1).mT.flatten(0, 1)
@@ -95,6 +106,32 @@ class _Step:
             return means
         counts = (self.numbers - (delay - 1)).clamp(1, window).to(x.dtype)
         return means * (window / counts).flatten()[:, None]
+
+    def end(self) -> State:
+        """Returns the state after the call.
+
+        Raises:
+            ValueError: If the state before it has more than this network keeps.
+        """
+        if self._checks and self.before is not None and (others := sorted(self.before.keys() - self.after.keys())):
+            raise ValueError(f"{_NOT_OURS}: it has {others[0]!r}, which this network does not keep; {_ANEW}")
+        return self.after
+
+
+_NOT_OURS = "this is not a state of this network"
+_ANEW = "call initial_state of this one, or pass None"
+
+
+def check_part(state: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> None:
+    """Checks a tensor of a state.
+
+    Raises:
+        ValueError: If it is missing or has another shape.
+    """
+    if name not in state:
+        raise ValueError(f"{_NOT_OURS}: it lacks {name!r}; {_ANEW}")
+    if (found := tuple(state[name].shape)) != shape:
+        raise ValueError(f"{_NOT_OURS}: its {name!r} is {found}, not {shape}, as of another window or size; {_ANEW}")
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -249,6 +286,10 @@ class _TOSA(nn.Module):
         self.layers, self.parts = nn.ModuleList(), nn.ModuleList()
         for number, weight in enumerate(parts):
             if number:
+                if type(block.layers[number - 1]) is not D2plus1D:
+                    raise ValueError(
+                        f"streams need D2plus1D at {name}.layers.{number - 1}, got {block.layers[number - 1]}"
+                    )
                 layer = _Bottleneck(f"{name}.layers.{number - 1}", block.layers[number - 1], delay)
                 self.layers.append(layer)
                 delay = layer.delay
@@ -281,6 +322,9 @@ class _Head(nn.Module):
         """Computes logits `(B, t, N)` from the maps of a step."""
         mean = step.mean("head", self.conv(x), self.delay)
         return self.fc(self.act(self.hidden(mean))).unflatten(0, (step.batch, step.frames))
+
+
+_FORMS = {D2plus1D: _Bottleneck, TOSA: _TOSA}
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -328,7 +372,9 @@ class StreamingNetwork(nn.Module):
         for number, stage in enumerate(stages):
             blocks = []
             for i, block in enumerate(stage.blocks):
-                form: Any = _Bottleneck if type(block) is D2plus1D else _TOSA
+                form: Any = _FORMS.get(type(block))
+                if form is None:
+                    raise ValueError(f"streams need the package's blocks, but stages.{number}.blocks.{i} is {block}")
                 blocks.append(form(f"stages.{number}.blocks.{i}", block, delay))
                 delay = blocks[-1].delay
             self.stages.append(nn.ModuleList(blocks))
@@ -430,14 +476,16 @@ class StreamingNetwork(nn.Module):
                     maps = maps.unflatten(0, (step.batch, step.frames))
                 features[key] = maps.movedim(-1, 1)
         if self.head is None:
-            return (features if self._keyed else list(features.values())), step.after
+            return (features if self._keyed else list(features.values())), step.end()
         out = self.head(x, step)
-        return out[:, 0] if one else out, step.after
+        return out[:, 0] if one else out, step.end()
 
     def _check(self, clip: torch.Tensor, state: State | None) -> None:
         check_clip(clip, self.in_chans, self.min_size)
         if _exporting() or torch.compiler.is_compiling():
             return
+        if not clip.shape[0]:
+            raise ValueError(f"there must be 1 stream or more, got frames of shape {tuple(clip.shape)}")
         if not clip.shape[2]:
             raise ValueError("there must be 1 frame or more, got (B, C, 0, H, W)")
         if clip.dtype != self._example.dtype or clip.device != self._example.device:
@@ -487,7 +535,8 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
 
     Raises:
         ValueError: If the model is not one of this package or was optimized, has hooks, or has layers that need the
-            whole clip: norms other than batch norms, or pooling other than the average.
+            whole clip: norms other than batch norms, pooling other than the average, or layers that were put in and
+            work in another way over time.
     """
     if type(model) not in (FeatureListNet, FeatureDictNet) and not isinstance(model, VideoNetwork):
         raise ValueError(
@@ -506,20 +555,74 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
     window = cfg.get("num_frames") if window is None else window
     if window is None or window < 1:
         raise ValueError(f"window is {window}: give the number of frames to pool, 1 or more")
-    return StreamingNetwork(_checked(fold_batchnorm(model)), window).requires_grad_(False).eval()
+    return StreamingNetwork(_checked(fold_batchnorm(model).eval()), window).requires_grad_(False).eval()
 
 
 def _checked(model: Any) -> nn.Module:
     """Checks that a folded model has no layers that need a whole clip, and returns it."""
+    _check_layers(model)
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
         if last.startswith("bn") and type(module) is not nn.Identity:
-            raise ValueError(f"streams need batch norms, which work on single frames, but {name} is {module}")
+            what = "that cannot be folded" if isinstance(module, _BatchNorm) else ""
+            raise ValueError(
+                f"streams need batch norms, which work on single frames, but {name} is {module} {what}".strip()
+            )
         if isinstance(module, ClassifierHead3d) and module.global_pool.pool_type != "avg":
             raise ValueError(f"streams need average pooling, but global_pool is {module.global_pool.pool_type!r}")
         if hasattr(module, "conv_agg"):
             assert is_mergeable(module)
     return model
+
+
+def _check_layers(model: nn.Module) -> None:
+    """Checks that layers that surgery put in are of kinds that a stream can take."""
+    over_time: dict[str, bool] = {}  # convolutions whose past frames are kept, and whether they are causal
+    for name, module in model.named_modules():
+        if isinstance(module, Stem3d):
+            over_time[f"{name}.conv_t"] = isinstance(module.pad, CausalPad3d)
+        elif isinstance(module, D2plus1D):
+            causal = any(isinstance(getattr(module, part), CausalPad3d) for part in module._middle)
+            over_time |= {f"{name}.{part}": causal for part in module._middle}
+            for part in ("conv_pw", *module._middle, "conv_pwl"):
+                if not isinstance(layer := getattr(module, part), nn.Conv3d | CausalPad3d):
+                    raise ValueError(f"streams need a Conv3d at {name}.{part}, got {layer}")
+            if not isinstance(module.se, SqueezeExcite3d | CausalSqueezeExcite3d | nn.Identity):
+                raise ValueError(f"streams need squeeze-and-excitation or Identity at {name}.se, got {module.se}")
+    example = next(model.parameters())
+    probe = torch.linspace(-4, 4, 120, dtype=example.dtype, device=example.device).view(2, 3, 4, 5)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv3d):
+            _check_conv(name, module, over_time.get(name))
+        elif name.rpartition(".")[2].startswith("act") and not _is_elementwise(module, probe):
+            raise ValueError(f"streams need activations that treat each value alone, but {name} is {module}")
+
+
+def _check_conv(name: str, conv: nn.Conv3d, causal: bool | None) -> None:
+    frames = conv.kernel_size[0]
+    if not is_only(conv, nn.Conv3d):
+        problem = "does more than convolve"
+    elif isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        problem = "needs padding in numbers, with zeros"
+    elif conv.stride[0] != 1 or conv.dilation[0] != 1:
+        problem = "has a stride or a dilation in time"
+    elif frames > 1 and causal is None:
+        problem = "must have a kernel of one frame"
+    elif conv.padding[0] * 2 != (0 if causal else frames - 1):
+        problem = "changes the number of frames"
+    else:
+        return
+    raise ValueError(f"{name} cannot be taken over by a stream, for it {problem}: {conv}")
+
+
+@torch.no_grad()
+def _is_elementwise(act: nn.Module, probe: torch.Tensor) -> bool:
+    """Returns whether an activation gives the same for channels in the last dimension, as streams have them."""
+    try:
+        moved = act(probe.movedim(1, -1).contiguous()).movedim(-1, 1)
+        return torch.allclose(act(probe.clone()), moved, rtol=1e-2, atol=1e-2)
+    except RuntimeError:
+        return False
 
 
 def parts_of(model: Any) -> tuple[Stem3d, list[Any], dict[int, str] | None]:

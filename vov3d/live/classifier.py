@@ -128,9 +128,11 @@ class StreamClassifier:
             float32 `(n, num_classes)` on the CPU, without frames during the model's delay at the beginning.
 
         Raises:
-            ValueError: for a frame of another form.
+            ValueError: for a frame of another form, no frames, or frames of several sizes.
         """
         pictures = [as_picture(frame, self.frames + i) for i, frame in enumerate(frames)]
+        if len(sizes := {tuple(picture.shape[1:]) for picture in pictures}) != 1:
+            raise ValueError(f"expected one or more frames of one size, got {len(pictures)} of sizes {sorted(sizes)}")
         return self._rows(self._transform(torch.stack(pictures)))
 
     def _rows(self, views: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,11 @@
 
 import io
 import json
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -73,35 +75,40 @@ def annotated(picture: np.ndarray, predictions: Sequence[Prediction]) -> Image.I
     return image
 
 
+_TICKS = 90_000  # a second, as in MPEG: the times of all usual rates are whole
+
+
 class VideoWriter:
-    """An H.264 file of annotated frames; it is put in place when it is closed.
+    """An H.264 file of annotated frames, each shown at its own time; it is put in place when it is closed.
 
     Args:
-        path: The file.
-        fps: Frames per second.
+        path: The file; its folder must exist.
+        fps: Frames per second to expect; late and dropped frames make it less.
 
     Raises:
-        ValueError: If its folder does not exist or the name does not have a video's extension.
+        ValueError: If the name does not have a video's extension.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
         if path.suffix.lower() not in (".mp4", ".mkv", ".mov"):
             raise ValueError(f"{path}: the video's name must end in .mp4, .mkv or .mov")
-        if not path.absolute().parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {path.absolute().parent}; make it first")
         self._path, self._fps = path, fps
         self._placing = ExitStack()  # holds the draft from the first frame on; closing it puts the file in place
         self._container: Any = None
         self._stream: Any = None
+        self._last = -1
 
-    def write(self, image: Image.Image) -> None:
-        """Adds a frame; one of another size than the first is resized."""
+    def write(self, image: Image.Image, seconds: float) -> None:
+        """Adds a frame at its time; one of another size than the first is resized."""
         if self._container is None:
             self._container = av.open(str(self._placing.enter_context(replacing(self._path))), "w")
             self._stream = self._container.add_stream("libx264", rate=max(round(self._fps), 1), options={"crf": "23"})
             self._stream.width, self._stream.height, self._stream.pix_fmt = *image.size, "yuv420p"
-        frame = image.resize((self._stream.width, self._stream.height))
-        self._container.mux(self._stream.encode(av.VideoFrame.from_image(frame)))
+            self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        frame = av.VideoFrame.from_image(image.resize((self._stream.width, self._stream.height)))
+        frame.pts = self._last = max(round(seconds * _TICKS), self._last + 1)
+        frame.time_base, frame.duration = Fraction(1, _TICKS), max(round(_TICKS / self._fps), 1)
+        self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
         """Finishes the file, if there was a frame, and puts it in place; after an error the draft is removed."""
@@ -117,6 +124,13 @@ _PAGE = b"""<!doctype html><meta charset="utf-8"><title>vov3d live</title>
 <h1 id="label">&nbsp;</h1><img src="/live.mjpg" alt="the newest frame with its labels">
 <script>setInterval(async()=>{const now=await (await fetch("/labels.json")).json();
 document.getElementById("label").textContent=now.label||"\\u00a0"},500)</script>"""
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Prints no traceback where a browser has closed the connection."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class Page:
@@ -139,7 +153,13 @@ class Page:
             def log_message(self, *_: object) -> None:
                 """Prints nothing: standard error is for the command."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        try:
+            self._server = _Server(("127.0.0.1", port), Handler)
+        except OSError as error:
+            raise OSError(
+                f"cannot serve the page on port {port} ({error.strerror or error}): is another service running there?"
+                " Give another port, or 0 for any that is free"
+            ) from error
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, name="vov3d-page", daemon=True)

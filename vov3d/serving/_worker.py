@@ -95,11 +95,20 @@ def _limit(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
+def _content(handle: int) -> bytes:
+    """Returns all bytes of a file; one call gives 2 GiB at most."""
+    parts, size = list[bytes](), 0
+    while part := os.pread(handle, os.fstat(handle).st_size - size, size):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
 def _answer(connection: Connection, handle: int, setup: Setup, transform: Any) -> bool:
     """Decodes a file and sends its clips, or why it cannot be decoded; returns False where memory ran out."""
     try:
         # as bytes, which are opened without the right to open any file or address
-        data = os.pread(handle, os.fstat(handle).st_size, 0)
+        data = _content(handle)
         _decode(connection, data, setup, transform)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise

@@ -202,5 +202,5 @@ def as_picture(frame: Any, number: int) -> torch.Tensor:
     kind = str(getattr(frame, "dtype", type(frame).__name__)).removeprefix("torch.")
     if kind != "uint8" or len(shape) != 3 or 3 not in (shape[0], shape[2]):
         raise ValueError(f"frame {number}: expected uint8 (H, W, 3) or (3, H, W), got {kind} of shape {shape}")
-    picture = frame if isinstance(frame, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(frame))
+    picture = frame if isinstance(frame, torch.Tensor) else torch.from_numpy(np.require(frame, requirements=["C", "W"]))
     return picture.permute(2, 0, 1) if shape[2] == 3 else picture

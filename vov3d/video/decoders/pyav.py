@@ -113,7 +113,7 @@ class PyAVFrames(FrameSource):
         index = self._index
         self.num_frames = max(self._count if self._by_count else len(index.pts), index.promised)
         self.fps, self.variable = index.fps, index.variable
-        self._upright = _upright(_display_matrix(first))
+        self._upright = upright(display_matrix(first))
         self._coded_size = first.width, first.height
         turned = self._upright(np.empty((first.height, first.width, 0)))
         self.height, self.width = turned.shape[:2]
@@ -414,7 +414,7 @@ def _is_key(frame: Any) -> bool:
     return frame.key_frame and frame.pict_type in _INTRA and not frame.is_corrupt
 
 
-def _display_matrix(frame: Any) -> tuple[int, ...]:
+def display_matrix(frame: Any) -> tuple[int, ...]:
     """Returns the upper left four numbers of the display matrix, which sets a picture upright; () if there is none."""
     found = frame.side_data.get("DISPLAYMATRIX")
     if found is None or found.buffer_size < 36:
@@ -423,7 +423,7 @@ def _display_matrix(frame: Any) -> tuple[int, ...]:
     return tuple(int(numbers[k]) for k in (0, 1, 3, 4))
 
 
-def _upright(matrix: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+def upright(matrix: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function that sets a picture `(H, W, C)` upright: the one of eight turns nearest to the matrix.
 
     The matrix takes a point `(x, y)` to `(a x + c y, b x + d y)`; one that is all zero is ignored.
