@@ -73,6 +73,23 @@ def test_a_request_that_is_given_up_no_longer_waits():
     batcher.close()
 
 
+def test_a_view_does_not_wait_for_a_request_that_has_ended():
+    requests, asked = [2], threading.Event()
+
+    def others():
+        asked.set()
+        return requests[0]
+
+    batcher, owner = Batcher(sums, 2, 60.0, others), Collected()
+    owner.expect(1)
+    batcher.put(torch.ones(1, dtype=torch.uint8), 1, owner)
+    assert asked.wait(10)
+    requests[0] = 1
+    batcher.fewer_others()
+    assert owner.future.result(10).item() == 1
+    batcher.close()
+
+
 def test_closing_refuses_what_waits_and_lets_no_thread_hang():
     batcher, go = blocked()
     owners = [Collected() for _ in range(3)]

@@ -89,6 +89,20 @@ def test_views_of_several_requests_share_a_batch(classifier, clips):
     assert max(a.json()["seconds"]["total"] for a in answers) < 60  # nobody waits for a batch that cannot be filled
 
 
+def test_nobody_waits_for_a_request_that_has_ended(classifier, clips):
+    with Service(classifier, "n", Limits(max_batch=8, max_wait=60.0, timeout=20.0)) as service:
+        app = create_app(service)
+
+        async def both():
+            with service.admitted():
+                asking = asyncio.ensure_future(asked(app, "POST", "/predict", **form(clips[0])))
+                while service.batcher.waiting() < 2 and not asking.done():
+                    await asyncio.sleep(0.01)
+            return await asking
+
+        assert asyncio.run(both()).status_code == 200
+
+
 def test_facts(app, service, classifier):
     assert ask(app, "GET", "/labels").json()["labels"] == classifier.class_names
     model = ask(app, "GET", "/model").json()

@@ -128,6 +128,11 @@ class Batcher:
             self._waiting = deque(view for view in self._waiting if view.owner is not owner)
             self._changed.notify_all()
 
+    def fewer_others(self) -> None:
+        """Tells that a request has ended, so that no view waits for it."""
+        with self._changed:
+            self._changed.notify_all()
+
     def waiting(self) -> int:
         """Returns the number of views that wait."""
         return len(self._waiting)

@@ -188,6 +188,7 @@ class Service:
             self._recent.append(time.monotonic() - begun)
         finally:
             self._in_work -= 1
+            self.batcher.fewer_others()
 
     def _wait(self) -> float:
         """Returns about how many seconds pass until a place is free."""
