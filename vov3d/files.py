@@ -54,11 +54,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_not_source(path: str | os.PathLike[str], *sources: object) -> None:
-    """Checks that a file to write is none of the videos that are read.
+    """Checks that a file to write is none of the files that are read.
 
     Args:
         path: The file to write.
-        sources: Videos; those that are no paths are ignored.
+        sources: Files that are read; those that are no paths are ignored.
 
     Raises:
         ValueError: If it is one of them, under this or another name.
@@ -67,7 +67,7 @@ def check_not_source(path: str | os.PathLike[str], *sources: object) -> None:
         return
     for source in sources:
         if isinstance(source, str | os.PathLike) and os.path.exists(source) and os.path.samefile(path, source):
-            raise ValueError(f"{os.fspath(path)}: is the video itself, which would be lost; name another file")
+            raise ValueError(f"{os.fspath(path)}: is the file that is read, which would be lost; name another")
 
 
 @contextmanager

@@ -244,3 +244,13 @@ def test_convert_refuses(capsys, tmp_path, more, message):
     assert (code, out) == (1, "")
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_convert_does_not_overwrite_what_it_reads(capsys, tmp_path):
+    source = tmp_path / "own.pth"
+    torch.save({"model": vov3d.create_model("vov3d_n").state_dict(), "optimizer": [1]}, source)
+    before = source.read_bytes()
+    code, _, err = run(capsys, "convert", str(source), "--to", "slowfast", "-o", str(source))
+    assert code == 1
+    assert "is the file that is read, which would be lost" in err
+    assert source.read_bytes() == before

@@ -62,7 +62,7 @@ def test_the_video_is_not_overwritten(capsys, video, tmp_path):
     other.symlink_to(video)
     before = Path(video).read_bytes()
     assert main(["explain", video, "-o", str(other)]) == 1
-    assert "link.mp4: is the video itself, which would be lost" in capsys.readouterr().err
+    assert "link.mp4: is the file that is read, which would be lost" in capsys.readouterr().err
     assert Path(video).read_bytes() == before
 
 

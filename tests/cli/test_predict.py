@@ -275,6 +275,17 @@ def test_no_picture_is_drawn_of_an_unread_video(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_picture_does_not_replace_what_is_read(count: int, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = tmp_path / ("a.gif" if count == 1 else "a-2.gif")
+    frames = [Image.new("RGB", (48, 48), (40 * i, 0, 0)) for i in range(4)]
+    frames[0].save(source, save_all=True, append_images=frames[1:])
+    before = source.read_bytes()
+    assert main(["predict", *[str(source)] * count, "--picture", str(tmp_path / "a.gif")]) == 1
+    assert "is the file that is read, which would be lost" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
 @pytest.mark.parametrize("width", [120, 300, 1000])
 @pytest.mark.parametrize(
     "text",

@@ -488,5 +488,5 @@ def test_the_command_names_what_does_not_fit(options, match, clip, capsys):
 def test_the_video_is_not_overwritten(clip, tmp_path, capsys):
     video = shutil.copy(clip, tmp_path / "clip.mp4")
     assert main(["live", str(video), "-o", str(video)]) == 1
-    assert "is the video itself, which would be lost" in capsys.readouterr().err
+    assert "is the file that is read, which would be lost" in capsys.readouterr().err
     assert video.read_bytes() == clip.read_bytes()

@@ -23,6 +23,7 @@ from vov3d.cli.arguments import (
 )
 from vov3d.deploy import BACKENDS, load_exported, optimize_for_inference
 from vov3d.deploy.formats import FORMATS
+from vov3d.files import check_not_source
 from vov3d.models import create_model
 from vov3d.models.names import model_name
 
@@ -113,14 +114,16 @@ def add_settings(p: argparse.ArgumentParser) -> None:
 
 def _predict(args: argparse.Namespace) -> int:
     from vov3d.video import parse_views  # needs the extra `video`
+    from vov3d.video.picture import check_picture_name, save_result
 
     clips, crops = parse_views(args.views)
     if args.picture:
-        from vov3d.video.picture import check_picture_name
-
         check_picture_name(args.picture)
         check_output(args.picture)
     files = named_videos(args.files, "predict", args.shard)
+    pictures = _pictures(args.picture, len(files))
+    for picture in pictures:
+        check_not_source(picture, *files)
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
@@ -138,13 +141,13 @@ def _predict(args: argparse.Namespace) -> int:
     results = classifier.results(files, topk=args.topk, fps=args.fps, errors="return")
     progress = Progress("predict", len(files))
     with show_warnings("predict", progress.clear), closing(_printer(args, classifier)) as printer:
-        for number, (file, result) in enumerate(zip(files, results, strict=True), 1):
+        for number, (file, result) in enumerate(zip(files, results, strict=True)):
             progress.clear()
             if result.error is not None:
                 failed = True
                 print(f"vov3d predict: {result.error}", file=sys.stderr)
-            elif args.picture:
-                _draw(args.picture, result, number if len(files) > 1 else None)
+            elif pictures:
+                save_result(result, pictures[number])
             printer.add(file, result)
             progress.step()
     return int(failed)
@@ -214,12 +217,12 @@ def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int,
     )
 
 
-def _draw(picture: str, result: Any, number: int | None) -> None:
-    """Writes the picture of one file, with its number in the name if there are several."""
-    from vov3d.video.picture import save_result
-
-    stem, ending = os.path.splitext(picture)
-    save_result(result, picture if number is None else f"{stem}-{number}{ending}")
+def _pictures(name: str | None, count: int) -> list[str]:
+    """Returns the name of each video's picture, with its number if there are several; none without a name."""
+    if name is None:
+        return []
+    stem, ending = os.path.splitext(name)
+    return [name] if count == 1 else [f"{stem}-{number}{ending}" for number in range(1, count + 1)]
 
 
 # --- printing --------------------------------------------------------------------------------------------------------

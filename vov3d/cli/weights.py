@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vov3d.files import replacing
+from vov3d.files import check_not_source, replacing
 from vov3d.hub import convert, convert_state_dict, from_pretrained, publish
 from vov3d.labels import read_label_names
 from vov3d.layers import MIDDLE_CONVS
@@ -69,6 +69,7 @@ def _convert_back(args: argparse.Namespace) -> int:
     if unused:
         raise ValueError(f"{', '.join(unused)} has no effect with --to, which only renames tensors")
     source = Path(args.source)
+    check_not_source(args.output, source)
     tensors = convert_state_dict(from_pretrained(source) if source.is_dir() else read_state_dict(source), args.to)
     output = Path(args.output)
     if output.is_dir():
