@@ -249,7 +249,7 @@ def test_another_video_than_the_explained_one_is_named(tmp_path):
     found = explain(task_model("single"), first)
     with pytest.raises(ValueError, match=r"second\.mp4: has no frame between .* give the video that was explained"):
         save_explanations([found], tmp_path / "out.mp4", second)
-    with pytest.raises(ValueError, match=r"first\.mp4: is the video itself"):
+    with pytest.raises(ValueError, match=r"first\.mp4: is the file that is read"):
         save_explanations([found], first, first)
 
 

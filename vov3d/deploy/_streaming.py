@@ -352,6 +352,9 @@ class StreamingNetwork(nn.Module):
         pretrained_cfg: Frame settings of the weights.
         feature_info: Information about the model's feature maps.
         output_names: A name for each output.
+
+    Raises:
+        ValueError: If the model has blocks other than those of this package.
     """
 
     def __init__(self, model: Any, window: int) -> None:

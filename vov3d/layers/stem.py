@@ -44,6 +44,9 @@ class Stem3d(nn.Module):
 
     Shape:
         `(B, in_chans, T, H, W)` to `(B, out_chs, T, ceil(H / 2), ceil(W / 2))`.
+
+    Raises:
+        ValueError: If `in_chans` is not a whole number of at least 1.
     """
 
     def __init__(
