@@ -501,8 +501,8 @@ class StreamingNetwork(nn.Module):
         """Raises ValueError unless a state is of these streams and this size."""
         name = f"{self.stem_t.name}.1"
         wanted = (len(clip), *(-(-n // 2) for n in clip.shape[3:]), self.stem_s.weight.shape[0])
-        if "frames" not in state or (self.stem_t.field > 1 and name not in state):
-            raise ValueError(f"this is not a state of this network: it lacks 'frames' or {name!r}; call initial_state")
+        if "frames" not in state:
+            raise ValueError(f"{_NOT_OURS}: it lacks 'frames'; {_ANEW}")
         found = tuple(state[name].shape) if name in state else wanted
         if found != wanted or len(state["frames"]) != len(clip):
             raise ValueError(
