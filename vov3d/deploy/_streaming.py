@@ -558,7 +558,7 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
     window = cfg.get("num_frames") if window is None else window
     if window is None or window < 1:
         raise ValueError(f"window is {window}: give the number of frames to pool, 1 or more")
-    return StreamingNetwork(_checked(fold_batchnorm(model).eval()), window).requires_grad_(False).eval()
+    return StreamingNetwork(_checked(fold_batchnorm(model)), window).requires_grad_(False).eval()
 
 
 def _checked(model: Any) -> nn.Module:
