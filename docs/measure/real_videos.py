@@ -1,6 +1,7 @@
-"""Fine-tunes `vov3d_n` on small sets of real videos, with controls, three seeds each.
+"""Fine-tunes `vov3d_n` and its rivals on small sets of real videos, with controls, three seeds each.
 
     python docs/measure real_videos list
+    python docs/measure real_videos pretrain             # networks of equal cost on moving shapes, as vov3d_n was
     python docs/measure real_videos run --videos FOLDER  # trains what is missing; `--only gestures-tuned` some of it
     python docs/measure real_videos report               # writes docs/results/real_videos.md from what is there
 
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from comparison.networks import NETWORKS, cost
 from pages import DOCS, fill
 from reference.data.clips import Key, VideoClips
 from reference.data.sources import Source
@@ -36,6 +38,7 @@ from vov3d.files import replacing
 from vov3d.video import VideoReader, clip_indices, random_clip_indices
 
 RESULTS, PAGE = DOCS / "results" / "real_videos", DOCS / "results" / "real_videos.md"
+WORK = Path("runs/real_videos")
 SEEDS = (0, 1, 2)
 SETS = {  # with the keys that a user of such videos would set
     "gestures": {},
@@ -70,17 +73,21 @@ class Kind:
         keys: Keys that differ from the recipe.
         frames: Frames that the network sees in training and test: in their order, shuffled, or a single one.
         seeds: Seeds that are planned.
+        network: The one of `comparison.networks` that `pretrain` has trained; none: `vov3d_n`, as it is packaged.
     """
 
     title: str
     keys: dict[str, str]
     frames: str = "ordered"
     seeds: tuple[int, ...] = SEEDS
+    network: str = ""
 
 
 KINDS = {
     "tuned": Kind("from `vov3d_n`", {}),
     "scratch": Kind("from scratch", {"model.pretrained": "false"}),
+    "x3d": Kind("from an X3D of equal cost", {}, network="baseline"),
+    "x3d_d2plus1d": Kind("from an X3D with D(2+1)D", {}, network="d2plus1d"),
     "shuffled": Kind("from `vov3d_n`, shuffled frames", {}, "shuffled"),
     "single": Kind("from `vov3d_n`, one frame of each clip, repeated", {}, "single"),
     "former": Kind("from `vov3d_n`, the recipe as it was", FORMER),
@@ -116,6 +123,9 @@ class Run:
         """Name of its file."""
         return f"{self.data}-{self.kind}-seed{self.seed}"
 
+
+RIVALS = ("both", *(kind.network for kind in KINDS.values() if kind.network))
+"""Networks of equal cost, of which the first is `vov3d_n`."""
 
 PLAN = [Run(data, kind, seed) for kind, row in KINDS.items() for seed in row.seeds for data in SETS]
 
@@ -156,11 +166,46 @@ def answers(model: Any, clips: Kept) -> list[int]:
     return [int(model.forward_dense(clips.__getitems__(key).clips).argmax()) for key in keys]
 
 
+def pretrain(name: str, work: Path) -> dict[str, Any]:
+    """Trains a network on moving shapes as `vov3d_n` was trained, and measures it on the recipe's validation clips.
+
+    `vov3d_n` itself ("both") is only measured.
+    """
+    keys = {"model.pretrained": "true"} if name == "both" else NETWORKS[name].keys | {"train.val_every": "2"}
+    trainer = Trainer(load_recipe("shapes_nano", keys), _pretrained(name, work), resume=True)
+    if name != "both":
+        trainer.run()
+    budget = cost(name, 8, 64)
+    return {"params": budget.params, "macs": budget.macs, "top1": trainer.validate()["top1"]}
+
+
+def _pretrained(name: str, work: Path) -> Path:
+    return work / f"pretrained-{name}"
+
+
+def network_table(found: Mapping[str, dict[str, Any]]) -> str:
+    """Returns the networks that were trained on moving shapes, in Markdown."""
+    lines = ["| network | parameters | multiply-adds (M) | top-1 on moving shapes, % |", "| --- | --- | --- | --- |"]
+    for name, row in found.items():
+        lines.append(f"| {NETWORKS[name].title} | {row['params']:,} | {row['macs'] / 1e6:.1f} | {row['top1']:.1f} |")
+    return "\n".join(lines) if found else NOTHING
+
+
+def _model(kind: Kind, work: Path) -> str:
+    """Returns the name of the network that a kind begins with."""
+    if not kind.network:
+        return "vov3d_n"
+    folder = _pretrained(kind.network, work) / "model"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: is not there; run `python docs/measure real_videos pretrain --work {work}` first")
+    return f"local-dir:{folder}"
+
+
 def execute(run: Run, videos: Path, work: Path) -> dict[str, Any]:
     """Trains and measures; resumes what was interrupted."""
     kind = KINDS[run.kind]
     keys = {
-        "model.name": "vov3d_n",
+        "model.name": _model(kind, work),
         "data.path": str(videos / run.data),
         "data.workers": "0",
         "train.val_every": "1000",
@@ -267,7 +312,18 @@ def report(results: Path, page: Path) -> None:
     found = read(results)
     have = {run["data"] for run in found.values()}
     tables = {name: table(found, name) if name in have else NOTHING for name in SETS}
-    fill(page, missing=missing(found), choices=choices(found), **tables)
+    networks = {name: json.loads(path.read_text()) for name in RIVALS if (path := _rival(results, name)).is_file()}
+    fill(page, missing=missing(found), choices=choices(found), networks=network_table(networks), **tables)
+
+
+def _rival(results: Path, name: str) -> Path:
+    return results / "networks" / f"{name}.json"
+
+
+def _store(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(found) + "\n")
 
 
 def missing(found: Mapping[str, Any]) -> str:
@@ -290,10 +346,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="lists finished and missing runs")
     commands.add_parser("report", help="writes the page from what is there")
+    training = commands.add_parser("pretrain", help="trains networks of equal cost on moving shapes")
+    training.add_argument("--only", default="", metavar="NAME", help=f"one of {', '.join(RIVALS)}")
     running = commands.add_parser("run", help="trains what is missing")
     running.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="with a folder for each set")
     running.add_argument("--only", default="", metavar="START", help="runs whose names begin so, as gestures-tuned")
-    running.add_argument("--work", type=Path, default=Path("runs/real_videos"), metavar="FOLDER", help="checkpoints")
+    for command in (training, running):
+        command.add_argument("--work", type=Path, default=WORK, metavar="FOLDER", help="checkpoints")
     args = parser.parse_args(arguments)
     try:
         found = read(args.results)
@@ -304,13 +363,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 done = found.get(run.name)
                 share = f"{figure([done], KINDS[run.kind].frames)[1][0]:.1f}%" if done else "to do"
                 print(f"{run.name:32} {share}")
+        elif args.command == "pretrain":
+            for name in RIVALS:
+                if not _rival(args.results, name).is_file() and args.only in ("", name):
+                    _store(_rival(args.results, name), pretrain(name, args.work))
         else:
             for run in PLAN:
                 if run.name not in found and run.name.startswith(args.only):
                     result = execute(run, args.videos, args.work)
-                    args.results.mkdir(parents=True, exist_ok=True)
-                    with replacing(args.results / f"{run.name}.json") as draft:
-                        draft.write_text(json.dumps(result) + "\n")
+                    _store(args.results / f"{run.name}.json", result)
                     print(f"--- {run.name}: {figure([result], KINDS[run.kind].frames)[1][0]:.1f}%", flush=True)
     except (OSError, ValueError) as error:
         print(f"real_videos.py: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from reference.data.clips import VideoClips, to_network
 from reference.data.sources import read_source
 from reference.training.recipe import load_recipe, sections
 
+import vov3d
 from vov3d.synthetic.moving_shapes import CLASSES, write_videos
 
 CFG = {
@@ -72,6 +73,8 @@ def test_accuracy_is_balanced_over_the_classes():
 def test_every_planned_run_has_keys_of_the_recipe():
     for run in real_videos.PLAN:
         load_recipe("finetune", real_videos.SETS[run.data] | real_videos.KINDS[run.kind].keys)
+    for name in real_videos.RIVALS:
+        load_recipe("shapes_nano", real_videos.NETWORKS[name].keys)
     assert len({run.name for run in real_videos.PLAN}) == len(real_videos.PLAN)
 
 
@@ -98,6 +101,31 @@ def test_runs_are_done_once_and_the_report_names_what_is_missing(tmp_path, monke
     missing = part_of(text, "missing")
     assert re.search("^- from scratch: .*`fights` 3 of 3", missing, re.MULTILINE)
     assert not re.search("^- from `vov3d_n`: .*`fights`", missing, re.MULTILINE)
+
+
+def test_rivals_are_trained_once_and_fine_tuned_from_there(tmp_path, monkeypatch, capsys):
+    done = []
+    row = {"params": 230000, "macs": 47e6, "top1": 98.25}
+    monkeypatch.setattr(real_videos, "pretrain", lambda name, work: done.append(name) or row)
+    words = ["--results", str(tmp_path / "found"), "pretrain", "--work", str(tmp_path)]
+    for _ in range(2):
+        assert real_videos.main([*words, "--only", "baseline"]) == 0
+    assert done == ["baseline"]
+    page = tmp_path / "page.md"
+    page.write_text(real_videos.PAGE.read_text())
+    (tmp_path / "found" / "fights-x3d-seed0.json").write_text(json.dumps(made("x3d", 0, [0, 0, 0, 0, 0, 1])))
+    real_videos.report(tmp_path / "found", page)
+    assert "| X3D: depthwise 3D | 230,000 | 47.0 | 98.2 |" in part_of(page.read_text(), "networks")
+    assert "| from an X3D of equal cost | 75.0 | " in part_of(page.read_text(), "fights")
+
+    kind = real_videos.KINDS["x3d"]
+    with pytest.raises(ValueError, match="run `python docs/measure real_videos pretrain --work .*` first"):
+        real_videos._model(kind, tmp_path)
+    model = vov3d.create_model("x3d_m", num_classes=20, **real_videos.NETWORKS[kind.network].args)
+    vov3d.save_pretrained(model, real_videos._pretrained(kind.network, tmp_path) / "model")
+    assert real_videos.NETWORKS[kind.network].conv == "dw3d"
+    again = vov3d.create_model(real_videos._model(kind, tmp_path), pretrained=True, num_classes=2)
+    assert torch.equal(again.stem.conv_s.weight, model.stem.conv_s.weight)
 
 
 def test_the_page_is_that_of_the_stored_runs(tmp_path):

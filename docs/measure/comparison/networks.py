@@ -1,6 +1,7 @@
 """Nano networks of equal cost: widths are chosen so that parameters and multiply-adds agree to 5%."""
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +42,22 @@ class Network:
         return own | dict(stem_chs=12, head_chs=128, hidden_chs=256, output_stride=16)
 
     @property
+    def keys(self) -> dict[str, str]:
+        """Keys of a recipe that train this network by Muon; see `fallback`."""
+        args = {f"model.args.{key}": str(list(v) if isinstance(v, tuple) else v) for key, v in self.args.items()}
+        return args | {"model.name": self.model, "optimizer.args.fallback_list": json.dumps(fallback(self.conv))}
+
+    @property
     def has_tosa(self) -> bool:
         """True for networks that aggregate features."""
         return self.model.startswith("vov3d")
+
+
+def fallback(conv: str) -> list[str]:
+    """Returns the weights that AdamW updates: depthwise kernels, the stem and the classifier are no matrices."""
+    stem = ["stem.conv_s.weight", "stem.conv_t.weight", "head.fc.weight"]
+    depthwise = ["*.conv_s.weight", "*.conv_t.weight", "*.conv_st.weight", "head.fc.weight"]
+    return stem if conv in ("3d", "r2plus1d") else depthwise
 
 
 def _tosa(title: str, conv: str, *mid_chs: int) -> Network:
@@ -72,8 +86,8 @@ TABLE4 = {
 
 
 @functools.cache
-def cost(name: str, num_frames: int = 8) -> Budget:
+def cost(name: str, num_frames: int = 8, size: int = SIZE) -> Budget:
     """Returns parameters and multiply-adds of a clip, counted on the meta device."""
     network = NETWORKS[name]
     model = vov3d.create_model(network.model, num_classes=len(CLASSES), device="meta", **network.args)
-    return budget_of(model.eval(), torch.empty(1, 3, num_frames, SIZE, SIZE, device="meta"))
+    return budget_of(model.eval(), torch.empty(1, 3, num_frames, size, size, device="meta"))

@@ -68,10 +68,7 @@ class Run:
 
     def overrides(self, sizes: Sizes) -> dict[str, str]:
         """Returns the keys that differ from the recipe `shapes_nano`."""
-        network = NETWORKS[self.network]
-        args = {f"model.args.{key}": str(list(v) if isinstance(v, tuple) else v) for key, v in network.args.items()}
-        return args | {
-            "model.name": network.model,
+        return NETWORKS[self.network].keys | {
             "shapes.clips": str(sizes.train),
             "shapes.val_clips": str(sizes.val),
             "shapes.frames": str(sizes.frames),
@@ -83,17 +80,9 @@ class Run:
             "clip.test_size": str(SIZE),
             "clip.shift": "2",
             "optimizer.lr": str(self.rate),
-            "optimizer.args.fallback_list": json.dumps(fallback(network.conv)),
             "schedule.epochs": str(self.epochs),
             "train.seed": str(self.seed),
         }
-
-
-def fallback(conv: str) -> list[str]:
-    """Returns the weights that AdamW updates: depthwise kernels, the stem and the classifier are no matrices."""
-    stem = ["stem.conv_s.weight", "stem.conv_t.weight", "head.fc.weight"]
-    depthwise = ["*.conv_s.weight", "*.conv_t.weight", "*.conv_st.weight", "head.fc.weight"]
-    return stem if conv in ("3d", "r2plus1d") else depthwise
 
 
 class CurveTrainer(Trainer):
