@@ -200,19 +200,25 @@ def test_a_page_of_half_a_megabyte_and_a_model_that_is_not_there(tmp_path, capsy
         small.close(verbose=False)
 
 
-def test_sigterm_stops_the_page_as_ctrl_c_does():
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_stops_the_page_as_ctrl_c_does(name):
+    number = getattr(signal, name, signal.SIGTERM)  # Windows has no SIGHUP
+
     class App:
         ended = False
 
         def block_thread(self):
             with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(number)
             self.ended = True
 
-    app, before = App(), signal.getsignal(signal.SIGTERM)
-    wait_for_end(app)
-    assert app.ended
-    assert signal.getsignal(signal.SIGTERM) is before
+    app, before = App(), signal.signal(number, signal.SIG_DFL)  # under nohup it would be ignored
+    try:
+        wait_for_end(app)
+        assert app.ended
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def test_large_files_are_refused(page, tmp_path):

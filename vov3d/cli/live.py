@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from vov3d.deploy import load_exported
 from vov3d.deploy.formats import FORMATS
 from vov3d.models import create_model
 from vov3d.models.names import model_name
+from vov3d.signals import signals_as_ctrl_c
 from vov3d.weights.tasks import Task, task_of
 
 
@@ -89,7 +88,7 @@ def _live(args: argparse.Namespace) -> int:
             session.page = Page(args.serve)
             stack.callback(session.page.close)
             _say(session.page.address)
-        stack.enter_context(_signals_as_ctrl_c())
+        stack.enter_context(signals_as_ctrl_c())
         stack.enter_context(source)
         try:
             for frame in source:
@@ -102,28 +101,6 @@ def _live(args: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     print(f"vov3d live: {text}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _signals_as_ctrl_c() -> Iterator[None]:
-    """Lets a service manager or a closed terminal end a session as Ctrl-C does, with its video finished.
-
-    A second signal of the kind ends the process at once. A signal that is ignored, as by `nohup`, stays so.
-    """
-
-    def interrupt(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: one
-    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _model(args: argparse.Namespace) -> torch.nn.Module:

@@ -8,7 +8,6 @@ page loads nothing from other hosts and sends no usage data.
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 from vov3d.extras import install
 from vov3d.models import list_pretrained
 from vov3d.serving._labelling import error_card, note, text_of
+from vov3d.signals import signals_as_ctrl_c
 
 __all__ = ["PageLimits", "build_app", "launch_app", "wait_for_end"]
 
@@ -202,22 +202,15 @@ def _load_first(page: Any) -> None:
 
 
 def wait_for_end(app: Any) -> None:
-    """Waits for Ctrl-C or SIGTERM, then stops the server of a page and deletes what visitors have sent.
+    """Waits for Ctrl-C, SIGTERM or SIGHUP, then stops the server of a page and deletes what visitors have sent.
 
     Must be called in the main thread.
 
     Args:
         app: The page, after `launch_app`.
     """
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
+    with signals_as_ctrl_c():
         app.block_thread()
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Page:
