@@ -1,7 +1,8 @@
 """A depthwise t x k x k convolution as a sum of shifted `conv2d`, with its own backward pass.
 
 Autograd's pass over the same sum pads each part with frames of zeros, adds out of place, and under autocast casts the
-clip once for each frame of the kernel. Here parts are added in place, and gradients need no padding.
+clip once for each frame of the kernel. Here parts are added in place, and gradients need no padding. Strided kernels of
+16 bits, at whose gradients oneDNN fails, have their own.
 """
 
 from typing import Any
@@ -18,12 +19,26 @@ def has_no_forward_derivatives() -> bool:
     return forward_ad._current_level < 0
 
 
-def in_autocast(x: torch.Tensor) -> torch.Tensor:
-    """Casts to the type that convolutions have under autocast."""
+def type_in_autocast(x: torch.Tensor) -> torch.dtype:
+    """Returns the type that a convolution of `x` has, under autocast or not."""
     kind = x.device.type
     if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
-        return x
-    return x.to(torch.get_autocast_dtype(kind))
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def in_autocast(x: torch.Tensor) -> torch.Tensor:
+    """Casts to the type that convolutions have under autocast."""
+    return x.to(type_in_autocast(x))
+
+
+def is_strided_in_16_bits(dtype: torch.dtype, weight: torch.Tensor, stride: Sizes, groups: int) -> bool:
+    """Returns whether oneDNN fails at the gradients: for strided depthwise kernels of 16 bits.
+
+    It is 7 to 27 times slower there for the clip than in float32, and the kernel's gradient holds memory that nobody
+    wrote where a map is hardly wider than the stride (torch 2.14).
+    """
+    return dtype.itemsize == 2 and max(stride) > 1 and weight.shape[:2] == (groups, 1)
 
 
 def shifted_sum(
@@ -66,7 +81,8 @@ class _ShiftedSum(torch.autograd.Function):
             if torch.is_grad_enabled():  # create_graph=True: gradients that can be differentiated again
                 return *_differentiable(x, weight, bias, grad, ctx.needs_input_grad[:3], *ctx.settings), *nothing
             wanted = ctx.needs_input_grad[:2]
-            dx, dw = _gradients(x, weight, grad, wanted, *ctx.settings)
+            strided = is_strided_in_16_bits(x.dtype, weight, ctx.settings[0], ctx.settings[3])
+            dx, dw = (_gradients_in_16_bits if strided else _gradients)(x, weight, grad, wanted, *ctx.settings)
             db = grad.sum((0, 2, 3, 4)) if ctx.needs_input_grad[2] else None
         return dx, dw, db, *nothing
 
@@ -136,6 +152,29 @@ def _gradients(
             written_to, read_from = (first, second) if shift > 0 else (second, first)
             dws[i] = dws[i].sub_(backward(written_to, read_from, kernel, (False, True))[1])
     return _clips(dx, len(x)) if wanted[0] else None, torch.stack(dws, 2) if wanted[1] else None
+
+
+def _gradients_in_16_bits(x: Any, weight: Any, grad: Any, wanted: Any, *settings: Any) -> tuple[Any, Any]:
+    """Computes the gradients of the clip and, in float32, of the kernel, where `is_strided_in_16_bits`."""
+    dx = _spread_gradient(x, weight, grad, *settings) if wanted[0] else None
+    if not wanted[1]:
+        return dx, None
+    dw = _gradients(x.float(), weight.float(), grad.float(), (False, True), *settings)[1]
+    return dx, dw.to(weight.dtype)
+
+
+def _spread_gradient(x: Any, weight: Any, grad: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> Any:
+    """Computes the gradient of the clip of a depthwise kernel by a convolution of stride 1.
+
+    The gradient of the output is spread out to where stride 1 would have it, with zeros between, and convolved with the
+    kernel turned around.
+    """
+    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    sides = [n + 2 * p - r for n, p, r in zip(x.shape[2:], padding, reach, strict=True)]
+    spread = grad.new_zeros(len(grad), *sides, grad.shape[1]).permute(0, 4, 1, 2, 3)
+    spread[..., :: stride[1], :: stride[2]] = grad
+    around = tuple(r - p for r, p in zip(reach, padding, strict=True))
+    return _forward(spread, weight.flip(2, 3, 4), None, (1, 1, 1), around, dilation, groups)
 
 
 def _differentiable(x: Any, weight: Any, bias: Any, grad: Any, wanted: Any, *settings: Any) -> list[Any]:

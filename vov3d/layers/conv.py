@@ -27,7 +27,12 @@ import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
-from vov3d.layers._shifted import has_no_forward_derivatives, shifted_sum
+from vov3d.layers._shifted import (
+    has_no_forward_derivatives,
+    is_strided_in_16_bits,
+    shifted_sum,
+    type_in_autocast,
+)
 from vov3d.layers.choosing import MEASURED
 from vov3d.layers.choosing import convolve as chosen
 from vov3d.layers.conv_forms import is_channels_last, over_frames, over_lines
@@ -146,18 +151,19 @@ def _convolve(
         if is_point and weight.shape[2] > 1:
             return over_lines(x, weight, bias, stride, padding, dilation, groups)
         reach = dilation[0] * (weight.shape[2] - 1)
-        if _adds_in_place(weight, reach, padding):
+        gains = reach > 0 or is_strided_in_16_bits(type_in_autocast(x), weight, stride, groups)
+        if gains and _has_own_backward(weight, reach, padding):
             return shifted_sum(x, weight, bias, stride, padding, dilation, groups)
         if (weight.shape[2] % 2 and 2 * padding[0] == reach) or (padding[0] == 0 and reach < x.shape[2]):
             return over_frames(x, weight, bias, stride, padding, dilation, groups)
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def _adds_in_place(weight: torch.Tensor, reach: int, padding: tuple[int, ...]) -> bool:
-    """Returns whether a kernel of several frames, which keeps the length, may run by our own backward pass."""
+def _has_own_backward(weight: torch.Tensor, reach: int, padding: tuple[int, ...]) -> bool:
+    """Returns whether a kernel, which keeps the length, may run by our own backward pass."""
     keeps_length = weight.shape[2] % 2 == 1 and 2 * padding[0] == reach
     plain = not torch.compiler.is_compiling() and has_no_forward_derivatives() and type(weight) in _PLAIN
-    return reach > 0 and keeps_length and plain
+    return keeps_length and plain
 
 
 class FastForm:
