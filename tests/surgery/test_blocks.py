@@ -53,7 +53,8 @@ def test_what_does_not_fit_leaves_the_model_as_it_was(model, blocks, message):
     with pytest.raises(ValueError, match=message):
         replace_blocks(model, blocks)
     assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.state_dict().items())
+    after = model.state_dict()
+    assert all(torch.equal(v, after[k]) for k, v in before.state_dict().items())
     assert model.training
     assert not any(m._forward_hooks for m in model.modules())
 

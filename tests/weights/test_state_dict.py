@@ -333,8 +333,9 @@ def test_missing_file_and_folder(tmp_path):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_own_names_pass_the_filter_unchanged(name, tmp_path):
     model = create_model(PUBLISHED[name], checkpoint_path=save(published_state_dict(name), tmp_path / "a.pth"))
-    again = create_model(PUBLISHED[name], checkpoint_path=save(model.state_dict(), tmp_path / "b.pth"))
-    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    own = model.state_dict()
+    again = create_model(PUBLISHED[name], checkpoint_path=save(own, tmp_path / "b.pth")).state_dict()
+    assert all(torch.equal(v, again[k]) for k, v in own.items())
 
 
 # --- training checkpoints --------------------------------------------------------------------------------------------
