@@ -54,9 +54,14 @@ class Clips(Dataset):
 
 def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
     """Returns class names, videos to train on and held-out videos: a random split, the same on every call."""
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: there is no such folder; give one sub-folder of videos for each class")
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
     if len(classes) < 2:
         raise SystemExit(f"{folder}: holds {len(classes)} folders; give one sub-folder of videos for each class")
+    if {name.lower() for name in classes} <= {"train", "training", "val", "valid", "validation", "test"}:
+        parts = " and ".join(classes)
+        raise SystemExit(f"{folder}: {parts} are parts of a data set, not classes; reference.train takes such folders")
     train: Files = []
     held_out: Files = []
     for label, name in enumerate(classes):

@@ -9,6 +9,7 @@ Vectors are compared by the cosine, exactly, with faiss (`pip install faiss-cpu`
 
 import argparse
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,23 @@ def read_vectors(path: Path) -> Vectors:
             vectors = np.stack(table["vector"].to_numpy())
             about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
             times = table["time"].to_pylist() if "time" in table.column_names else None
-            return Vectors(_named(table["path"].to_pylist(), times), vectors, about)
+            return _checked(Vectors(_named(table["path"].to_pylist(), times), vectors, about))
         with np.load(path) as found:
             about = {key: str(found[key]) for key in found if key not in _ARRAYS}
             times = found["times"].tolist() if "times" in found else None
-            return Vectors(_named(found["paths"].tolist(), times), found["vectors"], about)
-    except (KeyError, OSError, ValueError) as error:
+            return _checked(Vectors(_named(found["paths"].tolist(), times), found["vectors"], about))
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: is no file of vov3d embed ({error})") from error
+
+
+def _checked(found: Vectors) -> Vectors:
+    """Refuses vectors that cannot be compared."""
+    if found.vectors.ndim != 2 or 0 in found.vectors.shape or len(found.vectors) != len(found.paths):
+        raise ValueError(f"{len(found.paths)} paths and vectors {found.vectors.shape}, expected one a path")
+    if not np.isfinite(found.vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(found.vectors).all(1))[0])
+        raise ValueError(f"the vector of {found.paths[row]} is not finite")
+    return found
 
 
 def _named(paths: list[str], times: list[float] | None) -> list[str]:
@@ -136,6 +147,11 @@ def _search(clips: Vectors, args: argparse.Namespace) -> None:
                 f"{args.query} was made with {key} {queries.about.get(key)!r}, {args.index} with {value!r}: their "
                 "vectors cannot be compared; embed both in the same way"
             )
+    sizes = clips.vectors.shape[1], queries.vectors.shape[1]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{args.query} has vectors of {sizes[1]} numbers, {args.index} of {sizes[0]}: embed both in the same way"
+        )
     cosines, numbers = Index(clips.vectors).nearest(queries.vectors, args.topk + 1)
     for query, row, found in zip(queries.paths, cosines, numbers, strict=True):
         others = [(cosine, clips.paths[i]) for cosine, i in zip(row, found, strict=True) if clips.paths[i] != query]

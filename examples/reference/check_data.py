@@ -29,9 +29,11 @@ from reference.data.layouts import list_in
 from reference.data.lists import LAYOUTS, VideoList, described, is_published, label_name, read_list
 from reference.data.targets import label_text, read_targets, task_of_data
 from reference.training.stopping import ignore_signals
+from vov3d.cli import print_any_name
 from vov3d.cli.arguments import positive
 from vov3d.files import replacing
 from vov3d.video import Section, VideoError, VideoReader
+from vov3d.video.decoders.base import printable
 from vov3d.weights.tasks import TASKS
 
 _AHEAD = 64  # videos queued for each process
@@ -53,6 +55,7 @@ class Checked(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Checks a data set; returns the exit status."""
     args = _parser().parse_args(argv)
+    print_any_name()
     try:
         return _checked(args)
     except (OSError, ValueError) as error:
@@ -87,7 +90,7 @@ def _checked(args: argparse.Namespace) -> int:
         warnings.simplefilter("ignore", RuntimeWarning)  # what is missing is listed with what is broken
         sources, labels, missing, notes, kinds = _read(args)
     print(*notes, sep="\n", file=sys.stderr)
-    rows = [Checked(str(path), "", problem="no such file") for path in missing]
+    rows = [Checked(printable(str(path)), "", problem="no such file") for path in missing]
     for row in rows:
         print(f"{row.path}: {row.problem}")
     for row in _looked_at(sources, labels, args.full, args.workers):
@@ -132,7 +135,7 @@ def _classes_of(videos: VideoList) -> list[tuple[Sequence[object], str]]:
 
 def _looked_at(sources: Sequence[Path | Section], labels: Sequence[str], full: bool, workers: int) -> Iterator[Checked]:
     """Yields the result for each video, in the order of the list."""
-    paths = [str(source) for source in sources]
+    paths = [printable(str(source)) for source in sources]
     with (
         closing(in_processes(partial(check, full=full), sources, min(workers, len(paths)))) as results,
         tqdm(zip(paths, labels, results, strict=True), total=len(paths), unit="video", disable=None) as progress,
@@ -148,7 +151,7 @@ def _looked_at(sources: Sequence[Path | Section], labels: Sequence[str], full: b
 def check(source: Path | Section | str, full: bool) -> Checked:
     """Opens a video, or a part of one, and decodes its first, middle and last frame, or all."""
     torch.set_num_threads(1)
-    path = str(source)
+    path = printable(str(source))
     try:
         with VideoReader(source) as reader:
             last = reader.num_frames - 1

@@ -76,6 +76,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 import vov3d
+from vov3d.cli import print_any_name
 from vov3d.video import VideoError, parse_views
 
 # Keys that change neither what is computed nor its order. Data and teacher are compared by their content.
@@ -92,6 +93,9 @@ WITHOUT_EFFECT = (
     "train.checkpoint_every",
     "train.compile",
 )
+
+# What `restore` needs of a checkpoint.
+_KEPT = ("recipe", "data", "position", "model", "ema", "optimizer", "scheduler", "scaler", "random", "broken", "best")
 
 
 class Trainer:
@@ -200,6 +204,11 @@ class Trainer:
             raise ValueError(
                 f"distill.model={self.recipe.distill.model!r} is for runs of one label a video, and task.name is"
                 f" {self.task.name!r}: leave it out"
+            )
+        if self.task.single and len(self.names) < 2:
+            raise ValueError(
+                f"{self.source.name}: has one class, {self.names[0]!r}, and nothing to tell it from; give videos of two"
+                " classes or more"
             )
         if train.keep == "best" and self.val_source is None:
             raise ValueError(
@@ -586,12 +595,12 @@ class Trainer:
         """Reads the last checkpoint, or the one before if that is damaged."""
         last, *former = self._checkpoints()
         try:
-            return load_checkpoint(last)
+            return load_checkpoint(last, _KEPT)
         except OSError as error:
             if not former:
                 raise
             self.damaged = str(error)
-            return load_checkpoint(former[0])
+            return load_checkpoint(former[0], _KEPT)
 
     def finish(self) -> Path:
         """Saves the model with its class names, draws the curves, reports broken files."""
@@ -625,6 +634,8 @@ class Trainer:
             return "last"
         name = LEADING[self.task.name]
         told = {"top1": "top-1", "map": "mAP", "r2": "R2", "all_top1": "all heads"}[name]
+        if not math.isfinite(self.best[name]):
+            return f"best of epoch {self.best['epoch']}, loss {self.best['loss']:.3f}, {told} undefined"
         value = f"{self.best[name]:.3f}" if name == "r2" else f"{self.best[name]:.1f}%"
         return f"best of epoch {self.best['epoch']}, {told} {value}"
 
@@ -632,6 +643,7 @@ class Trainer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the trainer; returns the exit status."""
     args, rest = parser(str(__doc__)).parse_known_args(arguments)
+    print_any_name()
     trainer, stop = None, Stop()
     with stop.watching():
         try:

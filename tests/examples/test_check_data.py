@@ -56,6 +56,17 @@ def test_broken_videos_are_listed_with_their_cause(data: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "found.csv"]
 
 
+def test_names_that_are_no_text_are_written_with_escapes(tmp_path: Path, capsys) -> None:
+    name = os.fsdecode(b"\xe4.mp4")
+    for label in "ab":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / name).touch()
+    table = tmp_path / "found.csv"
+    assert check_data.main([str(tmp_path / "data"), "--workers", "1", "--csv", str(table)]) == 1
+    assert f"{tmp_path}/data/a/\\udce4.mp4: is empty" in capsys.readouterr().out
+    assert table.read_text().count("\\udce4.mp4,") == 2
+
+
 def test_missing_videos_count_as_broken(data: Path, tmp_path: Path, capsys) -> None:
     file = tmp_path / "list.csv"
     file.write_text("run/good one.mp4,0\nrun/none.mp4,1\n")

@@ -24,7 +24,7 @@ from reference.detection.ava import (
     write_label_map,
     write_rows,
 )
-from reference.detection.data import SceneMoments, annotations_of, batch_of, clip_around, moments_of
+from reference.detection.data import SceneMoments, annotations_of, batch_of, clip_around, find_video, moments_of
 from reference.detection.metrics import average_precision, frame_ap, mean_ap, overlaps, precision_recall
 from reference.detection.model import Detector, Settings, build_detector, load_detector
 from reference.detection.predicting import Film
@@ -125,6 +125,11 @@ def test_label_maps(tmp_path):
         (tmp_path / "bad.pbtxt").write_text(text)
         with pytest.raises(ValueError, match=f"bad.pbtxt.*{message}"):
             read_label_map(tmp_path / "bad.pbtxt")
+
+
+def test_videos_with_endings_in_capitals_are_found(tmp_path):
+    (tmp_path / "P01.MP4").touch()
+    assert find_video(tmp_path, "P01").name == "P01.MP4"
 
 
 def test_lines_of_one_person_become_one_box():

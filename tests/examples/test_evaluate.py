@@ -280,6 +280,18 @@ def test_broken_videos_are_listed_and_both_figures_given(home: Path, videos: Pat
     assert "3 of 5 videos have scores already" in err
 
 
+def test_names_that_are_no_text_are_written_with_escapes(home: Path, tmp_path: Path, capsys) -> None:
+    for number, label in enumerate(("red", "blue")):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        write_video(tmp_path / "data" / label / os.fsdecode(b"\xe4%d.mp4" % number), num_frames=5)
+    (tmp_path / "data/red" / os.fsdecode(b"\xff.mp4")).touch()
+    assert evaluate.main(["--data", str(tmp_path / "data"), "--model", "a", "--protocol", "single"]) == 0
+    assert f"{tmp_path}/data/red/\\udcff.mp4: is empty" in capsys.readouterr().out
+    assert [Path(row["path"]).name for row in table(home / "evaluation/a-1x1/videos.csv")] == [
+        "\\udce41.mp4", "\\udce40.mp4", "\\udcff.mp4"
+    ]  # fmt: skip
+
+
 def test_a_partial_set_is_reported(home: Path, videos: Path, capsys) -> None:
     command = ["--data", str(videos / "more.txt"), "--model", "a", "--protocol", "single"]
     assert evaluate.main(command) == 1
@@ -411,6 +423,7 @@ def test_published_accuracy_stands_beside_untouched_weights_only(models: Path, t
         (["--data", "{clips}", "--model", "a", "--split", "val"], "split has no effect on clips in memory"),
         (["--data", "{clips}", "--model", "a", "--views", "2x2"], "views '2x2' cannot be read"),
         (["--data", "{videos}/list.txt", "--model", "a", "--fps", "3"], "video files have their own"),
+        (["--data", "{clips}", "--model", "{videos}/none/model"], "none/model: does not exist: name the folder"),
         (["--data", "{videos}/list.txt", "--model", "vov4d"], "vov3d has no model 'vov4d'"),
     ],
 )

@@ -65,6 +65,15 @@ def test_a_folder_without_classes_is_refused(tmp_path):
         finetune.find_videos(tmp_path)
 
 
+def test_parts_of_a_data_set_are_no_classes_and_a_folder_that_is_not_there_is_named(tmp_path):
+    write_folder(tmp_path / "train", 2)
+    write_folder(tmp_path / "Val", 2)
+    with pytest.raises(SystemExit, match="Val and train are parts of a data set"):
+        finetune.find_videos(tmp_path)
+    with pytest.raises(SystemExit, match="there is no such folder"):
+        finetune.find_videos(tmp_path / "none")
+
+
 def test_a_data_set_in_the_layout_of_the_hub_is_streamed(tmp_path, monkeypatch, capsys):
     pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

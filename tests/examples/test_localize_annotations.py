@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from reference.localization.annotations import check_labels, checked, read_annotations
 from reference.localization.metrics import Truth
+from reference.localization.model import read_results
 
 DATABASE = {
     "version": "VERSION 1.3",
@@ -157,3 +158,25 @@ def test_unknown_labels(tmp_path):
     check_labels(found, ["Archry", "Diving", "x"], "the model")
     with pytest.raises(ValueError, match="1 classes that the model does not know: 'Archry'; the nearest .* 'Archery'"):
         check_labels(found, ["Archery", "Diving"], "the model")
+
+
+@pytest.mark.parametrize("label", [None, " ", 1.5, ["a"]])
+def test_a_segment_without_a_plain_label_is_refused(tmp_path, label):
+    with pytest.raises(ValueError, match="expected the name of a class"):
+        read_annotations(activitynet(tmp_path / "a.json", (1, 2, label)))
+
+
+def test_a_video_that_is_there_twice_is_refused(tmp_path):
+    entry = json.dumps({"annotations": [{"segment": [1, 2], "label": "a"}]})
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"database": {{"v": {entry}, "w": {entry}, "v": {entry}}}}}')
+    with pytest.raises(ValueError, match="'v' is there twice"):
+        read_annotations(path)
+
+
+@pytest.mark.parametrize("numbers", ['"score": NaN, "segment": [1, 2]', '"score": 0.5, "segment": [1, Infinity]'])
+def test_results_that_are_not_finite_are_refused(tmp_path, numbers):
+    path = tmp_path / "found.json"
+    path.write_text(f'{{"results": {{"v": [{{"label": "a", {numbers}}}]}}}}')
+    with pytest.raises(ValueError, match="is not finite"):
+        read_results(path)

@@ -1,6 +1,7 @@
 """Neighbours among vectors: files of `vov3d embed` in, clips out; and what is measured with them."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -163,3 +164,23 @@ def test_the_package_with_imagenet_weights_is_named(monkeypatch) -> None:
 def test_zero_vectors_are_no_error() -> None:
     found = Index(np.zeros((2, 3), np.float32)).nearest(np.ones((1, 3), np.float32), 1)
     assert found[0].tolist() == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04 cut short", "is no file of vov3d embed"),
+        ({"paths": ["a.mp4"], "vectors": np.array([[np.nan, 1]])}, "the vector of a.mp4 is not finite"),
+        ({"paths": [], "vectors": np.zeros((0, 2))}, "0 paths and vectors"),
+        ({"paths": ["a.mp4"], "vectors": np.ones((1, 3))}, "vectors of 2 numbers, .* of 3"),
+    ],
+)
+def test_files_that_hold_no_vectors_to_compare_are_refused(capsys, tmp_path, content, message) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / "x.npz").write_bytes(content)
+    else:
+        np.savez(tmp_path / "x.npz", model="m", **content)
+    np.savez(tmp_path / "query.npz", paths=["b.mp4"], vectors=np.ones((1, 2)), model="m")
+    code, _, err = run(capsys, str(tmp_path / "x.npz"), "--query", str(tmp_path / "query.npz"))
+    assert code == 1
+    assert re.search(message, err[-1])

@@ -241,6 +241,13 @@ def test_figures_are_those_of_torchmetrics():
     assert rows["mAP"].figure.low < rows["mAP"].figure.value < rows["mAP"].figure.high
 
 
+def test_r2_is_the_mean_over_the_values_that_change():
+    truth = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
+    scores = truth + np.array([[0.1, 0.5], [0.1, 0.0], [0.1, 0.0]])
+    assert epoch_measures(make_task("regression"), scores, truth)["r2"] == pytest.approx(1 - 0.25 / 2)
+    assert np.isnan(epoch_measures(make_task("regression"), scores[:, :1], truth[:, :1])["r2"])
+
+
 def test_heads_are_counted_apart_and_together():
     labels = np.array([[0, 2], [1, 0], [1, 1]])
     scores = np.array([[0.9, 0.1, 0.1, 0.2, 0.7], [0.6, 0.4, 0.8, 0.1, 0.1], [0.2, 0.8, 0.5, 0.5, 0.0]])

@@ -286,6 +286,20 @@ def test_resuming_with_other_settings_names_them(tmp_path, capsys):
     assert "--resume auto" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [{"model": {}}, [1]])
+def test_a_checkpoint_of_something_else_is_named(tmp_path, capsys, content):
+    (tmp_path / "run").mkdir()
+    torch.save(content, tmp_path / "run/checkpoint.pt")
+    assert train.main(command(clips_file(tmp_path), tmp_path / "run", "shapes_adamw", "--resume", "auto")) == 1
+    assert "checkpoint.pt: is no checkpoint of this trainer, it lacks recipe" in capsys.readouterr().err
+
+
+def test_one_class_alone_is_refused(tmp_path, capsys):
+    np.savez(tmp_path / "one.npz", clips=np.zeros((4, 4, 18, 18, 3), np.uint8), labels=np.zeros(4, int))
+    assert train.main(command(tmp_path / "one.npz", tmp_path / "run")) == 1
+    assert "has one class, 'class 0', and nothing to tell it from" in capsys.readouterr().err
+
+
 # --- broken files ----------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +319,17 @@ def test_broken_files_are_replaced_counted_and_listed(videos, tmp_path, capsys, 
     text = capsys.readouterr().out
     assert "1 broken" in text
     assert f"{videos / CLASSES[0] / '0_00002.mp4'}: " in text
+
+
+def test_links_that_lead_nowhere_and_names_that_are_no_text_are_broken_files(videos, tmp_path, capsys):
+    name = os.fsdecode(b"\xe4.mp4")
+    (videos / CLASSES[1] / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    (videos / CLASSES[1] / name).write_text("no video")
+    keys = dict(data_workers=0, data_max_broken=0.5, data_val_share=0.3, schedule_epochs=1)
+    assert train.main(command(videos, tmp_path / "run", **keys)) == 0
+    out = capsys.readouterr().out.encode("utf-8", "backslashreplace").decode()  # as the stream of a terminal does
+    assert "3 files are broken" in out
+    assert "\\udce4.mp4: " in out
 
 
 def test_too_many_broken_files_are_an_error(videos, tmp_path, capsys):

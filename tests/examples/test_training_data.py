@@ -1,6 +1,9 @@
 """Training data: epochs, random draws, shards, arrays, moving shapes, and mixing."""
 
+import gzip
+import io
 import random
+import tarfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +16,7 @@ from reference.data import sources
 from reference.data.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, short_sides, to_network
 from reference.data.sources import Source, read_source
 from reference.data.splitting import held_out, read_sources
+from reference.evaluation.samples import load_samples
 from reference.training.mixing import box, mix
 from reference.training.recipe import load_recipe, sections
 
@@ -352,3 +356,50 @@ def test_labels_in_json_may_be_numbers(videos, tmp_path):
     source, _ = read_source(str(tmp_path / "x.tar"), "train", recipe().data, recipe().shapes, None)
     assert source.labels.tolist() == [1, 0]
     assert source.classes == ("class 0", "class 1")
+
+
+def tar_of(path, *members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+def test_shards_whose_labels_or_names_are_not_plain_are_refused(tmp_path):
+    for members, message in (
+        ([("a.mp4", b"v"), ("a.json", b'{"label": null}')], "found label None, expected the name or the number"),
+        ([("a.mp4", b"v"), ("a.json", b'{"label": ["x", "y"]}')], "found label ..x., .y"),
+        ([("a.mp4", b"v"), ("a.cls", b" ")], "a.cls: found no label"),
+        ([("a.mp4", b"v"), ("a.cls", b"-1"), ("b.mp4", b"v"), ("b.cls", b"0")], "found label -1"),
+        ([("a.mp4", b"v"), ("a.avi", b"v"), ("a.cls", b"0")], "two videos of one key, a.mp4 and a.avi"),
+        ([("v1.0.mp4", b"v"), ("v1.0.cls", b"0")], r"v1.0.mp4: has a dot in its name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_source(tar_of(tmp_path / "x.tar", *members), "train", recipe().data, recipe().shapes, None)
+    packed = tmp_path / "packed.tar"
+    packed.write_bytes(gzip.compress((tmp_path / "x.tar").read_bytes()))
+    with pytest.raises(ValueError, match="is packed"):
+        read_source(str(packed), "train", recipe().data, recipe().shapes, None)
+
+
+def test_a_label_in_cls_counts_beside_json_of_something_else_and_other_files_of_a_key_are_left(tmp_path):
+    members = [(f"{key}.{end}", text) for key in "ab" for end, text in (("json", b'{"caption": "x"}'), ("mp4", b"v"))]
+    extra = [("a.cls", b"1"), ("b.cls", b"0"), ("a.depth.mp4", b"d"), ("._a.mp4", b"mac")]
+    path = tar_of(tmp_path / "x.tar", *members, *extra)
+    source, _ = read_source(path, "train", recipe().data, recipe().shapes, None)
+    assert source.labels.tolist() == [1, 0]
+
+
+def test_labels_of_arrays_are_whole_numbers_and_damaged_files_are_named(tmp_path):
+    clips, file = np.zeros((2, 4, 8, 8, 3), np.uint8), tmp_path / "a.npz"
+    for labels, message in (([0.7, 1], "labels are float64, as 0.7"), (["a", "b"], "labels are <U1, as 'a'")):
+        np.savez(file, clips=clips, labels=np.array(labels))
+        with pytest.raises(ValueError, match=message):
+            read_source(str(file), "train", recipe().data, recipe().shapes, None)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ValueError, match="cannot be read as an .npz file"):
+        read_source(str(file), "train", recipe().data, recipe().shapes, None)
+    with pytest.raises(ValueError, match="cannot be read as an .npz file"):
+        load_samples(file, ["a"], 1)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference.data.layouts import split_by_space
 from reference.data.lists import VideoList, described, read_list
+from reference.data.targets import read_targets
 
 from vov3d import load_labels
 
@@ -99,6 +100,16 @@ def test_paths_and_numbers(tmp_path: Path, separator: str, heading: str) -> None
     assert pairs(videos, tmp_path) == {"a.mp4": "class 2", "sub/b c, d.mp4": "class 0"}
     assert read_list(tmp_path, split="val").paths == videos.paths
     assert read_list(tmp_path / "val.txt", classes=["x", "y", "z"]).classes == ("x", "y", "z")
+
+
+def test_paths_of_windows(tmp_path: Path) -> None:
+    touch(tmp_path, "a b/1.mp4", "c/2.mp4", "odd\\3.mp4")
+    file = tmp_path / "list.csv"
+    file.write_text("a b\\1.mp4,x\nc\\2.mp4,y\nodd\\3.mp4,y\n")
+    found = read_list(file)
+    assert [path.relative_to(tmp_path).as_posix() for path in found.paths] == ["a b/1.mp4", "c/2.mp4", "odd\\3.mp4"]
+    file.write_text("c\\2.mp4,1.5\n")
+    assert read_targets(file, "regression").paths == (tmp_path / "c/2.mp4",)
 
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t"])

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None, begin: Callable[[], object] = lambda
     """
     argv = sys.argv[1:] if argv is None else argv
     command = next((word for word in argv if not word.startswith("-")), "")
-    _print_any_name()
+    print_any_name()
     try:
         args = command_parser(command).parse_args(argv)
         begin()
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None, begin: Callable[[], object] = lambda
         raise
 
 
-def _print_any_name() -> None:
+def print_any_name() -> None:
     """Sets stdout and stderr to print characters outside their encoding as escapes instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -69,7 +69,8 @@ def plan_epoch(
     """
     if min(number, batch) < parts:
         raise ValueError(
-            f"{number} clips in batches of {batch} cannot be shared by {parts} processes x backward passes"
+            f"{number} clips in batches of {batch} cannot be shared by {parts} processes x backward passes: lower "
+            "train.accumulate, or give more videos"
         )
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(number) if weights is None else rng.choice(number, number, p=weights)

@@ -233,6 +233,12 @@ def roots_beside(file: Path, root: str | Path | None) -> list[Path]:
     return [folder for folder in roots if folder.is_dir()]
 
 
+def path_below(root: Path, name: str) -> Path:
+    """Returns the place of a path of a list; backslashes part folders, as on Windows, but in a name that is there."""
+    path = root / name
+    return path if "\\" not in name or path.exists() else root / name.replace("\\", "/")
+
+
 def is_path_word(text: str) -> bool:
     """Returns True if a cell of the header names the column of the videos."""
     return re.sub(r"[\W_]", "", text).lower() in _PATH_WORDS.split()
@@ -315,7 +321,7 @@ def _best_reading(
     for separate in separators:
         pairs = [pair for _, line in lines if (pair := separate(line))]
         for root in roots if len(pairs) == len(lines) else ():
-            paths = [root / path for path, _ in pairs]
+            paths = [path_below(root, path) for path, _ in pairs]
             there = [path.name in listing(path.parent) for path in paths]
             readings.append(_Reading(paths, [label for _, label in pairs], there))
     if not readings:

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,8 @@ from vov3d.synthetic import moving_shapes
 from vov3d.video import VIDEO_ENDINGS, Section
 
 SHAPES = "shapes"
+
+_ARRAYS = ("clips", "labels", "classes", "heads")
 
 
 @dataclass(frozen=True)
@@ -249,20 +253,20 @@ def arrays(name: str, classes: Classes | None, labels_from: int | None, task: st
         ValueError: If the file holds something else, or its labels are not those of the task.
     """
     path = Path(name)
-    with np.load(path, allow_pickle=False) as file:
-        missing = [name for name in ("clips", "labels") if name not in file]
-        if missing:
-            raise ValueError(f"{path}: holds no {' and no '.join(missing)}; expected clips, labels, and maybe classes")
-        clips, labels = file["clips"], file["labels"]
-        heads = tuple(map(str, file["heads"])) if "heads" in file else ()
-        own: Classes | None = None
-        if heads:
-            own = tuple(tuple(map(str, file[f"classes_{head}"])) for head in heads)
-        elif "classes" in file:
-            own = tuple(map(str, file["classes"]))
-        if classes is None or (task != "single" and own is not None):
-            _check_same(path, classes, own)
-            classes = own
+    file = read_arrays(path)
+    missing = [name for name in ("clips", "labels") if name not in file]
+    if missing:
+        raise ValueError(f"{path}: holds no {' and no '.join(missing)}; expected clips, labels, and maybe classes")
+    clips, labels = file["clips"], file["labels"]
+    heads = tuple(map(str, file["heads"])) if "heads" in file else ()
+    own: Classes | None = None
+    if heads:
+        own = tuple(tuple(map(str, file[f"classes_{head}"])) for head in heads)
+    elif "classes" in file:
+        own = tuple(map(str, file["classes"]))
+    if classes is None or (task != "single" and own is not None):
+        _check_same(path, classes, own)
+        classes = own
     if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[-1] != 3 or len(clips) != len(labels):
         raise ValueError(
             f"{path}: expected uint8 clips (N, T, H, W, 3) and as many labels, "
@@ -273,8 +277,31 @@ def arrays(name: str, classes: Classes | None, labels_from: int | None, task: st
         check_labels(path.name, labels, names, task)
         kind = np.int64 if task == "multihead" else np.float32
         return Source(path.name, labels.astype(kind), names, clips=clips, heads=heads)
+    if labels.dtype.kind not in "iub":
+        raise ValueError(
+            f"{path}: its labels are {labels.dtype}, as {labels[0].item() if len(labels) else ''!r}; expected whole "
+            "numbers, the index of each clip's class, and the names in classes"
+        )
     labels, classes = _classes(path, labels.astype(np.int64), classes, labels_from)
     return Source(path.name, labels, classes, clips=clips)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an `.npz` file of clips.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected an .npz file of clips and labels")
+    try:
+        with zipfile.ZipFile(path):  # numpy takes files that are no archives for pickles
+            pass
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files if key in _ARRAYS or key.startswith("classes_")}
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as an .npz file ({error}); np.savez writes one") from error
 
 
 def _check_same(path: object, wanted: Classes | None, found: Classes | None) -> None:
@@ -436,34 +463,55 @@ def _expanded(pattern: str) -> list[Path]:
 def _members(path: Path) -> list[tuple[Member, Any]]:
     """Returns the videos of a tar file with their labels, in the order of the file."""
     videos: dict[str, Member] = {}
-    labels: dict[str, Any] = {}
+    beside: dict[str, dict[str, tuple[bytes, str]]] = {}
+    dotted: dict[str, str] = {}
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:  # not packed: videos are read at their places in the file
             for info in tar:
                 folder, _, base = info.name.rpartition("/")
                 stem, _, ending = base.partition(".")
                 key = f"{folder}/{stem}"
                 ending = ending.lower()
-                if info.isfile() and f".{ending}" in VIDEO_ENDINGS:
+                if not info.isfile() or not stem:
+                    continue
+                if f".{ending}" in VIDEO_ENDINGS:
+                    if key in videos:
+                        raise ValueError(f"{path}: has two videos of one key, {videos[key].name} and {info.name}")
                     videos[key] = Member(path, info.name, info.offset_data, info.size)
-                elif info.isfile() and ending in ("cls", "json"):
-                    labels[key] = _label((tar.extractfile(info) or io.BytesIO()).read(), ending, f"{path}:{info.name}")
+                elif ending in ("cls", "json"):
+                    content = (tar.extractfile(info) or io.BytesIO()).read()
+                    beside.setdefault(key, {})[ending] = content, f"{path}:{info.name}"
+                elif f".{ending.rpartition('.')[2]}" in VIDEO_ENDINGS:
+                    dotted.setdefault(key, info.name)
     except tarfile.TarError as error:
-        raise ValueError(f"{path}: is no tar file, or is cut short ({error})") from error
-    unlabelled = [str(videos[key]) for key in videos if key not in labels]
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path}: is no tar file, is packed (.gz), or is cut short ({reason})") from error
+    if odd := [name for key, name in dotted.items() if key not in videos]:
+        raise ValueError(
+            f"{path}:{odd[0]}: has a dot in its name, and a key ends at the first one ({len(odd)} videos): "
+            "make the shards with names such as 0001.mp4 and 0001.cls"
+        )
+    unlabelled = [str(videos[key]) for key in videos if key not in beside]
     if unlabelled:
         raise ValueError(
             f"{unlabelled[0]}: has no .cls and no .json beside it ({len(unlabelled)} of {len(videos)} videos)"
         )
-    return [(video, labels[key]) for key, video in videos.items()]
+    return [(video, _label(beside[key])) for key, video in videos.items()]
 
 
-def _label(content: bytes, ending: str, name: str) -> int | str:
+def _label(beside: Mapping[str, tuple[bytes, str]]) -> int | str:
+    """Returns the label of a video by the content and the name of the files beside it; of two, `.cls` tells it."""
+    ending = "cls" if "cls" in beside else "json"
+    content, name = beside[ending]
     text = decoded(content, name).strip()
     if ending == "json":
         try:
             label = json.loads(text)["label"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{name}: expected a JSON object with a label") from error
-        text = str(label)
-    return int(text) if text.isdigit() else text
+        if isinstance(label, bool) or not isinstance(label, int | str):
+            raise ValueError(f"{name}: found label {label!r:.80}, expected the name or the number of a class")
+        text = str(label).strip()
+    if not text:
+        raise ValueError(f"{name}: found no label, expected the name or the number of a class")
+    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from reference.data.layouts import class_key, is_path_word, roots_beside, short
+from reference.data.layouts import class_key, is_path_word, path_below, roots_beside, short
 from reference.data.lists import first_label, read_names
 from reference.data.text import read_lines
 from vov3d.video import VIDEO_ENDINGS
@@ -151,7 +151,7 @@ def _lines(file: Path, roots: Sequence[Path]) -> tuple[tuple[str, ...], list[_Li
 
 def _is_heading(rows: Sequence[_Line], roots: Sequence[Path]) -> bool:
     first = rows[0].path
-    if first.lower().endswith(_VIDEOS) or any((root / first).exists() for root in roots):
+    if first.lower().endswith(_VIDEOS) or any(path_below(root, first).exists() for root in roots):
         return False
     return is_path_word(first) or (len(rows) > 1 and all(line.path.lower().endswith(_VIDEOS) for line in rows[1:]))
 
@@ -160,7 +160,7 @@ def _placed(names: Sequence[str], roots: Sequence[Path]) -> tuple[list[Path], np
     """Returns the videos under the root that holds the most of them, and which of them are there."""
     best, found = [Path(name) for name in names], np.zeros(len(names), bool)
     for number, root in enumerate(roots):
-        paths = [root / name for name in names]
+        paths = [path_below(root, name) for name in names]
         there = np.array([path.exists() for path in paths])
         if number == 0 or there.sum() > found.sum():
             best, found = paths, there

@@ -154,8 +154,9 @@ def find_video(folder: Path, name: str) -> Path:
         FileNotFoundError: If there is none.
     """
     for ending in sorted(VIDEO_ENDINGS):
-        if (path := folder / f"{name}{ending}").is_file():
-            return path
+        for path in (folder / f"{name}{ending}", folder / f"{name}{ending.upper()}"):
+            if path.is_file():
+                return path
     raise FileNotFoundError(f"{folder / name}: no video of that name, as {name}.mp4")
 
 

@@ -181,15 +181,15 @@ def _restored(folder: Path, what: dict[str, Any], detector: Detector, optimizer:
     files = [folder / name for name in (CHECKPOINT, FORMER) if (folder / name).exists()]
     if not files:
         return 0, {"seconds": 0.0, "core_seconds": 0.0}
-    path = files[0]
+    path, needed = files[0], (*what, "model", "optimizer", "epoch", "spent")
     try:
-        saved = load_checkpoint(path)
+        saved = load_checkpoint(path, needed)
     except OSError as error:
         if len(files) == 1:
             raise
         print(f"{error}: using the checkpoint before it")
         path = files[1]
-        saved = load_checkpoint(path)
+        saved = load_checkpoint(path, needed)
     differing = [key for key, value in what.items() if saved[key] != value]
     if differing:
         raise ValueError(f"{path} is of a run with other {', '.join(differing)}; give its options, or another --output")

@@ -159,7 +159,9 @@ def epoch_measures(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[s
         }
     if task.name == "regression":
         values = [r2(scores[:, i], labels[:, i]) for i in range(labels.shape[1])]
-        return {"mae": float(np.abs(scores - labels).mean()), "r2": float(np.mean(values))}
+        known = [value for value in values if math.isfinite(value)]  # the others never change in these videos
+        mean = float(np.mean(known)) if known else math.nan
+        return {"mae": float(np.abs(scores - labels).mean()), "r2": mean}
     right = _heads_right(task, scores, labels)[0]
     shares = 100 * right.mean(0)
     named = {f"{name}_top1": float(share) for (name, _), share in zip(task.heads, shares, strict=True)}

@@ -10,6 +10,7 @@ import torch
 import vov3d
 from vov3d.deploy.formats import FORMATS
 from vov3d.hub.saving import known_cfg
+from vov3d.models.names import model_name
 from vov3d.weights.state_dict import digest
 from vov3d.weights.tasks import SINGLE, Task, task_of
 
@@ -97,8 +98,7 @@ def load_model(name: str, checkpoint: str | None, device: torch.device, asked: b
         cfg = known = network.pretrained_cfg
         names = network.class_names
     else:
-        source = f"local-dir:{name}" if Path(name).is_dir() else name
-        network = vov3d.create_model(source, pretrained=True, checkpoint_path=checkpoint).eval()
+        network = vov3d.create_model(model_name(name), pretrained=True, checkpoint_path=checkpoint).eval()
         names, cfg = vov3d.class_names(network), dict(network.pretrained_cfg)
         known, weights = known_cfg(network, names), digest(network)
         network = vov3d.optimize_for_inference(network) if device.type == "cpu" else network.to(device)

@@ -12,9 +12,10 @@ import numpy as np
 from reference.data.annotations import LABEL, PAIR
 from reference.data.layouts import class_key
 from reference.data.lists import VideoList, described, read_list
-from reference.data.sources import Member, holds_shards, read_shards, read_source, shards_of
+from reference.data.sources import Member, holds_shards, read_arrays, read_shards, read_source, shards_of
 from reference.data.targets import task_of_data
 from vov3d.video import Section
+from vov3d.video.decoders.base import printable
 from vov3d.weights.tasks import SINGLE, Task, head_names
 
 
@@ -113,7 +114,7 @@ def load_samples(
     if names is None and videos.classes == tuple(f"class {i}" for i in range(len(videos.classes))):
         names = [f"class {index}" for index in range(num_classes)]  # a list of numbers may lack the last classes
     classes = _agreed(data, names, tuple(map(str, videos.classes)), num_classes)
-    paths = tuple(str(source) for source in videos.sources)
+    paths = tuple(printable(str(source)) for source in videos.sources)
     labels, missing = _in_range(data, videos.labels, classes), len(videos.missing)
     return Samples(videos.sources, paths, labels, classes, videos.name, missing, described(videos))
 
@@ -139,7 +140,7 @@ def _of_task(
             "its classes"
         )
     sources: list[Any] = list(source.clips) if source.clips is not None else list(source.files or ())
-    paths = tuple(f"clip {i}" if source.clips is not None else str(path) for i, path in enumerate(sources))
+    paths = tuple(f"clip {i}" if source.clips is not None else printable(str(p)) for i, p in enumerate(sources))
     counted = f"{source.name}: {len(sources)} videos of {task.describe(num_classes)}"
     return Samples(
         sources, paths, (0,) * len(paths), flat, source.name, source.missing, (counted, *source.notes), source.labels
@@ -183,10 +184,10 @@ def _in_shards(
 
 def _in_memory(file: Path, names: Sequence[str] | None, num_classes: int) -> Samples:
     """Reads the clips of an `.npz` file."""
-    with np.load(file) as content:
-        if lacking := [key for key in ("clips", "labels", "classes") if key not in content]:
-            raise ValueError(f"{file}: lacks {', '.join(lacking)}; expected clips, labels and classes")
-        clips, labels, own = content["clips"], content["labels"], [str(name) for name in content["classes"]]
+    content = read_arrays(file)
+    if lacking := [key for key in ("clips", "labels", "classes") if key not in content]:
+        raise ValueError(f"{file}: lacks {', '.join(lacking)}; expected clips, labels and classes")
+    clips, labels, own = content["clips"], content["labels"], [str(name) for name in content["classes"]]
     if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[-1] != 3 or 0 in clips.shape:
         raise ValueError(f"{file}: found clips {clips.dtype} {clips.shape}, expected uint8 (N, T, H, W, 3)")
     if (

@@ -172,7 +172,7 @@ def _text(path: Path) -> str:
 
 def _activitynet(path: Path, text: str) -> Annotations:
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_once)
     except ValueError as error:
         raise ValueError(f"{path}: is no JSON ({error})") from None
     database = content.get("database") if isinstance(content, dict) else None
@@ -188,7 +188,7 @@ def _activitynet(path: Path, text: str) -> Annotations:
                 subsets[video] = str(entry["subset"])
             for one in entry.get("annotations") or []:
                 start, end = one["segment"]
-                segments.append(Truth(video, _seconds(start), _seconds(end), str(one["label"]).strip()))
+                segments.append(Truth(video, _seconds(start), _seconds(end), _label(one["label"])))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(
@@ -196,6 +196,22 @@ def _activitynet(path: Path, text: str) -> Annotations:
                 f'"segment": [start, end]}}] ({reason})'
             ) from None
     return Annotations(tuple(database), tuple(segments), _sorted(segments), durations, subsets)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a JSON object; of a key that is there twice, JSON would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{twice!r} is there twice in one object")
+    return found
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise ValueError(f"found label {value!r:.80}, expected the name of a class")
+    return str(value).strip()
 
 
 # --- EPIC-Kitchens ---------------------------------------------------------------------------------------------------

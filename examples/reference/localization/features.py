@@ -1,5 +1,6 @@
 """Features of long videos: what `vov3d embed --every` writes."""
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,7 +72,7 @@ def read_features(path: str | Path) -> Features:
         raise FileNotFoundError(f"{path}: no such file; vov3d embed VIDEOS --every 0.5s -o {path} writes one")
     try:
         arrays, about = _parquet(path) if path.suffix == ".parquet" else _npz(path)
-    except (KeyError, OSError, ValueError) as error:
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: is no file of vov3d embed --every ({error})") from error
     if "every" not in about:
         raise ValueError(f"{path}: holds one vector a video; write it with vov3d embed --every")

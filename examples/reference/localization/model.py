@@ -204,8 +204,10 @@ def read_results(path: Path) -> list[Found]:
         found = list[Found]()
         for video, entries in results.items():
             for one in entries:
-                start, end = map(float, one["segment"])
-                found.append(Found(video, start, end, str(one["label"]), float(one["score"])))
+                start, end, score = *map(float, one["segment"]), float(one["score"])
+                if not np.isfinite([start, end, score]).all():
+                    raise ValueError(f"{video}: segment {start:g} to {end:g} of score {score:g} is not finite")
+                found.append(Found(video, start, end, str(one["label"]), score))
         return found
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

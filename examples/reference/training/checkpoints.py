@@ -3,6 +3,7 @@
 import os
 import random
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,34 @@ def save_atomically(content: Any, path: Path, former: Path | None = None) -> Non
         raise OSError(f"{path}: the checkpoint cannot be written ({cause}); {kept}") from error
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a checkpoint without running code of it.
 
+    Args:
+        path: The file.
+        needed: What it must hold.
+
     Raises:
-        OSError: If it is not there, or damaged.
+        OSError: If it is not there, damaged, or of something else.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not look at checksums
         if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # of many kinds, from zipfile and from unpickling
         raise OSError(f"{path}: cannot be read as a checkpoint ({error})") from error
-    raise OSError(f"{path}: is damaged, the checksum of {damaged} is wrong")
+    if damaged is not None:
+        raise OSError(f"{path}: is damaged, the checksum of {damaged} is wrong")
+    lacking = [key for key in needed if not isinstance(content, dict) or key not in content]
+    if lacking:
+        raise OSError(
+            f"{path}: is no checkpoint of this trainer, it lacks {', '.join(lacking)}; move it away, or give another "
+            "--output"
+        )
+    return content
 
 
 def not_finite(model: nn.Module) -> str | None:

@@ -81,7 +81,7 @@ def _part(known: dict[tuple[str, int], dict[str, str]], folder: str, base: str, 
 
 
 def _identity(item: Path | Member | Section | str | np.ndarray) -> _Identity:
-    """Returns folder, name and size of a file; 0 for a folder of frames, a checksum for a clip in memory."""
+    """Returns folder, name and size of a file, 0 of a folder or a broken link; of a clip in memory a checksum."""
     if isinstance(item, np.ndarray):
         return "", "clip", zlib.crc32(np.ascontiguousarray(item).data)
     if isinstance(item, Member):
@@ -90,4 +90,5 @@ def _identity(item: Path | Member | Section | str | np.ndarray) -> _Identity:
         folder, base, size = _identity(Path(item.video))
         return folder, f"{base} {item.start:.10g} {'' if item.end is None else f'{item.end:.10g}'}", size
     path = Path(item)
-    return path.parent.name, path.name, 0 if path.is_dir() else path.stat().st_size
+    # a file that is not there is found broken when it is read
+    return path.parent.name, path.name, path.stat().st_size if path.is_file() else 0

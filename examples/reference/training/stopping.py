@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vov3d.cli import print_any_name
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -79,6 +81,7 @@ def run_resumable(program: str, call: Callable[[], int]) -> int:
     Returns:
         The exit status: 1 after an error, 128 and its number after a signal.
     """
+    print_any_name()
     try:
         with Stop().watching():
             return call()
