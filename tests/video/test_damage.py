@@ -389,6 +389,26 @@ def test_beginnings_of_files(videos: dict[str, Path]) -> None:
                 reader.read([0])
 
 
+def test_a_file_cut_before_its_first_picture_is_said_to_have_none(tmp_path: Path) -> None:
+    data = write_video(tmp_path / "a.mkv", 20).read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data[: data.index(b"\x1f\x43\xb6\x75") + 60])  # within the first cluster
+    with pytest.raises(VideoError, match="no frame can be decoded; see whether a player shows it"):
+        VideoReader(tmp_path / "a.mkv")
+
+
+@pytest.mark.filterwarnings("ignore:.*missing or damaged:RuntimeWarning")
+def test_whole_frames_that_share_an_incomplete_packet_are_decoded(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mpg", 50, codec="mpeg2video", gop=12)  # up to ten small frames in a packet
+    whole = sequential_frames(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4])
+    with VideoReader(path) as reader:
+        frames = reader.read(range(reader.num_frames)).permute(0, 2, 3, 1).numpy()
+        assert reader.missing <= 2
+    sound = [np.array_equal(ours, theirs) for ours, theirs in zip(frames, whole, strict=False)]
+    assert sound.count(False) <= 2
+
+
 def test_titles_in_any_encoding(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", 10, codec="mpeg4", b_frames=0)
     with av.open(str(path)) as source, av.open(str(tmp_path / "b.avi"), "w") as target:

@@ -187,6 +187,21 @@ def test_wrong_middle_convolution_is_named(state_dict, tmp_path):
         create_model("vov3d_m", checkpoint_path=path, conv="dw3d")
 
 
+def test_the_argument_that_a_file_does_not_fit_is_named(native, tmp_path):
+    path = save(native, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"holds vov3d_m \(.*\), not vov3d_m\(global_pool='catavgmax'\)"):
+        create_model("vov3d_m", checkpoint_path=path, global_pool="catavgmax")
+    with pytest.raises(WeightsError, match=r"holds vov3d_m \(.*\), not vov3d_m\(hidden_chs=1024\)"):
+        create_model("vov3d_m", checkpoint_path=path, hidden_chs=1024)
+
+
+def test_a_file_without_counters_of_batch_norms_loads_as_in_pytorch(native, tmp_path):
+    bare = {name: tensor for name, tensor in native.items() if not name.endswith("num_batches_tracked")}
+    loaded = create_model("vov3d_m", checkpoint_path=save(bare, tmp_path / "weights.pth")).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in bare.items())
+    assert not any(loaded[name].any() for name in loaded.keys() - bare.keys())
+
+
 def test_missing_unexpected_and_misshapen_tensors_are_listed_and_nothing_is_loaded(native, tmp_path):
     for i in range(7):
         native[f"extra.{i}"] = torch.ones(1)

@@ -208,4 +208,7 @@ def _explain(state_dict: StateDict, model: nn.Module, family: Family, requested:
     if _fits(state_dict, model, family):
         return None  # the requested architecture; only stem or classifier differ
     found = identify(state_dict)
+    if found and requested in (found.title, *(() if found.model_args else found.variants)):
+        wanted = identify(model.state_dict())  # the request differs in other arguments than its name says
+        requested = wanted.title if wanted else requested
     return f"this file holds {found}, not {requested}" if found else None

@@ -500,6 +500,7 @@ def _fitted(
     except WeightsError as e:
         raise WeightsError(f"{origin}: {e}. Nothing was loaded") from e
     _fit_stem(model, state)
+    _fit_counters(model, state)
     return state, _fit_classifier(model, state, origin, adopt, headless, quiet)
 
 
@@ -540,6 +541,13 @@ def _fit_stem(model: nn.Module, state: StateDict) -> None:
         return
     # timm adapts 4-D weights only; the temporal size of the stem's spatial kernel is 1.
     state[STEM] = adapt_input_conv(wanted, weight.flatten(2, 3)).unflatten(2, weight.shape[2:4])
+
+
+def _fit_counters(model: nn.Module, state: StateDict) -> None:
+    """Adds the counters of batch norms where a file has none, as PyTorch does: many tools leave them out."""
+    counters = {name: value for name, value in model.state_dict().items() if name.endswith(_COUNTER)}
+    if not any(name in state for name in counters):
+        state.update({name: torch.zeros_like(value) for name, value in counters.items()})
 
 
 def _fit_classifier(model: nn.Module, state: StateDict, origin: str, adopt: bool, headless: bool, quiet: bool) -> bool:

@@ -51,7 +51,7 @@ class FrameIndex:
         promised: number of frames that a file cut short should hold, else 0.
         fps: frames per second, by the container or else by the times.
         variable: whether the frames come at a variable rate.
-        cut_at: byte position of a last packet that is incomplete.
+        cut: byte position (None where it is not known) and size of a last packet that is incomplete.
         whole: whether the file's own table lists all packets, and each is a picture that is shown.
     """
 
@@ -65,7 +65,7 @@ class FrameIndex:
     promised: int
     fps: float
     variable: bool
-    cut_at: int | None
+    cut: tuple[int | None, int] | None
     whole: bool = False
 
     def without(self, frames: int) -> "FrameIndex":
@@ -78,9 +78,7 @@ class FrameIndex:
         key_dts, key_at = np.full_like(key_pts, NO_TIME), np.full_like(key_pts, -1)
         key_dts[ours], key_at[ours] = self.key_dts[theirs], self.key_at[theirs]
         fps, variable = _frame_rate(stream, pts, ordered=True), _is_variable(np.diff(pts))
-        return FrameIndex(
-            pts, key_pts, key_dts, key_at, True, True, self.first, self.promised, fps, variable, self.cut_at
-        )
+        return FrameIndex(pts, key_pts, key_dts, key_at, True, True, self.first, self.promised, fps, variable, self.cut)
 
 
 def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
@@ -169,7 +167,7 @@ class _Packets:
     first: tuple[int, int | None, int | None] = (NO_TIME, None, None)
     discarded: int = 0
     broken: bool = False
-    cut_at: int | None = None
+    cut: tuple[int | None, int] | None = None
 
 
 def has_picture(packet: Any, codec: str, extradata: bytes | None) -> bool:
@@ -344,7 +342,7 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     by_time = np.argsort(np.asarray(packets.key_pts, dtype=np.int64), kind="stable")
     at = [np.asarray(column, dtype=np.int64)[by_time] for column in (packets.key_pts, packets.key_dts, packets.key_at)]
     place = packets.first
-    return FrameIndex(pts, at[0], at[1], at[2], ordered, timed, place, promised, fps, variable, packets.cut_at)
+    return FrameIndex(pts, at[0], at[1], at[2], ordered, timed, place, promised, fps, variable, packets.cut)
 
 
 def _promised(
@@ -352,7 +350,7 @@ def _promised(
 ) -> int:
     """Returns how many frames a file cut short should hold: by its header's count or, with `fps`, its duration."""
     by_time = round((container.duration or 0) / 1e6 * fps)
-    promised = max(stream.frames - packets.discarded, by_time, present + (packets.cut_at is not None))
+    promised = max(stream.frames - packets.discarded, by_time, present + (packets.cut is not None))
     return promised if promised <= min(most, _MAX_PROMISED) else present
 
 
@@ -427,7 +425,7 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
     except FFmpegError:
         found.broken = True
     if last_corrupt is not None:  # incomplete: a decoder would invent the rest of the picture
-        found.broken, found.cut_at = True, last_corrupt.pos
+        found.broken, found.cut = True, (last_corrupt.pos, last_corrupt.size)
         if not last_corrupt.is_discard:
             found.pts.pop()
     return found

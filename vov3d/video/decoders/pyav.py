@@ -102,6 +102,8 @@ class PyAVFrames(FrameSource):
             pts.append(NO_TIME if frame.pts is None else frame.pts)
             if _is_key(frame) and not self._damaged:
                 keys.append(pts[-1])
+        if not pts:
+            raise self._no_frame()
         times = np.asarray(pts, dtype=np.int64)
         self._by_count = not (self._index.timed and NO_TIME not in pts and bool((np.diff(times) > 0).all()))
         if not self._by_count:
@@ -137,7 +139,7 @@ class PyAVFrames(FrameSource):
             self._list_by_decoding()
             return self._trial()
         if first is None:
-            raise VideoError(f"{self._media.name}: no frame can be decoded; see whether a player shows it")
+            raise self._no_frame()
         if self._by_count:
             return first
         keys = self._index.key_pts
@@ -146,6 +148,9 @@ class PyAVFrames(FrameSource):
         elif not self._broken and shown != list(range(shown[0], shown[0] + len(shown))):
             self._list_by_decoding()
         return first
+
+    def _no_frame(self) -> VideoError:
+        return VideoError(f"{self._media.name}: no frame can be decoded; see whether a player shows it")
 
     def _first_alone(self) -> Any:
         """Returns the first frame where one decoded frame and the times of a few packets tell as much as the trial.
@@ -312,7 +317,7 @@ class PyAVFrames(FrameSource):
             latest = latest if packet.pts is None else max(latest, packet.pts)
             context.skip_frame = "NONREF" if early and wanted is not None and packet.pts not in wanted else "DEFAULT"
             # an empty packet would end decoding, an incomplete one would give a picture that is partly invented
-            if packet.size and not (packet.is_corrupt and packet.pos == self._index.cut_at):
+            if packet.size and not (packet.is_corrupt and (packet.pos, packet.size) == self._index.cut):
                 yield from self._frames_of(packet)
             waiting.discard(packet.pts)
             if wanted and not waiting and not self._fields:
