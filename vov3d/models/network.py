@@ -83,7 +83,7 @@ def drop_path_rates(last: float, num_blocks: int) -> list[float]:
 def init_weights(module: nn.Module) -> None:
     """Initialises convolutions Kaiming-normal by the true fan-out (PyTorch's ignores groups), and biases with zero."""
     for m in module.modules():
-        if isinstance(m, nn.Conv3d):
+        if isinstance(m, nn.Conv3d) and not m.weight.is_meta:  # drawing nothing takes longer than drawing
             fan_out = m.out_channels // m.groups * m.weight[0, 0].numel()
             nn.init.normal_(m.weight, std=(2.0 / fan_out) ** 0.5)
             if m.bias is not None:
