@@ -27,7 +27,7 @@ LEVELS = [
     {"models"},
     {"surgery", "weights"},
     {"labels", "layers"},
-    {"files", "extras", "memory", "signals"},
+    {"files", "extras", "memory", "signals", "syntax"},
 ]
 CORE = {"torch", "timm", "huggingface_hub", "safetensors", "einops"}
 WITH_EXTRAS = ("vov3d.video", "vov3d.synthetic", "vov3d.live", "vov3d.interpret", "vov3d.serving")  # need `video`

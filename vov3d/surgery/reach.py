@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from vov3d.syntax import parse
+
 _CALLED = {"checkpoint"}
 """Functions that call a module given to them."""
 _LOOKED_AT = {"isinstance", "len", "hasattr", "callable", "type", "bool", "id", "print", "super"}
@@ -45,7 +47,7 @@ class Reach:
 
     def _read_function(self, module: nn.Module, function: Any) -> None:
         try:
-            tree: Any = ast.parse(textwrap.dedent(inspect.getsource(function)))
+            tree: Any = parse(textwrap.dedent(inspect.getsource(function)))
             arguments = tree.body[0].args
         except (OSError, TypeError, SyntaxError, AttributeError):
             self._escape([module])  # its code is unknown

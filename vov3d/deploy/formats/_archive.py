@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from vov3d.syntax import parse
+
 _MOST_GRAPH = 1 << 26  # bytes of the graph; X3D-L's has 3 million
 _MOST_MEMBERS = 20_000
 _LONGEST_FORMULA = 5_000  # characters
@@ -218,7 +220,7 @@ def _check_formula(text: Any) -> None:
         if depth > _DEEPEST_FORMULA:
             raise wrong
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = parse(text.strip(), mode="eval")
     except SyntaxError:
         raise wrong from None
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
