@@ -132,7 +132,7 @@ def test_export_with_dynamic_batch_and_frames(name):
 def test_compile(backend):
     if backend == "inductor" and not shutil.which("g++"):
         pytest.skip("inductor needs a C++ compiler")
-    model = built("vov3d_m")
+    model = vov3d.create_model("vov3d_m", num_classes=11, num_blocks=2).eval()
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     with torch.no_grad():
         torch.testing.assert_close(compiled(clip()), model(clip()), rtol=1e-3, atol=1e-4)
