@@ -306,7 +306,7 @@ def test_visitors_use_the_page_and_nothing_leaves_the_machine(tmp_path):
             press(page)
         assert [label(page) for page in pages] == [CLASSES[1], CLASSES[15]]
         for page in pages:
-            assert page.locator(".vov3d-strip img").count() == 8
+            assert page.locator(".vov3d-strip img").count() == 16  # and the same frames with what speaks for the label
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
         desktop = pages[0]
