@@ -169,11 +169,12 @@ def answers(model: Any, clips: Kept) -> list[int]:
 def pretrain(name: str, work: Path) -> dict[str, Any]:
     """Trains a network on moving shapes as `vov3d_n` was trained, and measures it on the recipe's validation clips.
 
-    `vov3d_n` itself ("both") is only measured.
+    `vov3d_n` itself, the first of `RIVALS`, is only measured.
     """
-    keys = {"model.pretrained": "true"} if name == "both" else NETWORKS[name].keys | {"train.val_every": "2"}
+    packaged = name == RIVALS[0]
+    keys = {"model.pretrained": "true"} if packaged else NETWORKS[name].keys | {"train.val_every": "2"}
     trainer = Trainer(load_recipe("shapes_nano", keys), _pretrained(name, work), resume=True)
-    if name != "both":
+    if not packaged:
         trainer.run()
     budget = cost(name, 8, 64)
     return {"params": budget.params, "macs": budget.macs, "top1": trainer.validate()["top1"]}
@@ -181,14 +182,6 @@ def pretrain(name: str, work: Path) -> dict[str, Any]:
 
 def _pretrained(name: str, work: Path) -> Path:
     return work / f"pretrained-{name}"
-
-
-def network_table(found: Mapping[str, dict[str, Any]]) -> str:
-    """Returns the networks that were trained on moving shapes, in Markdown."""
-    lines = ["| network | parameters | multiply-adds (M) | top-1 on moving shapes, % |", "| --- | --- | --- | --- |"]
-    for name, row in found.items():
-        lines.append(f"| {NETWORKS[name].title} | {row['params']:,} | {row['macs'] / 1e6:.1f} | {row['top1']:.1f} |")
-    return "\n".join(lines) if found else NOTHING
 
 
 def _model(kind: Kind, work: Path) -> str:
@@ -292,6 +285,14 @@ def choices(found: Mapping[str, dict[str, Any]]) -> str:
             cells = [f"{figure([run], 'ordered')[1][0]:.1f}" if run else "not run" for run in runs]
             lines.append(f"| {'the recipe' if name == 'tuned' else KINDS[name].title} | {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else NOTHING
+
+
+def network_table(found: Mapping[str, dict[str, Any]]) -> str:
+    """Returns the networks that were trained on moving shapes, in Markdown."""
+    lines = ["| network | parameters | multiply-adds (M) | top-1 on moving shapes, % |", "| --- | --- | --- | --- |"]
+    for name, row in found.items():
+        lines.append(f"| {NETWORKS[name].title} | {row['params']:,} | {row['macs'] / 1e6:.1f} | {row['top1']:.1f} |")
+    return "\n".join(lines) if found else NOTHING
 
 
 NOTHING = "*No run is done.*"

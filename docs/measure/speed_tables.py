@@ -58,8 +58,9 @@ operator. A ratio below 1 means that the tensors were still in the cache. `--dty
 - `vov3d/layers/conv.py`: on a CPU clips are stored channels-last. For the backward pass 1 x k x k and t x 1 x 1 kernels
   run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d` that are added in place, forward and
   backward (`_shifted.py`); elsewhere `conv3d` is used.
-- In bf16, both gradients of strided depthwise kernels are our own: oneDNN takes 7 to 27 times as long as in float32 for
-  the clip's, and gives wrong ones for kernels on maps of one or two columns.
+- In bf16, both gradients of strided depthwise kernels are our own: oneDNN takes many times as long as in float32 for
+  the clip's, and gives wrong ones for kernels on maps of one or two columns (torch 2.14). The training steps above were
+  timed before.
 - Batch norm, squeeze-and-excitation, activation and sum stay calls of their own in training. They were tried as
   autograd functions that normalise and activate in one call of oneDNN and compute the normalised map again in the
   backward pass. On AVX2 with one thread the step was no faster: the statistics and their gradients still read the

@@ -101,9 +101,16 @@ def plain(x: torch.Tensor, conv: nn.Conv3d) -> torch.Tensor:
     return F.conv3d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
+def shapes(*largest: int) -> st.SearchStrategy:
+    return st.tuples(*(st.integers(1, size) for size in largest))
+
+
+some = st.tuples(st.booleans(), st.booleans()).filter(any)  # of the clip's gradient and the kernel's
+
+
 @settings(deadline=None, max_examples=60)
 @given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+    shape=shapes(3, 6, 5, 9, 9),
     kernel=st.sampled_from([(1, 1), (1, 3), (1, 5), (3, 1), (5, 1), (3, 3), (5, 3)]),
     stride=st.integers(1, 2),
     dilation=st.integers(1, 3),
@@ -136,12 +143,12 @@ def test_views_give_the_same_values_gradients_and_second_gradients(
 
 @settings(deadline=None, max_examples=60)
 @given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 7), st.integers(1, 7), st.integers(1, 7)),
+    shape=shapes(3, 6, 7, 7, 7),
     kernel=st.sampled_from([(3, 3), (5, 3), (3, 5), (7, 1)]),
     stride=st.integers(1, 2),
     dilation=st.integers(1, 2),
     bias=st.booleans(),
-    needed=st.tuples(st.booleans(), st.booleans()).filter(any),
+    needed=some,
 )
 def test_gradients_of_a_step_are_those_of_the_plain_form(shape, kernel, stride, dilation, bias, needed):
     torch.manual_seed(0)
@@ -212,12 +219,12 @@ class StridedGradients(Operations):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+    shape=shapes(3, 6, 5, 9, 9),
     kernel=st.sampled_from([(1, 3), (1, 5), (3, 3), (5, 3)]),
     stride=st.integers(2, 3),
     dilation=st.integers(1, 2),
     autocast=st.booleans(),
-    needed=st.tuples(st.booleans(), st.booleans()).filter(any),
+    needed=some,
 )
 def test_strided_depthwise_gradients_in_bf16_are_right_and_not_those_of_onednn(
     shape, kernel, stride, dilation, autocast, needed

@@ -35,8 +35,8 @@ def in_autocast(x: torch.Tensor) -> torch.Tensor:
 def is_strided_in_16_bits(dtype: torch.dtype, weight: torch.Tensor, stride: Sizes, groups: int) -> bool:
     """Returns whether oneDNN fails at the gradients: for strided depthwise kernels of 16 bits.
 
-    It is 7 to 27 times slower there for the clip than in float32, and the kernel's gradient holds memory that nobody
-    wrote where a map is hardly wider than the stride (torch 2.14).
+    It is many times slower there for the clip than in float32, and the kernel's gradient holds memory that nobody wrote
+    where a map is hardly wider than the stride (torch 2.14).
     """
     return dtype.itemsize == 2 and max(stride) > 1 and weight.shape[:2] == (groups, 1)
 
