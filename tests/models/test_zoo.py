@@ -127,6 +127,15 @@ def test_export_with_dynamic_batch_and_frames(name):
         torch.testing.assert_close(program(clip(*shape)), model(clip(*shape)), rtol=1e-4, atol=1e-4)
 
 
+def test_no_weights_are_drawn_on_the_meta_device(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda weight, **kwargs: drawn.append(weight))
+    model = vov3d.create_model("vov3d_n", device="meta")
+    assert not [weight for weight in drawn if weight.ndim == 5]
+    vov3d.create_model("vov3d_n")
+    assert len([weight for weight in drawn if weight.ndim == 5]) == sum(p.ndim == 5 for p in model.parameters())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compile(backend):
