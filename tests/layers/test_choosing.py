@@ -2,11 +2,11 @@
 
 import json
 import threading
-import warnings
 from collections import Counter
 
 import pytest
 import torch
+from helpers.warnings_as_errors import no_warnings
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -136,8 +136,7 @@ def test_a_form_with_wrong_results_is_never_chosen_and_named_once(clock, used, m
     conv = depthwise()
     with pytest.warns(RuntimeWarning, match="conv2d in float32 gives wrong results on cpu .*shifted is used"):
         conv(clip())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warnings():
         conv(clip(1, 4, 5, 6, 6))
     assert used == ["shifted"] * 2
     assert "conv2d" not in clock.timed
@@ -154,8 +153,7 @@ def test_forms_without_enough_memory_are_left_out_silently(clock, used, monkeypa
     for name in FORMS:
         if name != "shifted":
             monkeypatch.setitem(FORMS, name, fault("memory"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warnings():
         depthwise()(clip())
         monkeypatch.setitem(FORMS, "shifted", fault("memory"))
         with pytest.raises(torch.OutOfMemoryError):

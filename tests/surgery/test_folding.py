@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from helpers.trained_like import as_trained
+from helpers.warnings_as_errors import no_warnings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -279,8 +280,7 @@ def test_subclasses_that_change_nothing_are_folded_frozen_or_not(frozen):
     if frozen:
         vov3d.freeze_batchnorm(model)
     before, x = copy.deepcopy(model), torch.randn(2, 3, 2, 4, 4).double()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warnings():
         folded = fold_batchnorm(model)
     torch.testing.assert_close(folded(x), before(x), rtol=1e-10, atol=1e-12)
     assert [type(m) for m in folded][1::3] == [nn.Identity, nn.Identity]

@@ -2,7 +2,6 @@
 
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from helpers.numbered_videos import keep_part, write_pictures, write_video
 from helpers.recording_model import CFG, StandIn, frames_of
+from helpers.warnings_as_errors import no_warnings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,6 +254,5 @@ def test_frames_too_long_to_resize_are_refused(tmp_path: Path, model: StandIn, s
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_and_tiny_frames_are_labelled(tmp_path: Path, model: StandIn, count: int) -> None:
     path = write_pictures(tmp_path / "a.mov", [np.full((1, 1, 3), 90, np.uint8)] * count)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warnings():
         assert len(VideoClassifier(model, views="2x3")(path)) == 5
