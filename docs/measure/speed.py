@@ -8,7 +8,8 @@
     python docs/measure speed forms -o docs/results/benchmarks/speed.json     # the basis of layers/conv.py
 
 Float32 where nothing else is said; bf16 is timed on processors that have it, PyTorchVideo's X3D-M where
-pytorchvideo is installed. A part replaces its former result in the file.
+pytorchvideo is installed. Freed memory is kept, as in the trainers and commands (`vov3d.keep_freed_memory`). A part
+replaces its former result in the file.
 """
 
 import argparse
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write or to add to")
     args = parser.parse_args()
+    vov3d.keep_freed_memory()
     title, run = PARTS[args.part]
     report = json.loads(args.output.read_text()) if args.output.exists() else {}
     command = f"python docs/measure speed {args.part} -o {args.output}"

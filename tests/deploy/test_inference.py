@@ -93,7 +93,7 @@ def test_every_call_and_setting(name):
 def test_a_batch_in_pieces_equals_the_whole_batch(monkeypatch, features_only):
     fast, x = optimize_for_inference(small(features_only=features_only)), clip(5, 3, 2, 16, 16)
     whole = fast(x)
-    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 2 * x[0, 0].numel())
+    monkeypatch.setattr(_optimize, "PIECE_BYTES", 2 * x[0, 0].nbytes)
     seen: list[int] = []
     fast.model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     torch.testing.assert_close(fast(x), whole, **EXACT)
@@ -278,7 +278,7 @@ AROUND = {
 
 @pytest.mark.parametrize("kind", AROUND)
 def test_networks_around_ours_see_the_whole_batch_and_their_own_types(kind, monkeypatch):
-    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 1)
+    monkeypatch.setattr(_optimize, "PIECE_BYTES", 1)
     run, args = AROUND[kind]
     kwargs = args[-1] if isinstance(args[-1], dict) and len(args) > 1 else {}
     args = args[:-1] if kwargs else args
@@ -291,7 +291,7 @@ def test_layers_that_look_across_the_batch_see_all_of_it(monkeypatch):
         def forward(self, x):
             return super().forward(x - x.mean(0))
 
-    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 1)
+    monkeypatch.setattr(_optimize, "PIECE_BYTES", 1)
     own_layer, batch_statistics, subclass, x = small(), small(), small(), clip(4, 3, 2, 16, 16)
     own_layer.head.fc = Centred(16, 5).double().eval()
     norm = batch_statistics.stages[0].blocks[0].layers[0].bn2
@@ -303,7 +303,7 @@ def test_layers_that_look_across_the_batch_see_all_of_it(monkeypatch):
 
 @pytest.mark.parametrize("feature_cls", ["list", "dict", "hook", "getter", "fx"])
 def test_every_kind_of_features_in_pieces(feature_cls, monkeypatch):
-    monkeypatch.setattr(_optimize, "PIECE_VOXELS", 1)
+    monkeypatch.setattr(_optimize, "PIECE_BYTES", 1)
     model, x = small(features_only=True, feature_cls=feature_cls), clip(3, 3, 2, 16, 16)
     torch.testing.assert_close(optimize_for_inference(model)(x), model(x), **EXACT)
 

@@ -36,9 +36,9 @@ from vov3d.surgery.folding import fold_batchnorm, pairs
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
 from vov3d.surgery.kinds import is_only
 
-PIECE_VOXELS = 16 * 224 * 224
-"""Frames x height x width that go through a model of this package at once on a CPU: more does not fit in the cache
-(docs/results/benchmarks.md)."""
+PIECE_BYTES = 2 * 4 * 16 * 224 * 224
+"""Bytes of a channel that go through a model of this package at once on a CPU: two clips of 16 x 224 x 224 in float32,
+four in bf16. Of one clip, threads get unequal shares; of more, the maps leave the cache (docs/results/benchmarks.md)."""
 
 _AGAIN = "call vov3d.optimize_for_inference on the original again, with the device= and dtype= that it needs"
 _EXPORT = "call vov3d.export, torch.jit.trace or torch.export.export with the original"
@@ -230,7 +230,7 @@ class OptimizedModel(nn.Module):
         clips = args[0] if self._in_pieces and len(tensors) == 1 and args else None
         if not isinstance(clips, torch.Tensor) or clips.ndim != 5 or torch.jit.is_tracing() or _is_exporting():
             return call(*args, **kwargs)
-        size = max(1, PIECE_VOXELS // max(1, clips.shape[2:].numel()))
+        size = max(1, PIECE_BYTES // max(1, clips.element_size() * clips.shape[2:].numel()))
         if len(clips) <= size:
             return call(*args, **kwargs)
         return _join([call(piece, *args[1:], **kwargs) for piece in clips.split(size)])
