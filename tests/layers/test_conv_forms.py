@@ -137,11 +137,20 @@ def reference(conv, shape, last=False, bias=False, dtype=torch.float32, grads=(T
     grads=st.tuples(st.booleans(), st.booleans()),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
 )
+@example(
+    case=(Conv((3, 4, 1, 3, 3), (1, 1, 2), (0, 0, 0), (1, 1, 1), 1), (1, 4, 2, 5, 3)),
+    last=False,
+    bias=False,
+    grads=(False, False),
+    dtype=torch.bfloat16,
+)
 def test_right_forms_agree_with_the_reference(case, last, bias, grads, dtype):
     conv, shape = case
     checked = reference(conv, shape, last, bias, dtype, grads)
-    for name in ("conv3d", *([] if dtype == torch.bfloat16 else fitting(conv, last and shape[2:] != (1, 1, 1)))):
-        assert checked.wrong(checked.call(name)()) is None, name
+    low = dtype == torch.bfloat16
+    with torch.backends.mkldnn.flags(enabled=not low):  # on maps of one column, oneDNN's bf16 is wrong (torch 2.14)
+        for name in ("conv3d", *([] if low else fitting(conv, last and shape[2:] != (1, 1, 1)))):
+            assert checked.wrong(checked.call(name)()) is None, name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
