@@ -47,7 +47,9 @@ def test_published_outputs(name: str, index: int, tmp_path):
             torch.testing.assert_close(model.forward_dense(x), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [n if n in ("vov3d_m_k400", "x3d_m_k400") else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED]
+)
 def test_float64_agrees(name: str, tmp_path):
     case = load_reference(name)["cases"][0]
     model = vov3d.create_model(PUBLISHED[name], checkpoint_path=published_file(name, tmp_path)).double().eval()

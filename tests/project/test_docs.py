@@ -28,7 +28,11 @@ def page_files(tmp_path, monkeypatch):
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.slow) if p.stem in ("export", "huggingface", "streaming") else p for p in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_python_blocks_run_one_after_the_other(page, page_files):
     namespace: dict = {}
     for kind, block in re.findall(r"^```python( no-run)?\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):

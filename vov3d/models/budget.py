@@ -45,10 +45,13 @@ def measure_budget(model_name: str, num_frames: int = 16, size: int = 224, **kwa
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
     model: Any = create_model(model_name, device="meta", **kwargs).eval()
     clip = torch.empty(1, model.in_chans, num_frames, size, size, device="meta")
-    with torch.no_grad():
-        maps = model.forward_intermediates(clip, intermediates_only=True)
-    stages = tuple((info["module"], tuple(x.shape[1:])) for info, x in zip(model.feature_info, maps, strict=True))
-    return budget_of(model, clip)._replace(stages=stages)
+    stages: dict[str, tuple[int, ...]] = {}
+    for info in model.feature_info:
+        name = info["module"]
+        model.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: stages.update({name: tuple(output.shape[1:])})
+        )
+    return budget_of(model, clip)._replace(stages=tuple(stages.items()))
 
 
 def budget_of(model: nn.Module, clip: torch.Tensor) -> Budget:
