@@ -8,8 +8,8 @@
     python docs/measure speed forms -o docs/results/benchmarks/speed.json     # the basis of layers/conv.py
 
 Float32 where nothing else is said; bf16 is timed on processors that have it, PyTorchVideo's X3D-M where
-pytorchvideo is installed. Freed memory is kept, as in the trainers and commands (`vov3d.keep_freed_memory`). A part
-replaces its former result in the file.
+pytorchvideo is installed. `--keep-freed-memory` measures a part as the trainers and commands run, and stores it beside
+the part as it is by default. A part replaces its former result in the file.
 """
 
 import argparse
@@ -155,17 +155,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write or to add to")
+    parser.add_argument("--keep-freed-memory", action="store_true", help="calls vov3d.keep_freed_memory before")
     args = parser.parse_args()
-    vov3d.keep_freed_memory()
     title, run = PARTS[args.part]
+    name, command = args.part, f"python docs/measure speed {args.part} -o {args.output}"
+    if args.keep_freed_memory:
+        vov3d.keep_freed_memory()
+        title, name, command = f"{title}, freed memory kept", f"{name}_kept", f"{command} --keep-freed-memory"
     report = json.loads(args.output.read_text()) if args.output.exists() else {}
-    command = f"python docs/measure speed {args.part} -o {args.output}"
-    report[args.part] = {"title": title, "command": command, "machine": machine(CPU), "rows": run()}
+    report[name] = {"title": title, "command": command, "machine": machine(CPU), "rows": run()}
     with replacing(args.output) as draft:
         draft.write_text(json.dumps(report, indent=2) + "\n")
-    for name, row in report[args.part]["rows"].items():
+    for form, row in report[name]["rows"].items():
         print(
-            f"{name:36}", f"{1e3 * row['median']:8.1f} ms" if "median" in row else f"{row['peak_bytes'] / 1e6:6.0f} MB"
+            f"{form:36}", f"{1e3 * row['median']:8.1f} ms" if "median" in row else f"{row['peak_bytes'] / 1e6:6.0f} MB"
         )
 
 

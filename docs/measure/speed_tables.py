@@ -15,10 +15,15 @@ HEAD = """# Benchmarks
 Written by `python docs/measure speed_tables` from the measurements in `docs/results/benchmarks/`. Times are medians
 of interleaved repetitions in one process, with quartiles. The [published form](../how_it_works.md#terms) is the same
 network from plain `nn.Conv3d` on contiguous clips (`docs/measure/published_form.py`), in the same run. Precision is
-float32 unless bf16 is named; in training, bf16 is autocast. The tables come from different machines, which are named.
-No GPU was available, so there are no GPU results. Measure yours with `vov3d benchmark vov3d_m x3d_m --backends
-eager,optimized`.
+float32 unless bf16 is named; in training, bf16 is autocast. By default, the C library gives the memory of large
+tensors back to the system, and each pass waits for new pages: most of all plain networks with large batches, as the
+tables with `vov3d.keep_freed_memory` show. The commands and trainers call it, and your own code can. The tables come
+from different machines, which are named. No GPU was available, so there are no GPU results. Measure yours with
+`vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
 """
+
+ORDER = ("infer", "batch", "train", "memory", "forms", "zoo")
+"""Parts of the measurements in the order of the page; the last has a picture."""
 
 PICTURE = """![Published top-1 against the measured time of a view](../figures/accuracy_latency.png)
 
@@ -59,15 +64,15 @@ operator. A ratio below 1 means that the tensors were still in the cache. `--dty
   run as `conv2d` on views, and depthwise t x k x k kernels as t shifted `conv2d` that are added in place, forward and
   backward (`_shifted.py`); elsewhere `conv3d` is used.
 - In bf16, both gradients of strided depthwise kernels are our own: oneDNN takes many times as long as in float32 for
-  the clip's, and gives wrong ones for kernels on maps of one or two columns (torch 2.14). The training steps above were
-  timed before.
+  the clip's, and gives wrong ones for kernels on maps of one or two columns (torch 2.14).
 - Batch norm, squeeze-and-excitation, activation and sum stay calls of their own in training. They were tried as
   autograd functions that normalise and activate in one call of oneDNN and compute the normalised map again in the
   backward pass. On AVX2 with one thread the step was no faster: the statistics and their gradients still read the
   whole map, and the exponential of SiLU takes as long in oneDNN as in PyTorch.
-- `optimize_for_inference`: a batch on a CPU runs in pieces of 16 x 224 x 224 voxels (`python docs/measure speed batch`
-  compares); the bottleneck's expansion and spatial convolution run on a few frames at a time where their map is over
-  16 MiB.
+- `optimize_for_inference`: a batch on a CPU runs in pieces of two clips of 16 x 224 x 224 in float32 and four in bf16
+  (`python docs/measure speed batch` compares with the whole batch): one clip keeps two threads less busy, and maps of
+  more leave the cache. The bottleneck's expansion and spatial convolution run on a few frames at a time where their map
+  is over 16 MiB.
 """
 
 
@@ -80,7 +85,8 @@ def main() -> None:
 
 def page(speed: dict[str, Any]) -> str:
     """Returns docs/results/benchmarks.md."""
-    return "\n".join([HEAD, *map(section, speed.values()), PICTURE if "zoo" in speed else "", AGREEMENT, RULES])
+    parts = [speed[key] for part in ORDER for key in (part, f"{part}_kept") if key in speed]
+    return "\n".join([HEAD, *map(section, parts), PICTURE if "zoo" in speed else "", AGREEMENT, RULES])
 
 
 def section(part: dict[str, Any]) -> str:
@@ -116,7 +122,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 def readme_table(speed: dict[str, Any]) -> str:
     """Returns the table of README: the published form against the forms that a user gets."""
     lines = ["| | published form | as it is | optimized | in bf16 |", "| --- | --- | --- | --- | --- |"]
-    for key in ("infer", "batch", "train"):
+    for key in ("infer", "batch", "batch_kept", "train", "train_kept"):
         rows = speed.get(key, {}).get("rows", {})
         for model in ("vov3d_m", "x3d_m"):
             forms = [rows.get(f"{model}, {form}") for form in ("published form", "as it is", "optimized")]

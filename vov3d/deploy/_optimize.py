@@ -38,7 +38,7 @@ from vov3d.surgery.kinds import is_only
 
 PIECE_BYTES = 2 * 4 * 16 * 224 * 224
 """Bytes of a channel that go through a model of this package at once on a CPU: two clips of 16 x 224 x 224 in float32,
-four in bf16. Of one clip, threads get unequal shares; of more, the maps leave the cache (docs/results/benchmarks.md)."""
+four in bf16. One clip keeps two threads less busy; maps of more leave the cache (docs/results/benchmarks.md)."""
 
 _AGAIN = "call vov3d.optimize_for_inference on the original again, with the device= and dtype= that it needs"
 _EXPORT = "call vov3d.export, torch.jit.trace or torch.export.export with the original"
