@@ -95,9 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=40, help="passes over the videos (default: 40)")
     parser.add_argument("--batch", type=int, default=16, help="clips in an update (default: 16)")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate (default: 2e-3)")
-    parser.add_argument(
-        "--flip", action="store_true", help="mirror half of the clips; not where left and right are classes"
-    )
+    parser.add_argument("--flip", action="store_true", help="mirror half of the clips; not if left and right differ")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
     return parser.parse_args()
 
@@ -109,6 +107,7 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classes, train, held_out = open_videos(args.data) if args.data else find_videos(args.folder)
+    args.output.mkdir(parents=True, exist_ok=True)  # fails now rather than after the training
     model: Any = vov3d.create_model(args.model, pretrained=True, num_classes=len(classes)).to(device)
     cfg = model.pretrained_cfg
     loading: dict[str, Any] = {"batch_size": args.batch, "num_workers": args.workers}
@@ -145,4 +144,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError, vov3d.video.VideoError, vov3d.WeightsError) as error:
+        raise SystemExit(str(error).strip().splitlines()[-1]) from None  # a worker's error begins with its traceback

@@ -1,5 +1,6 @@
 """The plain loop: it learns, holds out, saves, and refuses folders that it cannot use."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,25 @@ def test_every_video_is_trained_on_or_held_out_and_never_both(tmp_path):
     assert sorted(label for _, label in held_out) == [0, 1]
     assert len({path for path, _ in train + held_out}) == 12
     assert finetune.find_videos(tmp_path) == (classes, train, held_out)
+
+
+def test_a_broken_video_and_an_output_that_is_a_file_are_one_line_each(tmp_path, monkeypatch):
+    def said(output: str, workers: str) -> str:
+        options = ["--output", str(tmp_path / output), "--epochs", "1", "--workers", workers]
+        monkeypatch.setattr(sys, "argv", ["finetune.py", str(tmp_path / "videos"), *options])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(finetune.__file__, run_name="__main__")
+        return str(end.value)
+
+    write_folder(tmp_path / "videos", 2)
+    (tmp_path / "file").write_text("notes")
+    assert said("file", "0").endswith(f"File exists: '{tmp_path / 'file'}'")
+    for video in (tmp_path / "videos").rglob("*.mp4"):
+        video.write_bytes(b"no video")
+    for workers in ("0", "1"):
+        line = said("model", workers)
+        assert f"{tmp_path / 'videos'}" in line
+        assert "\n" not in line
 
 
 @pytest.mark.parametrize(("each", "message"), [(1, "holds 1 videos; a class needs two"), (0, "holds 0 videos")])
