@@ -84,10 +84,13 @@ def test_strides_are_those_of_the_layer():
     [
         ("single", None, None, [2], "c"),
         ("single", None, 1, [1], "b"),
+        ("single", None, np.int64(1), [1], "b"),
+        ("single", None, torch.tensor([[0.1, 0.9]]).argmax(1), [1], "b"),
         ("multilabel", None, "a", [0], "a"),
         ("regression", None, "d", [3], "d"),
         ("multihead", {"verb": 2, "noun": 2}, None, [0, 2], "a c"),
         ("multihead", {"verb": 2, "noun": 2}, ("b", "d"), [1, 3], "b d"),
+        ("multihead", {"verb": 2, "noun": 2}, (np.int64(1), "d"), [1, 3], "b d"),
         ("multihead", {"verb": 2, "noun": 2}, "d", [3], "d"),
     ],
 )
@@ -103,6 +106,8 @@ def test_targets(task, heads, wanted, outputs, label):
         ("single", "abc", 3, "from 0 to 2"),
         ("single", "abc", True, "from 0 to 2"),
         ("single", "abc", -1, "from 0 to 2"),
+        ("single", "abc", np.bool_(True), "from 0 to 2"),
+        ("single", "abc", torch.tensor(1.0), "from 0 to 2"),
         ("single", ["left", "right"], "lefft", "no output 'lefft'; near: 'left'"),
         ("single", "aba", "a", r"names outputs \[0, 2\]"),
         ("single", "abc", ("a", "b"), "has one head"),
