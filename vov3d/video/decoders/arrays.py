@@ -40,7 +40,8 @@ def _as_frames(source: Any) -> torch.Tensor:
     if is_frames(source):
         source = _stacked(source)
     if not isinstance(source, (np.ndarray, torch.Tensor)):
-        raise ValueError(f"{_EXPECTED}, or a video file, folder, address or bytes; got {type(source).__name__}")
+        row = "; vov3d.adapters.datasets.video_source(row) gives its file" if isinstance(source, dict) else ""
+        raise ValueError(f"{_EXPECTED}, or a video file, folder, address or bytes; got {type(source).__name__}{row}")
     shape = tuple(source.shape)
     if str(source.dtype).removeprefix("torch.") != "uint8" or len(shape) != 4 or 3 not in (shape[1], shape[3]):
         raise ValueError(f"{_EXPECTED}; got {source.dtype} of shape {shape}")
