@@ -242,6 +242,17 @@ def test_arguments_of_the_network_may_be_given_to_the_configuration():
     assert zeros  # the network's own start, not that of transformers
 
 
+@pytest.mark.parametrize("load", ["VoV3DForVideoClassification", "AutoModelForVideoClassification"])
+def test_arguments_of_the_network_may_be_given_on_loading(load, small):
+    """Dropout and stochastic depth are chosen with each training."""
+    loader = {**vars(transformers), **globals()}[load]
+    model = loader.from_pretrained(small, drop_path_rate=0.25, drop_rate=0.1)
+    assert (model.model.stages[-1].blocks[-1].drop_path.drop_prob, model.model.head.drop.p) == (0.25, 0.1)
+    assert torch.equal(outputs(model, clips()), outputs(loader.from_pretrained(small), clips()))
+    with pytest.raises(TypeError, match="drop_paths"):
+        loader.from_pretrained(small, drop_paths=0.25)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -393,6 +404,10 @@ def test_the_settings_of_the_processor_have_an_effect_or_raise(packaged, tmp_pat
     assert bare.shape[-2:] == (64, 64)
     with pytest.raises(ValueError, match="fps=15 would have no effect"):
         processor(frames, fps=15)
+    with pytest.raises(ValueError, match="frame_stride=2 would have no effect"):
+        processor(frames, frame_stride=2)
+    with pytest.raises(ValueError, match="there are no videos: the list is empty"):
+        processor([])
     with pytest.raises(ValueError, match="video_metadata has 2 entries for 1 videos"):
         processor(frames, video_metadata=[{"fps": 30}, {"fps": 30}])
     dense = VoV3DVideoProcessor(num_frames=4, frame_stride=2, size={"shortest_edge": 32}, crop_size=32)
@@ -401,6 +416,8 @@ def test_the_settings_of_the_processor_have_an_effect_or_raise(packaged, tmp_pat
     assert dense(numbered, **same).pixel_values[0, :, 0, 0, 0].tolist() == [16, 18, 20, 23]
     (known,) = dense(numbered, return_metadata=True, **same).video_metadata
     assert (known.frames_indices, known.total_num_frames, known.fps) == ([16, 18, 20, 23], 40, 30)
+    with pytest.raises(ValueError, match="fps is 0: give the frames per second to take, above 0"):
+        dense(numbered, fps=0)
     assert dense(numbered, fps=30, **same).pixel_values[0, :, 0, 0, 0].tolist() == [18, 19, 20, 21]
     half = dense(numbered, video_metadata={"fps": 15}, **same).pixel_values[0, :, 0, 0, 0].tolist()
     assert half == [18, 19, 20, 21]
