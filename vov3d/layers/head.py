@@ -64,8 +64,8 @@ def classes_of(classifier: nn.Module) -> int | None:
         return 0
     for name in ("out_features", "out_channels"):
         width = getattr(classifier, name, None)
-        if isinstance(width, int):
-            return width
+        if isinstance(width, Integral):
+            return int(width)
     return None
 
 
@@ -125,11 +125,11 @@ class ClassifierHead3d(nn.Module):
 
     def _classifier(self, num_classes: int, **dd) -> nn.Module:
         given: Any = num_classes
-        if not isinstance(given, Integral) or num_classes < 0:
+        if not isinstance(given, Integral) or isinstance(given, bool) or num_classes < 0:
             raise ValueError(f"num_classes must be 0 or more, got {num_classes!r}; give a whole number")
         if num_classes == 0:
             return nn.Identity()
-        fc = nn.Linear(self.num_features, num_classes, **dd)
+        fc = nn.Linear(self.num_features, int(num_classes), **dd)
         nn.init.normal_(fc.weight, std=0.01)
         nn.init.zeros_(fc.bias)
         return fc

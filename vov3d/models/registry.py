@@ -9,7 +9,7 @@ import timm
 from timm.models import parse_model_name, split_model_name_tag
 from torch import nn
 
-from vov3d.models.saved import read_saved
+from vov3d.models.saved import plain, read_saved
 from vov3d.weights.config import resolve_cfg
 from vov3d.weights.tasks import make_task
 
@@ -101,10 +101,12 @@ def create_model(
     """
     overlay = dict(pretrained_cfg_overlay or {})
     if task is not None or heads:
-        overlay |= {"task": task or "multihead", "heads": dict(heads) if heads else None}
-        make_task(overlay["task"], overlay["heads"])
-        if heads:
-            kwargs.setdefault("num_classes", sum(heads.values()))
+        if isinstance(heads, Mapping):
+            heads = {name: plain(classes) for name, classes in heads.items()}
+        found = make_task(task or "multihead", heads)
+        overlay |= {"task": found.name, "heads": dict(found.heads) or None}
+        if found.heads:
+            kwargs.setdefault("num_classes", sum(classes for _, classes in found.heads))
     source, name = _parsed(model_name)
     if checkpoint_path:
         overlay["file"] = str(checkpoint_path)
