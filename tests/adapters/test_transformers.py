@@ -238,6 +238,9 @@ def test_arguments_of_the_network_may_be_given_to_the_configuration():
     model = VoV3DForVideoClassification(config)
     assert len(model.model.stages) == 2
     assert model.num_labels == 3
+    config = VoV3DConfig(architecture="vov3d_n", pretrained_cfg={"mean": [0.5, 0.5, 0.5]})
+    assert (config.pretrained_cfg["mean"], config.pretrained_cfg["sampling"]) == ([0.5, 0.5, 0.5], "segment")
+    assert config.num_frames == 8
     zeros = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm3d) and not m.weight.any()]
     assert zeros  # the network's own start, not that of transformers
 
@@ -258,6 +261,15 @@ def test_arguments_of_the_network_may_be_given_on_loading(load, small):
     [
         (lambda: VoV3DConfig(architecture="resnet50"), "architecture='resnet50' is not known; use one of"),
         (lambda: VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", num_labels=0)), "has no classes"),
+        (lambda: VoV3DModel(VoV3DConfig(architecture="vov3d_n", num_frames=0)), "num_frames=0"),
+        (
+            lambda: VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", id2label={1: "a", 2: "b"})),
+            "id2label must number its 2 classes from 0, and lacks 0",
+        ),
+        (
+            lambda: vov3d.save_pretrained(VoV3DModel(VoV3DConfig(architecture="vov3d_n", **_TWO)), "x"),
+            r"cannot save a VoV3DModel: .* save its \.model",
+        ),
         (
             lambda: VoV3DForVideoClassification(
                 VoV3DConfig(architecture="vov3d_n", dense_logits=True, problem_type="multi_label_classification")

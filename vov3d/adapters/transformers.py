@@ -82,8 +82,8 @@ class VoV3DConfig(PreTrainedConfig):
     Attributes:
         architecture: A model of `vov3d.list_models`.
         model_args: Arguments of `vov3d.create_model` that make it another one: `conv`, `depths`, `causal`, ...
-        pretrained_cfg: What clips the weights want, the `pretrained_cfg` of a model; what the architecture was
-            published with if None.
+        pretrained_cfg: What clips the weights want, the `pretrained_cfg` of a model, or some of its fields; the others
+            are those that the architecture was published with.
         num_frames: Frames of a clip; those of `pretrained_cfg` if None.
         dense_logits: In evaluation, logits are the logarithm of what `forward_dense` gives, so that their softmax is
             the score that `vov3d.VideoClassifier` shows; for one label a clip.
@@ -110,12 +110,14 @@ class VoV3DConfig(PreTrainedConfig):
                 f"model_args have {some(sorted(unknown))}, which no model of this package takes; those of "
                 f"{self.architecture} are {', '.join(sorted(own))}"
             )
-        given = dict(self.pretrained_cfg) if self.pretrained_cfg else _clips_of(self.architecture)
+        given = dict(self.pretrained_cfg or {})
+        if "num_frames" not in given:  # none, or some fields; saved ones are whole
+            given = _clips_of(self.architecture) | given
         if "label_descriptions" in kwargs:
             given["label_descriptions"] = kwargs.pop("label_descriptions")
         own_names = {"num_classes", "label_names", "sha256"}
         self.pretrained_cfg = without_places("config.json", {k: v for k, v in given.items() if k not in own_names})
-        self.num_frames = self.num_frames or self.pretrained_cfg["num_frames"]
+        self.num_frames = self.pretrained_cfg["num_frames"] if self.num_frames is None else self.num_frames
 
         names, classes = kwargs.pop("label_names", None), kwargs.pop("num_classes", None)
         classes = classes if classes is not None else self.model_args.pop("num_classes", None)  # older files
@@ -169,8 +171,14 @@ class VoV3DConfig(PreTrainedConfig):
 
     @property
     def label_names(self) -> list[str] | None:
-        """Class names in index order; None if they are the `LABEL_0`, `LABEL_1`, ... of transformers."""
+        """Class names in index order; None if they are the `LABEL_0`, `LABEL_1`, ... of transformers.
+
+        Raises:
+            ValueError: If `id2label` does not number the classes from 0.
+        """
         by_index: Any = self.id2label
+        if lacking := sorted(set(range(len(by_index))) - by_index.keys()):
+            raise ValueError(f"id2label must number its {len(by_index)} classes from 0, and lacks {lacking[0]}")
         names = [by_index[i] for i in range(len(by_index))]
         return None if names == default_names(len(names)) else names
 

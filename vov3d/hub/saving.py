@@ -117,10 +117,10 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
     architecture = vars(model).get("pretrained_cfg", {}).get("architecture")
     family = family_of(model)
     if family is None or not architecture:
-        wrapped: dict[str, Any] = {name: getattr(model, name, None) for name in ("module", "_orig_mod")}
+        wrapped: dict[str, Any] = {name: getattr(model, name, None) for name in ("module", "_orig_mod", "model")}
         inner = next((name for name, part in wrapped.items() if part is not None and family_of(part)), None)
         cure = (
-            f"save its .{inner}"
+            f"save its .{inner} (after merging adapters such as LoRA into it)"
             if inner
             else "pass your widths and depths to create_model('vov3d_m', depths=..., ...); merge adapters such as LoRA"
             " into the model first"
