@@ -134,6 +134,8 @@ def test_no_label_names_for_another_number_of_classes():
     assert vov3d.class_names(vov3d.create_model("vov3d_m", device="meta"))[6] == "arm wrestling"
     assert vov3d.class_names(vov3d.create_model("vov3d_m", device="meta", num_classes=7)) is None
     assert vov3d.class_names(nn.Linear(1, 1)) is None
+    with pytest.raises(ValueError, match="class_names takes a model, got 'vov3d_m'; load_labels"):
+        vov3d.class_names("vov3d_m")
     with pytest.raises(ValueError, match="label set 'k700' is not known; use one of k400, ssv1, ssv2"):
         vov3d.load_labels("k700")
 
