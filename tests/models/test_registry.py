@@ -187,6 +187,8 @@ def test_numbers_may_be_those_of_numpy(tmp_path):
     vov3d.save_pretrained(model, tmp_path)
     model = vov3d.from_pretrained(tmp_path)
     assert model(torch.randn(1, 1, 2, 16, 16)).shape == (1, 3)
+    maps = vov3d.create_model("vov3d_n", features_only=True, out_indices=(i for i in np.arange(1, 3)))
+    assert maps.feature_info.channels() == [16, 32]
     model.reset_classifier(np.int64(4))
     assert model.num_classes == 4
     model.head.fc = nn.Linear(256, np.int64(5))

@@ -235,6 +235,8 @@ def test_unfit_models_are_refused() -> None:
         VideoClassifier(headless)
     with pytest.raises(ValueError, match=r"StandIn.pretrained_cfg lacks mean, std"):
         VideoClassifier(StandIn(mean=None, std=None))
+    with pytest.raises(ValueError, match=r"DataParallel.pretrained_cfg lacks .*: give the network inside it, .module"):
+        VideoClassifier(nn.DataParallel(vov3d.create_model("vov3d_n", device="meta")))
     with pytest.raises(ValueError, match=r"Linear.pretrained_cfg lacks num_frames"):
         VideoClassifier(nn.Linear(2, 2))
 

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -245,7 +245,7 @@ def plain(value: Any) -> Any:
     """Returns numbers and lists of NumPy, PyTorch or a configuration tool as Python's, which files can hold."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, Sequence | Iterator) and not isinstance(value, str | bytes):
         return (list if isinstance(value, list) else tuple)(map(plain, value))
     return value
 

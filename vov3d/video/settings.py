@@ -15,10 +15,11 @@ def checked_cfg(model: nn.Module, stride: float | None, num_frames: int | None) 
     cfg: Any = getattr(model, "pretrained_cfg", None)
     lacking = [key for key in _CFG_KEYS if not isinstance(cfg, Mapping) or cfg.get(key) is None]
     if lacking:
-        raise ValueError(
-            f"{type(model).__name__}.pretrained_cfg lacks {', '.join(lacking)}: build the model with "
-            "vov3d.create_model, or set them with pretrained_cfg_overlay"
-        )
+        parts: dict[str, Any] = {name: getattr(model, name, None) for name in ("module", "model")}
+        inner = next((name for name, part in parts.items() if hasattr(part, "pretrained_cfg")), None)
+        build = "build the model with vov3d.create_model, or set them with pretrained_cfg_overlay"
+        cure = f"give the network inside it, .{inner}" if inner else build
+        raise ValueError(f"{type(model).__name__}.pretrained_cfg lacks {', '.join(lacking)}: {cure}")
     change: dict[str, Any] = {}
     if num_frames is not None:
         if num_frames < 1:
