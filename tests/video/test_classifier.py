@@ -219,13 +219,25 @@ def test_broken_file_is_named(tmp_path: Path, model: StandIn) -> None:
     [
         ({"views": "1x2"}, "CLIPSxCROPS"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"class_names": ["a", "b"]}, "must be 7 names.*2 were given"),
+        ({"class_names": ["a", "b"]}, "must be 7 names.*got 2"),
         ({"class_names": "abcdefg"}, "must be 7 names"),
+        ({"class_names": dict(enumerate("abcdefg"))}, "must be 7 names, one a class of the model; got a dict"),
+        ({"class_names": range(7)}, "class_names must be texts, in index order, got 0"),
     ],
 )
 def test_bad_settings_are_refused(model: StandIn, settings: dict, cause: str) -> None:
     with pytest.raises(ValueError, match=cause):
         VideoClassifier(model, **settings)
+
+
+@pytest.mark.parametrize("pool", ["max", "catavgmax"])
+def test_networks_that_pool_otherwise_give_the_scores_of_their_logits(pool: str) -> None:
+    model = vov3d.create_model("vov3d_n", num_classes=3, global_pool=pool).eval()
+    frames = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+    clip = eval_transform(model.pretrained_cfg)(frames)
+    with torch.no_grad():
+        wanted = model(clip)[0].softmax(0)
+    torch.testing.assert_close(VideoClassifier(model).scores(frames), wanted)
 
 
 def test_unfit_models_are_refused() -> None:

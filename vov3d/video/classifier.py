@@ -558,10 +558,15 @@ def _made(name: str | os.PathLike[str]) -> nn.Module:
 
 
 def _scores(model: Any, views: torch.Tensor) -> torch.Tensor:
-    """Returns the scores `(B, num_classes)` of views: `forward_dense`, or those of `forward` if there is none."""
-    if hasattr(model, "forward_dense"):
+    """Returns the scores `(B, num_classes)` of views: `forward_dense`, or those of `forward` if there is none.
+
+    Nor is there one for a network that pools by more than the average.
+    """
+    pool = getattr(getattr(getattr(model, "head", None), "global_pool", None), "pool_type", "avg")
+    if hasattr(model, "forward_dense") and "max" not in pool:
         return model.forward_dense(views)
-    return task_of(model).scores(model(views), model.pretrained_cfg.get("temperature") or 1.0)
+    temperature = getattr(model, "temperature", None) or model.pretrained_cfg.get("temperature") or 1.0
+    return task_of(model).scores(model(views), temperature)
 
 
 def _check_errors(errors: str) -> None:

@@ -46,6 +46,9 @@ def checked_names(model: nn.Module, names: Sequence[str] | None) -> list[str]:
         names = names_of_model(model)
     if names is None:
         return [f"class {index}" for index in range(num_classes)]
-    if isinstance(names, str) or len(names) != num_classes:
-        raise ValueError(f"class_names must be {num_classes} names, one a class of the model; {len(names)} were given")
+    if isinstance(names, str | Mapping) or len(names) != num_classes:
+        given = len(names) if not isinstance(names, Mapping) else f"a {type(names).__name__}"
+        raise ValueError(f"class_names must be {num_classes} names, one a class of the model; got {given}")
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"class_names must be texts, in index order, got {strange[0]!r:.50}")
     return list(names)
