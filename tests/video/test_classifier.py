@@ -230,6 +230,17 @@ def test_bad_settings_are_refused(model: StandIn, settings: dict, cause: str) ->
         VideoClassifier(model, **settings)
 
 
+def test_outputs_that_are_not_finite_are_no_prediction() -> None:
+    model = vov3d.create_model("vov3d_n", num_classes=3)
+    torch.nn.init.constant_(model.head.fc.bias, float("nan"))
+    frames = np.zeros((8, 64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"<frames 8x64x64x3>: the outputs of the model are not finite \(NaN\)"):
+        VideoClassifier(model)(frames)
+    (result,) = VideoClassifier(model).results([frames], errors="return")
+    assert (result.predictions, result.scores) == ([], None)
+    assert "not finite" in str(result.error)
+
+
 @pytest.mark.parametrize("pool", ["max", "catavgmax"])
 def test_networks_that_pool_otherwise_give_the_scores_of_their_logits(pool: str) -> None:
     model = vov3d.create_model("vov3d_n", num_classes=3, global_pool=pool).eval()

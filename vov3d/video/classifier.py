@@ -19,7 +19,7 @@ from vov3d.models import create_model
 from vov3d.models.names import model_name
 from vov3d.video._averaging import ViewAverage, views_at_once
 from vov3d.video._loading import Loaded, Loader, Opened, prefetched
-from vov3d.video.decoders.base import stack_pictures
+from vov3d.video.decoders.base import printable, stack_pictures
 from vov3d.video.predictions import Prediction, Predictions, check_threshold, check_topk, html_strip, predictions_of
 from vov3d.video.reader import VideoReader, check_backend, missing_text
 from vov3d.video.sampling import Views, parse_views
@@ -201,7 +201,7 @@ class VideoClassifier:
             `Predictions`, or a list of them for each source of a list.
 
         Raises:
-            ValueError: for `topk` below 1, frames of another form, or `fps` for a file.
+            ValueError: for `topk` below 1, frames of another form, `fps` for a file, or outputs that are not finite.
             VideoError: for a source that gives no frames.
         """
         if not isinstance(source, (list, tuple)) or is_frames(source):
@@ -495,11 +495,12 @@ class VideoClassifier:
                     shown = event.crops[len(event.crops) // 2] if event.shown else shown
                     mean.add(event)
                 else:
-                    if event.error is not None and errors == "raise":
-                        raise event.error
+                    found = event.error or _finite(mean.finished(), event.source)
+                    if isinstance(found, Exception) and errors == "raise":
+                        raise found
                     if event.warning is not None:
                         warnings.warn(event.warning, RuntimeWarning, stacklevel=4)
-                    yield event.source, opened, event.error or mean.finished(), shown
+                    yield event.source, opened, found, shown
                     opened, mean, shown = None, None, None
 
     def scores_of(self, crops: list[torch.Tensor]) -> torch.Tensor:
@@ -547,6 +548,14 @@ class VideoClassifier:
         parameter = self._parameter()
         view = 3 * self._cfg["num_frames"] * self._transform.size**2 * parameter.element_size()
         return views_at_once(view, parameter.device)
+
+
+def _finite(values: torch.Tensor, source: Source) -> torch.Tensor | ValueError:
+    """Returns a video's scores or vector, or an error if they are not finite, for which any class would be the best."""
+    if values.isfinite().all():
+        return values
+    name = printable(source_name(source))
+    return ValueError(f"{name}: the outputs of the model are not finite (NaN): check its weights and its precision")
 
 
 def _made(name: str | os.PathLike[str]) -> nn.Module:
