@@ -14,6 +14,7 @@ def run() -> int:
     """Runs the command line; returns its exit code, 130 after Ctrl-C."""
     # During imports there is nothing to clean up, and some modules turn KeyboardInterrupt into other errors.
     signal.signal(signal.SIGINT, _leave)
+    _stand_in()
     from vov3d.cli import main
     from vov3d.memory import keep_freed_memory
 
@@ -22,6 +23,13 @@ def run() -> int:
         return main(begin=lambda: signal.signal(signal.SIGINT, _interrupt))
     finally:
         signal.signal(signal.SIGINT, _leave)
+
+
+def _stand_in() -> None:
+    """Opens the null device in place of outputs that the caller closed, before any file can take their numbers."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for the rest of the process)
 
 
 def _leave(*_: object) -> None:

@@ -90,7 +90,11 @@ def _new_draft(path: Path) -> tuple[Path, int]:
     while True:
         draft = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.part{path.suffix}")
         # tempfile would create one that only its owner can read
-        handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError as e:  # names what the caller knows, not the draft
+            missing = isinstance(e, FileNotFoundError)
+            raise OSError(e.errno, e.strerror, str(path.absolute().parent if missing else path)) from None
         if fcntl is not None:
             with suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_EX)

@@ -51,6 +51,13 @@ def test_maps_are_pooled_over_time(pool, pooled):
     assert all(torch.equal(folded[key], found[key]) for key in found)
 
 
+@pytest.mark.parametrize("feature_cls", ["dict", "hook", "getter"])
+def test_maps_may_come_by_their_names(feature_cls):
+    model = maps_of(feature_cls=feature_cls).eval()
+    found = PooledBackbone(model)(torch.zeros(1, 3, 2, 32, 32))
+    assert [x.shape[1] for x in found.values()] == list(model.feature_info.channels())
+
+
 def test_one_map_has_one_width():
     assert PooledBackbone(maps_of(out_indices=(3,))).out_channels == 64
 
@@ -260,6 +267,9 @@ def test_frozen_stages_and_norms(stages, norm_eval):
         (dict(pretrained="w.pth", init_cfg={"type": "Pretrained", "checkpoint": "w.pth"}), "all name weights"),
         (dict(init_cfg={"type": "Kaiming", "layer": "Conv3d"}), "is not supported; give dict"),
         (dict(init_cfg={"type": "Pretrained", "checkpoint": "w.pth", "prefix": "backbone."}), "is not supported"),
+        (dict(init_cfg={"type": "Pretrained", "checkpoint": None}), "'checkpoint': None} is not supported"),
+        (dict(init_cfg=[{"type": "Pretrained", "checkpoint": "w.pth"}]), r"init_cfg=\[.*\] is not supported"),
+        (dict(out_indices=-1), "out_indices=-1 does not choose among 4 feature maps"),
         (dict(frozen_stages=4), "frozen_stages is 4, but vov3d_n has 3 stages up to the last map"),
         (dict(frozen_stages=2, out_indices=(1,)), "has 1 stages"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vov3d.adapters.datasets import open_videos, video_source
+from vov3d.adapters.datasets import _bytes_of, open_videos, video_source
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
 from vov3d.video import VideoReader
 
@@ -112,8 +112,10 @@ def test_classes_may_be_texts(folder, tmp_path):
 
 
 def test_what_cannot_be_used_is_said(folder, table, tmp_path):
-    with pytest.raises(ValueError, match=r"which column holds the label cannot be told; give label=... of clip"):
-        open_videos(str(table), label="labels")
+    with pytest.raises(ValueError, match=r"has no column 'labels'; give label=... of clip \(Video\), action"):
+        open_videos(table, label="labels")
+    with pytest.raises(ValueError, match=r"its column 'clip' is a Video, but one class for each video is expected"):
+        open_videos(table, label="clip")
     features = datasets.Features({"video": datasets.Video(decode=False), "label": datasets.ClassLabel(names=NAMES)})
     path = str(next(folder.rglob("*.mp4")))
     rows = datasets.Dataset.from_dict({"video": [path] * 9, "label": [0, 1, -1] * 3}, features)
@@ -121,5 +123,39 @@ def test_what_cannot_be_used_is_said(folder, table, tmp_path):
     rows.to_parquet(tmp_path / "rows" / "train.parquet")
     with pytest.raises(ValueError, match="has no video to|the class -1, which has no name"):
         open_videos(str(tmp_path / "rows"))
-    with pytest.raises(ValueError, match="neither path nor bytes"):
-        video_source({"path": None, "bytes": None})
+    for nothing in ({"path": None, "bytes": None}, {"video": path}, None):
+        with pytest.raises(ValueError, match="neither path nor bytes: .*leave out rows without a video"):
+            video_source(nothing)
+    with pytest.raises(ValueError, match=r"got dict; vov3d.adapters.datasets.video_source\(row\) gives its file"):
+        VideoReader({"path": path, "bytes": None})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("videos", "labels", "kind", "message"),
+    [
+        ([b"x"] * 9, [["a"], ["b"], ["a", "b"]] * 3, [datasets.Value("string")], "its column 'label' is a List"),
+        ([b"x"] * 9, ["a", "", "b"] * 3, datasets.Value("string"), "videos have the class '', which has no name"),
+        ([b"x", None, b"y"] * 3, ["a"] * 9, datasets.Value("string"), "neither path nor bytes: None"),
+    ],
+)
+def test_rows_without_a_video_or_with_other_classes(videos, labels, kind, message, tmp_path):
+    features = datasets.Features({"video": datasets.Value("binary"), "label": kind})
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict({"video": videos, "label": labels}, features).to_parquet(
+            tmp_path / f"{split}.parquet"
+        )
+    with pytest.raises(ValueError, match=message):
+        list(open_videos(tmp_path)[1])
+
+
+def test_columns_of_bytes(folder, tmp_path):
+    """Without a split to measure by, rows are told apart by their content; the buffer is limited in bytes."""
+    content = next(folder.rglob("*.mp4")).read_bytes()
+    features = datasets.Features({"video": datasets.Value("binary"), "label": datasets.Value("int64")})
+    rows = {"video": [content + bytes([i]) * 9 for i in range(40)], "label": [7, 9] * 20}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "train.parquet")
+    classes, train, held_out = open_videos(tmp_path)
+    assert classes == ["7", "9"]
+    sources = [[source for source, _ in part] for part in (train, held_out)]
+    assert sorted(sources[0] + sources[1]) == sorted(rows["video"])
+    assert _bytes_of(content) == _bytes_of({"path": None, "bytes": content}) > len(content)

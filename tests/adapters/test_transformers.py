@@ -238,8 +238,22 @@ def test_arguments_of_the_network_may_be_given_to_the_configuration():
     model = VoV3DForVideoClassification(config)
     assert len(model.model.stages) == 2
     assert model.num_labels == 3
+    config = VoV3DConfig(architecture="vov3d_n", pretrained_cfg={"mean": [0.5, 0.5, 0.5]})
+    assert (config.pretrained_cfg["mean"], config.pretrained_cfg["sampling"]) == ([0.5, 0.5, 0.5], "segment")
+    assert config.num_frames == 8
     zeros = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm3d) and not m.weight.any()]
     assert zeros  # the network's own start, not that of transformers
+
+
+@pytest.mark.parametrize("load", ["VoV3DForVideoClassification", "AutoModelForVideoClassification"])
+def test_arguments_of_the_network_may_be_given_on_loading(load, small):
+    """Dropout and stochastic depth are chosen with each training."""
+    loader = {**vars(transformers), **globals()}[load]
+    model = loader.from_pretrained(small, drop_path_rate=0.25, drop_rate=0.1)
+    assert (model.model.stages[-1].blocks[-1].drop_path.drop_prob, model.model.head.drop.p) == (0.25, 0.1)
+    assert torch.equal(outputs(model, clips()), outputs(loader.from_pretrained(small), clips()))
+    with pytest.raises(TypeError, match="drop_paths"):
+        loader.from_pretrained(small, drop_paths=0.25)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +261,15 @@ def test_arguments_of_the_network_may_be_given_to_the_configuration():
     [
         (lambda: VoV3DConfig(architecture="resnet50"), "architecture='resnet50' is not known; use one of"),
         (lambda: VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", num_labels=0)), "has no classes"),
+        (lambda: VoV3DModel(VoV3DConfig(architecture="vov3d_n", num_frames=0)), "num_frames=0"),
+        (
+            lambda: VoV3DForVideoClassification(VoV3DConfig(architecture="vov3d_n", id2label={1: "a", 2: "b"})),
+            "id2label must number its 2 classes from 0, and lacks 0",
+        ),
+        (
+            lambda: vov3d.save_pretrained(VoV3DModel(VoV3DConfig(architecture="vov3d_n", **_TWO)), "x"),
+            r"cannot save a VoV3DModel: .* save its \.model",
+        ),
         (
             lambda: VoV3DForVideoClassification(
                 VoV3DConfig(architecture="vov3d_n", dense_logits=True, problem_type="multi_label_classification")
@@ -393,6 +416,10 @@ def test_the_settings_of_the_processor_have_an_effect_or_raise(packaged, tmp_pat
     assert bare.shape[-2:] == (64, 64)
     with pytest.raises(ValueError, match="fps=15 would have no effect"):
         processor(frames, fps=15)
+    with pytest.raises(ValueError, match="frame_stride=2 would have no effect"):
+        processor(frames, frame_stride=2)
+    with pytest.raises(ValueError, match="there are no videos: the list is empty"):
+        processor([])
     with pytest.raises(ValueError, match="video_metadata has 2 entries for 1 videos"):
         processor(frames, video_metadata=[{"fps": 30}, {"fps": 30}])
     dense = VoV3DVideoProcessor(num_frames=4, frame_stride=2, size={"shortest_edge": 32}, crop_size=32)
@@ -401,6 +428,8 @@ def test_the_settings_of_the_processor_have_an_effect_or_raise(packaged, tmp_pat
     assert dense(numbered, **same).pixel_values[0, :, 0, 0, 0].tolist() == [16, 18, 20, 23]
     (known,) = dense(numbered, return_metadata=True, **same).video_metadata
     assert (known.frames_indices, known.total_num_frames, known.fps) == ([16, 18, 20, 23], 40, 30)
+    with pytest.raises(ValueError, match="fps is 0: give the frames per second to take, above 0"):
+        dense(numbered, fps=0)
     assert dense(numbered, fps=30, **same).pixel_values[0, :, 0, 0, 0].tolist() == [18, 19, 20, 21]
     half = dense(numbered, video_metadata={"fps": 15}, **same).pixel_values[0, :, 0, 0, 0].tolist()
     assert half == [18, 19, 20, 21]

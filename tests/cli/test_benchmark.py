@@ -109,11 +109,23 @@ def test_a_training_step_trains():
         (["--mode", "train", "--table8"], "--table8 is about inference"),
         (["--dtypes", "fp16"], "fp16 is for GPUs"),
         (["--backends", "onnx", "--dtypes", "bf16"], "--backends onnx is measured in fp32"),
+        (["--picture", "bars.bmpp"], "--picture bars.bmpp: its name must end in one of .eps, "),
     ],
 )
 def test_combinations_that_cannot_run_are_refused(capsys, options, error):
     assert main(["benchmark", *TINY, *options]) == 1
     assert error in capsys.readouterr().err
+
+
+def test_measurements_are_printed_before_they_are_drawn(capsys, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("vov3d.cli.benchmark._draw", full)
+    assert main(["benchmark", *TINY, "--json", "--picture", str(tmp_path / "bars.PNG")]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["rows"]
+    assert "no space left" in printed.err
 
 
 def test_unknown_words_are_named(capsys):

@@ -99,10 +99,13 @@ def test_lists_of_videos(capsys, clips: Path, tmp_path: Path, monkeypatch: pytes
         (["@none.txt"], "none.txt: no such list of videos"),
         (["-", "-"], "- is given twice, but the standard input can be read only once"),
         (["-"], "the standard input: names no videos; a list has one per line"),
+        ([""], "a video's name is empty; was a variable of the shell not set?"),
     ):
         code, text, (line,) = run(capsys, *wrong, *MODEL)
         assert (code, text) == (1, "")
         assert line.startswith(f"vov3d predict: {message}")
+    monkeypatch.setattr("sys.stdin", None)
+    assert run(capsys, "-", *MODEL)[2] == ["vov3d predict: - names the standard input, which is closed"]
 
 
 def test_results_are_written_as_they_come(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,16 @@ def test_commands_without_a_model_import_nothing_slow(argv, without_heavy):
     assert done.stdout or argv == ["nothing"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="closes outputs by a shell")
+@pytest.mark.parametrize(("closed", "argv", "code"), [(">&-", "list", 0), ("2>&-", "list none", 1)])
+def test_closed_outputs(closed, argv, code, without_heavy):
+    """Without a standard error, Python prints errors among the results."""
+    environment = {**os.environ, "PYTHONPATH": without_heavy}
+    command = f"{sys.executable} -m vov3d {argv} {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 @pytest.mark.parametrize("name", ["torch", "timm", "torchvision"])
 def test_a_package_that_fails_on_import_is_one_line(name, tmp_path):
     (tmp_path / f"{name}.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")

@@ -54,6 +54,22 @@ def test_models_that_are_in_no_registry_come_back_from_their_configuration(hub, 
     assert len(from_pretrained("me/mine", features_only=True)(torch.randn(1, model.in_chans, 2, 32, 32))) == 5
 
 
+def test_a_repository_without_an_organisation_is_the_users(hub):
+    assert push_to_hub(create_model("vov3d_m", num_classes=3, **NANO), "mine") == FILES
+    assert list(hub.repos) == ["me/mine"]
+    assert 'vov3d.from_pretrained("me/mine")' in hub.repos["me/mine"]["README.md"].decode()
+
+
+@pytest.mark.parametrize("name", ["me/my model", "a/b/c", "me/", "", "hf-hub:me/mine", "me/mine@main", "./mine"])
+def test_names_that_no_repository_has_are_refused_before_anything_is_sent(name, hub, tmp_path):
+    with pytest.raises(ValueError, match=f"'{re.escape(name)}' is not the name of a repository; give 'org/name'"):
+        push_to_hub(create_model("vov3d_m", num_classes=3, **NANO), name)
+    with pytest.raises(ValueError, match="is not the name of a repository"):
+        vov3d.publish("vov3d_n.shapes_f8", name + "/", tmp_path)
+    assert not hub.requests
+    assert not list(tmp_path.iterdir())
+
+
 def test_uploaded_files_are_not_uploaded_again(hub):
     model = create_model("vov3d_m", num_classes=3, **NANO)
     push_to_hub(model, "me/mine")

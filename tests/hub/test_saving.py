@@ -128,13 +128,45 @@ def test_models_that_cannot_be_saved(tmp_path):
     target = tmp_path / "model"
     with pytest.raises(ValueError, match="got 2 label_names for a model of 5 classes"):
         save_pretrained(nano(), target, label_names=["a", "b"])
-    with pytest.raises(ValueError, match="cannot save a VoV3D: only whole models made by create_model"):
+    for names in ("abcde", dict(enumerate("abcde"))):  # both would be iterated
+        with pytest.raises(ValueError, match=r"label_names is a (str|dict): give a list of names in index order"):
+            save_pretrained(nano(), target, label_names=names)
+    with pytest.raises(ValueError, match="cannot save a VoV3D: only whole models .* again; pass your widths"):
         save_pretrained(vov3d.VoV3D(**NANO), target)
     with pytest.raises(ValueError, match="cannot save a FeatureListNet"):
         save_pretrained(nano(features_only=True), target)
     with pytest.raises(ValueError, match=r"cannot save norm_layer=<class.*name layers by strings"):
         save_pretrained(nano(norm_layer=torch.nn.BatchNorm3d), target)
     assert os.listdir(tmp_path) == []
+    target.write_text("mine")
+    with pytest.raises(NotADirectoryError, match="model: is a file; a model is saved in a folder"):
+        save_pretrained(nano(), target)
+    assert target.read_text() == "mine"
+
+
+def test_home_folders_and_marks_of_editors(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_pretrained(nano(), "~/mine")
+    config = tmp_path / "mine" / "config.json"
+    config.write_text(config.read_text(), encoding="utf-8-sig")
+    assert same(vov3d.from_pretrained("~/mine"), nano())
+    assert same(create_model("local-dir:~/mine", pretrained=True), nano())
+    assert vov3d.VideoClassifier("~/mine").model.num_classes == 5
+
+
+def test_what_is_none_stays_none(tmp_path):
+    """Fields without a value are not written; when they are read, they must not become those of the published nets."""
+    model = nano(pretrained_cfg_overlay=dict(sampling="segment", pool_size=None, test_input_size=None))
+    cfg = vov3d.from_pretrained(save_pretrained(model, tmp_path / "model")).pretrained_cfg
+    assert cfg["sampling"] == "segment"
+    assert cfg.get("frame_stride") is None  # the command info and the card would state one
+    assert cfg.get("pool_size") is None
+    assert cfg["test_input_size"] == cfg["input_size"]
+
+
+def test_an_argument_is_not_taken_for_one_of_the_file(folder):
+    with pytest.raises(TypeError, match="has no argument map_location"):
+        vov3d.from_pretrained(folder, map_location="cpu")
 
 
 def test_folders_that_do_not_load(folder, tmp_path):
@@ -147,6 +179,9 @@ def test_folders_that_do_not_load(folder, tmp_path):
     config["pretrained_cfg"]["sample_rate"] = 3
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="no field 'sample_rate'.*newer vov3d"):
+        create_model(f"local-dir:{folder}", pretrained=True)
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match="names no architecture: neither this package nor timm saved it"):
         create_model(f"local-dir:{folder}", pretrained=True)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json does not describe a model"):

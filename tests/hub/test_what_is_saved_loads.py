@@ -294,9 +294,12 @@ def test_from_pretrained_says_what_it_was_given(folder, tmp_path):
         (folder / "config.json", ValueError, "give its folder"),
         (tmp_path, FileNotFoundError, r"holds no config\.json.*model is"),
         ("vov3d_nn", FileNotFoundError, "did you mean vov3d_n"),
+        ("https://huggingface.co/me/mine", FileNotFoundError, "of a repository give its name alone, 'me/mine'"),
     ):
         with pytest.raises(error, match=message):
             from_pretrained(name)
+    with pytest.raises(FileNotFoundError, match=r"directory: '.*nowhere'"), replacing(tmp_path / "nowhere" / "a.png"):
+        pass
     assert from_pretrained("vov3d_n").num_classes == 20
     assert from_pretrained(f"local-dir:{folder}").num_classes == 5
 

@@ -18,7 +18,7 @@ from vov3d.deploy import ExportedModel
 from vov3d.interpret import METHODS, explain, occlusion, save_explanations
 from vov3d.interpret._alignment import enlarged, stride_of
 from vov3d.interpret._target import find_target
-from vov3d.interpret.picture import draw_animation, heated
+from vov3d.interpret.picture import _in_one_palette, draw_animation, heated
 from vov3d.synthetic.masks import make_masked_clip
 from vov3d.synthetic.moving_shapes import make_clip, write_clip
 from vov3d.weights.tasks import make_task
@@ -84,10 +84,13 @@ def test_strides_are_those_of_the_layer():
     [
         ("single", None, None, [2], "c"),
         ("single", None, 1, [1], "b"),
+        ("single", None, np.int64(1), [1], "b"),
+        ("single", None, torch.tensor([[0.1, 0.9]]).argmax(1), [1], "b"),
         ("multilabel", None, "a", [0], "a"),
         ("regression", None, "d", [3], "d"),
         ("multihead", {"verb": 2, "noun": 2}, None, [0, 2], "a c"),
         ("multihead", {"verb": 2, "noun": 2}, ("b", "d"), [1, 3], "b d"),
+        ("multihead", {"verb": 2, "noun": 2}, (np.int64(1), "d"), [1, 3], "b d"),
         ("multihead", {"verb": 2, "noun": 2}, "d", [3], "d"),
     ],
 )
@@ -103,6 +106,8 @@ def test_targets(task, heads, wanted, outputs, label):
         ("single", "abc", 3, "from 0 to 2"),
         ("single", "abc", True, "from 0 to 2"),
         ("single", "abc", -1, "from 0 to 2"),
+        ("single", "abc", np.bool_(True), "from 0 to 2"),
+        ("single", "abc", torch.tensor(1.0), "from 0 to 2"),
         ("single", ["left", "right"], "lefft", "no output 'lefft'; near: 'left'"),
         ("single", "aba", "a", r"names outputs \[0, 2\]"),
         ("single", "abc", ("a", "b"), "has one head"),
@@ -236,6 +241,11 @@ def test_videos_are_sampled_and_named_as_by_the_classifier(trained, tmp_path):
         save_explanations([found], tmp_path / name, video)
         with Image.open(tmp_path / name) as picture:
             assert getattr(picture, "n_frames", 1) == count
+    drawn = draw_animation([found])[0]
+    few = _in_one_palette(drawn)
+    assert len({bytes(picture.palette.palette) for picture in few}) == 1  # looking for it takes 0.2 s of a core
+    for one, other in zip(drawn, few, strict=True):
+        assert np.abs(np.asarray(one, float) - np.asarray(other.convert("RGB"), float)).mean() < 3
     save_explanations([found, explain(trained, path, 19)], tmp_path / "a.mp4", path)
     with vov3d.video.VideoReader(tmp_path / "a.mp4") as reader:
         assert reader.num_frames >= 14

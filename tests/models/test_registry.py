@@ -1,5 +1,8 @@
 """Names, tags and configurations, and the places where timm stumbles over five dimensions."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import timm
 import torch
@@ -131,6 +134,8 @@ def test_no_label_names_for_another_number_of_classes():
     assert vov3d.class_names(vov3d.create_model("vov3d_m", device="meta"))[6] == "arm wrestling"
     assert vov3d.class_names(vov3d.create_model("vov3d_m", device="meta", num_classes=7)) is None
     assert vov3d.class_names(nn.Linear(1, 1)) is None
+    with pytest.raises(ValueError, match="class_names takes a model, got 'vov3d_m'; load_labels"):
+        vov3d.class_names("vov3d_m")
     with pytest.raises(ValueError, match="label set 'k700' is not known; use one of k400, ssv1, ssv2"):
         vov3d.load_labels("k700")
 
@@ -153,11 +158,46 @@ def test_every_model_can_be_imported_by_its_name():
         (dict(features_only=True, out_indices=(0, 4)), r"out_indices=\(0, 4\) does not choose among 4 feature maps"),
         (dict(features_only=True, out_indices=()), r"out_indices=\(\) does not choose among 4 feature maps"),
         (dict(features_only=True, out_indices="1"), "out_indices='1' does not choose among 4 feature maps"),
+        (dict(features_only=True, out_indices=(2, 0)), r"out_indices=\(2, 0\) must rise, without repeats"),
+        (dict(features_only=True, out_indices=[3, -1]), r"out_indices=\[3, -1\] must rise, without repeats"),
+        (dict(num_classes=True), "num_classes must be 0 or more, got True"),
+        (dict(pretrained="ssv2_f16"), r"pretrained='ssv2_f16' chooses no weights.* \('vov3d_n.TAG'\)"),
+        (dict(pretrained="False"), "pretrained='False' chooses no weights; give True or False"),
+        (dict(pretrained=Path("weights.pth")), "pretrained='weights.pth' chooses no weights.*checkpoint_path="),
+        (dict(pretrained_cfg_overlay={"label_names": ["a"]}), "label_names must be 20 names, .*, got 1"),
     ],
 )
 def test_arguments_out_of_their_range(kwargs, message):
     with pytest.raises(ValueError, match=message):
         vov3d.create_model("vov3d_n", device="meta", **kwargs)
+
+
+def test_arguments_that_there_are_not():
+    with pytest.raises(TypeError, match="vov3d_n has no argument num_labels; those of the model are act_layer, "):
+        vov3d.create_model("vov3d_n", num_labels=3)
+
+
+def test_numbers_may_be_those_of_numpy(tmp_path):
+    """The number of classes often is `labels.max() + 1`."""
+    numbers = dict(in_chans=np.int16(1), drop_rate=np.float32(0.5), drop_path_rate=np.float32(0.25))
+    depths = np.array([1, 1, 2])
+    model = vov3d.create_model("vov3d_n", num_classes=np.int64(3), depths=depths, **numbers)
+    assert (model.num_classes, type(model.num_classes), model.in_chans) == (3, int, 1)
+    assert model.stages[-1].blocks[-1].drop_path.drop_prob == 0.25
+    vov3d.save_pretrained(model, tmp_path)
+    model = vov3d.from_pretrained(tmp_path)
+    assert model(torch.randn(1, 1, 2, 16, 16)).shape == (1, 3)
+    maps = vov3d.create_model("vov3d_n", features_only=True, out_indices=(i for i in np.arange(1, 3)))
+    assert maps.feature_info.channels() == [16, 32]
+    model.reset_classifier(np.int64(4))
+    assert model.num_classes == 4
+    model.head.fc = nn.Linear(256, np.int64(5))
+    assert model.num_classes == 5
+    heads = {"verb": np.int64(2), "noun": np.int64(3)}
+    model = vov3d.create_model("vov3d_n", heads=heads, pretrained_cfg_overlay={"mean": np.full(3, 0.5)}, device="cpu")
+    vov3d.save_pretrained(model, tmp_path)
+    assert vov3d.from_pretrained(tmp_path).pretrained_cfg["heads"] == heads
+    vov3d.VoV3D(num_classes=np.int64(3), drop_path_rate=np.float32(0.1), device="meta")
 
 
 def test_names_in_capitals_and_what_is_no_name():

@@ -219,13 +219,36 @@ def test_broken_file_is_named(tmp_path: Path, model: StandIn) -> None:
     [
         ({"views": "1x2"}, "CLIPSxCROPS"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"class_names": ["a", "b"]}, "must be 7 names.*2 were given"),
+        ({"class_names": ["a", "b"]}, "must be 7 names.*got 2"),
         ({"class_names": "abcdefg"}, "must be 7 names"),
+        ({"class_names": dict(enumerate("abcdefg"))}, "must be 7 names, one a class of the model; got a dict"),
+        ({"class_names": range(7)}, "class_names must be texts, in index order, got 0"),
     ],
 )
 def test_bad_settings_are_refused(model: StandIn, settings: dict, cause: str) -> None:
     with pytest.raises(ValueError, match=cause):
         VideoClassifier(model, **settings)
+
+
+def test_outputs_that_are_not_finite_are_no_prediction() -> None:
+    model = vov3d.create_model("vov3d_n", num_classes=3)
+    torch.nn.init.constant_(model.head.fc.bias, float("nan"))
+    frames = np.zeros((8, 64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"<frames 8x64x64x3>: the outputs of the model are not finite \(NaN\)"):
+        VideoClassifier(model)(frames)
+    (result,) = VideoClassifier(model).results([frames], errors="return")
+    assert (result.predictions, result.scores) == ([], None)
+    assert "not finite" in str(result.error)
+
+
+@pytest.mark.parametrize("pool", ["max", "catavgmax"])
+def test_networks_that_pool_otherwise_give_the_scores_of_their_logits(pool: str) -> None:
+    model = vov3d.create_model("vov3d_n", num_classes=3, global_pool=pool).eval()
+    frames = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+    clip = eval_transform(model.pretrained_cfg)(frames)
+    with torch.no_grad():
+        wanted = model(clip)[0].softmax(0)
+    torch.testing.assert_close(VideoClassifier(model).scores(frames), wanted)
 
 
 def test_unfit_models_are_refused() -> None:
@@ -235,6 +258,8 @@ def test_unfit_models_are_refused() -> None:
         VideoClassifier(headless)
     with pytest.raises(ValueError, match=r"StandIn.pretrained_cfg lacks mean, std"):
         VideoClassifier(StandIn(mean=None, std=None))
+    with pytest.raises(ValueError, match=r"DataParallel.pretrained_cfg lacks .*: give the network inside it, .module"):
+        VideoClassifier(nn.DataParallel(vov3d.create_model("vov3d_n", device="meta")))
     with pytest.raises(ValueError, match=r"Linear.pretrained_cfg lacks num_frames"):
         VideoClassifier(nn.Linear(2, 2))
 

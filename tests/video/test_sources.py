@@ -18,6 +18,28 @@ from PIL import Image
 from vov3d.video import VideoError, VideoReader
 
 
+class Decoder:
+    """Stands for those of torchcodec."""
+
+    def get_frames_in_range(self, start: int, stop: int) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Decoder(), r"got Decoder; give the file .* datasets.Video\(decode=False\)"),
+        (io.BytesIO(b"x"), r"got BytesIO; give the name of the file, or its content as file.read\(\)"),
+        (bytearray(b"x"), r"got bytearray; give bytes\(...\) of it"),
+        ({"bytes": b"x"}, r"got dict; vov3d.adapters.datasets.video_source\(row\) gives its file"),
+        (None, "got NoneType$"),
+    ],
+)
+def test_other_things_that_hold_a_video(source: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VideoReader(source)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write_video(tmp_path / "a.mp4", num_frames=20, gop=8)

@@ -343,6 +343,10 @@ def test_missing_file_and_folder(tmp_path):
         create_model("vov3d_m", checkpoint_path=tmp_path / "nowhere.pth")
     with pytest.raises(WeightsError, match=r"is a folder; load a saved model's folder with create_model\('local-dir:"):
         create_model("vov3d_m", checkpoint_path=tmp_path)
+    with pytest.raises(ValueError, match="checkpoint_path is a dict: give the name of a file; tensors are loaded by"):
+        create_model("vov3d_m", checkpoint_path={"stem": torch.zeros(1)})
+    with pytest.raises(ValueError, match="checkpoint_path='https://host/w.pth' is an address: download it"):
+        create_model("vov3d_m", checkpoint_path="https://host/w.pth")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import re
 import zlib
@@ -87,7 +88,7 @@ class VideoStream(IterableDataset):
 
 
 def open_videos(
-    name: str, *, subset: str | None = None, video: str | None = None, label: str | None = None
+    name: str | os.PathLike[str], *, subset: str | None = None, video: str | None = None, label: str | None = None
 ) -> tuple[list[str], VideoStream, VideoStream]:
     """Opens a data set of the Hub or of a folder for training and validation.
 
@@ -114,7 +115,7 @@ def open_videos(
         from datasets import Video, load_dataset
     except ImportError as error:
         raise ImportError(f"data sets of the Hub need the package datasets: {install('datasets')}") from error
-    name = name.removeprefix("hf:")
+    name = os.fspath(name).removeprefix("hf:")
     if subset is None and re.fullmatch(r"[\w.-]+/[\w.-]+:[\w.-]+", name):
         name, subset = name.split(":")
     splits: Any = load_dataset(name, subset, streaming=True)
@@ -146,7 +147,7 @@ def _streams(
         if not total:
             raise ValueError(f"{name}: its split {split!r} has no video to {purpose}; add videos")
         totals.append(total)
-    known = range(len(names)) if names else sorted(labels - {None})
+    known = range(len(names)) if names else sorted(labels - {None, ""})
     if unknown := labels - {*known}:
         raise ValueError(f"{name}: videos have the class {min(unknown, key=str)!r}, which has no name")
     index = {label: number for number, label in enumerate(known)}
@@ -163,7 +164,7 @@ def _every(video: Any) -> bool:
 
 def _is_drawn(video: Any, wanted: bool) -> bool:
     """Returns True if a hash of name and content puts a video on the wanted side of the split."""
-    path, content = (video.get("path"), video.get("bytes")) if isinstance(video, Mapping) else (video, None)
+    path, content = _file_of(video)
     named = "/".join(Path(path or "").parts[-2:])  # the same wherever the data set is stored
     return (zlib.crc32(named.encode() + (content or b"")[:_HEAD]) % _SHARE == 0) is wanted
 
@@ -179,6 +180,7 @@ def _columns(name: str, features: Any, video: str | None, label: str | None) -> 
     if features is None:
         raise ValueError(f"{name}: does not tell the types of its columns; its card must list them")
     types = {column: type(feature).__name__ for column, feature in features.items()}
+    listed = ", ".join(f"{column} ({kind})" for column, kind in types.items())
     found = []
     for given, wanted, fallback, what in (
         (video, "Video", "video", "video"),
@@ -187,9 +189,14 @@ def _columns(name: str, features: Any, video: str | None, label: str | None) -> 
         of_type = [column for column, kind in types.items() if kind == wanted]
         column = given or (of_type[0] if len(of_type) == 1 else fallback)
         if column not in types:
-            listed = ", ".join(f"{column} ({kind})" for column, kind in types.items())
-            raise ValueError(f"{name}: which column holds the {what} cannot be told; give {what}=... of {listed}")
+            problem = f"has no column {given!r}" if given else f"which column holds the {what} cannot be told"
+            raise ValueError(f"{name}: {problem}; give {what}=... of {listed}")
         found.append(column)
+    if types[found[1]] not in ("ClassLabel", "Value"):
+        raise ValueError(
+            f"{name}: its column {found[1]!r} is a {types[found[1]]}, but one class for each video is expected: a"
+            f" ClassLabel, a text or a number; give label=... of {listed}"
+        )
     return found[0], found[1]
 
 
@@ -211,7 +218,14 @@ def _drawn(rows: Iterable[Any], column: str, rng: random.Random) -> Iterator[Any
 
 
 def _bytes_of(video: Any) -> int:
-    return _ROW + len((isinstance(video, Mapping) and video.get("bytes")) or b"")
+    return _ROW + len(_file_of(video)[1] or b"")
+
+
+def _file_of(video: Any) -> tuple[Any, bytes | None]:
+    """Returns path and content of the video of a row, either of which may be None."""
+    if isinstance(video, Mapping):
+        return video.get("path"), video.get("bytes")
+    return (None, video) if isinstance(video, bytes) else (video, None)
 
 
 def video_source(value: Any) -> Any:
@@ -226,13 +240,16 @@ def video_source(value: Any) -> Any:
     Raises:
         ValueError: if there is neither.
     """
-    if not isinstance(value, Mapping):
+    if value is not None and not isinstance(value, Mapping):
         return value
-    path, content = value.get("path"), value.get("bytes")
+    path, content = _file_of(value)
     if content is not None:
         return content
     if not path:
-        raise ValueError(f"a video of the data set has neither path nor bytes: {dict(value)!r:.200}")
+        raise ValueError(
+            f"a video of the data set has neither path nor bytes: {value!r:.200}; leave out rows without a video, such"
+            " as by the filter of datasets, and give the column of the video, not the whole row"
+        )
     if Path(path).is_file():
         return path
     import fsspec  # comes with datasets

@@ -1,6 +1,6 @@
 """A backbone for MMAction2's recognizers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ class MMActionBackbone(nn.Module):
         name: Model, or model.tag, of `vov3d.list_models`.
         pretrained: `init_weights` loads the weights of the tag, or this file.
         checkpoint_path: `init_weights` loads this file.
-        out_indices: Indices of the maps: 0 is the stem, stages follow from 1, -1 is the last.
+        out_indices: Indices of the maps: 0 is the stem, stages follow from 1, -1 is the last. Or one number, of maps
+            from the last.
         frozen_stages: Freezes the stem and this many stages, norms included; 0 the stem alone, -1 nothing.
         norm_eval: Batch norms keep their statistics in training.
         init_cfg: A file in MMEngine's form: `dict(type="Pretrained", checkpoint="weights.pth")`.
@@ -42,7 +43,7 @@ class MMActionBackbone(nn.Module):
         name: str,
         pretrained: bool | str | None = False,
         checkpoint_path: str | None = None,
-        out_indices: tuple[int, ...] = (-1,),
+        out_indices: tuple[int, ...] | int = (-1,),
         frozen_stages: int = -1,
         norm_eval: bool = False,
         init_cfg: Mapping[str, Any] | None = None,
@@ -50,9 +51,8 @@ class MMActionBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self._weights = _weights(pretrained, checkpoint_path, init_cfg)
-        self._arguments: dict[str, Any] = dict(
-            model_name=name, features_only=True, out_indices=tuple(out_indices), **kwargs
-        )
+        levels = tuple(out_indices) if isinstance(out_indices, Iterable) else out_indices
+        self._arguments: dict[str, Any] = dict(model_name=name, features_only=True, out_indices=levels, **kwargs)
         model: Any = create_model(**self._arguments)
         self.model = model
         self.out_channels: tuple[int, ...] = tuple(model.feature_info.channels())
@@ -103,9 +103,10 @@ def _weights(
     named = [f"{name}={value!r}" for name, value in given.items() if value]
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)} all name weights; give one")
-    if init_cfg and (init_cfg.get("type") != "Pretrained" or set(init_cfg) != {"type", "checkpoint"}):
+    form = isinstance(init_cfg, Mapping) and {key: bool(value) for key, value in init_cfg.items()}
+    if init_cfg and (form != {"type": True, "checkpoint": True} or init_cfg["type"] != "Pretrained"):
         raise ValueError(
-            f"init_cfg={dict(init_cfg)} is not supported; give dict(type='Pretrained', checkpoint='weights.pth'), or "
+            f"init_cfg={init_cfg} is not supported; give dict(type='Pretrained', checkpoint='weights.pth'), or "
             "nothing: the network initialises itself"
         )
     if pretrained is True:

@@ -1,6 +1,7 @@
 """A 3D network whose feature maps are pooled over time: a 2D backbone with motion features, for 2D heads."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -64,7 +65,9 @@ class PooledBackbone(nn.Module):
                 f"expected a clip (B, {self.in_chans}, T, H, W) or (B, {self.in_chans} * T, H, W), got "
                 f"{tuple(clip.shape)}"
             )
-        maps = OrderedDict((str(i), self._pooled(x)) for i, x in enumerate(self.model(clip)))
+        found = self.model(clip)
+        found = found.values() if isinstance(found, Mapping) else found  # made with feature_cls="dict"
+        maps = OrderedDict((str(i), self._pooled(x)) for i, x in enumerate(found))
         return maps if self.fpn is None else self.fpn(maps)
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:

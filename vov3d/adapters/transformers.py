@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -81,8 +82,8 @@ class VoV3DConfig(PreTrainedConfig):
     Attributes:
         architecture: A model of `vov3d.list_models`.
         model_args: Arguments of `vov3d.create_model` that make it another one: `conv`, `depths`, `causal`, ...
-        pretrained_cfg: What clips the weights want, the `pretrained_cfg` of a model; what the architecture was
-            published with if None.
+        pretrained_cfg: What clips the weights want, the `pretrained_cfg` of a model, or some of its fields; the others
+            are those that the architecture was published with.
         num_frames: Frames of a clip; those of `pretrained_cfg` if None.
         dense_logits: In evaluation, logits are the logarithm of what `forward_dense` gives, so that their softmax is
             the score that `vov3d.VideoClassifier` shows; for one label a clip.
@@ -109,12 +110,14 @@ class VoV3DConfig(PreTrainedConfig):
                 f"model_args have {some(sorted(unknown))}, which no model of this package takes; those of "
                 f"{self.architecture} are {', '.join(sorted(own))}"
             )
-        given = dict(self.pretrained_cfg) if self.pretrained_cfg else _clips_of(self.architecture)
+        given = dict(self.pretrained_cfg or {})
+        if "num_frames" not in given:  # none, or some fields; saved ones are whole
+            given = _clips_of(self.architecture) | given
         if "label_descriptions" in kwargs:
             given["label_descriptions"] = kwargs.pop("label_descriptions")
         own_names = {"num_classes", "label_names", "sha256"}
         self.pretrained_cfg = without_places("config.json", {k: v for k, v in given.items() if k not in own_names})
-        self.num_frames = self.num_frames or self.pretrained_cfg["num_frames"]
+        self.num_frames = self.pretrained_cfg["num_frames"] if self.num_frames is None else self.num_frames
 
         names, classes = kwargs.pop("label_names", None), kwargs.pop("num_classes", None)
         classes = classes if classes is not None else self.model_args.pop("num_classes", None)  # older files
@@ -128,6 +131,23 @@ class VoV3DConfig(PreTrainedConfig):
             kwargs.setdefault("num_labels", classes)
         super().__post_init__(**{k: v for k, v in kwargs.items() if k not in (*_REPEATED, "auto_map")})
         self.match_task()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes a configuration from the content of `config.json`.
+
+        Args:
+            config_dict: The content.
+            **kwargs: Values that replace those of the file: fields of the configuration, and arguments of the network,
+                as in `from_pretrained(folder, drop_path_rate=0.1)`.
+
+        Returns:
+            The configuration; with `return_unused_kwargs` a pair of it and the other arguments.
+        """
+        own = own_arguments(_family(config_dict.get("architecture", cls.architecture))) - {"num_classes"}
+        if given := {key: kwargs.pop(key) for key in own & kwargs.keys()}:
+            config_dict = config_dict | {"model_args": {**(config_dict.get("model_args") or {}), **given}}
+        return super().from_dict(config_dict, **kwargs)
 
     def match_task(self) -> Task:
         """Makes `problem_type` and the task of `pretrained_cfg` agree, and returns the task.
@@ -151,8 +171,14 @@ class VoV3DConfig(PreTrainedConfig):
 
     @property
     def label_names(self) -> list[str] | None:
-        """Class names in index order; None if they are the `LABEL_0`, `LABEL_1`, ... of transformers."""
+        """Class names in index order; None if they are the `LABEL_0`, `LABEL_1`, ... of transformers.
+
+        Raises:
+            ValueError: If `id2label` does not number the classes from 0.
+        """
         by_index: Any = self.id2label
+        if lacking := sorted(set(range(len(by_index))) - by_index.keys()):
+            raise ValueError(f"id2label must number its {len(by_index)} classes from 0, and lacks {lacking[0]}")
         names = [by_index[i] for i in range(len(by_index))]
         return None if names == default_names(len(names)) else names
 
@@ -266,8 +292,8 @@ class VoV3DPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: A folder, or a repository of the Hub.
             *model_args: Those of transformers.
-            **kwargs: Those of transformers, such as `num_labels`, `ignore_mismatched_sizes` or `dtype`, and fields of
-                the configuration.
+            **kwargs: Those of transformers, such as `num_labels`, `ignore_mismatched_sizes` or `dtype`, fields of the
+                configuration, and arguments of the network, such as `drop_path_rate`.
 
         Returns:
             The model in eval mode; with `output_loading_info` a pair of it and what was found.
@@ -523,6 +549,8 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
         """
         sources = _sources(videos)
         rates = _rates(kwargs.pop("video_metadata", None), len(sources))
+        if not sources:
+            raise ValueError("there are no videos: the list is empty")
         plan = self._plan(kwargs) if _taken(self, kwargs, "do_sample_frames") else None
         read = [_read(source, plan, rate) for source, rate in zip(sources, rates, strict=True)]
         frames, metadata = [one for one, _ in read], [one for _, one in read]
@@ -532,14 +560,19 @@ class VoV3DVideoProcessor(BaseVideoProcessor):
 
     def _plan(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Returns the sampling as fields of a `pretrained_cfg`; removes its settings from `kwargs`."""
+        stride = kwargs.get("frame_stride")
         cfg = {key: _taken(self, kwargs, key) for key in ("num_frames", "sampling", "frame_stride")}
         fps = _taken(self, kwargs, "fps")
+        if cfg["sampling"] == "segment":
+            for name, given in (("fps", fps), ("frame_stride", stride)):
+                if given is not None:
+                    raise ValueError(
+                        f"{name}={given} would have no effect: frames are taken from equal segments of the whole video"
+                        " (sampling='segment'); leave it out, or set sampling='dense'"
+                    )
         if fps is not None:
-            if cfg["sampling"] == "segment":
-                raise ValueError(
-                    f"fps={fps:g} would have no effect: frames are taken from equal segments of the whole video"
-                    " (sampling='segment'); leave it out, or set sampling='dense'"
-                )
+            if not 0 < fps < math.inf:
+                raise ValueError(f"fps is {fps}: give the frames per second to take, above 0")
             cfg["frame_stride"] = 30 / fps
         return cfg
 

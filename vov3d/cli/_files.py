@@ -41,7 +41,8 @@ def named_videos(arguments: Sequence[str], command: str, shard: tuple[int, int] 
 
     Raises:
         FileNotFoundError: If a folder has no video, or a list does not exist.
-        ValueError: If a list is empty, `-` is given twice, or there are fewer videos than the shard's number.
+        ValueError: If a name or a list is empty, `-` is given twice or closed, or there are fewer videos than the
+            shard's number.
     """
     found: list[str] = []
     for argument in _expanded(arguments):
@@ -68,7 +69,11 @@ def _expanded(arguments: Sequence[str]) -> Iterator[str]:
         raise ValueError("- is given twice, but the standard input can be read only once")
     for argument in arguments:
         if argument == "-":
+            if sys.stdin is None:
+                raise ValueError("- names the standard input, which is closed")
             yield from _lines(sys.stdin.buffer.read(), "the standard input")
+        elif not argument:
+            raise ValueError("a video's name is empty; was a variable of the shell not set?")
         elif argument.startswith("@"):
             yield from _lines(_content(Path(argument[1:])), argument[1:])
         else:

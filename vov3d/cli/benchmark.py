@@ -128,9 +128,9 @@ def _benchmark(args: argparse.Namespace) -> int:
         "roofline": {name: roofline._asdict() for name, roofline in rooflines.items()},
         "rows": rows,
     }
-    if args.picture:
+    print(json.dumps(report, indent=2) if args.json else _text(report, args.table8), flush=True)
+    if args.picture:  # last, so that an error loses no measurement
         _draw(report, args.picture)
-    print(json.dumps(report, indent=2) if args.json else _text(report, args.table8))
     return 0
 
 
@@ -148,11 +148,21 @@ def _check(args: argparse.Namespace, target: torch.device) -> None:
     if exported and (args.dtypes != ["fp32"] or target.type != "cpu"):
         raise ValueError(f"--backends {exported.pop()} is measured in fp32 on the CPU; use --dtypes fp32")
     if args.picture:
-        _pyplot()
-        check_output(args.picture)
+        _check_picture(args.picture)
     args.models = [model_name(name) for name in args.models]
     for name in args.models:
         create_model(name, device="meta")
+
+
+def _check_picture(path: Path) -> None:
+    """Raises an error for a file that the bars cannot be drawn into."""
+    _pyplot()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise ValueError(f"--picture {path}: its name must end in one of {', '.join(f'.{name}' for name in known)}")
+    check_output(path)
 
 
 def _check_by_layer(args: argparse.Namespace, target: torch.device) -> None:
@@ -401,4 +411,4 @@ def _draw(report: dict[str, Any], path: Path) -> None:
     axes.set_title("{mode}, {clip[frames]} x {clip[size]}², {machine[device]}".format(**report), fontsize=10)
     axes.legend(loc="lower right")
     with replacing(path) as draft:
-        figure.savefig(draft, format=path.suffix.lstrip(".") or "png", dpi=150)
+        figure.savefig(draft, format=path.suffix[1:].lower() or "png", dpi=150)

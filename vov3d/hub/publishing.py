@@ -2,14 +2,17 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from vov3d.hub.card import model_card
@@ -18,6 +21,7 @@ from vov3d.models import WeightsError, create_model, is_model, list_models, list
 from vov3d.weights.config import resolve_cfg
 from vov3d.weights.hub_client import HUB_ERRORS, hub_cause
 from vov3d.weights.sources import find_local, source_file_name, source_sha256
+from vov3d.weights.state_dict import brief
 
 
 def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:
@@ -58,6 +62,8 @@ def _with_source(name: str) -> str:
     if repository and not path.parent.is_dir():
         return f"hf-hub:{name}"
     hint = f", or 'hf-hub:{name}' if it is a repository of the Hub" if repository else ""
+    if page := re.match(r"https?://[^/]+/([\w.-]+/[\w.-]+)", name):
+        hint = f"; of a repository give its name alone, {page[1]!r}"
     near = _near(path)
     raise FileNotFoundError(f"{name}: no such folder{f'; did you mean {near}' if near else ''}{hint}")
 
@@ -101,7 +107,7 @@ def push_to_hub(
 
     Args:
         model: A model made by `create_model`.
-        repo_id: `"org/name"`; created if it does not exist.
+        repo_id: `"org/name"`, or `"name"` for a repository of the user; created if it does not exist.
         label_names: Class names in index order; those of the model if None.
         private: Makes a new repository private.
         token: A token with write access; that of `hf auth login` if None.
@@ -111,13 +117,18 @@ def push_to_hub(
         The files that were sent.
 
     Raises:
-        ValueError: If the model cannot be saved, as in `save_pretrained`.
+        ValueError: If the model cannot be saved, as in `save_pretrained`, or no repository can have the name.
         RuntimeError: If the Hub refuses; one error names the repository, the cause and the remedy.
     """
+    _check_repository(repo_id)
     with TemporaryDirectory() as tmp:
         card = model_card(model, repo_id, label_names, transformers=transformers)
         folder = write_folder(model, Path(tmp) / "model", label_names, card=card, transformers=transformers)
-        return _upload(folder, repo_id, private, token)
+        whole = _created(repo_id, private, token)
+        if whole != repo_id:  # without an organisation, the Hub adds the user's name, which the card needs
+            card = model_card(model, whole, label_names, transformers=transformers)
+            (folder / CARD).write_text(card, encoding="utf-8")
+        return _upload(folder, whole, token)
 
 
 def publish(name: str, org: str, folder: str | Path | None = None) -> list[str]:
@@ -132,10 +143,11 @@ def publish(name: str, org: str, folder: str | Path | None = None) -> list[str]:
         The files that were sent, or written.
 
     Raises:
-        ValueError: If there is no such tag.
+        ValueError: If there is no such tag, or no organisation can have the name.
         vov3d.WeightsError: If its weights cannot be found.
         RuntimeError: If the Hub refuses.
     """
+    _check_repository(f"{org}/{name}")
     model_name, _, tag = name.partition(".")
     model: Any = create_model(name, pretrained=True)
     cfg = resolve_cfg(model_name, tag or None, None)
@@ -148,23 +160,44 @@ def publish(name: str, org: str, folder: str | Path | None = None) -> list[str]:
         written = write_folder(model, Path(folder) / repo_id.split("/")[1], None, source, card)
         return [str(written / file) for file in (WEIGHTS, CONFIG, CARD)]
     with TemporaryDirectory() as tmp:
-        return _upload(write_folder(model, Path(tmp) / "model", None, source, card), repo_id, private=False)
+        written = write_folder(model, Path(tmp) / "model", None, source, card)
+        return _upload(written, _created(repo_id, private=False))
 
 
-def _upload(folder: Path, repo_id: str, private: bool, token: str | bool | None = None) -> list[str]:
-    """Uploads the files that the repository does not have yet, in one commit."""
-    api = HfApi(token=token)
+def _check_repository(repo_id: str) -> None:
+    """Raises ValueError for a name that no repository can have, before anything is computed."""
     try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        there = {file.rfilename: file for file in api.model_info(repo_id, files_metadata=True).siblings or []}
-        new = [path.name for path in sorted(folder.iterdir()) if not _is_there(path, there.get(path.name))]
-        if new:
-            api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=new, commit_message="Upload by vov3d")
+        validate_repo_id(repo_id)
+    except HFValidationError as e:
+        raise ValueError(f"{repo_id!r} is not the name of a repository; give 'org/name' ({brief(e)})") from e
+
+
+@contextmanager
+def _errors_of(repo_id: str) -> Iterator[None]:
+    """Turns the errors of the Hub's client into one that names the repository, the cause and the remedy."""
+    try:
+        yield
     except HUB_ERRORS as e:
         raise RuntimeError(
             f"{constants.ENDPOINT}/{repo_id}: cannot be written: {hub_cause(e)}. Log in with 'hf auth login' to an"
             " account with write access, and run it again: files that were sent are not sent twice"
         ) from e
+
+
+def _created(repo_id: str, private: bool, token: str | bool | None = None) -> str:
+    """Creates a repository if it does not exist, and returns its whole name."""
+    with _errors_of(repo_id):
+        return HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
+
+
+def _upload(folder: Path, repo_id: str, token: str | bool | None = None) -> list[str]:
+    """Uploads the files that the repository does not have yet, in one commit."""
+    api = HfApi(token=token)
+    with _errors_of(repo_id):
+        there = {file.rfilename: file for file in api.model_info(repo_id, files_metadata=True).siblings or []}
+        new = [path.name for path in sorted(folder.iterdir()) if not _is_there(path, there.get(path.name))]
+        if new:
+            api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=new, commit_message="Upload by vov3d")
     return new
 
 

@@ -48,7 +48,7 @@ def save_pretrained(
 
     Args:
         model: The model; it is not changed.
-        folder: The folder to write; made if it does not exist. Other files in it stay.
+        folder: The folder to write, also from `~` on; made if it does not exist. Other files in it stay.
         label_names: Class names in index order; those of the model if None.
         transformers: Adds what Hugging Face transformers needs to open the same folder: keys in `config.json`, the
             settings of the video processor, and a loader for programs that do not import
@@ -60,6 +60,7 @@ def save_pretrained(
     Raises:
         ValueError: If the model was not made by `create_model`, returns features only, was changed in ways that the
             configuration cannot hold, has arguments that JSON cannot hold, or another number of classes than names.
+        NotADirectoryError: If there is a file in place of the folder.
     """
     return write_folder(model, Path(folder), label_names, transformers=transformers)
 
@@ -82,6 +83,9 @@ def write_folder(
     # save_file would create a file that only its owner can read
     weights = safetensors.torch.save(tensors, metadata={"format": "pt", **(source or {})})
     config["pretrained_cfg"]["sha256"] = hashlib.sha256(weights).hexdigest()
+    folder = folder.expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: is a file; a model is saved in a folder, so name another")
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -113,9 +117,10 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
     architecture = vars(model).get("pretrained_cfg", {}).get("architecture")
     family = family_of(model)
     if family is None or not architecture:
-        inner = next((name for name in ("module", "_orig_mod") if family_of(getattr(model, name, model))), None)
+        wrapped: dict[str, Any] = {name: getattr(model, name, None) for name in ("module", "_orig_mod", "model")}
+        inner = next((name for name, part in wrapped.items() if part is not None and family_of(part)), None)
         cure = (
-            f"save its .{inner}"
+            f"save its .{inner} (after merging adapters such as LoRA into it)"
             if inner
             else "pass your widths and depths to create_model('vov3d_m', depths=..., ...); merge adapters such as LoRA"
             " into the model first"
@@ -124,6 +129,11 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
             f"cannot save a {type(model).__name__}: only whole models made by create_model can be built again; {cure}"
         )
     args = _arguments(model, architecture)
+    if isinstance(label_names, str | Mapping):
+        raise ValueError(
+            f"label_names is a {type(label_names).__name__}: give a list of names in index order, which"
+            " vov3d.labels.read_label_names reads from a file"
+        )
     names = list(label_names) if label_names is not None else class_names(model)
     if names is not None and len(names) != model.num_classes:
         raise ValueError(f"got {len(names)} label_names for a model of {model.num_classes} classes")
@@ -173,6 +183,7 @@ def known_cfg(model: Any, names: list[str] | None) -> dict[str, Any]:
     if task_of(model).single:
         dropped.update(("task", "heads"))
     cfg = {k: v for k, v in cfg.items() if k not in dropped} | {"num_classes": getattr(model, "num_classes", 0)}
+    cfg.setdefault("pool_size", None)  # a field that is missing is read as that of the published networks
     for key in ("input_size", "test_input_size"):
         cfg[key] = (model.in_chans, *cfg.get(key, cfg["input_size"])[1:])
     return cfg

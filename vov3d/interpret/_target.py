@@ -1,14 +1,17 @@
 """Finds the outputs to explain: those of a class, a value, or a class of each head."""
 
+import operator
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import SupportsIndex
 
 import torch
 
 from vov3d.video.predictions import Combination, Prediction, Value, predictions_of
 from vov3d.weights.tasks import Task, head_names
 
-Wanted = int | str | Sequence[int | str] | None
+Wanted = SupportsIndex | str | Sequence[SupportsIndex | str] | None
+"""Names and numbers, also of NumPy or PyTorch, such as `logits.argmax()`."""
 
 
 def find_target(task: Task, scores: torch.Tensor, names: list[str], wanted: Wanted) -> tuple[Prediction, list[int]]:
@@ -43,7 +46,7 @@ def _predicted(task: Task, scores: torch.Tensor, names: list[str]) -> tuple[Pred
 
 
 def _of_heads(
-    task: Task, scores: torch.Tensor, names: list[str], wanted: Sequence[int | str]
+    task: Task, scores: torch.Tensor, names: list[str], wanted: Sequence[SupportsIndex | str]
 ) -> tuple[Prediction, list[int]]:
     """Returns a class of each head."""
     if not task.heads or len(wanted) != len(task.heads):
@@ -60,7 +63,7 @@ def _of_heads(
     return best, outputs
 
 
-def _index(names: list[str], wanted: int | str) -> int:
+def _index(names: list[str], wanted: SupportsIndex | str) -> int:
     """Returns the index of an output that is named, or numbered from 0."""
     if isinstance(wanted, str):
         found = [i for i, name in enumerate(names) if name == wanted]
@@ -70,9 +73,20 @@ def _index(names: list[str], wanted: int | str) -> int:
             raise ValueError(f"target {wanted!r} names outputs {found}; give one of these numbers")
         near = get_close_matches(wanted, names, 3)
         raise ValueError(f"the model has no output {wanted!r}; {f'near: {_listed(near)}' if near else _listed(names)}")
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < len(names):
+    number = _number(wanted)
+    if number is None or not 0 <= number < len(names):
         raise ValueError(f"target is {wanted!r}: give the name of an output, or its number from 0 to {len(names) - 1}")
-    return wanted
+    return number
+
+
+def _number(wanted: SupportsIndex) -> int | None:
+    """Returns a whole number of Python, NumPy or PyTorch; None for anything else."""
+    if isinstance(wanted, bool) or "bool" in str(getattr(wanted, "dtype", "")):
+        return None
+    try:
+        return operator.index(wanted)
+    except TypeError:
+        return None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -41,6 +41,7 @@ _LINES = ("#3d6fd9", "#d9663d", "#1d7f46", "#8e44ad")  # colours of the curves
 _COLOURS = np.array([(40, 11, 84), (159, 42, 99), (229, 92, 48), (251, 180, 26), (252, 253, 191)], np.float32)
 _OPACITY = 0.85  # of the map where it is 1
 _MOST_FRAMES = 300  # of an animation; a longer stretch is thinned out
+_OF_PALETTE = 12  # frames that the colours of a GIF are taken from
 _PACE = 8.0  # frames per second of a clip without times
 _LAST = 0.8  # seconds for which the last frame stays
 
@@ -76,6 +77,7 @@ def save_explanations(
         if ending == ".mp4":
             _write_video(draft, pictures, seconds)
         else:
+            pictures = _in_one_palette(pictures) if ending == ".gif" else pictures
             pace = [max(round(1000 * s), 20) for s in seconds]
             options: dict[str, Any] = {"quality": 80, "method": 4} if ending == ".webp" else {}
             pictures[0].save(draft, save_all=True, append_images=pictures[1:], duration=pace, loop=0, **options)
@@ -260,6 +262,17 @@ def _draw_curves(
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
     if now is not None:
         draw.line((x_of(now), head, x_of(now), foot), _INK, 2)
+
+
+def _in_one_palette(pictures: Sequence[Image.Image]) -> list[Image.Image]:
+    """Returns pictures in the 256 colours that suit all of them; Pillow would look for others in each, for minutes."""
+    some = pictures[:: -(-len(pictures) // _OF_PALETTE)]
+    width, height = (side // 3 for side in pictures[0].size)
+    board = Image.new("RGB", (width, height * len(some)))
+    for number, picture in enumerate(some):
+        board.paste(picture.resize((width, height), Image.Resampling.NEAREST), (0, number * height))
+    palette = board.quantize(256)
+    return [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
 
 
 def _write_video(path: Any, pictures: list[Image.Image], seconds: list[float]) -> None:

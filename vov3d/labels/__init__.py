@@ -49,8 +49,10 @@ def class_names(model: nn.Module) -> list[str] | None:
         model: A model of this package, or any module with `pretrained_cfg` and `num_classes`.
 
     Raises:
-        ValueError: If the number of classes of the model's classifier is unknown.
+        ValueError: If the number of classes of the model's classifier is unknown, or the model is a name.
     """
+    if isinstance(model, str):
+        raise ValueError(f"class_names takes a model, got {model!r}; load_labels('k400') gives those of a label set")
     cfg = getattr(model, "pretrained_cfg", {})
     names = cfg.get("label_names")
     if (cfg.get("label_set"), names) == getattr(model, "lost_names", None):

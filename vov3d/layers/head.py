@@ -64,8 +64,8 @@ def classes_of(classifier: nn.Module) -> int | None:
         return 0
     for name in ("out_features", "out_channels"):
         width = getattr(classifier, name, None)
-        if isinstance(width, int):
-            return width
+        if isinstance(width, Integral):
+            return int(width)
     return None
 
 
@@ -125,11 +125,11 @@ class ClassifierHead3d(nn.Module):
 
     def _classifier(self, num_classes: int, **dd) -> nn.Module:
         given: Any = num_classes
-        if not isinstance(given, Integral) or num_classes < 0:
+        if not isinstance(given, Integral) or isinstance(given, bool) or num_classes < 0:
             raise ValueError(f"num_classes must be 0 or more, got {num_classes!r}; give a whole number")
         if num_classes == 0:
             return nn.Identity()
-        fc = nn.Linear(self.num_features, num_classes, **dd)
+        fc = nn.Linear(self.num_features, int(num_classes), **dd)
         nn.init.normal_(fc.weight, std=0.01)
         nn.init.zeros_(fc.bias)
         return fc
@@ -229,5 +229,6 @@ class ClassifierHead3d(nn.Module):
             raise ValueError(f"forward_dense pools by the average, but global_pool is {self.global_pool.pool_type!r}")
         x = self.act1(self.bn(self.conv(x)))
         size = (x.shape[2], min(window[0], x.shape[3]), min(window[1], x.shape[4]))
-        x = F.avg_pool3d(x, size, stride=1)
+        half = x.dtype == torch.float16 and x.device.type == "cpu"  # for which PyTorch has no such pooling
+        x = F.avg_pool3d(x.float() if half else x, size, stride=1).to(x.dtype)
         return scores(self._logits(self._hidden(x)), temperature).mean((2, 3, 4))

@@ -17,7 +17,7 @@ from torch import nn
 from vov3d.models.family import Family
 from vov3d.models.identify import identify
 from vov3d.models.network import VideoNetwork
-from vov3d.models.saved import SOURCES, check_params, check_saved, own_arguments, without_places
+from vov3d.models.saved import SOURCES, check_params, check_saved, own_arguments, plain, without_places
 from vov3d.surgery.recipe import Recipe, follow_recipe
 from vov3d.weights.config import resolve_cfg, unnamed_protocol
 from vov3d.weights.sources import fetch
@@ -60,7 +60,10 @@ def build_video_model(
         FileNotFoundError: If a weights file is missing.
         vov3d.WeightsError: If weights cannot be found, read or fitted.
     """
+    _check_pretrained(variant, pretrained)
     saved_args = kwargs.pop("pretrained_model_args", {})  # those of a saved model, which are in kwargs too
+    kwargs = {key: plain(value) for key, value in kwargs.items()}
+    pretrained_cfg_overlay = {key: plain(value) for key, value in (pretrained_cfg_overlay or {}).items()}
     place = _place(pretrained_cfg)
     if place and isinstance(pretrained_cfg, Mapping):
         pretrained_cfg = _checked(place, family, pretrained_cfg, {**saved_args, **kwargs}, saved_args)
@@ -78,6 +81,7 @@ def build_video_model(
 
     def construct(**model_kwargs: Any) -> nn.Module:
         # Weights are loaded before timm wraps the model for features_only.
+        _check_known(variant, family, model_kwargs)
         if place:  # sizes come from a file: they are compared with the weights before memory is allocated
             try:
                 skeleton = follow_recipe(family.model_cls(**{**model_kwargs, "device": "meta"}), surgery or [])
@@ -107,7 +111,7 @@ def build_video_model(
         _check_levels(kwargs["out_indices"], len(kwargs["depths"]) + 1)
     features = dict(flatten_sequential=True)
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
-    if not kwargs.get("features_only") and "pool_size" not in (pretrained_cfg_overlay or {}):
+    if not kwargs.get("features_only") and "pool_size" not in pretrained_cfg_overlay:
         _fit_window(model)
     if surgery:
         given["surgery"] = surgery
@@ -117,7 +121,8 @@ def build_video_model(
     model.weights_digest = digest(model) if described else None
     if not described:
         model.pretrained_cfg.pop("temperature", None)
-    _fit_task(model, pretrained_cfg_overlay or {})
+    _fit_task(model, pretrained_cfg_overlay)
+    _check_names(model, pretrained_cfg_overlay.get("label_names"))
     if adopt_classes and getattr(model, "num_classes", cfg.num_classes) != cfg.num_classes:
         # The default tag does not describe this file.
         for key in ("label_set", "label_names", "top1", "top5"):
@@ -126,6 +131,29 @@ def build_video_model(
     if isinstance(model, VideoNetwork):
         model.remember_names()
     return model
+
+
+def _check_pretrained(variant: str, pretrained: Any) -> None:
+    """Raises ValueError for text, which Python takes for True: a tag's name, a file, or the word false."""
+    if isinstance(pretrained, str | Path):
+        raise ValueError(
+            f"pretrained={str(pretrained)!r} chooses no weights; give True or False, and name a tag in the model's name"
+            f" ({variant + '.TAG'!r}) and a file as checkpoint_path=..."
+        )
+
+
+def _check_known(variant: str, family: Family, kwargs: Mapping[str, Any]) -> None:
+    """Raises TypeError for arguments that the model does not have; those of a saved model were checked before."""
+    own = own_arguments(family)
+    if unknown := sorted(kwargs.keys() - own - {"device", "dtype"}):
+        raise TypeError(f"{variant} has no argument {some(unknown)}; those of the model are {', '.join(sorted(own))}")
+
+
+def _check_names(model: Any, names: Any) -> None:
+    """Raises ValueError unless class names that the caller gives are one for each class."""
+    classes = getattr(model, "num_classes", None)
+    if names is not None and classes is not None and (isinstance(names, str) or len(names) != classes):
+        raise ValueError(f"label_names must be {classes} names, one for each class, got {len(names)}: {names!r:.100}")
 
 
 def _check_levels(out_indices: Any, levels: int) -> None:
@@ -137,6 +165,11 @@ def _check_levels(out_indices: Any, levels: int) -> None:
         raise ValueError(
             f"out_indices={out_indices!r} does not choose among {levels} feature maps: give a list of numbers from 0 to"
             f" {levels - 1}, or from -1 to {-levels}; or one number, of maps from the last"
+        )
+    places = [int(i) % levels for i in chosen] if several else []
+    if places != sorted({*places}):  # timm gives the maps in the network's order, each once
+        raise ValueError(
+            f"out_indices={out_indices!r} must rise, without repeats: maps come from the finest to the coarsest"
         )
 
 

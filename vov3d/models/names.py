@@ -9,7 +9,7 @@ def model_name(name: str) -> str:
     Raises:
         ValueError: For a path at which there is no folder.
     """
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if not folder.is_dir() and len(folder.parts) > 1 and (folder.is_absolute() or folder.exists()):
         found = "is a file, and no folder" if folder.exists() else "does not exist: name the folder"
         raise ValueError(f"{name}: {found} of a saved model")

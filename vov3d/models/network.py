@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -75,9 +76,9 @@ def drop_path_rates(last: float, num_blocks: int) -> list[float]:
     Raises:
         ValueError: If the last rate is not a probability.
     """
-    if not isinstance(last, int | float) or not 0 <= last <= 1:
+    if not isinstance(last, Real) or not 0 <= last <= 1:
         raise ValueError(f"drop_path_rate must be between 0 and 1, got {last!r}")
-    return [last * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
+    return [float(last) * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
 
 
 def init_weights(module: nn.Module) -> None:
@@ -347,7 +348,8 @@ class VideoNetwork(nn.Module):
                 "forward_dense needs a window, and the model's pretrained_cfg has no pool_size; give (7, 7)"
             )
         head = self._own_head("forward_dense")
-        h, w = (window, window) if isinstance(window, int) else window
+        given: Any = window
+        h, w = (given, given) if isinstance(given, Integral) else given
         if h < 1 or w < 1:
             raise ValueError(f"window must be at least 1x1, got {h}x{w}")
         return head.forward_dense(self.forward_features(x), (h, w), self.temperature, task_of(self).scores)

@@ -1,7 +1,9 @@
 """This package's models in timm's registry: names, tags, entry points, and `create_model`."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import timm
 from timm.models import parse_model_name, split_model_name_tag
 from torch import nn
 
-from vov3d.models.saved import read_saved
+from vov3d.models.saved import plain, read_saved
 from vov3d.weights.config import resolve_cfg
 from vov3d.weights.tasks import make_task
 
@@ -101,13 +103,15 @@ def create_model(
     """
     overlay = dict(pretrained_cfg_overlay or {})
     if task is not None or heads:
-        overlay |= {"task": task or "multihead", "heads": dict(heads) if heads else None}
-        make_task(overlay["task"], overlay["heads"])
-        if heads:
-            kwargs.setdefault("num_classes", sum(heads.values()))
+        if isinstance(heads, Mapping):
+            heads = {name: plain(classes) for name, classes in heads.items()}
+        found = make_task(task or "multihead", heads)
+        overlay |= {"task": found.name, "heads": dict(found.heads) or None}
+        if found.heads:
+            kwargs.setdefault("num_classes", sum(classes for _, classes in found.heads))
     source, name = _parsed(model_name)
     if checkpoint_path:
-        overlay["file"] = str(checkpoint_path)
+        overlay["file"] = _file(checkpoint_path)
         overlay["source"] = None
         pretrained = True
     if revision is not None:
@@ -131,6 +135,21 @@ def create_model(
     model: Any = timm.create_model(name, pretrained, pretrained_cfg_overlay=overlay or None, **kwargs)
     getattr(model, "_model_args", {}).pop("token", None)  # timm keeps all arguments, and models may be pickled
     return model
+
+
+def _file(checkpoint_path: Any) -> str:
+    """Returns the name of a checkpoint's file."""
+    if not isinstance(checkpoint_path, str | PathLike):
+        raise ValueError(
+            f"checkpoint_path is a {type(checkpoint_path).__name__}: give the name of a file; tensors are loaded by"
+            " pretrained=True, pretrained_cfg_overlay={'state_dict': tensors}"
+        )
+    if re.match("https?://", str(checkpoint_path)):
+        raise ValueError(
+            f"checkpoint_path={checkpoint_path!r} is an address: download it and give the file, or use pretrained=True,"
+            " pretrained_cfg_overlay={'url': address}"
+        )
+    return str(Path(checkpoint_path).expanduser())
 
 
 def _parsed(model_name: str) -> tuple[str | None, str]:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,7 @@ def read_saved(source: str, name: str, cache_dir: str | Path | None, token: str 
         except HUB_ERRORS as e:
             raise hub_error(name, e) from e
     else:
+        name = str(Path(name).expanduser())
         path, place = Path(name) / CONFIG, {"file": name, "source": source}
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file, so {name} is not the folder of a saved model")
@@ -96,7 +97,9 @@ def read_saved(source: str, name: str, cache_dir: str | Path | None, token: str 
 def _parsed(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _LARGEST_FILE:
         raise ValueError(f"it is larger than {_LARGEST_FILE:,} bytes")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = json.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows add the mark
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise ValueError("it names no architecture: neither this package nor timm saved it")
     if "pretrained_cfg" not in config:  # timm's older form
         labels = {"label_names": config.pop("labels")} if "labels" in config else {}
         config = {"architecture": config.pop("architecture"), "pretrained_cfg": config | labels}
@@ -236,6 +239,15 @@ def check_saved(where: str, family: Family, cfg: Mapping[str, Any], args: Mappin
     if isinstance(depths, list | tuple) and sum(depths) * num_blocks > _MOST_BLOCKS:
         blocks = sum(depths) * num_blocks
         raise ValueError(f"{where}: its model_args ask for {blocks:,} blocks; the limit is {_MOST_BLOCKS:,}")
+
+
+def plain(value: Any) -> Any:
+    """Returns numbers and lists of NumPy, PyTorch or a configuration tool as Python's, which files can hold."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Sequence | Iterator) and not isinstance(value, str | bytes):
+        return (list if isinstance(value, list) else tuple)(map(plain, value))
+    return value
 
 
 def own_arguments(family: Family) -> set[str]:

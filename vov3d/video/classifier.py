@@ -19,7 +19,7 @@ from vov3d.models import create_model
 from vov3d.models.names import model_name
 from vov3d.video._averaging import ViewAverage, views_at_once
 from vov3d.video._loading import Loaded, Loader, Opened, prefetched
-from vov3d.video.decoders.base import stack_pictures
+from vov3d.video.decoders.base import printable, stack_pictures
 from vov3d.video.predictions import Prediction, Predictions, check_threshold, check_topk, html_strip, predictions_of
 from vov3d.video.reader import VideoReader, check_backend, missing_text
 from vov3d.video.sampling import Views, parse_views
@@ -201,7 +201,7 @@ class VideoClassifier:
             `Predictions`, or a list of them for each source of a list.
 
         Raises:
-            ValueError: for `topk` below 1, frames of another form, or `fps` for a file.
+            ValueError: for `topk` below 1, frames of another form, `fps` for a file, or outputs that are not finite.
             VideoError: for a source that gives no frames.
         """
         if not isinstance(source, (list, tuple)) or is_frames(source):
@@ -495,11 +495,12 @@ class VideoClassifier:
                     shown = event.crops[len(event.crops) // 2] if event.shown else shown
                     mean.add(event)
                 else:
-                    if event.error is not None and errors == "raise":
-                        raise event.error
+                    found = event.error or _finite(mean.finished(), event.source)
+                    if isinstance(found, Exception) and errors == "raise":
+                        raise found
                     if event.warning is not None:
                         warnings.warn(event.warning, RuntimeWarning, stacklevel=4)
-                    yield event.source, opened, event.error or mean.finished(), shown
+                    yield event.source, opened, found, shown
                     opened, mean, shown = None, None, None
 
     def scores_of(self, crops: list[torch.Tensor]) -> torch.Tensor:
@@ -549,6 +550,14 @@ class VideoClassifier:
         return views_at_once(view, parameter.device)
 
 
+def _finite(values: torch.Tensor, source: Source) -> torch.Tensor | ValueError:
+    """Returns a video's scores or vector, or an error if they are not finite, for which any class would be the best."""
+    if values.isfinite().all():
+        return values
+    name = printable(source_name(source))
+    return ValueError(f"{name}: the outputs of the model are not finite (NaN): check its weights and its precision")
+
+
 def _made(name: str | os.PathLike[str]) -> nn.Module:
     """Returns the model of a name or a folder, with its weights."""
     name = os.fspath(name)
@@ -558,10 +567,15 @@ def _made(name: str | os.PathLike[str]) -> nn.Module:
 
 
 def _scores(model: Any, views: torch.Tensor) -> torch.Tensor:
-    """Returns the scores `(B, num_classes)` of views: `forward_dense`, or those of `forward` if there is none."""
-    if hasattr(model, "forward_dense"):
+    """Returns the scores `(B, num_classes)` of views: `forward_dense`, or those of `forward` if there is none.
+
+    Nor is there one for a network that pools by more than the average.
+    """
+    pool = getattr(getattr(getattr(model, "head", None), "global_pool", None), "pool_type", "avg")
+    if hasattr(model, "forward_dense") and "max" not in pool:
         return model.forward_dense(views)
-    return task_of(model).scores(model(views), model.pretrained_cfg.get("temperature") or 1.0)
+    temperature = getattr(model, "temperature", None) or model.pretrained_cfg.get("temperature") or 1.0
+    return task_of(model).scores(model(views), temperature)
 
 
 def _check_errors(errors: str) -> None:

@@ -15,10 +15,11 @@ def checked_cfg(model: nn.Module, stride: float | None, num_frames: int | None) 
     cfg: Any = getattr(model, "pretrained_cfg", None)
     lacking = [key for key in _CFG_KEYS if not isinstance(cfg, Mapping) or cfg.get(key) is None]
     if lacking:
-        raise ValueError(
-            f"{type(model).__name__}.pretrained_cfg lacks {', '.join(lacking)}: build the model with "
-            "vov3d.create_model, or set them with pretrained_cfg_overlay"
-        )
+        parts: dict[str, Any] = {name: getattr(model, name, None) for name in ("module", "model")}
+        inner = next((name for name, part in parts.items() if hasattr(part, "pretrained_cfg")), None)
+        build = "build the model with vov3d.create_model, or set them with pretrained_cfg_overlay"
+        cure = f"give the network inside it, .{inner}" if inner else build
+        raise ValueError(f"{type(model).__name__}.pretrained_cfg lacks {', '.join(lacking)}: {cure}")
     change: dict[str, Any] = {}
     if num_frames is not None:
         if num_frames < 1:
@@ -45,6 +46,9 @@ def checked_names(model: nn.Module, names: Sequence[str] | None) -> list[str]:
         names = names_of_model(model)
     if names is None:
         return [f"class {index}" for index in range(num_classes)]
-    if isinstance(names, str) or len(names) != num_classes:
-        raise ValueError(f"class_names must be {num_classes} names, one a class of the model; {len(names)} were given")
+    if isinstance(names, str | Mapping) or len(names) != num_classes:
+        given = len(names) if not isinstance(names, Mapping) else f"a {type(names).__name__}"
+        raise ValueError(f"class_names must be {num_classes} names, one a class of the model; got {given}")
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"class_names must be texts, in index order, got {strange[0]!r:.50}")
     return list(names)

@@ -197,6 +197,8 @@ def resolve_cfg(
     if "file" in fields:
         fields.setdefault("sha256", None)
     cfg = dataclasses.replace(cfg, **fields)
+    if cfg.sampling == "segment":  # a stride has no effect, and saved files do not state that there is none
+        cfg.frame_stride = None
     make_task(cfg.task, cfg.heads)
     for key in ("input_size", "test_input_size"):
         size = getattr(cfg, key)

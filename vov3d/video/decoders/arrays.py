@@ -35,12 +35,29 @@ class ArrayFrames(FrameSource):
         return zlib.crc32(self._array[0].cpu().contiguous().numpy().tobytes(), self.num_frames)
 
 
+def _instead(source: Any) -> str:
+    """Returns what to give in place of other things that hold a video."""
+    if isinstance(source, dict):
+        return "; vov3d.adapters.datasets.video_source(row) gives its file"
+    if hasattr(source, "get_frames_in_range"):  # torchcodec's decoders, which datasets puts in rows
+        return (
+            "; give the file that it decodes, its frames as decoder.get_frames_in_range(0, len(decoder)).data, or cast"
+            " the column of the data set to datasets.Video(decode=False)"
+        )
+    if hasattr(source, "read"):
+        return "; give the name of the file, or its content as file.read()"
+    if isinstance(source, bytearray | memoryview):
+        return "; give bytes(...) of it"
+    return ""
+
+
 def _as_frames(source: Any) -> torch.Tensor:
     """Returns frames given as an array or one by one as uint8 `(T, 3, H, W)`."""
     if is_frames(source):
         source = _stacked(source)
     if not isinstance(source, (np.ndarray, torch.Tensor)):
-        raise ValueError(f"{_EXPECTED}, or a video file, folder, address or bytes; got {type(source).__name__}")
+        kind = type(source).__name__
+        raise ValueError(f"{_EXPECTED}, or a video file, folder, address or bytes; got {kind}{_instead(source)}")
     shape = tuple(source.shape)
     if str(source.dtype).removeprefix("torch.") != "uint8" or len(shape) != 4 or 3 not in (shape[1], shape[3]):
         raise ValueError(f"{_EXPECTED}; got {source.dtype} of shape {shape}")
