@@ -501,6 +501,14 @@ def test_files_load_in_threads_and_leave_the_environment_alone(files, model):
         close(one(clip), model(clip))
 
 
+@pytest.mark.parametrize("end", OPEN)
+def test_files_are_called_by_several_threads_at_once(end, model, exported):
+    clips = [torch.randn(1, 3, 8, 40 + i, 64) for i in range(4)]
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        for found, clip in zip(pool.map(exported[end], clips * 8), clips * 8, strict=True):
+            close(found, model(clip))
+
+
 def test_onnx_files_read_no_other_files(files, tmp_path):
     import onnx
 
