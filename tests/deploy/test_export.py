@@ -200,6 +200,9 @@ def test_an_exported_model_is_not_trained(exported):
     with pytest.raises(ValueError, match="at least 4x4 pixels, got 3x40"):
         exported[".pt2"](torch.zeros(1, 3, 3, 3, 40))
     assert found(torch.zeros(1, 3, 3, 40, 40, dtype=torch.float64)).dtype == torch.float64
+    for other in (torch.uint8, torch.int64):  # logits of that type would be cut to whole numbers
+        with pytest.raises(ValueError, match=f"floating-point numbers, .* got {other}"):
+            found(torch.zeros(1, 3, 3, 40, 40, dtype=other))
 
 
 # --- the published evaluation in a graph -----------------------------------------------------------------------------

@@ -200,6 +200,10 @@ def test_a_state_of_other_streams_is_refused():
         stream(frame[..., :4], None)
     with pytest.raises(ValueError, match="convert one"):
         stream(frame.float(), None)
+    with pytest.raises(ValueError, match=r"its 'stem\.conv_t\.1' is torch\.float32 on cpu, not torch\.float64 on cpu"):
+        stream(frame, stream.initial_state(2, 16, 16, dtype=torch.float32))
+    with pytest.raises(ValueError, match="the state is on meta, the frames on cpu"):
+        stream(frame, stream.initial_state(2, 16, 16, device="meta"))
     with pytest.raises(ValueError, match="expected a clip"):
         stream(frame[0], None)
     with pytest.raises(ValueError, match=r"bool of shape \(2,\), got int64 of shape \(3,\)"):
@@ -288,6 +292,10 @@ def test_an_exported_stream_takes_and_returns_the_state(ending, causal, tmp_path
         exported.initial_state(1, 64, 64)
     with pytest.raises(ValueError, match="one frame"):
         exported(torch.randn(1, 3, 2, 32, 32))
+    with pytest.raises(ValueError, match=r"floating-point numbers, .* got torch\.uint8"):
+        exported(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), theirs)
+    with pytest.raises(ValueError, match=r"its 'stem\.conv_t\.1' is torch\.float64 on cpu, not torch\.float32 on cpu"):
+        exported(frame, {**theirs, "stem.conv_t.1": theirs["stem.conv_t.1"].double()})
 
 
 @pytest.mark.slow  # an export

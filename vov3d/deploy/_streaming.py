@@ -56,13 +56,14 @@ class _Step:
         ask = frames.device.type == "cpu" and not torch.compiler.is_compiling() and not _exporting()
         self.begins = not ask or bool((seen < delay + window).any())
         self._checks = not torch.compiler.is_compiling() and not _exporting()
+        self._autocast = torch.is_autocast_enabled(frames.device.type)  # converts what is kept
 
     def _kept(self, name: str, x: torch.Tensor, *shape: int) -> torch.Tensor:
         """Returns what the state before the call keeps as `name`; zeros at the start."""
         if self.before is None:
             return x.new_zeros(self.batch, *shape)
         if self._checks:
-            check_part(self.before, name, (self.batch, *shape))
+            check_part(self.before, name, (self.batch, *shape), None if self._autocast else x)
         return self.before[name]
 
     def earlier(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -122,16 +123,30 @@ _NOT_OURS = "this is not a state of this network"
 _ANEW = "call initial_state of this one, or pass None"
 
 
-def check_part(state: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> None:
+def check_part(
+    state: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...], like: torch.Tensor | None = None
+) -> None:
     """Checks a tensor of a state.
 
+    Args:
+        state: The state.
+        name: Name of the tensor.
+        shape: The shape that it must have.
+        like: A tensor of the precision and on the device that it must have; None if any will do.
+
     Raises:
-        ValueError: If it is missing or has another shape.
+        ValueError: If it is missing or of another kind.
     """
     if name not in state:
         raise ValueError(f"{_NOT_OURS}: it lacks {name!r}; {_ANEW}")
     if (found := tuple(state[name].shape)) != shape:
         raise ValueError(f"{_NOT_OURS}: its {name!r} is {found}, not {shape}, as of another window or size; {_ANEW}")
+    part = state[name]
+    if like is not None and (part.dtype, part.device) != (like.dtype, like.device):
+        raise ValueError(
+            f"{_NOT_OURS}: its {name!r} is {part.dtype} on {part.device}, not {like.dtype} on {like.device}; convert"
+            f" it, or {_ANEW}"
+        )
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -503,6 +518,8 @@ class StreamingNetwork(nn.Module):
         wanted = (len(clip), *(-(-n // 2) for n in clip.shape[3:]), self.stem_s.weight.shape[0])
         if "frames" not in state:
             raise ValueError(f"{_NOT_OURS}: it lacks 'frames'; {_ANEW}")
+        if (device := state["frames"].device) != clip.device:
+            raise ValueError(f"the state is on {device}, the frames on {clip.device}; move one of them, or {_ANEW}")
         found = tuple(state[name].shape) if name in state else wanted
         if found != wanted or len(state["frames"]) != len(clip):
             raise ValueError(
