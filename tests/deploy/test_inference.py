@@ -124,6 +124,32 @@ def test_bfloat16_takes_float_clips():
     torch.testing.assert_close(out.double(), model(x), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_around_it_changes_nothing(dtype):
+    fast, x = optimize_for_inference(small(), dtype=dtype), clip(2, 3, 3, 24, 24).float()
+    expected = fast(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, features = fast(x), fast.forward_features(x)
+    assert out.dtype == features.dtype == dtype
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
+
+
+def test_a_network_with_autocast_inside():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small().float()
+
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.net(x).float()
+
+    model, x = Net().eval(), clip(2, 3, 3, 24, 24).float()
+    for size in (24, 8):  # small maps run as matrix products, which autocast converts
+        expected = model(x[..., :size, :size])
+        torch.testing.assert_close(optimize_for_inference(model)(x[..., :size, :size]), expected, rtol=0.1, atol=0.1)
+
+
 def test_no_separate_shortcuts_sums_or_norms_are_left():
     fast = optimize_for_inference(small())
     kinds = {type(m) for m in fast.modules()}

@@ -74,8 +74,8 @@ def _same(x: torch.Tensor) -> torch.Tensor:
 
 
 def _is_plain(x: torch.Tensor) -> bool:
-    """Returns whether oneDNN's functions cannot be used: while a model is traced, and for empty inputs."""
-    return is_followed() or not x.numel()
+    """Returns whether oneDNN's functions cannot be used: in traces and the model's own autocast, for empty inputs."""
+    return is_followed() or not x.numel() or torch.is_autocast_enabled("cpu")
 
 
 def _activated(
@@ -90,7 +90,8 @@ def _activated(
 ) -> torch.Tensor:
     """Convolves by oneDNN with a fused activation (`"none"`, `"relu"`, `"swish"`)."""
     if _is_plain(x):
-        return _PLAIN.get(act, _same)(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
+        convolve: Any = F.conv3d if x.ndim == 5 else F.conv2d
+        return _PLAIN.get(act, _same)(convolve(x, weight, bias, stride, padding, dilation, groups))
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, act, [], "")
 
 

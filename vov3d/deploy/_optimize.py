@@ -68,7 +68,7 @@ def optimize_for_inference(
         model: A model in eval mode: one of this package, also with `features_only`, or any other; it is not changed.
         device: The device to run on; the model's if None.
         dtype: The precision; the model's if None. Floating-point inputs are converted to it, others stay as they are,
-            as do complex weights; outputs have it.
+            as do complex weights; outputs have it, under `torch.autocast` too.
         compile: True compiles `forward` with `torch.compile`; a string is the mode (`"reduce-overhead"` for CUDA
             graphs).
         backend: `"torch"`; `"openvino"` or `"onnxruntime"` for models made by `create_model`, whole or with
@@ -224,6 +224,12 @@ class OptimizedModel(nn.Module):
 
     @torch.no_grad()
     def _run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.dtype is None or not torch.is_autocast_enabled(self.device.type):
+            return self._in_pieces_of_the_batch(call, *args, **kwargs)
+        with torch.autocast(self.device.type, enabled=False):  # the precision was chosen already
+            return self._in_pieces_of_the_batch(call, *args, **kwargs)
+
+    def _in_pieces_of_the_batch(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         args, kwargs = tree_map(self._placed, (args, kwargs))
         call = partial(self._laid_out, call)
