@@ -239,6 +239,12 @@ def hooked() -> nn.Module:
     return model
 
 
+def replaced() -> nn.Module:
+    model = tiny()
+    model.forward = model.forward_features
+    return model
+
+
 REFUSED = [
     (tiny, "a.tflite", {}, r"a\.tflite: exported files end in \.onnx \(ONNX\), \.xml"),
     (tiny, "a", {}, "exported files end in"),
@@ -256,6 +262,8 @@ REFUSED = [
     (tiny, "a.onnx", {"calibration": [1]}, "int8 needs form='conv2d' in ONNX files"),
     (tiny, "a.onnx", {"frames": 0}, "needs frames=1 and size=4 or more, got 0 and 40"),
     (tiny, "a.pt2", {"size": 3}, "needs frames=1 and size=4 or more, got 3 and 3"),
+    (replaced, "a.onnx", {}, r"the model has a forward that was set on the instance, which a file cannot hold"),
+    (lambda: torch.compile(tiny()), "a.onnx", {}, r"torch\.compile: model\._orig_mod"),
     (hooked, "a.onnx", {}, r"stem\.conv_s has hooks, which a file cannot hold"),
     (lambda: tiny().half(), "a.onnx", {}, r"float16, but only float32 models can be exported; call model\.float"),
     (lambda: vov3d.create_model("x3d_xs", device="meta"), "a.onnx", {}, "meta device"),

@@ -351,6 +351,10 @@ def test_models_that_cannot_be_streamed_are_refused_with_the_reason():
     model.stem.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="stem has hooks"):
         vov3d.streaming(model)
+    model = small()
+    model.forward = model.forward_features
+    with pytest.raises(ValueError, match="the model has a forward that was set on the instance, which a stream"):
+        vov3d.streaming(model)
 
 
 @pytest.mark.parametrize(
@@ -364,11 +368,13 @@ def test_models_that_cannot_be_streamed_are_refused_with_the_reason():
         ("se", nn.Sigmoid(), "need squeeze-and-excitation"),
         ("act2", nn.Softmax(dim=1), "each value alone"),
         ("act2", nn.PReLU(16), "each value alone"),
+        ("se.fc1", nn.Sequential(nn.Conv3d(16, 8, 1)), r"need a Conv3d at stages\.1\.blocks\.0\.layers\.1\.se\.fc1"),
+        ("drop_path", nn.Hardtanh(0, 1), r"stochastic depth or Identity at .*\.layers\.1\.drop_path, got Hardtanh"),
         ("", nn.Identity(), "need D2plus1D"),
     ],
 )
 def test_layers_that_a_stream_would_compute_in_another_way_are_refused(name, layer, match):
-    model = small().float()
+    model = small(se_every_other=False).float()
     model.set_submodule(f"stages.1.blocks.0.layers.1.{name}".rstrip("."), layer)
     with pytest.raises(ValueError, match=match):
         vov3d.streaming(model)

@@ -24,7 +24,7 @@ from vov3d.deploy.formats import BOUNDS, FORMS, OPSETS, Format, Job, format_of, 
 from vov3d.deploy.graphs import graph_of
 from vov3d.files import replacing
 from vov3d.layers import Stem3d
-from vov3d.surgery.hooks import has_hooks
+from vov3d.surgery.hooks import check_own_code_runs
 from vov3d.synthetic.noise import moving_clips, random_clips
 
 _CALIBRATION_COMPARED = 8
@@ -282,9 +282,7 @@ def _check_model(model: Any) -> None:
             f"cannot export a {type(model).__name__}: give a model made by vov3d.create_model, whole or with"
             " features_only=True"
         )
-    hooked = [name or "the model" for name, module in model.named_modules() if has_hooks(module)]
-    if hooked:
-        raise ValueError(f"{hooked[0]} has hooks, which a file cannot hold; remove them first")
+    check_own_code_runs(model, "a file cannot hold")
     for name, tensor in model.state_dict().items():
         if tensor.is_meta:
             raise ValueError(f"{name} is on the meta device: the model has no weights to export")

@@ -23,6 +23,7 @@ from vov3d.deploy._fused import (
     Aggregation,
     Bottleneck,
     Convolution,
+    does_nothing,
     has_onednn,
     is_mergeable,
     run_channels_last,
@@ -34,7 +35,7 @@ from vov3d.layers.choosing import MEASURED
 from vov3d.models.family import family_of
 from vov3d.surgery.folding import fold_batchnorm, pairs
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
-from vov3d.surgery.kinds import is_only
+from vov3d.surgery.kinds import has_own_forward, is_exactly, is_only
 
 PIECE_VOXELS = 16 * 224 * 224
 """Frames x height x width that go through a model of this package at once on a CPU: more does not fit in the cache
@@ -123,7 +124,7 @@ def _is_per_clip(model: nn.Module) -> bool:
     features_only = type(model).__module__.startswith("timm.models._features") and hasattr(model, "model_args")
     return (family_of(model) is not None or features_only) and all(
         type(m).__module__.partition(".")[0] in ("torch", "timm", "vov3d")
-        and "forward" not in vars(m)
+        and not has_own_forward(m)
         and not has_hooks(m)
         and not (isinstance(m, _BatchNorm) and m.running_mean is None)
         for m in model.modules()
@@ -272,7 +273,7 @@ def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
     for owner, first, second in list(pairs(model)):
         conv: Any = owner.get_submodule(first)
         act = owner.get_submodule(second)
-        if type(act) in ACTIVATIONS and _is_plain(conv):
+        if is_exactly(act, *ACTIVATIONS) and _is_plain(conv):
             check_no_hooks(first, conv)
             check_no_hooks(second, act)
             owner.set_submodule(first, Convolution(conv, act, onednn))
@@ -298,13 +299,15 @@ def _replace(model: nn.Module, fast_form: Callable[[Any], nn.Module | None]) -> 
                 setattr(owner, name, fast)
 
 
-def _fast_block(module: nn.Module) -> nn.Module | None:
+def _fast_block(module: Any) -> nn.Module | None:
     """Returns the fast form of a block, if it has one."""
-    if type(module) is TOSA and is_mergeable(module):
+    if is_exactly(module, TOSA, D2plus1D) and not does_nothing(module.drop_path):
+        return None
+    if is_exactly(module, TOSA) and is_mergeable(module):
         return Aggregation(module)
-    if type(module) is D2plus1D:
+    if is_exactly(module, D2plus1D):
         return Bottleneck(module)
-    if (type(module).__module__, type(module).__qualname__) == _SWISH:
+    if (type(module).__module__, type(module).__qualname__) == _SWISH and not has_own_forward(module):
         return nn.SiLU()
     return None
 
