@@ -1,7 +1,7 @@
 """Convolutions and blocks that models are rewritten to for inference: without norms, and in place where possible."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -104,9 +104,9 @@ def _activated(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     act: str,
 ) -> torch.Tensor:
@@ -166,6 +166,18 @@ def from_frames(x: torch.Tensor, batch: int, frames: int) -> torch.Tensor:
     return from_rows(x.permute(0, 2, 3, 1).unflatten(0, (batch, frames)))
 
 
+_SETTINGS = (
+    *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+    *("padding_mode", "output_padding"),
+)
+
+
+def take_settings(module: Any, conv: Any) -> None:
+    """Gives a module the settings of the convolution that it replaces, which the code around it may read."""
+    for name in _SETTINGS:
+        setattr(module, name, getattr(conv, name))
+
+
 class Convolution(nn.Module):
     """A `Conv3d` and the activation after it, for inference, fast on channels-last memory.
 
@@ -176,9 +188,11 @@ class Convolution(nn.Module):
 
     def __init__(self, conv: nn.Conv3d, act: nn.Module | None, onednn: bool) -> None:
         super().__init__()
-        self.stride, self.dilation = list(conv.stride), list(conv.dilation)
-        self.padding: list[int] = [int(p) for p in conv.padding]
-        self.groups = conv.groups
+        self.stride: tuple[int, ...]
+        self.padding: tuple[int, ...]
+        self.dilation: tuple[int, ...]
+        self.groups: int
+        take_settings(self, conv)
         self.one_frame = conv.kernel_size[0] == 1 and self.padding[0] == 0
         self.is_point = conv.kernel_size == (1, 1, 1) and not any(self.padding)
         self.matmul = not onednn and self.is_point and conv.groups == 1
@@ -242,7 +256,9 @@ class Convolution(nn.Module):
         out = F.linear(rows, self.weight.movedim(1, -1).flatten(1), self.bias).unflatten(0, patches.shape[:4])
         return from_rows(_PLAIN.get(self.epilogue, _same)(out))
 
-    def _convolve(self, x: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> torch.Tensor:
+    def _convolve(
+        self, x: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+    ) -> torch.Tensor:
         if self.epilogue is None:
             convolve: Any = F.conv3d if x.ndim == 5 else F.conv2d
             return convolve(x, self.weight, self.bias, stride, padding, dilation, self.groups)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from vov3d.deploy._fused import Bottleneck, Convolution, FrameWise, Gate, run_channels_last
+from vov3d.deploy._fused import Bottleneck, Convolution, FrameWise, Gate, run_channels_last, take_settings
 from vov3d.layers.choosing import choose, conditions, convolve, on
 from vov3d.layers.conv import refuse_scripting, takes_other_forms
 from vov3d.layers.conv_forms import is_channels_last
@@ -57,8 +57,12 @@ class ChosenConvolution(nn.Module):
 
     def __init__(self, conv: Convolution) -> None:
         super().__init__()
-        self.stride, self.padding, self.dilation = tuple(conv.stride), tuple(conv.padding), tuple(conv.dilation)
-        self.groups, self.act = conv.groups, conv.act
+        self.stride: tuple[int, ...]
+        self.padding: tuple[int, ...]
+        self.dilation: tuple[int, ...]
+        self.groups: int
+        take_settings(self, conv)
+        self.act = conv.act
         self.weight = nn.Parameter(conv.weight.detach().reshape(conv.shape).contiguous(), requires_grad=False)
         self.bias = conv.bias
 
