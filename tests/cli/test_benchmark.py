@@ -116,6 +116,12 @@ def test_combinations_that_cannot_run_are_refused(capsys, options, error):
     assert error in capsys.readouterr().err
 
 
+def test_a_picture_of_an_unknown_kind_is_refused_before_any_measurement(capsys, monkeypatch):
+    monkeypatch.setattr("vov3d.cli.benchmark.measure_roofline", None)
+    assert main(["benchmark", *TINY, "--picture", "bars.xyz"]) == 1
+    assert "--picture bars.xyz: pictures end in " in capsys.readouterr().err
+
+
 def test_unknown_words_are_named(capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "vov3d_m", "--backends", "eager,tensorrt"])

@@ -148,7 +148,9 @@ def _check(args: argparse.Namespace, target: torch.device) -> None:
     if exported and (args.dtypes != ["fp32"] or target.type != "cpu"):
         raise ValueError(f"--backends {exported.pop()} is measured in fp32 on the CPU; use --dtypes fp32")
     if args.picture:
-        _pyplot()
+        known = _pyplot().gcf().canvas.get_supported_filetypes()
+        if args.picture.suffix and args.picture.suffix.lstrip(".").lower() not in known:
+            raise ValueError(f"--picture {args.picture}: pictures end in {', '.join(f'.{kind}' for kind in known)}")
         check_output(args.picture)
     args.models = [model_name(name) for name in args.models]
     for name in args.models:
