@@ -317,6 +317,11 @@ def test_feature_hooks_of_timm_are_kept():
     torch.testing.assert_close(optimize_for_inference(model)(x), model(x), **EXACT)
 
 
+def test_a_compiled_model_is_refused():
+    with pytest.raises(ValueError, match=r"compiled: give its VoV3D, model\._orig_mod, and compile=True"):
+        optimize_for_inference(torch.compile(small()))
+
+
 def test_other_types_are_refused():
     with pytest.raises(ValueError, match="dtype must be a floating type"):
         optimize_for_inference(small(), dtype=torch.int8)

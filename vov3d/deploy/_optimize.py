@@ -93,6 +93,10 @@ def optimize_for_inference(
         raise ValueError(f"backend must be one of {', '.join(map(repr, _runtimes.BACKENDS))}, got {backend!r}")
     if isinstance(model, OptimizedModel | _runtimes.RuntimeModel):
         raise ValueError(f"the model is optimized already; to change it, {_AGAIN}")
+    if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+        raise ValueError(
+            f"the model is compiled: give its {type(compiled).__name__}, model._orig_mod, and compile=True"
+        )
     training = [name or "the model" for name, module in model.named_modules() if module.training]
     if training:
         raise ValueError(f"{training[0]} is in train mode; call eval() on the model before optimizing it")
