@@ -204,6 +204,11 @@ def test_models_that_it_cannot_express_are_refused_with_the_reason(tmp_path):
     model.head = nn.Flatten()
     with pytest.raises(ValueError, match="need the original head, but it was replaced by Flatten"):
         conv2d_graph_of(model, (3, 20, 20))
+    for name, layer in (("hidden", nn.Sequential(nn.Conv3d(4, 4, 1))), ("conv", nn.Identity())):
+        model = vov3d.create_model("vov3d_m", num_classes=3, **TINY).eval()
+        setattr(model.head, name, layer)
+        with pytest.raises(ValueError, match=rf"files without conv3d need a Conv3d at head\.{name}, got "):
+            conv2d_graph_of(model, (3, 20, 20))
     stream = vov3d.streaming(vov3d.create_model("x3d_m", num_classes=3, **TINY).eval())
     with pytest.raises(ValueError, match="a stream has no conv3d"):
         vov3d.export(stream, tmp_path / "s.onnx", form="conv3d")

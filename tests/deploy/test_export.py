@@ -200,6 +200,9 @@ def test_an_exported_model_is_not_trained(exported):
     with pytest.raises(ValueError, match="at least 4x4 pixels, got 3x40"):
         exported[".pt2"](torch.zeros(1, 3, 3, 3, 40))
     assert found(torch.zeros(1, 3, 3, 40, 40, dtype=torch.float64)).dtype == torch.float64
+    for other in (torch.uint8, torch.int64):  # logits of that type would be cut to whole numbers
+        with pytest.raises(ValueError, match=f"floating-point numbers, .* got {other}"):
+            found(torch.zeros(1, 3, 3, 40, 40, dtype=other))
 
 
 # --- the published evaluation in a graph -----------------------------------------------------------------------------
@@ -236,6 +239,12 @@ def hooked() -> nn.Module:
     return model
 
 
+def replaced() -> nn.Module:
+    model = tiny()
+    model.forward = model.forward_features
+    return model
+
+
 REFUSED = [
     (tiny, "a.tflite", {}, r"a\.tflite: exported files end in \.onnx \(ONNX\), \.xml"),
     (tiny, "a", {}, "exported files end in"),
@@ -253,6 +262,25 @@ REFUSED = [
     (tiny, "a.onnx", {"calibration": [1]}, "int8 needs form='conv2d' in ONNX files"),
     (tiny, "a.onnx", {"frames": 0}, "needs frames=1 and size=4 or more, got 0 and 40"),
     (tiny, "a.pt2", {"size": 3}, "needs frames=1 and size=4 or more, got 3 and 3"),
+    (replaced, "a.onnx", {}, r"the model has a forward that was set on the instance, which a file cannot hold"),
+    (lambda: torch.compile(tiny()), "a.onnx", {}, r"torch\.compile: model\._orig_mod"),
+    (tiny, "a.onnx", {"size": (40, 32)}, r"whole numbers, size that of both sides, got 3 and \(40, 32\)"),
+    (tiny, "a.onnx", {"frames": 2.5}, "whole numbers, size that of both sides, got 2.5 and 40"),
+    (tiny, "a.xml", {"calibration": []}, "calibration has no clips"),
+    (
+        tiny,
+        "a.xml",
+        {"calibration": [(torch.zeros(1, 3, 3, 40, 40), 0)]},
+        r"collection of clips alone, such as \[clip for clip, label in loader\]: .* got tuple",
+    ),
+    (tiny, "a.xml", {"calibration": torch.zeros(1, 3, 3, 40, 40)}, r"of clips alone, .* got 4 dimensions"),
+    (tiny, "a.xml", {"calibration": [torch.zeros(1, 3, 3, 40, 40).byte()]}, r"got torch\.uint8"),
+    (
+        tiny,
+        "a.xml",
+        {"calibration": [torch.zeros(1, 3, 3, 44, 44)], "form": "conv2d"},
+        "the file is for clips of 3x40x40, got 3x44x44; set frames and size",
+    ),
     (hooked, "a.onnx", {}, r"stem\.conv_s has hooks, which a file cannot hold"),
     (lambda: tiny().half(), "a.onnx", {}, r"float16, but only float32 models can be exported; call model\.float"),
     (lambda: vov3d.create_model("x3d_xs", device="meta"), "a.onnx", {}, "meta device"),
@@ -499,6 +527,14 @@ def test_files_load_in_threads_and_leave_the_environment_alone(files, model):
     clip = torch.randn(1, 3, 2, 9, 9)
     for one in found:
         close(one(clip), model(clip))
+
+
+@pytest.mark.parametrize("end", OPEN)
+def test_files_are_called_by_several_threads_at_once(end, model, exported):
+    clips = [torch.randn(1, 3, 8, 40 + i, 64) for i in range(4)]
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        for found, clip in zip(pool.map(exported[end], clips * 8), clips * 8, strict=True):
+            close(found, model(clip))
 
 
 def test_onnx_files_read_no_other_files(files, tmp_path):

@@ -7,10 +7,12 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import vmap
 
 import vov3d
+from vov3d.deploy._gpu import ChosenConvolution
 
 
 class C3D(nn.Module):
@@ -134,6 +136,30 @@ def test_complex_weights_stay_complex():
     mix = nn.Sequential(model.mix, nn.Conv3d(4, 2, (1, 3, 3), dtype=torch.complex64)).eval()
     x = torch.randn(1, 4, 3, 4, 4, dtype=torch.complex64)
     torch.testing.assert_close(vov3d.optimize_for_inference(mix)(x), mix(x), rtol=1e-4, atol=1e-5)
+
+
+class Settings(nn.Module):
+    """Reads the settings of its convolution, as networks with padding of their own do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv3d(4, 8, (3, 1, 1), (1, 2, 2), groups=2), nn.ReLU()
+
+    def forward(self, x):
+        conv = self.conv
+        x = F.pad(x, (0, 0, 0, 0, conv.dilation[0] * (conv.kernel_size[0] - 1), 0))
+        y = self.act(conv(x.unflatten(1, (conv.groups, -1)).flatten(1, 2)[:, : conv.in_channels]))
+        plain = (conv.stride, conv.padding, conv.padding_mode) == ((1, 2, 2), (0, 0, 0), "zeros")
+        return y.view(len(x), conv.out_channels, -1) if plain else None
+
+
+def test_settings_of_a_convolution_can_be_read():
+    model, x = Settings().eval(), torch.randn(2, 4, 3, 7, 8)
+    fast = vov3d.optimize_for_inference(model)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+    on_gpus = ChosenConvolution(fast.model.conv)
+    for name in model.conv.__constants__:
+        assert getattr(on_gpus, name) == getattr(model.conv, name), name
 
 
 def test_torchscript_is_refused():

@@ -1,6 +1,7 @@
 """optimize_for_inference: the same numbers and the same calls, for every model."""
 
 import copy
+import types
 
 import pytest
 import torch
@@ -124,6 +125,32 @@ def test_bfloat16_takes_float_clips():
     torch.testing.assert_close(out.double(), model(x), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_around_it_changes_nothing(dtype):
+    fast, x = optimize_for_inference(small(), dtype=dtype), clip(2, 3, 3, 24, 24).float()
+    expected = fast(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, features = fast(x), fast.forward_features(x)
+    assert out.dtype == features.dtype == dtype
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
+
+
+def test_a_network_with_autocast_inside():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small().float()
+
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.net(x).float()
+
+    model, x = Net().eval(), clip(2, 3, 3, 24, 24).float()
+    for size in (24, 8):  # small maps run as matrix products, which autocast converts
+        expected = model(x[..., :size, :size])
+        torch.testing.assert_close(optimize_for_inference(model)(x[..., :size, :size]), expected, rtol=0.1, atol=0.1)
+
+
 def test_no_separate_shortcuts_sums_or_norms_are_left():
     fast = optimize_for_inference(small())
     kinds = {type(m) for m in fast.modules()}
@@ -171,6 +198,86 @@ def test_networks_of_other_packages():
     torch.testing.assert_close(optimize_for_inference(single)(x.float()), single(x.float()), rtol=1e-4, atol=1e-4)
 
 
+class Halved(nn.Module):
+    """Stands for a layer that somebody put in the place of one of ours."""
+
+    def forward(self, x):
+        return 0.5 * x
+
+
+class Centred(nn.Module):
+    """An activation that looks at all frames."""
+
+    def forward(self, x):
+        return x - x.mean(2, keepdim=True)
+
+
+class Adapted(nn.Conv3d):
+    """As LoRA: a convolution, and a product of thin matrices beside it."""
+
+    def __init__(self, conv):
+        super().__init__(conv.in_channels, conv.out_channels, 1, bias=conv.bias is not None)
+        self.load_state_dict(conv.state_dict())
+        self.thin, self.wide = (
+            nn.Parameter(torch.randn(2, conv.in_channels)),
+            nn.Parameter(torch.randn(len(self.weight), 2)),
+        )
+
+    def forward(self, x):
+        return super().forward(x) + torch.einsum("oi,bithw->bothw", self.wide @ self.thin, x)
+
+
+def changed(name, change):
+    model = small()
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, change(model.get_submodule(name)).double().eval())
+    return model
+
+
+BLOCK, LAYER = "stages.0.blocks.0", "stages.0.blocks.0.layers.0"
+PUT_IN = {
+    **{f"drop_path of {name}": (f"{name}.drop_path", lambda _: Halved()) for name in (BLOCK, LAYER)},
+    **{f"adapted {part}": (f"{LAYER}.{part}", Adapted) for part in ("se.fc1", "se.fc2", "conv_pw", "conv_pwl")},
+    "wrapped": (f"{LAYER}.se.fc1", lambda conv: nn.Sequential(conv, nn.Dropout())),
+    "expansion over frames": (
+        f"{LAYER}.conv_pw",
+        lambda conv: nn.Conv3d(conv.in_channels, 8, (3, 1, 1), padding=(1, 0, 0)),
+    ),
+    "spatial over frames": (f"{LAYER}.conv_s", lambda conv: nn.Conv3d(8, 8, 3, (1, 2, 2), 1, groups=8)),
+    "act over frames": (
+        f"{LAYER}.act1",
+        lambda act: type("A", (nn.Module,), {"forward": lambda _, x: x - x.mean(2, True)})(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PUT_IN)
+def test_layers_that_were_put_in_are_run(kind, monkeypatch):
+    monkeypatch.setattr(_fused, "FRAMES_BYTES", 1)  # of which single frames may not be run
+    model, x = changed(*PUT_IN[kind]), clip(2, 3, 5, 16, 16)
+    torch.testing.assert_close(optimize_for_inference(model)(x), model(x), **EXACT)
+
+
+OWN_FORWARDS = ["", BLOCK, f"{BLOCK}.act", f"{BLOCK}.shortcut", LAYER, f"{LAYER}.se", f"{LAYER}.act1", f"{LAYER}.bn2"]
+
+
+@pytest.mark.parametrize("name", OWN_FORWARDS)
+def test_a_forward_that_was_set_on_an_instance_is_run(name):
+    model, x = small(), clip(2, 3, 2, 16, 16)
+    module = model.get_submodule(name)
+    theirs = type(module).forward
+    module.forward = types.MethodType(lambda self, x: 0.5 * theirs(self, x), module)
+    torch.testing.assert_close(optimize_for_inference(model)(x), model(x), **EXACT)
+
+
+def test_a_network_whose_forward_is_another_of_its_methods_is_folded():
+    model, x = small(), clip(2, 3, 2, 16, 16)
+    model.forward = model.forward_features
+    fast = optimize_for_inference(model)
+    torch.testing.assert_close(fast(x), model(x), **EXACT)
+    assert not any(isinstance(m, nn.BatchNorm3d) for m in fast.model.stages.modules())
+
+
 def test_an_in_place_activation_never_overwrites_a_shared_tensor():
     class Net(nn.Module):
         def __init__(self):
@@ -208,6 +315,11 @@ def test_feature_hooks_of_timm_are_kept():
     model = small(features_only=True, feature_cls="hook")
     x = clip(1, 3, 2, 16, 16)
     torch.testing.assert_close(optimize_for_inference(model)(x), model(x), **EXACT)
+
+
+def test_a_compiled_model_is_refused():
+    with pytest.raises(ValueError, match=r"compiled: give its VoV3D, model\._orig_mod, and compile=True"):
+        optimize_for_inference(torch.compile(small()))
 
 
 def test_other_types_are_refused():

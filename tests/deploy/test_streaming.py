@@ -200,6 +200,10 @@ def test_a_state_of_other_streams_is_refused():
         stream(frame[..., :4], None)
     with pytest.raises(ValueError, match="convert one"):
         stream(frame.float(), None)
+    with pytest.raises(ValueError, match=r"its 'stem\.conv_t\.1' is torch\.float32 on cpu, not torch\.float64 on cpu"):
+        stream(frame, stream.initial_state(2, 16, 16, dtype=torch.float32))
+    with pytest.raises(ValueError, match="the state is on meta, the frames on cpu"):
+        stream(frame, stream.initial_state(2, 16, 16, device="meta"))
     with pytest.raises(ValueError, match="expected a clip"):
         stream(frame[0], None)
     with pytest.raises(ValueError, match=r"bool of shape \(2,\), got int64 of shape \(3,\)"):
@@ -288,6 +292,10 @@ def test_an_exported_stream_takes_and_returns_the_state(ending, causal, tmp_path
         exported.initial_state(1, 64, 64)
     with pytest.raises(ValueError, match="one frame"):
         exported(torch.randn(1, 3, 2, 32, 32))
+    with pytest.raises(ValueError, match=r"floating-point numbers, .* got torch\.uint8"):
+        exported(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), theirs)
+    with pytest.raises(ValueError, match=r"its 'stem\.conv_t\.1' is torch\.float64 on cpu, not torch\.float32 on cpu"):
+        exported(frame, {**theirs, "stem.conv_t.1": theirs["stem.conv_t.1"].double()})
 
 
 @pytest.mark.slow  # an export
@@ -343,6 +351,10 @@ def test_models_that_cannot_be_streamed_are_refused_with_the_reason():
     model.stem.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="stem has hooks"):
         vov3d.streaming(model)
+    model = small()
+    model.forward = model.forward_features
+    with pytest.raises(ValueError, match="the model has a forward that was set on the instance, which a stream"):
+        vov3d.streaming(model)
 
 
 @pytest.mark.parametrize(
@@ -356,11 +368,13 @@ def test_models_that_cannot_be_streamed_are_refused_with_the_reason():
         ("se", nn.Sigmoid(), "need squeeze-and-excitation"),
         ("act2", nn.Softmax(dim=1), "each value alone"),
         ("act2", nn.PReLU(16), "each value alone"),
+        ("se.fc1", nn.Sequential(nn.Conv3d(16, 8, 1)), r"need a Conv3d at stages\.1\.blocks\.0\.layers\.1\.se\.fc1"),
+        ("drop_path", nn.Hardtanh(0, 1), r"stochastic depth or Identity at .*\.layers\.1\.drop_path, got Hardtanh"),
         ("", nn.Identity(), "need D2plus1D"),
     ],
 )
 def test_layers_that_a_stream_would_compute_in_another_way_are_refused(name, layer, match):
-    model = small().float()
+    model = small(se_every_other=False).float()
     model.set_submodule(f"stages.1.blocks.0.layers.1.{name}".rstrip("."), layer)
     with pytest.raises(ValueError, match=match):
         vov3d.streaming(model)

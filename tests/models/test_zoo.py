@@ -202,6 +202,10 @@ def test_clips_that_do_not_fit():
         model(clip(3, 4, 32, 32))
     with pytest.raises(ValueError, match=r"expected 3 channels .* got 4"):
         model(clip(1, 4, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"floating-point numbers, .* got torch\.uint8; .*eval_transform"):
+        model(clip(1, 3, 4, 32, 32).to(torch.uint8))
+    with pytest.raises(TypeError, match=r"as a torch\.Tensor, got ndarray"):
+        model(clip(1, 3, 4, 32, 32).numpy())
 
 
 @pytest.mark.parametrize("name", ["vov3d_l", "x3d_l"])

@@ -16,7 +16,7 @@ from timm.models import FeatureDictNet
 from torch import nn
 
 from vov3d.deploy._fused import Aggregation, is_mergeable
-from vov3d.deploy._streaming import parts_of
+from vov3d.deploy._streaming import check_taken_over, parts_of
 from vov3d.layers import ClassifierHead3d, D2plus1D, SqueezeExcite3d
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
 from vov3d.models.network import VideoNetwork
@@ -351,6 +351,7 @@ def conv2d_graph_of(model: Any, clip: tuple[int, int, int]) -> Conv2dGraph:
             f"files without conv3d need the original head, but it was replaced by {type(model.head).__name__}; replace"
             " only head.fc to keep it"
         )
+    check_taken_over(model, "files without conv3d")
     model = fold_batchnorm(model)
     for name, module in model.named_modules():
         if name.rpartition(".")[2].startswith("bn") and type(module) is not nn.Identity:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -24,7 +25,8 @@ from vov3d.deploy.formats import BOUNDS, FORMS, OPSETS, Format, Job, format_of, 
 from vov3d.deploy.graphs import graph_of
 from vov3d.files import replacing
 from vov3d.layers import Stem3d
-from vov3d.surgery.hooks import has_hooks
+from vov3d.layers.stem import check_clip
+from vov3d.surgery.hooks import check_own_code_runs
 from vov3d.synthetic.noise import moving_clips, random_clips
 
 _CALIBRATION_COMPARED = 8
@@ -158,6 +160,12 @@ def export_and_report(
     form = form or kind.forms[0]
     min_size = next(m.min_size for m in model.modules() if isinstance(m, Stem3d))
     clip = _clip(model.pretrained_cfg, frames, size, min_size)
+    fixed = clip if form == "conv2d" else None
+    samples = _Clips("samples", samples, model.in_chans, min_size, fixed)
+    if calibration is not None:
+        calibration = _Clips("calibration", calibration, model.in_chans, min_size, fixed)
+        if next(iter(calibration), None) is None:
+            raise ValueError("calibration has no clips; give at least a few dozen")
     source = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     graph = graph_of(source) if form == "conv3d" else conv2d_graph_of(source, clip)
     metadata = _metadata.describe(model, clip[0], clip[1], graph.output_names, dtype, min_size, form == "conv2d")
@@ -167,6 +175,41 @@ def export_and_report(
         kind.backend.write(job, written)
         comparisons = _compare(source, written, job, samples)
     return Report(path, dtype, comparisons)
+
+
+class _Clips:
+    """Clips that were given, checked as they are read.
+
+    Args:
+        name: Name of the argument.
+        clips: The clips.
+        in_chans: Their channels.
+        min_size: Their smallest height and width.
+        fixed: Their only frames, height and width, if the file takes no others.
+    """
+
+    def __init__(
+        self, name: str, clips: Iterable[Any], in_chans: int, min_size: int, fixed: tuple[int, int, int] | None
+    ) -> None:
+        self.name, self.clips, self.in_chans, self.min_size, self.fixed = name, clips, in_chans, min_size, fixed
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Yields them as float32 on the CPU.
+
+        Raises:
+            ValueError: If one is no clip that the file takes.
+        """
+        for clip in self.clips:
+            try:
+                check_clip(clip, self.in_chans, self.min_size)
+            except (TypeError, ValueError) as e:
+                raise ValueError(
+                    f"{self.name} must be a collection of clips alone, such as [clip for clip, label in loader]: {e}"
+                ) from None
+            if self.fixed is not None and tuple(clip.shape[2:]) != self.fixed:
+                size, given = ("x".join(map(str, one)) for one in (self.fixed, clip.shape[2:]))
+                raise ValueError(f"{self.name}: the file is for clips of {size}, got {given}; set frames and size")
+            yield clip.detach().to("cpu", torch.float32)
 
 
 def _opset(opset: int | None, form: str) -> int:
@@ -269,9 +312,11 @@ def _clip(cfg: dict[str, Any], frames: int | None, size: int | None, min_size: i
     """Returns frames, height and width of a file's clips; those of the configuration where nothing is given."""
     frames = cfg["num_frames"] if frames is None else frames
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1] if size is None else size
+    if not isinstance(frames, Integral) or not isinstance(size, Integral):
+        raise ValueError(f"frames and size must be whole numbers, size that of both sides, got {frames!r} and {size!r}")
     if frames < 1 or size < min_size:
         raise ValueError(f"the file needs frames=1 and size={min_size} or more, got {frames} and {size}")
-    return frames, size, size
+    return int(frames), int(size), int(size)
 
 
 def _check_model(model: Any) -> None:
@@ -282,9 +327,7 @@ def _check_model(model: Any) -> None:
             f"cannot export a {type(model).__name__}: give a model made by vov3d.create_model, whole or with"
             " features_only=True"
         )
-    hooked = [name or "the model" for name, module in model.named_modules() if has_hooks(module)]
-    if hooked:
-        raise ValueError(f"{hooked[0]} has hooks, which a file cannot hold; remove them first")
+    check_own_code_runs(model, "a file cannot hold")
     for name, tensor in model.state_dict().items():
         if tensor.is_meta:
             raise ValueError(f"{name} is on the meta device: the model has no weights to export")

@@ -10,7 +10,7 @@ from torch import nn
 from vov3d.deploy._metadata import Metadata
 from vov3d.deploy._streaming import State, StreamingNetwork, check_part
 from vov3d.deploy.formats import Run, format_of, require
-from vov3d.layers.stem import check_clip
+from vov3d.layers.stem import check_clip, check_numbers
 from vov3d.weights.tasks import SCORES, checked_heads, make_task
 
 
@@ -58,7 +58,8 @@ class ExportedModel(nn.Module):
         """Returns every output of the file by its name, on the device of `x` and in its floating type.
 
         Raises:
-            ValueError: If the clip has another shape than the file takes.
+            ValueError: If the clip has another shape than the file takes, or holds whole numbers.
+            TypeError: If it is not a tensor.
         """
         check_clip(x, self.in_chans, self.metadata.min_size)
         fixed = self.metadata.clip
@@ -174,14 +175,17 @@ class ExportedStream(nn.Module):
             Logits `(B, N)`, or a list of maps, and the new state.
 
         Raises:
-            ValueError: If frames have another shape than the file takes, or the state is another's.
+            ValueError: If frames have another shape or type than the file takes, or the state is another's.
+            TypeError: If they are not a tensor.
         """
+        check_numbers(frames)
         if frames.ndim != 4 or frames.shape[1:] != (self.in_chans, *self._size):
             wanted = f"(B, {self.in_chans}, {self._size[0]}, {self._size[1]})"
             raise ValueError(f"this file takes one frame {wanted} at a time, got {tuple(frames.shape)}")
         state = self.initial_state(len(frames)) if state is None else state
         for name, shape in self._shapes.items():
-            check_part(state, name, (len(frames), *shape))
+            like = torch.empty(0, dtype=torch.float32 if shape else torch.int64)
+            check_part(state, name, (len(frames), *shape), like)
         outputs = self._run(frames.detach().float().contiguous(), *(state[name].contiguous() for name in self._shapes))
         count = len(self.metadata.outputs)
         one = self.metadata.outputs[0] in ("logits", "features")

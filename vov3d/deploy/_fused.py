@@ -1,7 +1,7 @@
 """Convolutions and blocks that models are rewritten to for inference: without norms, and in place where possible."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D, SqueezeExcite3d
 from vov3d.layers.conv import is_followed, keeps_layout, refuse_scripting, takes_other_forms
 from vov3d.layers.conv_forms import is_channels_last
+from vov3d.surgery.kinds import is_exactly, is_only
 
 FRAMES_BYTES = 16 << 20
 """Above this size in bytes, a CPU computes a map a few frames at a time, since allocating memory is slow."""
@@ -40,10 +41,31 @@ def from_rows(x: torch.Tensor) -> torch.Tensor:
 
 def in_place(act: nn.Module) -> nn.Module:
     """Returns an activation that overwrites its input, if its class can; a module may be used elsewhere as well."""
-    if type(act) in ACTIVATIONS:
+    if is_exactly(act, *ACTIVATIONS):
         act = copy.copy(act)
         act.inplace = True  # type: ignore[assignment]
     return act
+
+
+@torch.no_grad()
+def does_nothing(layer: nn.Module) -> bool:
+    """Returns whether a layer, such as stochastic depth in eval mode, gives back what it is given."""
+    x = torch.linspace(-1, 1, 8).view(2, 1, 2, 2, 1)
+    try:
+        return torch.equal(layer(x), x)
+    except RuntimeError:
+        return False
+
+
+@torch.no_grad()
+def _is_framewise(act: nn.Module) -> bool:
+    """Returns whether an activation treats each frame alone."""
+    x = torch.linspace(-4, 4, 120).view(2, 3, 4, 5, 1)
+    try:
+        whole, frames = act(x.clone()), [act(frame.clone()) for frame in x.split(1, 2)]
+        return torch.allclose(whole, torch.cat(frames, 2), rtol=1e-4, atol=1e-6)
+    except RuntimeError:
+        return False
 
 
 @cache
@@ -74,23 +96,24 @@ def _same(x: torch.Tensor) -> torch.Tensor:
 
 
 def _is_plain(x: torch.Tensor) -> bool:
-    """Returns whether oneDNN's functions cannot be used: while a model is traced, and for empty inputs."""
-    return is_followed() or not x.numel()
+    """Returns whether oneDNN's functions cannot be used: in traces and the model's own autocast, for empty inputs."""
+    return is_followed() or not x.numel() or torch.is_autocast_enabled("cpu")
 
 
 def _activated(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     act: str,
 ) -> torch.Tensor:
     """Convolves by oneDNN with a fused activation (`"none"`, `"relu"`, `"swish"`)."""
     if _is_plain(x):
-        return _PLAIN.get(act, _same)(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
+        convolve: Any = F.conv3d if x.ndim == 5 else F.conv2d
+        return _PLAIN.get(act, _same)(convolve(x, weight, bias, stride, padding, dilation, groups))
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, act, [], "")
 
 
@@ -143,6 +166,18 @@ def from_frames(x: torch.Tensor, batch: int, frames: int) -> torch.Tensor:
     return from_rows(x.permute(0, 2, 3, 1).unflatten(0, (batch, frames)))
 
 
+_SETTINGS = (
+    *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+    *("padding_mode", "output_padding"),
+)
+
+
+def take_settings(module: Any, conv: Any) -> None:
+    """Gives a module the settings of the convolution that it replaces, which the code around it may read."""
+    for name in _SETTINGS:
+        setattr(module, name, getattr(conv, name))
+
+
 class Convolution(nn.Module):
     """A `Conv3d` and the activation after it, for inference, fast on channels-last memory.
 
@@ -153,9 +188,11 @@ class Convolution(nn.Module):
 
     def __init__(self, conv: nn.Conv3d, act: nn.Module | None, onednn: bool) -> None:
         super().__init__()
-        self.stride, self.dilation = list(conv.stride), list(conv.dilation)
-        self.padding: list[int] = [int(p) for p in conv.padding]
-        self.groups = conv.groups
+        self.stride: tuple[int, ...]
+        self.padding: tuple[int, ...]
+        self.dilation: tuple[int, ...]
+        self.groups: int
+        take_settings(self, conv)
         self.one_frame = conv.kernel_size[0] == 1 and self.padding[0] == 0
         self.is_point = conv.kernel_size == (1, 1, 1) and not any(self.padding)
         self.matmul = not onednn and self.is_point and conv.groups == 1
@@ -219,11 +256,18 @@ class Convolution(nn.Module):
         out = F.linear(rows, self.weight.movedim(1, -1).flatten(1), self.bias).unflatten(0, patches.shape[:4])
         return from_rows(_PLAIN.get(self.epilogue, _same)(out))
 
-    def _convolve(self, x: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> torch.Tensor:
+    def _convolve(
+        self, x: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+    ) -> torch.Tensor:
         if self.epilogue is None:
             convolve: Any = F.conv3d if x.ndim == 5 else F.conv2d
             return convolve(x, self.weight, self.bias, stride, padding, dilation, self.groups)
         return _activated(x, self.weight, self.bias, stride, padding, dilation, self.groups, self.epilogue)
+
+
+def _is_plain_gate(se: Any) -> bool:
+    """Returns whether a layer is squeeze-and-excitation with convolutions and nothing more."""
+    return is_exactly(se, SqueezeExcite3d) and is_only(se.fc1, nn.Conv3d) and is_only(se.fc2, nn.Conv3d)
 
 
 class Gate(nn.Module):
@@ -315,7 +359,8 @@ class Bottleneck(nn.Module):
     def __init__(self, block: D2plus1D) -> None:
         super().__init__()
         middle = [getattr(block, name) for name in block._middle]
-        se = Gate(block.se) if type(block.se) is SqueezeExcite3d else block.se
+        se: Any = block.se
+        se = Gate(se) if _is_plain_gate(se) else se
         layers = (block.conv_pw, block.bn1, block.act1, *middle, block.bn2, se, in_place(block.act2))
         self.branch = nn.Sequential(*layers)
         self.spatial_first = block._middle[0] == "conv_s"
@@ -328,10 +373,11 @@ class Bottleneck(nn.Module):
         """Fuses layers once all are rewritten: expansion and spatial convolution by frames, projection with the sum."""
         layers: list[Any] = list(self.branch)
         expand, norm, act, spatial, *others = layers
-        if self.spatial_first and type(norm) is nn.Identity:
+        alone = all(type(conv) is Convolution and conv.one_frame and conv.stride[0] == 1 for conv in (expand, spatial))
+        if self.spatial_first and alone and is_exactly(norm, nn.Identity) and _is_framewise(act):
             self.branch = nn.Sequential(FrameWise(expand.weight.shape[0], expand, act, spatial), *others)
         conv: Any = self.project[0]
-        if self.shortcut is not None and type(self.act) is nn.ReLU and _is_only_onednn(conv, self.project[1]):
+        if self.shortcut is not None and is_exactly(self.act, nn.ReLU) and _is_only_onednn(conv, self.project[1]):
             self.sum = RectifiedSum(conv)
 
     __prepare_scriptable__ = refuse_scripting
@@ -347,17 +393,18 @@ class Bottleneck(nn.Module):
 
 def _is_only_onednn(conv: Any, norm: nn.Module) -> bool:
     """Returns whether a convolution runs by oneDNN without an activation or a norm."""
-    return type(conv) is Convolution and conv.epilogue == "none" and type(norm) is nn.Identity
+    return type(conv) is Convolution and conv.epilogue == "none" and is_exactly(norm, nn.Identity)
 
 
 def is_mergeable(block: Any) -> bool:
     """Returns whether T-OSA's aggregation and shortcut are convolutions with folded norms and nothing else."""
     shortcut = block.shortcut
-    if type(shortcut) is ConvNormAct3d:
-        plain = type(shortcut.bn) is type(shortcut.act) is nn.Identity and shortcut.conv.bias is not None
+    if is_exactly(shortcut, ConvNormAct3d):
+        parts = is_exactly(shortcut.bn, nn.Identity) and is_exactly(shortcut.act, nn.Identity)
+        plain = parts and shortcut.conv.bias is not None
     else:
-        plain = type(shortcut) is nn.Identity
-    return plain and type(block.bn_agg) is nn.Identity and block.conv_agg.bias is not None
+        plain = is_exactly(shortcut, nn.Identity)
+    return plain and is_exactly(block.bn_agg, nn.Identity) and block.conv_agg.bias is not None
 
 
 class Aggregation(nn.Module):
@@ -389,7 +436,7 @@ class Aggregation(nn.Module):
     def fuse(self, add_up: bool) -> None:
         """Fuses the activation into the rewritten aggregation; `add_up` sums parts instead of concatenating them."""
         conv: Any = self.mix
-        if _is_only_onednn(conv, nn.Identity()) and type(self.act) in _EPILOGUES:
+        if _is_only_onednn(conv, nn.Identity()) and is_exactly(self.act, *_EPILOGUES):
             conv.epilogue, self.act = _EPILOGUES[type(self.act)], nn.Identity()
             self.sum = ConvolvedParts(conv, self.widths) if add_up else None
 

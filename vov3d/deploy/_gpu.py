@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from vov3d.deploy._fused import Bottleneck, Convolution, FrameWise, Gate, run_channels_last
+from vov3d.deploy._fused import Bottleneck, Convolution, FrameWise, Gate, run_channels_last, take_settings
 from vov3d.layers.choosing import choose, conditions, convolve, on
 from vov3d.layers.conv import refuse_scripting, takes_other_forms
 from vov3d.layers.conv_forms import is_channels_last
 from vov3d.layers.conv_reference import differs
+from vov3d.surgery.kinds import is_exactly
 
 _ACTS = {nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
 _TRITON_TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -56,8 +57,12 @@ class ChosenConvolution(nn.Module):
 
     def __init__(self, conv: Convolution) -> None:
         super().__init__()
-        self.stride, self.padding, self.dilation = tuple(conv.stride), tuple(conv.padding), tuple(conv.dilation)
-        self.groups, self.act = conv.groups, conv.act
+        self.stride: tuple[int, ...]
+        self.padding: tuple[int, ...]
+        self.dilation: tuple[int, ...]
+        self.groups: int
+        take_settings(self, conv)
+        self.act = conv.act
         self.weight = nn.Parameter(conv.weight.detach().reshape(conv.shape).contiguous(), requires_grad=False)
         self.bias = conv.bias
 
@@ -76,7 +81,7 @@ def _with_fused_middle(branch: nn.Sequential) -> nn.Sequential:
     layers: list[Any] = []
     for layer in branch:
         layers += layer if type(layer) is FrameWise else [layer]
-    layers = [layer for layer in layers if type(layer) is not nn.Identity]
+    layers = [layer for layer in layers if not is_exactly(layer, nn.Identity)]
     first = next((i for i, layer in enumerate(layers) if _is_depthwise(layer)), None)
     if first is None:
         return nn.Sequential(*layers)
@@ -87,10 +92,10 @@ def _with_fused_middle(branch: nn.Sequential) -> nn.Sequential:
     gate = layers[after] if len(layers) > after and type(layers[after]) is Gate else None
     after += gate is not None
     act: nn.Module = convs[-1].act
-    if type(act) is nn.Identity and len(layers) > after and type(layers[after]) in _ACTS:
+    if is_exactly(act, nn.Identity) and len(layers) > after and is_exactly(layers[after], *_ACTS):
         act, after = layers[after], after + 1
     acts = [conv.act for conv in convs[:-1]] + ([convs[-1].act] if gate is not None else [])
-    if type(act) not in _ACTS or any(type(a) is not nn.Identity for a in acts):
+    if not is_exactly(act, *_ACTS) or not all(is_exactly(a, nn.Identity) for a in acts):
         return nn.Sequential(*layers)
     return nn.Sequential(*layers[:first], FusedMiddle(convs, gate, act), *layers[after:])
 

@@ -23,6 +23,7 @@ from vov3d.deploy._fused import (
     Aggregation,
     Bottleneck,
     Convolution,
+    does_nothing,
     has_onednn,
     is_mergeable,
     run_channels_last,
@@ -34,7 +35,7 @@ from vov3d.layers.choosing import MEASURED
 from vov3d.models.family import family_of
 from vov3d.surgery.folding import fold_batchnorm, pairs
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
-from vov3d.surgery.kinds import is_only
+from vov3d.surgery.kinds import has_own_forward, is_exactly, is_only
 
 PIECE_BYTES = 2 * 4 * 16 * 224 * 224
 """Bytes of a channel that go through a model of this package at once on a CPU: two clips of 16 x 224 x 224 in float32,
@@ -68,7 +69,7 @@ def optimize_for_inference(
         model: A model in eval mode: one of this package, also with `features_only`, or any other; it is not changed.
         device: The device to run on; the model's if None.
         dtype: The precision; the model's if None. Floating-point inputs are converted to it, others stay as they are,
-            as do complex weights; outputs have it.
+            as do complex weights; outputs have it, under `torch.autocast` too.
         compile: True compiles `forward` with `torch.compile`; a string is the mode (`"reduce-overhead"` for CUDA
             graphs).
         backend: `"torch"`; `"openvino"` or `"onnxruntime"` for models made by `create_model`, whole or with
@@ -92,6 +93,10 @@ def optimize_for_inference(
         raise ValueError(f"backend must be one of {', '.join(map(repr, _runtimes.BACKENDS))}, got {backend!r}")
     if isinstance(model, OptimizedModel | _runtimes.RuntimeModel):
         raise ValueError(f"the model is optimized already; to change it, {_AGAIN}")
+    if isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+        raise ValueError(
+            f"the model is compiled: give its {type(compiled).__name__}, model._orig_mod, and compile=True"
+        )
     training = [name or "the model" for name, module in model.named_modules() if module.training]
     if training:
         raise ValueError(f"{training[0]} is in train mode; call eval() on the model before optimizing it")
@@ -123,7 +128,7 @@ def _is_per_clip(model: nn.Module) -> bool:
     features_only = type(model).__module__.startswith("timm.models._features") and hasattr(model, "model_args")
     return (family_of(model) is not None or features_only) and all(
         type(m).__module__.partition(".")[0] in ("torch", "timm", "vov3d")
-        and "forward" not in vars(m)
+        and not has_own_forward(m)
         and not has_hooks(m)
         and not (isinstance(m, _BatchNorm) and m.running_mean is None)
         for m in model.modules()
@@ -224,6 +229,12 @@ class OptimizedModel(nn.Module):
 
     @torch.no_grad()
     def _run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.dtype is None or not torch.is_autocast_enabled(self.device.type):
+            return self._in_pieces_of_the_batch(call, *args, **kwargs)
+        with torch.autocast(self.device.type, enabled=False):  # the precision was chosen already
+            return self._in_pieces_of_the_batch(call, *args, **kwargs)
+
+    def _in_pieces_of_the_batch(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         args, kwargs = tree_map(self._placed, (args, kwargs))
         call = partial(self._laid_out, call)
@@ -266,7 +277,7 @@ def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
     for owner, first, second in list(pairs(model)):
         conv: Any = owner.get_submodule(first)
         act = owner.get_submodule(second)
-        if type(act) in ACTIVATIONS and _is_plain(conv):
+        if is_exactly(act, *ACTIVATIONS) and _is_plain(conv):
             check_no_hooks(first, conv)
             check_no_hooks(second, act)
             owner.set_submodule(first, Convolution(conv, act, onednn))
@@ -292,13 +303,15 @@ def _replace(model: nn.Module, fast_form: Callable[[Any], nn.Module | None]) -> 
                 setattr(owner, name, fast)
 
 
-def _fast_block(module: nn.Module) -> nn.Module | None:
+def _fast_block(module: Any) -> nn.Module | None:
     """Returns the fast form of a block, if it has one."""
-    if type(module) is TOSA and is_mergeable(module):
+    if is_exactly(module, TOSA, D2plus1D) and not does_nothing(module.drop_path):
+        return None
+    if is_exactly(module, TOSA) and is_mergeable(module):
         return Aggregation(module)
-    if type(module) is D2plus1D:
+    if is_exactly(module, D2plus1D):
         return Bottleneck(module)
-    if (type(module).__module__, type(module).__qualname__) == _SWISH:
+    if (type(module).__module__, type(module).__qualname__) == _SWISH and not has_own_forward(module):
         return nn.SiLU()
     return None
 

@@ -19,13 +19,13 @@ from timm.models import FeatureDictNet, FeatureListNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vov3d.deploy._fused import Aggregation, in_place, is_mergeable, linear
+from vov3d.deploy._fused import Aggregation, does_nothing, in_place, is_mergeable, linear
 from vov3d.layers import TOSA, ClassifierHead3d, D2plus1D, SqueezeExcite3d, Stem3d
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
 from vov3d.layers.stem import check_clip
 from vov3d.models.network import VideoNetwork
 from vov3d.surgery.folding import fold_batchnorm
-from vov3d.surgery.hooks import has_hooks
+from vov3d.surgery.hooks import check_own_code_runs
 from vov3d.surgery.kinds import is_only
 
 State = dict[str, torch.Tensor]
@@ -56,13 +56,14 @@ class _Step:
         ask = frames.device.type == "cpu" and not torch.compiler.is_compiling() and not _exporting()
         self.begins = not ask or bool((seen < delay + window).any())
         self._checks = not torch.compiler.is_compiling() and not _exporting()
+        self._autocast = torch.is_autocast_enabled(frames.device.type)  # converts what is kept
 
     def _kept(self, name: str, x: torch.Tensor, *shape: int) -> torch.Tensor:
         """Returns what the state before the call keeps as `name`; zeros at the start."""
         if self.before is None:
             return x.new_zeros(self.batch, *shape)
         if self._checks:
-            check_part(self.before, name, (self.batch, *shape))
+            check_part(self.before, name, (self.batch, *shape), None if self._autocast else x)
         return self.before[name]
 
     def earlier(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -122,16 +123,30 @@ _NOT_OURS = "this is not a state of this network"
 _ANEW = "call initial_state of this one, or pass None"
 
 
-def check_part(state: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> None:
+def check_part(
+    state: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...], like: torch.Tensor | None = None
+) -> None:
     """Checks a tensor of a state.
 
+    Args:
+        state: The state.
+        name: Name of the tensor.
+        shape: The shape that it must have.
+        like: A tensor of the precision and on the device that it must have; None if any will do.
+
     Raises:
-        ValueError: If it is missing or has another shape.
+        ValueError: If it is missing or of another kind.
     """
     if name not in state:
         raise ValueError(f"{_NOT_OURS}: it lacks {name!r}; {_ANEW}")
     if (found := tuple(state[name].shape)) != shape:
         raise ValueError(f"{_NOT_OURS}: its {name!r} is {found}, not {shape}, as of another window or size; {_ANEW}")
+    part = state[name]
+    if like is not None and (part.dtype, part.device) != (like.dtype, like.device):
+        raise ValueError(
+            f"{_NOT_OURS}: its {name!r} is {part.dtype} on {part.device}, not {like.dtype} on {like.device}; convert"
+            f" it, or {_ANEW}"
+        )
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -503,6 +518,8 @@ class StreamingNetwork(nn.Module):
         wanted = (len(clip), *(-(-n // 2) for n in clip.shape[3:]), self.stem_s.weight.shape[0])
         if "frames" not in state:
             raise ValueError(f"{_NOT_OURS}: it lacks 'frames'; {_ANEW}")
+        if (device := state["frames"].device) != clip.device:
+            raise ValueError(f"the state is on {device}, the frames on {clip.device}; move one of them, or {_ANEW}")
         found = tuple(state[name].shape) if name in state else wanted
         if found != wanted or len(state["frames"]) != len(clip):
             raise ValueError(
@@ -551,9 +568,7 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
             f"a stream needs the original head, but it was replaced by {type(model.head).__name__}; replace only"
             " head.fc to keep it"
         )
-    hooked = [name or "the model" for name, module in model.named_modules() if has_hooks(module)]
-    if hooked:
-        raise ValueError(f"{hooked[0]} has hooks, which a stream does not call; remove them first")
+    check_own_code_runs(model, "a stream does not call")
     cfg: Any = getattr(model, "pretrained_cfg", {})
     window = cfg.get("num_frames") if window is None else window
     if window is None or window < 1:
@@ -587,18 +602,46 @@ def _check_layers(model: nn.Module) -> None:
         elif isinstance(module, D2plus1D):
             causal = any(isinstance(getattr(module, part), CausalPad3d) for part in module._middle)
             over_time |= {f"{name}.{part}": causal for part in module._middle}
-            for part in ("conv_pw", *module._middle, "conv_pwl"):
+            for part in module._middle:
                 if not isinstance(layer := getattr(module, part), nn.Conv3d | CausalPad3d):
                     raise ValueError(f"streams need a Conv3d at {name}.{part}, got {layer}")
             if not isinstance(module.se, SqueezeExcite3d | CausalSqueezeExcite3d | nn.Identity):
                 raise ValueError(f"streams need squeeze-and-excitation or Identity at {name}.se, got {module.se}")
     example = next(model.parameters())
     probe = torch.linspace(-4, 4, 120, dtype=example.dtype, device=example.device).view(2, 3, 4, 5)
+    check_taken_over(model, "streams")
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv3d):
             _check_conv(name, module, over_time.get(name))
         elif name.rpartition(".")[2].startswith("act") and not _is_elementwise(module, probe):
             raise ValueError(f"streams need activations that treat each value alone, but {name} is {module}")
+
+
+_CONVS: dict[type[nn.Module], tuple[str, ...]] = {
+    Stem3d: ("conv_s", "conv_t"),
+    D2plus1D: ("conv_pw", "conv_pwl"),
+    SqueezeExcite3d: ("fc1", "fc2"),
+    TOSA: ("conv_agg",),
+    ClassifierHead3d: ("conv", "hidden"),
+}
+
+
+def check_taken_over(model: nn.Module, what: str) -> None:
+    """Checks that convolutions of which only the kernel is taken are convolutions, and that nothing is left out.
+
+    Args:
+        model: The model.
+        what: What takes them over: `"streams"`.
+
+    Raises:
+        ValueError: If another layer was put in the place of a convolution, or of stochastic depth.
+    """
+    for name, module in model.named_modules():
+        for part in (part for kind, parts in _CONVS.items() if isinstance(module, kind) for part in parts):
+            if not isinstance(layer := getattr(module, part), nn.Conv3d):
+                raise ValueError(f"{what} need a Conv3d at {name}.{part}, got {layer}")
+        if isinstance(module, D2plus1D | TOSA) and not does_nothing(module.drop_path):
+            raise ValueError(f"{what} need stochastic depth or Identity at {name}.drop_path, got {module.drop_path}")
 
 
 def _check_conv(name: str, conv: nn.Conv3d, causal: bool | None) -> None:

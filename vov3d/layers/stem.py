@@ -12,8 +12,20 @@ from vov3d.layers.conv import conv3d, keeps_layout, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
 
+def check_numbers(x: torch.Tensor) -> None:
+    """Raises TypeError unless `x` is a tensor, and ValueError if it holds whole numbers, such as bytes of pictures."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"expected a clip as a torch.Tensor, got {type(x).__name__}")
+    if not (x.is_floating_point() or x.is_complex() or x.is_quantized):
+        raise ValueError(
+            f"expected a clip of floating-point numbers, normalised as the model wants them, got {x.dtype};"
+            " vov3d.video.eval_transform makes it of pictures"
+        )
+
+
 def check_clip(x: torch.Tensor, in_chans: int, min_size: int) -> None:
     """Raises ValueError unless `x` is a clip of `in_chans` channels and at least `min_size` pixels high and wide."""
+    check_numbers(x)
     if x.ndim != 5:
         raise ValueError(f"expected a clip (B, C, T, H, W), got {x.ndim} dimensions of sizes {tuple(x.shape)}")
     if x.shape[1] != in_chans:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_weights
 
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
-from vov3d.surgery.kinds import is_batch_norm, is_only
+from vov3d.surgery.kinds import has_own_forward, is_batch_norm, is_exactly, is_only
 from vov3d.surgery.reach import Reach
 from vov3d.surgery.statistics import FrozenBatchNorm
 
@@ -58,6 +59,8 @@ class _Tracer(torch.fx.Tracer):
 
 def _trace(module: nn.Module) -> list[torch.fx.Graph] | None:
     """Returns graphs of a module, with any optional arguments and without; None if it cannot be traced."""
+    if has_own_forward(module) and not _made_class(module):
+        return None
     try:
         arguments = inspect.signature(module.forward).parameters.values()
         optional = {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
@@ -65,6 +68,15 @@ def _trace(module: nn.Module) -> list[torch.fx.Graph] | None:
         return [*graphs, _Tracer().trace(module, concrete_args=optional)] if optional else graphs
     except Exception:  # any error of the model's own code on symbolic values
         return None
+
+
+def _made_class(module: nn.Module) -> bool:
+    """Makes a method that was set on a module one of its class, which is what is traced; returns whether it is one."""
+    own = vars(module)["forward"]
+    if not isinstance(own, MethodType) or own.__self__ is not module:
+        return False
+    module.__class__ = type(type(module).__name__, (type(module),), {"forward": own.__func__})
+    return True
 
 
 def _graphs(name: str, module: nn.Module, reach: Reach) -> Iterator[tuple[str, nn.Module, list[torch.fx.Graph]]]:
@@ -134,7 +146,7 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> Any:
 def _source(owner: nn.Module, node: Any) -> torch.fx.Node | None:
     """Returns the call of a submodule that gives a value, if the value has a single reader."""
     while isinstance(node, torch.fx.Node) and node.op == "call_module" and len(node.users) == 1:
-        if type(owner.get_submodule(str(node.target))) is not nn.Identity:
+        if not is_exactly(owner.get_submodule(str(node.target)), nn.Identity):
             return node
         node = node.args[0]
     return None
@@ -181,7 +193,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def _foldable(layer: Any, norm: Any) -> bool:
-    if not (is_batch_norm(norm) or type(norm) is FrozenBatchNorm) or norm.running_mean is None:
+    if not (is_batch_norm(norm) or is_exactly(norm, FrozenBatchNorm)) or norm.running_mean is None:
         return False
     if is_only(layer, nn.Linear):
         return norm.num_features == layer.out_features and _is_for_rows(norm)

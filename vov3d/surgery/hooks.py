@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from vov3d.surgery.kinds import has_own_forward
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -16,4 +18,24 @@ def check_no_hooks(name: str, module: nn.Module) -> None:
         if has_hooks(m):
             raise ValueError(
                 f"{inner} ({type(m).__name__}) has hooks that rewriting the model would drop; remove them first"
+            )
+
+
+def check_own_code_runs(model: nn.Module, what: str) -> None:
+    """Checks that no module of a model has hooks or a `forward` set on the instance, which only calls of it run.
+
+    Args:
+        model: The model.
+        what: What does not run them, such as `"a file cannot hold"`.
+
+    Raises:
+        ValueError: If one has; names the first.
+    """
+    for name, module in model.named_modules():
+        if has_hooks(module):
+            raise ValueError(f"{name or 'the model'} has hooks, which {what}; remove them first")
+        if has_own_forward(module):
+            raise ValueError(
+                f"{name or 'the model'} has a forward that was set on the instance, which {what}; take it off"
+                " (Accelerate: unwrap_model(model, keep_fp32_wrapper=False); torch.compile: model._orig_mod)"
             )

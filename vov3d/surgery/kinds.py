@@ -13,10 +13,20 @@ def is_only(module: nn.Module, *bases: type[nn.Module]) -> bool:
     return any(isinstance(module, base) and _adds_nothing(module, base) for base in bases)
 
 
+def has_own_forward(module: nn.Module) -> bool:
+    """Returns whether a module itself, not its class, has a `forward`, as one that was replaced on the instance."""
+    return "forward" in vars(module)
+
+
+def is_exactly(module: object, *kinds: type[nn.Module]) -> bool:
+    """Returns whether a module is of one of some classes, and of no subclass, and runs their code."""
+    return type(module) in kinds and not has_own_forward(module)  # type: ignore[arg-type]
+
+
 def _adds_nothing(module: nn.Module, base: type[nn.Module]) -> bool:
     inherited = all(getattr(type(module), name, None) is getattr(base, name, None) for name in _METHODS)
     own = vars(module).get("_conv_forward")
-    untouched = "forward" not in vars(module) and (own is None or type(own) is FastForm)
+    untouched = not has_own_forward(module) and (own is None or type(own) is FastForm)
     tensors = {"weight", "bias"}
     if issubclass(base, nn.modules.batchnorm._NormBase):
         tensors |= {"running_mean", "running_var", "num_batches_tracked"}

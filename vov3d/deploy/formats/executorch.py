@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -33,9 +34,11 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
         return {}, lambda clip: []
     metadata = json.loads(program.load_method(_METADATA).execute([])[0])
     forward = program.load_method("forward")
+    one_at_a_time = Lock()  # the next call overwrites the outputs
 
     def run(clip: torch.Tensor) -> list[torch.Tensor]:
-        views = [[out.clone() for out in forward.execute([view])] for view in clip.split(1)]
+        with one_at_a_time:
+            views = [[out.clone() for out in forward.execute([view])] for view in clip.split(1)]
         return [torch.cat(outputs) for outputs in zip(*views, strict=True)]
 
     return metadata, run

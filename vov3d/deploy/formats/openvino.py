@@ -67,9 +67,11 @@ def read(path: Path) -> tuple[dict[str, str], Run]:
     asked = "bf16" if metadata.get("dtype") == '"bf16"' else "f32"
     capable = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     compiled = core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": asked if capable else "f32"})
+    one_at_a_time = Lock()  # a compiled network has one request, which refuses or mixes up calls of several threads
 
     def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        outputs = compiled([value.numpy() for value in inputs])  # copies, since share_outputs is left out
+        with one_at_a_time:
+            outputs = compiled([value.numpy() for value in inputs])  # copies, since share_outputs is left out
         return [torch.from_numpy(outputs[i]) for i in range(len(compiled.outputs))]
 
     return metadata, run
