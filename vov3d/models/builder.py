@@ -150,9 +150,9 @@ def _check_known(variant: str, family: Family, kwargs: Mapping[str, Any]) -> Non
 
 
 def _check_names(model: Any, names: Any) -> None:
-    """Raises ValueError unless class names that the caller gives are one for each class."""
+    """Raises ValueError unless given class names are one for each class; a model without a head keeps any."""
     classes = getattr(model, "num_classes", None)
-    if names is not None and classes is not None and (isinstance(names, str) or len(names) != classes):
+    if names is not None and classes and (isinstance(names, str) or len(names) != classes):
         raise ValueError(f"label_names must be {classes} names, one for each class, got {len(names)}: {names!r:.100}")
 
 
