@@ -344,8 +344,9 @@ def test_models_that_cannot_be_streamed_are_refused_with_the_reason():
     ):
         with pytest.raises(ValueError, match=match):
             vov3d.streaming(wrong)
-    with pytest.raises(ValueError, match="window is 0"):
-        vov3d.streaming(model, 0)
+    for window in (0, 2.5, "16"):
+        with pytest.raises(ValueError, match=f"window is {window!r}: give the number of frames to pool"):
+            vov3d.streaming(model, window)
     with pytest.raises(ValueError, match="cannot be trained"):
         vov3d.streaming(model).train()
     model.stem.register_forward_hook(lambda *_: None)

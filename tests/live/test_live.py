@@ -367,6 +367,17 @@ def test_a_classifier_waits_for_the_delay_and_takes_frames_of_any_size():
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+def test_a_file_too_short_for_a_label_is_said_to_be(tmp_path, capsys):
+    folder = tmp_path / "model"
+    vov3d.save_pretrained(vov3d.create_model("vov3d_n", pretrained=True), folder)
+    write_clip(tmp_path / "short.mp4", make_clip(0, np.random.default_rng(3), 4), fps=10)
+    assert main(["live", str(tmp_path / "short.mp4"), "--model", str(folder), "--fps", "10"]) == 0
+    out, err = capsys.readouterr()
+    assert not out
+    delay = vov3d.streaming(vov3d.from_pretrained(folder)).delay
+    assert f"4 frames, too few for a label, which needs {delay + 1}, in " in err
+
+
 def test_the_command_on_a_file(clip, tmp_path, capsys):
     folder = tmp_path / "model"
     vov3d.save_pretrained(vov3d.create_model("vov3d_n", pretrained=True, causal=True), folder)

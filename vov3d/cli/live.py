@@ -209,9 +209,12 @@ class _Session:
     def summary(self) -> str:
         """Returns the line that is printed at the end."""
         frames, seconds = self.classifier.frames, time.monotonic() - self._begun
+        first = self.classifier.delay + 1
+        too_few = f", too few for a label, which needs {first}," if 0 < frames < first else ""
         delays = sorted(self._delays) or [0.0]
         return (
-            f"{frames} frames in {seconds:.1f} s, {self.source.dropped} dropped, {self.source.reconnects} reconnects,"
-            f" {self._labels} changes; from frame to label {1000 * delays[len(delays) // 2]:.0f} ms"
+            f"{frames} frames{too_few} in {seconds:.1f} s, {self.source.dropped} dropped,"
+            f" {self.source.reconnects} reconnects, {self._labels} changes;"
+            f" from frame to label {1000 * delays[len(delays) // 2]:.0f} ms"
             f" (plus {self.classifier.delay} frames of the model's delay)"
         )

@@ -11,6 +11,7 @@ them.
 
 import copy
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -571,8 +572,9 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
     check_own_code_runs(model, "a stream does not call")
     cfg: Any = getattr(model, "pretrained_cfg", {})
     window = cfg.get("num_frames") if window is None else window
-    if window is None or window < 1:
-        raise ValueError(f"window is {window}: give the number of frames to pool, 1 or more")
+    if not isinstance(window, Integral) or window < 1:
+        raise ValueError(f"window is {window!r}: give the number of frames to pool, 1 or more")
+    window = int(window)
     return StreamingNetwork(_checked(fold_batchnorm(model)), window).requires_grad_(False).eval()
 
 
