@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from vov3d.surgery.kinds import has_own_forward
 from vov3d.syntax import parse
 
 _CALLED = {"checkpoint"}
@@ -37,7 +38,7 @@ class Reach:
 
     def read(self, module: nn.Module) -> None:
         """Reads the code of a module: its `forward` and the methods whose names the code read so far mentions."""
-        if "forward" in vars(module):
+        if has_own_forward(module):
             self._escape([module])
         seen: set[Any] = set()
         while new := [f for f in _functions(type(module)) if f.__name__ in self._mentioned and f not in seen]:
