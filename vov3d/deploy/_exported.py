@@ -13,6 +13,9 @@ from vov3d.deploy.formats import Run, format_of, require
 from vov3d.layers.stem import check_clip, check_numbers
 from vov3d.weights.tasks import SCORES, checked_heads, make_task
 
+_PART, _COUNT = torch.empty(0, dtype=torch.float32, device="cpu"), torch.empty(0, dtype=torch.int64, device="cpu")
+"""Precision and device of a state of a file: of its maps, and of its number of frames."""
+
 
 class ExportedModel(nn.Module):
     """A model in a file for another runtime, called like the original. It runs on the CPU, for inference only.
@@ -184,8 +187,7 @@ class ExportedStream(nn.Module):
             raise ValueError(f"this file takes one frame {wanted} at a time, got {tuple(frames.shape)}")
         state = self.initial_state(len(frames)) if state is None else state
         for name, shape in self._shapes.items():
-            like = torch.empty(0, dtype=torch.float32 if shape else torch.int64)
-            check_part(state, name, (len(frames), *shape), like)
+            check_part(state, name, (len(frames), *shape), _PART if shape else _COUNT)
         outputs = self._run(frames.detach().float().contiguous(), *(state[name].contiguous() for name in self._shapes))
         count = len(self.metadata.outputs)
         one = self.metadata.outputs[0] in ("logits", "features")
