@@ -1,6 +1,7 @@
 """Live video: files played in real time, fake cameras on this machine, and the output of `vov3d live`."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -13,8 +14,10 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import av
 import numpy as np
@@ -460,14 +463,13 @@ def test_a_session_that_is_stopped_finishes_its_video(name, clip, tmp_path, monk
 
 
 TWENTY_THOUSAND = """
-import ctypes, gc, os, resource, sys, threading
+import ctypes, os, resource, sys, threading
 import torch, vov3d
 from vov3d.live import LiveSource, StreamClassifier
 
 torch.set_num_threads(1)
 
 def held():
-    gc.collect()  # the oldest garbage, decoders in it, waits long in a process of many objects
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
@@ -487,6 +489,31 @@ assert max(memory[20:]) < 1.01 * max(memory[4:20]), memory
 assert descriptors[-1] == descriptors[1]
 assert not [t for t in threading.enumerate() if t.name == "vov3d-live"]
 """
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_pictures_are_freed_without_the_garbage_collector(turned, clip, tmp_path):
+    video = Path(shutil.copy(clip, tmp_path / "clip.mp4"))
+    if turned:
+        rotate_mp4(video, 90)
+
+    def read():
+        with LiveSource(str(video)) as source:
+            return sum(1 for _ in source)
+
+    read()
+    gc.collect()
+    gc.disable()
+    try:
+        assert read() > 1
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kept = Counter(type(thing).__name__ for thing in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not kept.keys() & {"VideoFrame", "VideoStream", "InputContainer", "ndarray"}
 
 
 @pytest.mark.slow

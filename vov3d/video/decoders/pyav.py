@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from vov3d.video.decoders.base import FrameSource, VideoError
@@ -421,7 +422,8 @@ def _is_key(frame: Any) -> bool:
 
 def display_matrix(frame: Any) -> tuple[int, ...]:
     """Returns the upper left four numbers of the display matrix, which sets a picture upright; () if there is none."""
-    found = frame.side_data.get("DISPLAYMATRIX")
+    # `frame.side_data` would stay with its frame, in a cycle that keeps every picture until Python collects garbage.
+    found = SideDataContainer(frame).get("DISPLAYMATRIX")
     if found is None or found.buffer_size < 36:
         return ()
     numbers = np.frombuffer(bytes(found), np.int32, 9)
