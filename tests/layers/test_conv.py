@@ -372,7 +372,7 @@ def test_modules_are_pytorchs_own_and_survive_copies():
     conv = conv3d(4, 4, (3, 1), groups=4)
     assert type(conv) is nn.Conv3d
     x = torch.randn(1, 4, 3, 5, 5).contiguous(memory_format=CHANNELS_LAST)
-    for other in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+    for other in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv)), copy.deepcopy(nn.Sequential(conv))[0]):
         other.weight.data *= 2
         torch.testing.assert_close(other(x), 2 * conv(x))
         other.stride = (1, 2, 2)

@@ -1,11 +1,13 @@
 """The whole registry, as timm tests its own: every model through everything that users do with one."""
 
 import copy
+import gc
 import io
 import itertools
 import pickle
 import shutil
 import warnings
+import weakref
 from functools import cache, partial
 
 import pytest
@@ -39,6 +41,22 @@ def built(name: str) -> nn.Module:
 
 def clip(*shape: int) -> torch.Tensor:
     return torch.randn(shape or SMALL, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("vov3d_n", {}), ("x3d_xs", {}), ("vov3d_n", {"features_only": True}), ("vov3d_n", {"causal": True})],
+)
+def test_a_network_frees_its_memory_when_it_is_deleted(name, settings):
+    model = vov3d.create_model(name, **settings)
+    sum(out.sum() for out in tree_leaves(model(clip(*SMALL)))).backward()
+    tensors = [weakref.ref(t) for p in model.parameters() for t in (p, p.grad) if t is not None]
+    gc.disable()  # Python collects cycles late; a GPU's memory would stay taken
+    try:
+        del model
+        assert not any(tensor() is not None for tensor in tensors)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", MODELS)

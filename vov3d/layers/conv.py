@@ -19,6 +19,7 @@ The spatial convolution has the stride; it is the first of two in `d2plus1d` and
 """
 
 import functools
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -178,11 +179,17 @@ class FastForm:
     """
 
     def __init__(self, conv: nn.Conv3d) -> None:
-        self.conv = conv
+        self._conv = weakref.ref(conv)  # no cycle: a network that is deleted frees its memory at once
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"conv": self._conv()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def __call__(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`."""
-        conv: Any = self.conv
+        conv: Any = self._conv()
         plain = conv.padding_mode != "zeros" or isinstance(conv.padding, str) or conv.stride[0] != 1
         if plain or not _gains(input) or not input.is_contiguous(memory_format=torch.channels_last_3d):
             if plain or input.device.type not in MEASURED or not _is_chosen(input):

@@ -94,11 +94,16 @@ def _graphs(name: str, module: nn.Module, reach: Reach) -> Iterator[tuple[str, n
         yield name, module, graphs
         nodes = [node for graph in graphs for node in graph.nodes if node.op in ("call_module", "get_attr")]
         parts = sorted({str(node.target) for node in nodes if node.op == "call_module"})
-        for part in parts:
-            if any(str(node.target).startswith(f"{part}.") for node in nodes):
-                reach.opened.add(module.get_submodule(part))
+        owners = {owner for node in nodes for owner in _owners(str(node.target))}
+        reach.opened.update(module.get_submodule(part) for part in parts if part in owners)
     for part in parts:
         yield from _graphs(f"{name}.{part}".lstrip("."), module.get_submodule(part), reach)
+
+
+def _owners(name: str) -> Iterator[str]:
+    """Yields the names of the modules that a dotted name lies in."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 def pairs(model: nn.Module) -> Iterator[Pair]:

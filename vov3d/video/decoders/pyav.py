@@ -423,7 +423,7 @@ def _is_key(frame: Any) -> bool:
 def display_matrix(frame: Any) -> tuple[int, ...]:
     """Returns the upper left four numbers of the display matrix, which sets a picture upright; () if there is none."""
     # `frame.side_data` would stay with its frame, in a cycle that keeps every picture until Python collects garbage.
-    found = SideDataContainer(frame).get("DISPLAYMATRIX")
+    found = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if found is None or found.buffer_size < 36:
         return ()
     numbers = np.frombuffer(bytes(found), np.int32, 9)
