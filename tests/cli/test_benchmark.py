@@ -41,6 +41,7 @@ def test_peak_memory_counts_tensors_that_live_at_once():
     assert peak_memory(two_then_one, CPU) == pytest.approx(8e6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_peak_memory_prints_nothing():
     code = "import torch; from vov3d.benchmark import peak_memory as f; f(lambda: 0, torch.device('cpu'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

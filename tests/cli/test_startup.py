@@ -47,6 +47,7 @@ def test_closed_outputs(closed, argv, code, without_heavy):
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "timm", "torchvision"])
 def test_a_package_that_fails_on_import_is_one_line(name, tmp_path):
     (tmp_path / f"{name}.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
@@ -69,11 +70,12 @@ def test_every_public_name_can_be_imported():
         vov3d.create_modell  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [
-        pytest.param("import vov3d, timm", marks=pytest.mark.slow),
-        pytest.param("import timm, vov3d", marks=pytest.mark.slow),
+        "import vov3d, timm",
+        "import timm, vov3d",
         "from vov3d.layers import TOSA; import timm",  # a room below the models imports timm while it is half imported
         "import vov3d; from importlib.util import find_spec; find_spec('timm'); import timm",
     ],

@@ -86,7 +86,8 @@ def test_files_equal_their_source_for_clips_of_every_shape(end, model, exported,
         close(exported[end].forward_dense(clip), model.forward_dense(clip))
 
 
-@pytest.mark.parametrize("end", [".pt2", *(pytest.param(end, marks=pytest.mark.slow) for end in (".xml", ".onnx"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", OPEN)
 def test_dilated_stages(end, tmp_path):
     model = tiny(output_stride=2).eval()
     found = vov3d.load_exported(vov3d.export(model, tmp_path / f"dilated{end}"))
@@ -327,6 +328,7 @@ def test_a_missing_extra_names_itself(tmp_path, monkeypatch, files):
     assert vov3d.load_exported(files[".pt2"]).num_classes == 5
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_runtime():
     code = "import json, sys, vov3d.deploy, vov3d.cli; vov3d.export; print(json.dumps(list(sys.modules)))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

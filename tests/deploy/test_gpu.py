@@ -165,6 +165,7 @@ def test_triton_is_not_imported_where_it_is_absent(monkeypatch):
     _gpu.kernels.cache_clear()
 
 
+@pytest.mark.slow
 def test_optimizing_on_a_cpu_imports_no_triton():
     code = """
 import sys, torch, vov3d

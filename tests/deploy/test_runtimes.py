@@ -75,6 +75,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_after_networks_are_gone_is_an_interrupt(pair, tmp_path):
     (tmp_path / "network").write_bytes(pickle.dumps(pair[1]))
     command = [sys.executable, "-c", SIGNAL, tmp_path / "network"]

@@ -28,6 +28,7 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_broken_videos_are_listed_with_their_cause(data: Path, tmp_path: Path) -> None:
     """As a user calls it: in a process of its own, from elsewhere."""
     examples = str(Path(check_data.__file__).parents[1])

@@ -110,6 +110,7 @@ def test_the_page_is_what_was_measured(tmp_path):
     assert filled(text, plans.read(evidence.RESULTS), tmp_path) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [Run("both", 8e-3, 1, epochs=1), Run("baseline", 8e-3, 0, frames=16, epochs=2)])
 def test_a_small_run_is_stored_with_all_measurements(tmp_path, run):
     found = execute(run, SMALL, tmp_path / "results", tmp_path / "work")

@@ -244,6 +244,7 @@ def test_generated_videos_are_what_their_annotations_say(tmp_path):
         assert reader.duration == pytest.approx(annotations.durations["training_0000"])
 
 
+@pytest.mark.slow
 def test_shapes_from_one_command_and_predictions_of_a_film(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(shapes, "_SHOTS", (2, 3))
     run = tmp_path / "run"

@@ -114,15 +114,12 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launch", "number"),
     [
         ([], signal.SIGINT),
-        pytest.param(
-            ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-            signal.SIGTERM,
-            marks=pytest.mark.slow,
-        ),
+        (["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"], signal.SIGTERM),
     ],
 )
 def test_a_signal_to_all_processes_and_their_readers(videos, tmp_path, launch, number):

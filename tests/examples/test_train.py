@@ -155,6 +155,7 @@ def test_backward_passes_give_the_gradients_of_one(tmp_path):
         torch.testing.assert_close(several, one, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_killed_resumed_and_saved_under_plain_names(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "COMPILER", "eager")  # traces, but needs no compiler
     data, keys = clips_file(tmp_path), dict(train_ema=0.5, schedule_epochs=2, train_checkpoint_every=1)
@@ -183,6 +184,7 @@ def test_a_run_that_cannot_be_compiled_says_why(tmp_path, monkeypatch, keys, sai
 # --- killed and resumed ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ends=st.lists(st.integers(1, 8), min_size=1, max_size=2, unique=True),

@@ -304,6 +304,7 @@ def test_failed_attempts_are_told_without_the_password():
     assert not [text for text in (*told, str(error.value)) if "ret@" in text]
 
 
+@pytest.mark.slow
 def test_a_silent_pipe_does_not_keep_the_process_from_ending():
     code = "from vov3d.live import LiveSource\nwith LiveSource('-', size=(4, 4)): print('open')"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -172,6 +172,7 @@ def test_without_a_gpu_there_is_one_clear_error(monkeypatch, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_video_is_read_to_its_label(monkeypatch):
     pytest.importorskip("av")
     monkeypatch.setattr(gpu_speed, "LEAST", 1)

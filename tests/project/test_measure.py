@@ -31,6 +31,7 @@ def run(*words):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_scripts_are_listed_and_run_by_name():
     listed = run()
     assert listed.returncode == 0

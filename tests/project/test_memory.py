@@ -25,6 +25,7 @@ with torch.inference_mode():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
 def test_a_pass_reuses_the_pages_of_the_last():
     command = [sys.executable, "-c", PAGES_OF_A_PASS]

@@ -104,6 +104,7 @@ def test_every_row_names_its_replacement():
     assert all(re.search("`[^`]+`", now) for _, now in ROWS)
 
 
+@pytest.mark.slow
 def test_replacements_run(page_files):
     torch.manual_seed(0)
     lines = [code for _, now in ROWS for code in re.findall(r"`([^`]+)`", now)]
@@ -141,6 +142,7 @@ print(vov3d.list_models("plain*"))
 """
 
 
+@pytest.mark.slow
 def test_a_model_in_one_file(tmp_path):
     block = re.search(r"^```python plain3d.py\n(.*?)^```", (DOCS / "contribute.md").read_text(), re.M | re.S)[1]
     file = tmp_path / "plain3d.py"

@@ -554,6 +554,7 @@ print("wrong", [])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [_THREADS, _FORK, _LOGS], ids=["threads", "fork", "logs"])
 def test_in_a_process_of_its_own(tmp_path: Path, program: str) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=40, gop=10)

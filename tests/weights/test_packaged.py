@@ -27,6 +27,7 @@ def offline(hub, monkeypatch):
     assert not hub.requests
 
 
+@pytest.mark.slow
 def test_the_packaged_model_reaches_its_stated_accuracy_on_held_out_clips(offline):
     model = vov3d.create_model("vov3d_n", pretrained=True).eval()
     clips, labels = make_set(400, seed=4321)

@@ -279,6 +279,7 @@ def silent():
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_silent_network_gives_one_error_of_the_command_soon(silent, tmp_path):
     """Neither the Hub's client, which asks six times over half a minute, nor ours goes on asking."""
     env = os.environ | {"HF_ENDPOINT": silent, "HF_HOME": str(tmp_path), "VOV3D_CACHE": str(tmp_path)}
