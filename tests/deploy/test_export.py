@@ -1,6 +1,7 @@
 """Exported files: they equal their source, and settings that cannot work are refused before any work."""
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -84,6 +85,16 @@ def test_files_equal_their_source_for_clips_of_every_shape(end, model, exported,
     with torch.inference_mode():
         close(exported[end](clip), model(clip))
         close(exported[end].forward_dense(clip), model.forward_dense(clip))
+
+
+@pytest.mark.parametrize("end", OPEN)
+def test_copies_and_pickles_load_the_file_again(end, exported, tmp_path, monkeypatch):
+    clip = torch.randn(1, 3, 2, 19, 24)
+    pickled = pickle.dumps(exported[end])
+    monkeypatch.chdir(tmp_path)  # as a process that starts elsewhere
+    for again in (pickle.loads(pickled), copy.deepcopy(exported[end])):
+        assert torch.equal(again(clip), exported[end](clip))
+        assert again.class_names == NAMES
 
 
 @pytest.mark.slow
@@ -355,7 +366,7 @@ def test_outputs_of_nan_count_as_wrong(model, exported):
     same = compare("zeros", model, exported[".pt2"], [clip])
     assert same.relative < 1e-4
     assert (same.number, same.agreement) == (1, 1)
-    found = ExportedModel(exported[".pt2"].metadata, lambda clip: [torch.full((1, 5), float("nan"))] * 2)
+    found = ExportedModel(exported[".pt2"].metadata, lambda clip: [torch.full((1, 5), float("nan"))] * 2, Path("a.pt2"))
     assert compare("zeros", model, found, [clip]).relative == float("inf")
 
 

@@ -132,7 +132,7 @@ def test_a_teacher_in_a_file_takes_the_clips_that_the_file_is_for(tmp_path):
     source = load_model(str(path), None, torch.device("cpu"))
     facts = dict(architecture="x3d_xs", pretrained_cfg=source.cfg, clip=[2, 32, 32])
     facts |= dict(class_names=list(CLASSES), num_classes=2, in_chans=3, outputs=["logits"])
-    file = ExportedModel(SimpleNamespace(**facts), lambda clip: [source.network(clip)])
+    file = ExportedModel(SimpleNamespace(**facts), lambda clip: [source.network(clip)], Path("a.onnx"))
     with pytest.raises(ValueError, match="clip.frames=2, clip.stride=2") as error:
         adapt(replace(source, network=file), network(), CLASSES)
     assert "it takes 32x32 pixels, the run has 16x16: set clip.size=32" in str(error.value)

@@ -25,6 +25,7 @@ class ExportedModel(nn.Module):
     Args:
         metadata: The file's metadata.
         run: Maps a clip `(B, C, T, H, W)` in float32 on the CPU to the outputs in the order of `metadata.outputs`.
+        file: The file. Copies and pickles load it again.
 
     Attributes:
         pretrained_cfg: Clip settings of the weights; its `label_names` are `class_names`.
@@ -34,7 +35,7 @@ class ExportedModel(nn.Module):
         metadata: The file's metadata.
     """
 
-    def __init__(self, metadata: Metadata, run: Run) -> None:
+    def __init__(self, metadata: Metadata, run: Run, file: Path) -> None:
         super().__init__()
         self.metadata = metadata
         self.class_names = metadata.class_names
@@ -44,8 +45,11 @@ class ExportedModel(nn.Module):
         }
         self.num_classes = metadata.num_classes
         self.in_chans = metadata.in_chans
-        self._run = run
+        self._run, self._file = run, file
         self.training = False
+
+    def __reduce__(self) -> Any:
+        return load_exported, (self._file,)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Computes the source's `forward` for a clip `(B, C, T, H, W)`: logits, or a list of feature maps.
@@ -114,6 +118,7 @@ class ExportedStream(nn.Module):
     Args:
         metadata: The file's metadata.
         run: Maps a frame and the state, in float32 on the CPU, to outputs and the new state.
+        file: The file. Copies and pickles load it again.
 
     Attributes:
         pretrained_cfg: Frame settings of the weights; its `label_names` are `class_names`.
@@ -127,7 +132,7 @@ class ExportedStream(nn.Module):
         metadata: The file's metadata.
     """
 
-    def __init__(self, metadata: Metadata, run: Run) -> None:
+    def __init__(self, metadata: Metadata, run: Run, file: Path) -> None:
         super().__init__()
         assert metadata.stream is not None
         assert metadata.clip is not None
@@ -143,8 +148,11 @@ class ExportedStream(nn.Module):
         self.receptive_field = metadata.stream["receptive_field"]
         self._shapes: dict[str, list[int]] = metadata.stream["state"]
         self._size = tuple(metadata.clip[1:])
-        self._run = run
+        self._run, self._file = run, file
         self.training = False
+
+    def __reduce__(self) -> Any:
+        return load_exported, (self._file,)
 
     def initial_state(self, batch: int, height: int | None = None, width: int | None = None) -> State:
         """Returns the state of streams before their first frame: zeros.
@@ -223,6 +231,6 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel | ExportedStrea
         cause = " ".join(str(e).split()) or type(e).__name__
         raise ValueError(f"{path}: cannot be loaded as {form.title}: {cause[:300]}") from e
     if metadata.stream is not None:
-        return ExportedStream(metadata, run)
+        return ExportedStream(metadata, run, path.absolute())
     dense = any(name in metadata.outputs for name in SCORES)
-    return (ExportedClassifier if dense else ExportedModel)(metadata, run)
+    return (ExportedClassifier if dense else ExportedModel)(metadata, run, path.absolute())
