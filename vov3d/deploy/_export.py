@@ -26,6 +26,7 @@ from vov3d.deploy.graphs import graph_of
 from vov3d.files import replacing
 from vov3d.layers import Stem3d
 from vov3d.layers.stem import check_clip
+from vov3d.surgery.folding import fold
 from vov3d.surgery.hooks import check_own_code_runs
 from vov3d.synthetic.noise import moving_clips, random_clips
 
@@ -78,8 +79,8 @@ def export(
             returns the new state with the outputs.
         path: The file to write; its extension selects the format: `.onnx`, `.xml` (OpenVINO, which writes a `.bin`
             beside it), `.pt2` (torch.export) or `.pte` (ExecuTorch). An existing file is replaced.
-        form: `"conv3d"`, the network as it is, or `"conv2d"`: the same function with 2D convolutions only, norms
-            folded, and no tensor inside of more than four dimensions, for runtimes that have no (grouped) `conv3d`:
+        form: `"conv3d"`, the network with its norms folded, or `"conv2d"`: the same function with 2D convolutions
+            only, and no tensor inside of more than four dimensions, for runtimes that have no (grouped) `conv3d`:
             TensorRT, WebGPU, phones, NPUs. A `.pte` file and a stream are always of that form. None takes the usual
             one of the format.
         frames: Frames of the clips that the file is for; those of the model's configuration if None. A file of the
@@ -167,7 +168,8 @@ def export_and_report(
         if next(iter(calibration), None) is None:
             raise ValueError("calibration has no clips; give at least a few dozen")
     source = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    graph = graph_of(source) if form == "conv3d" else conv2d_graph_of(source, clip)
+    # Norms are folded before the graph is traced, which is most of the time: runtimes would fold them afterwards.
+    graph = graph_of(fold(copy.deepcopy(source))) if form == "conv3d" else conv2d_graph_of(source, clip)
     metadata = _metadata.describe(model, clip[0], clip[1], graph.output_names, dtype, min_size, form == "conv2d")
     metadata = dataclasses.replace(metadata, form=form)
     job = Job(graph.eval(), metadata.to_strings(), model.in_chans, clip, dtype, calibration, _opset(opset, form))

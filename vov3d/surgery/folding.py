@@ -185,7 +185,17 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("a TorchScript module cannot be rewritten; give the module that it was made from")
-    model = copied(model).eval()
+    model = fold(copied(model).eval())
+    _report_unfolded(model)
+    return model
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Folds batch norms into the layers before them in place, in a model in eval mode, and returns it.
+
+    Raises:
+        ValueError: If a layer that would be folded has hooks.
+    """
     for owner, first, second in list(pairs(model)):
         layer, norm = owner.get_submodule(first), owner.get_submodule(second)
         if _foldable(layer, norm):
@@ -193,7 +203,6 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             check_no_hooks(second, norm)
             owner.set_submodule(first, _folded(layer, norm))
             owner.set_submodule(second, nn.Identity().eval())
-    _report_unfolded(model)
     return model
 
 
