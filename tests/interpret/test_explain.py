@@ -232,6 +232,7 @@ def test_videos_are_sampled_and_named_as_by_the_classifier(trained, tmp_path):
     halfway = (found.times[2] + found.times[3]) / 2
     torch.testing.assert_close(found.map_at([halfway])[0], (found.map[2] + found.map[3]) / 2)
     torch.testing.assert_close(found.map_at([-1.0, 99.0, found.times[5]]), found.map[[0, 7, 5]])
+    assert found.map_at([]).shape == (0, *found.map.shape[1:])
     drops = occlusion(trained, path)
     assert drops.shape == (8,)
     html = found._repr_html_()

@@ -65,4 +65,4 @@ class Explanation:
             gap = own[after] - own[before]
             weight = min(max((time - own[before]) / gap, 0.0), 1.0) if gap > 0 else 0.0
             found.append(torch.lerp(self.map[before], self.map[after], weight))
-        return torch.stack(found)
+        return torch.stack(found) if found else self.map[:0]
