@@ -91,7 +91,10 @@ KINDS = {
     "shuffled": Kind("from `vov3d_n`, shuffled frames", {}, "shuffled"),
     "single": Kind("from `vov3d_n`, one frame of each clip, repeated", {}, "single"),
     "former": Kind("from `vov3d_n`, the recipe as it was", FORMER),
-    # one choice of the recipe undone, or one more
+    "mixed": Kind(
+        "from `vov3d_n`, by Muon, half of the batches mixed by CutMix", MUON | {"mix.cutmix": "1.0", "mix.share": "0.5"}
+    ),
+    # one choice of the recipe undone, or others
     "large": Kind("112 x 112 pixels in place of 64 x 64", {"clip.size": "112"}, seeds=(0,)),
     "dense": Kind("frames a fifth of a second apart", {"clip.sampling": "dense", "clip.stride": "6"}, seeds=(0,)),
     "long": Kind("16 frames in place of 8", {"clip.frames": "16"}, seeds=(0,)),
@@ -105,6 +108,12 @@ KINDS = {
     "mixup": Kind("Mixup of 0.2", {"mix.mixup": "0.2"}, seeds=(0,)),
     "averaged": Kind("averaged weights", {"train.ema": "0.99"}, seeds=(0,)),
     "muon": Kind("Muon in place of AdamW", MUON, seeds=(0,)),
+    "muon_fast": Kind("Muon at a rate of 0.02", MUON | {"optimizer.lr": "2e-2"}, seeds=(0,)),
+    "muon_zoomed": Kind(
+        "Muon, crops of 1 to 1.6 and stronger colours",
+        MUON | {"clip.zoom": "[1.0, 1.6]", "clip.color": "0.6"},
+        seeds=(0,),
+    ),
 }
 CHOICES = tuple(name for name, kind in KINDS.items() if len(kind.seeds) == 1)
 """Rows of the table that compares the recipe with other choices."""
