@@ -70,6 +70,26 @@ def test_names_of_two_sets_are_not_guessed(tmp_path: Path) -> None:
     assert read_list(tmp_path, classes="ssv2").classes == SSV2
 
 
+@pytest.mark.parametrize("numbers", [("1", "2", "3"), ("0", "1", "10", "2"), ("01", "02")])
+def test_folders_named_by_numbers_are_classes_of_those_names(tmp_path: Path, numbers: tuple[str, ...]) -> None:
+    touch(tmp_path, *(f"{part}/{name}/{name}.mp4" for part in ("train", "val") for name in numbers))
+    videos = read_list(tmp_path, split="val")
+    assert (videos.classes, videos.labels) == (numbers, tuple(range(len(numbers))))
+    with pytest.raises(ValueError, match="labels_from=1 has no effect, labels are names"):
+        read_list(tmp_path, split="val", labels_from=1)
+    listed = tmp_path / "few.csv"
+    listed.write_text("".join(f"val/{name}/{name}.mp4,{name}\n" for name in numbers[1:]))
+    assert read_list(listed, classes=numbers).labels == tuple(range(1, len(numbers)))
+
+
+def test_names_that_are_numbers_are_not_mixed_with_numbers(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    listed = tmp_path / "two.csv"
+    listed.write_text("a.mp4,0\nb.mp4,1\n")
+    with pytest.raises(ValueError, match=r"two\.csv:1: found class '0', expected one of 2 names \('1', \.\.\.\); give"):
+        read_list(listed, classes=("1", "2"))
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
