@@ -1,6 +1,7 @@
 """Held-out videos: whole videos, no copies on both sides, and a list of them that evaluation takes."""
 
 import csv
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,10 @@ def test_the_list_recognises_moved_files_and_files_of_one_name(tmp_path):
     (tmp_path / "elsewhere/3.mp4").write_bytes(b"v" * 10)
     assert parts_of(tmp_path / "model", [moved, tmp_path / "elsewhere/3.mp4"]) == [TRAIN, None]
     assert parts_of(tmp_path, [x1]) == [None]
+    composed, decomposed = (tmp_path / unicodedata.normalize(form, "é.mp4") for form in ("NFC", "NFD"))
+    decomposed.write_bytes(b"v" * 13)
+    write_seen(tmp_path / "model/videos.csv", source_of([decomposed]), None)
+    assert parts_of(tmp_path / "model", [decomposed.rename(composed)]) == [TRAIN]
     (tmp_path / "videos.csv").write_text("other\n")
     with pytest.raises(ValueError, match="expected the columns part,class"):
         parts_of(tmp_path, [x1])

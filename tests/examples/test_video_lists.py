@@ -1,6 +1,7 @@
 """Lists of videos: every layout is read as published, and errors name file and line."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,24 @@ def test_names_that_are_numbers_are_not_mixed_with_numbers(tmp_path: Path) -> No
     listed.write_text("a.mp4,0\nb.mp4,1\n")
     with pytest.raises(ValueError, match=r"two\.csv:1: found class '0', expected one of 2 names \('1', \.\.\.\); give"):
         read_list(listed, classes=("1", "2"))
+
+
+@pytest.mark.parametrize(("here", "there"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_may_be_spelt_in_two_ways(tmp_path: Path, here: str, there: str) -> None:
+    name, other = (unicodedata.normalize(form, "café") for form in (here, there))
+    touch(tmp_path, f"train/{name}/1.mp4", "train/tea/2.mp4", f"val/{other}/{other} 3.mp4", "val/tea/4.mp4")
+    assert read_list(tmp_path, split="train").labels == read_list(tmp_path, split="val").labels == (0, 1)
+    listed = tmp_path / "mine.csv"
+    listed.write_text(f"train/{other}/1.mp4,{name}\nval/{name}/{name} 3.mp4,{other}\nval/tea/4.mp4,tea\n")
+    assert read_list(listed).labels == (0, 0, 1)
+    assert len(read_targets(listed, "multilabel").classes) == 2
+    listed.write_text(f"path,start,end,label\nval/{name}/{name} 3.mp4,,,{name}\nval/tea/4.mp4,,,tea\n")
+    assert len(read_list(listed)) == 2
+    lists = tmp_path / "ucf"
+    touch(lists, f"{name}/{name} 1.avi")
+    (lists / "trainlist01.txt").write_text(f"{other}/{other} 1.avi 1\n")
+    (lists / "classInd.txt").write_text(f"1 {other}\n")
+    assert read_list(lists).paths == (lists / name / f"{name} 1.avi",)
 
 
 @pytest.mark.parametrize(

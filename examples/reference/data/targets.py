@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from reference.data.layouts import class_key, is_path_word, path_below, roots_beside, short
+from reference.data.finding import path_below
+from reference.data.layouts import class_key, is_path_word, roots_beside, short
 from reference.data.lists import first_label, read_names
 from reference.data.text import read_lines
 from vov3d.video import VIDEO_ENDINGS

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reference.data.finding import composed
 from reference.data.sources import SHAPES, Member, Source
 from vov3d.files import replacing
 from vov3d.video import Section
@@ -66,18 +67,19 @@ def parts_of(model: Path, items: Sequence[Path | Section | Member | np.ndarray])
             raise ValueError(f"{model / VIDEOS}: expected the columns {','.join(_COLUMNS)}")
         for row in reader:
             # a file for training counts as that, wherever else it is
-            folders = known.setdefault((row["file"], int(row["bytes"] or 0)), {})
-            if folders.get(row["folder"]) != TRAIN:
-                folders[row["folder"]] = row["part"]
+            folder, base = composed(row["folder"]), composed(row["file"])
+            folders = known.setdefault((base, int(row["bytes"] or 0)), {})
+            if folders.get(folder) != TRAIN:
+                folders[folder] = row["part"]
     return [_part(known, *_identity(item)) for item in items]
 
 
 def _part(known: dict[tuple[str, int], dict[str, str]], folder: str, base: str, size: int) -> str | None:
     """Returns the part of files of the same name and size; if these differ, that of the same folder."""
-    found = known.get((base, size), {})
+    found = known.get((composed(base), size), {})
     if len(set(found.values())) == 1:
         return next(iter(found.values()))
-    return found.get(folder)
+    return found.get(composed(folder))
 
 
 def _identity(item: Path | Member | Section | str | np.ndarray) -> _Identity:
