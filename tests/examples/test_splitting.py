@@ -130,7 +130,10 @@ def test_the_list_recognises_moved_files_and_files_of_one_name(tmp_path):
     decomposed.write_bytes(b"v" * 13)
     write_seen(tmp_path / "model/videos.csv", source_of([decomposed]), None)
     assert parts_of(tmp_path / "model", [decomposed.rename(composed)]) == [TRAIN]
+    (tmp_path / "model/mine.onnx").touch()
+    assert parts_of(tmp_path / "model/mine.onnx", [composed]) == [TRAIN]
     (tmp_path / "videos.csv").write_text("other\n")
+    assert parts_of(x1.rename(tmp_path / "1.pt"), [x1]) == [None]
     with pytest.raises(ValueError, match="expected the columns part,class"):
         parts_of(tmp_path, [x1])
 

@@ -52,19 +52,23 @@ def parts_of(model: Path, items: Sequence[Path | Section | Member | np.ndarray])
     """Returns the part of each video in the training of a model: `TRAIN`, `HELD_OUT`, or None if in neither.
 
     Args:
-        model: Folder of the model; without a list in it, all are None.
+        model: Folder of the model, or a file in such a folder, as a checkpoint or an exported file; without a list
+            there, all are None.
         items: Videos, or clips in memory.
 
     Raises:
-        ValueError: If its list cannot be read.
+        ValueError: If the list in a folder cannot be read; one beside a file may be of something else.
     """
-    if not (model / VIDEOS).is_file():
+    listed = (model.parent if model.is_file() else model) / VIDEOS
+    if not listed.is_file():
         return [None] * len(items)
     known: dict[tuple[str, int], dict[str, str]] = {}
-    with (model / VIDEOS).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with listed.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != _COLUMNS:
-            raise ValueError(f"{model / VIDEOS}: expected the columns {','.join(_COLUMNS)}")
+            if model.is_file():
+                return [None] * len(items)
+            raise ValueError(f"{listed}: expected the columns {','.join(_COLUMNS)}")
         for row in reader:
             # a file for training counts as that, wherever else it is
             folder, base = composed(row["folder"]), composed(row["file"])
