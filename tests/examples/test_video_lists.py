@@ -433,6 +433,12 @@ def test_a_file_of_numbered_names_says_which_number_is_which(tmp_path: Path, fir
 HMDB = ["April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "Blonde_being_brushed_brush_hair_f_nm_np2_ri_med_0.avi"]
 
 
+@pytest.mark.parametrize("line", ["walk,{}.mp4", "walk {}.mp4", "0\t{}.avi"])
+def test_a_label_before_its_video_is_told(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ValueError, match="mine.txt:1: found .*, the video behind its label: expected the path first"):
+        read_list(a_list(tmp_path, [line.format(name) for name in "ab"], "mine.txt", there=False))
+
+
 @pytest.mark.parametrize("name", ["brush_hair_test_split1.txt", "mine.txt"])
 def test_the_split_lists_of_hmdb51_are_no_classes(tmp_path: Path, name: str) -> None:
     file = a_list(tmp_path, [f"{video} {i} " for i, video in enumerate(HMDB)], name)
