@@ -111,6 +111,34 @@ def test_no_video_is_on_both_sides_of_a_split(tmp_path):
         assert len(read_sources(*options(tmp_path, data_overlap="true"))[1]) == 2
 
 
+@pytest.mark.parametrize(
+    ("part", "shared"), [("a.mp4,4,8", True), ("a.mp4,,", True), ("a.mp4,5,8", False), ("b.mp4,0,9", False)]
+)
+def test_no_stretch_of_a_video_is_on_both_sides_of_a_split(tmp_path, part, shared):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mp4").write_bytes(name.encode() * 100)
+    (tmp_path / "train.csv").write_text("path,start,end,label\na.mp4,0,5,x\na.mp4,20,,y\n")
+    (tmp_path / "val.csv").write_text(f"path,start,end,label\na.mp4,9,12,y\n{part},x\n")
+    if shared:
+        with pytest.raises(ValueError, match=r"1 of 2 videos .*, which overlaps .*a\.mp4 \(from 0 s to 5 s\): take"):
+            read_sources(*options(tmp_path))
+    else:
+        assert len(read_sources(*options(tmp_path))[1]) == 2
+
+
+def test_no_clip_in_memory_is_on_both_sides_of_a_split(tmp_path):
+    with np.load(clips_file(tmp_path, 20)) as file:
+        content = dict(file)
+    content["clips"][7] = content["clips"][1]
+    np.savez(tmp_path / "own.npz", **content)
+    train_part, _ = read_sources(*options(tmp_path / "own.npz"))
+    assert "1 files are copies of others" in " ".join(train_part.notes)
+    other = clips_file(tmp_path, 6, seed=1)
+    assert len(read_sources(*options(other, data_val=clips_file(tmp_path, 20)))[1]) == 20
+    with pytest.raises(ValueError, match=r"20 of 20 videos .*, as .*own.npz, clip 0, which is .*20-0.npz, clip 0"):
+        read_sources(*options(clips_file(tmp_path, 20), data_val=tmp_path / "own.npz"))
+
+
 # --- what a model has seen -------------------------------------------------------------------------------------------
 
 

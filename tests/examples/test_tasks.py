@@ -202,7 +202,7 @@ def test_labels_in_words_and_in_shares_that_are_held_out():
     assert strata_of(np.array([[1, 1], [1, 0], [0, 0]], np.float32), ("a", "b")).tolist() == [1, 0, 2]
     many = np.zeros((40, 2), np.float32)
     many[:, 0], many[:4, 1] = 1, 1
-    source = Source("made", many, ("often", "rare"), clips=np.zeros((40, 1, 1, 1, 3), np.uint8))
+    source = Source("made", many, ("often", "rare"), clips=np.arange(120, dtype=np.uint8).reshape(40, 1, 1, 1, 3))
     kept, out = held_out(source, 0.25)
     assert (out.labels[:, 1].sum(), len(out), len(kept)) == (1, 10, 30)
 

@@ -277,7 +277,9 @@ def test_errors_name_the_part_of_the_data(tmp_path):
 
 
 def test_a_class_of_one_video_keeps_it_for_training():
-    source = Source("x", np.array([0, 1, 1, 1, 1]), ("a", "b"), clips=np.zeros((5, 1, 1, 1, 3), np.uint8))
+    source = Source(
+        "x", np.array([0, 1, 1, 1, 1]), ("a", "b"), clips=np.arange(15, dtype=np.uint8).reshape(5, 1, 1, 1, 3)
+    )
     train, val = held_out(source, 0.5)
     assert train.labels.tolist() == [0, 1, 1]
     assert val.labels.tolist() == [1, 1]
@@ -358,6 +360,12 @@ def test_labels_in_json_may_be_numbers(videos, tmp_path):
     assert source.classes == ("class 0", "class 1")
 
 
+def pale(number, of):
+    """Returns clips of one shade each, all of them different, as those of other parts are."""
+    shades = 10 * ("train", "val", "other").index(of) + np.arange(number, dtype=np.uint8)
+    return np.broadcast_to(shades[:, None, None, None, None], (number, 4, 8, 8, 3))
+
+
 @pytest.mark.parametrize("kind", ["shards", "arrays"])
 @pytest.mark.parametrize("known", [False, True])
 def test_numbers_of_both_parts_count_from_the_same(tmp_path, kind, known):
@@ -372,16 +380,15 @@ def test_numbers_of_both_parts_count_from_the_same(tmp_path, kind, known):
             members = [pair for key, label in each for pair in ((f"{key}.mp4", key.encode()), (f"{key}.cls", label))]
             tar_of(tmp_path / f"{part}-0.tar", *members)
         else:
-            np.savez(tmp_path / part, clips=np.zeros((len(labels), 4, 8, 8, 3), np.uint8), labels=labels)
+            np.savez(tmp_path / part, clips=pale(len(labels), of=part), labels=labels)
             options.data.path, options.data.val = str(tmp_path / "train.npz"), str(tmp_path / "val.npz")
     train, val = read_sources(options.data, options.shapes)
     assert (train.labels.tolist(), val.labels.tolist()) == ([0, 1, 2], [0, 1])
 
 
 def test_arrays_of_the_same_classes_in_another_order_keep_their_names(tmp_path):
-    clips = np.zeros((2, 4, 8, 8, 3), np.uint8)
     for part, names in (("train", ["walk", "run"]), ("val", ["Run", "walk"]), ("other", ["run", "fly"])):
-        np.savez(tmp_path / part, clips=clips, labels=[0, 1], classes=names)
+        np.savez(tmp_path / part, clips=pale(2, of=part), labels=[0, 1], classes=names)
     options = recipe(data_path=str(tmp_path / "train.npz"), data_val=str(tmp_path / "val.npz"))
     assert read_sources(options.data, options.shapes)[1].labels.tolist() == [1, 0]
     options.data.val = str(tmp_path / "other.npz")
