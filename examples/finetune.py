@@ -24,8 +24,6 @@ import vov3d
 from vov3d.adapters.datasets import VideoStream, open_videos
 from vov3d.video import VideoReader, eval_transform, looks_like_video, plan_clips, plan_random_clip, train_transform
 
-Files = list[tuple[Path, int]]
-
 
 class Clips(Dataset):
     """A clip `(C, T, S, S)` and the class of each video: drawn at random to train on, the middle one to validate."""
@@ -62,9 +60,10 @@ def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
         raise SystemExit(f"{folder}: holds {len(classes)} folders; give one sub-folder of videos for each class")
     if {name.lower() for name in classes} <= {"train", "training", "val", "valid", "validation", "test"}:
         raise SystemExit(f"{folder}: {' and '.join(classes)} are parts of a data set, not classes; see reference.train")
-    train, held_out = Files(), Files()
+    train, held_out = list[tuple[Path, int]](), list[tuple[Path, int]]()
     for label, name in enumerate(classes):
-        files = [(path, label) for path in sorted((folder / name).rglob("*")) if looks_like_video(path)]
+        found = sorted(path for path in (folder / name).rglob("[!.]*") if path.is_file())  # no ._a.mp4 of macOS
+        files = [(path, label) for path in found if looks_like_video(path)]
         if len(files) < 2:
             raise SystemExit(f"{folder / name}: holds {len(files)} videos; a class needs two, one to be held out")
         random.Random(0).shuffle(files)
@@ -131,6 +130,7 @@ def main() -> None:
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.3f}")
         print(f"epoch {epoch}: {accuracy(model, measured, device):.1%} of {len(held_out)} held-out videos are right")
+
     vov3d.save_pretrained(model.cpu(), args.output, label_names=classes)
     if args.folder:  # so that reference.evaluate measures on the held-out videos alone
         with (args.output / "videos.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:

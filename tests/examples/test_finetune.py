@@ -55,6 +55,8 @@ def test_every_video_is_trained_on_or_held_out_and_never_both(tmp_path):
     assert len(train) == 10
     assert sorted(label for _, label in held_out) == [0, 1]
     assert len({path for path, _ in train + held_out}) == 12
+    (tmp_path / NAMES[0] / "._0.mp4").write_bytes(b"what macOS leaves beside a file")
+    (tmp_path / NAMES[0] / "@eaDir" / "0.mp4").mkdir(parents=True)
     assert finetune.find_videos(tmp_path) == (classes, train, held_out)
 
 
