@@ -35,12 +35,21 @@ _ARRAYS = ("clips", "labels", "classes", "heads")
 
 @dataclass(frozen=True)
 class Member:
-    """A video inside a tar file."""
+    """A video inside a tar file.
+
+    Attributes:
+        tar: The tar file.
+        name: Its name in it.
+        offset: Where it begins.
+        size: Its bytes.
+        origin: The folder and name that it had before, as `make_shards` notes them; empty if that is not told.
+    """
 
     tar: Path
     name: str
     offset: int
     size: int
+    origin: str = ""
 
     def __str__(self) -> str:
         return f"{self.tar}:{self.name}"
@@ -536,7 +545,16 @@ def _members(path: Path) -> list[tuple[Member, Any]]:
         raise ValueError(
             f"{unlabelled[0]}: has no .cls and no .json beside it ({len(unlabelled)} of {len(videos)} videos)"
         )
-    return [(video, _label(beside[key])) for key, video in videos.items()]
+    return [(replace(video, origin=_origin(beside[key])), _label(beside[key])) for key, video in videos.items()]
+
+
+def _origin(beside: Mapping[str, tuple[bytes, str]]) -> str:
+    """Returns what a video was called before it was packed; `""` where nothing beside it tells."""
+    try:
+        told = json.loads(decoded(*beside["json"])).get("video")
+    except (AttributeError, KeyError, ValueError):
+        return ""
+    return told if isinstance(told, str) else ""
 
 
 def _label(beside: Mapping[str, tuple[bytes, str]]) -> int | str:

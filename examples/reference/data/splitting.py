@@ -187,7 +187,7 @@ def _by_name(files: Sequence[Path | Member | Section], group: str) -> tuple[str,
 def _stem(file: Path | Member | Section) -> str:
     if isinstance(file, Section):
         return Path(file.video).stem
-    return Path(file.name).stem if isinstance(file, Member) else file.stem
+    return Path(file.origin or file.name).stem if isinstance(file, Member) else file.stem
 
 
 # --- the same video twice --------------------------------------------------------------------------------------------

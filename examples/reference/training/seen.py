@@ -4,7 +4,8 @@
     train,Opening a door,812331,Opening a door,a.mp4
     held out,Opening a door,790122,Opening a door,b.mp4
 
-Videos are recognised by the name and the size of their file, even after a move; clips in memory by their content.
+Videos are recognised by the name and the size of their file, even after a move or in shards of `make_shards`; clips in
+memory by their content.
 """
 
 import csv
@@ -91,7 +92,8 @@ def _identity(item: Path | Member | Section | str | np.ndarray) -> _Identity:
     if isinstance(item, np.ndarray):
         return "", "clip", zlib.crc32(np.ascontiguousarray(item).data)
     if isinstance(item, Member):
-        return item.tar.name, Path(item.name).name, item.size
+        place = Path(item.origin) if item.origin else item.tar / Path(item.name).name
+        return place.parent.name, place.name, item.size
     if isinstance(item, Section):
         folder, base, size = _identity(Path(item.video))
         return folder, f"{base} {item.start:.10g} {'' if item.end is None else f'{item.end:.10g}'}", size
