@@ -111,6 +111,18 @@ def test_no_video_is_on_both_sides_of_a_split(tmp_path):
         assert len(read_sources(*options(tmp_path, data_overlap="true"))[1]) == 2
 
 
+@pytest.mark.parametrize(("group", "shared"), [("g01", True), ("g03", False)])
+def test_a_split_that_parts_the_clips_of_one_video_is_noted(tmp_path, group, shared):
+    for part, names in (("train", ("g01_c01", "g02_c01")), ("val", ("g04_c01", f"{group}_c02"))):
+        for name in names:
+            for sport in ("Archery", "Biking"):
+                path = tmp_path / part / sport / f"v_{sport}_{name}.avi"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(path.name.encode())
+    notes = " ".join(read_sources(*options(tmp_path))[1].notes)
+    assert ("2 of 4 videos for validation share a group with videos for training" in notes) is shared
+
+
 @pytest.mark.parametrize(
     ("part", "shared"), [("a.mp4,4,8", True), ("a.mp4,,", True), ("a.mp4,5,8", False), ("b.mp4,0,9", False)]
 )

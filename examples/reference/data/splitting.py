@@ -66,7 +66,18 @@ def read_sources(data: SimpleNamespace, shapes: SimpleNamespace, task: str = "si
         return train, replace(val, notes=(*val.notes, note))
     if not data.overlap:
         check_apart(train, val)
-    return train, val
+    return train, replace(val, notes=(*val.notes, *_shared_groups(train, val)))
+
+
+def _shared_groups(train: Source, val: Source) -> list[str]:
+    """Returns a note where clips for validation were cut out of videos that are trained on, as their names tell."""
+    if train.files is None or val.files is None or (named := _by_name([*train.files, *val.files], "")) is None:
+        return []
+    what, keys = named
+    learned = set(keys[: len(train)]) - {None}
+    shared = [i for i, key in enumerate(keys[len(train) :]) if key in learned]
+    told = f"{len(shared)} of {len(val)} videos for validation share a group with videos for training ({what})"
+    return [f"{told}, as {val.file(shared[0])}: the accuracy is too high for new videos"] if shared else []
 
 
 def held_out(source: Source, share: float, group: str = "") -> tuple[Source, Source]:
