@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference.data.layouts import split_by_space
-from reference.data.lists import VideoList, described, read_list
+from reference.data.lists import VideoList, described, read_list, read_names
 from reference.data.targets import read_targets
 
 from vov3d import load_labels
@@ -437,6 +437,29 @@ HMDB = ["April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "Blonde_being_brushed_brush
 def test_a_label_before_its_video_is_told(tmp_path: Path, line: str) -> None:
     with pytest.raises(ValueError, match="mine.txt:1: found .*, the video behind its label: expected the path first"):
         read_list(a_list(tmp_path, [line.format(name) for name in "ab"], "mine.txt", there=False))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,name\n0,walk\n1,run, fast\n".replace("run, fast", '"run, fast"'),
+        'name,id\n"run, fast",1\nwalk,0\n',
+        "run, fast\t1\nwalk\t0\n",
+        "\ufeffid;name\r\n1;walk\r\n2;run, fast\r\n",
+    ],
+)
+def test_a_table_of_numbers_and_names_says_which_is_which(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names.csv").write_bytes(text.encode())
+    first = int(";" in text)
+    file = a_list(tmp_path, [f"{name}.mp4 {number + first}" for number, name in enumerate("ab")])
+    videos = read_list(file, classes=str(tmp_path / "names.csv"))
+    assert (videos.classes, videos.labels) == (("walk", "run, fast"), (0, 1))
+
+
+@pytest.mark.parametrize("text", ["walk, run\nsit, stand\n", "phase 1\nphase 2\n", "a,1\nb,3\n", "x,1\nx,2\n"])
+def test_names_with_commas_and_numbers_are_names(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names.txt").write_text(text)
+    assert read_names(tmp_path / "names.txt") == text.splitlines()
 
 
 @pytest.mark.parametrize("name", ["brush_hair_test_split1.txt", "mine.txt"])

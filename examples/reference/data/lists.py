@@ -13,6 +13,7 @@ videos = read_list("kinetics/val.csv", root="kinetics/val")
 videos.paths[0], videos.classes[videos.labels[0]]
 """
 
+import csv
 import re
 import warnings
 from collections import Counter
@@ -407,7 +408,7 @@ def first_label(source: object, labels: Sequence[int], labels_from: int | None) 
 
 
 def read_names(file: str | Path) -> list[str]:
-    """Class names of a file in index order, one a line or JSON; numbers before all of them are left out."""
+    """Class names of a file in index order, one a line or JSON; numbers beside all of them say the order."""
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"classes {str(file)!r}: give a file of names, or one of {', '.join(LABEL_SETS)}")
@@ -415,7 +416,27 @@ def read_names(file: str | Path) -> list[str]:
 
 
 def _numbered(path: Path) -> dict[int, str]:
-    return {} if path.read_bytes().lstrip()[:1] in (b"[", b"{") else numbered_names(path)
+    """Returns class names by number, of a file that numbers them; none of JSON."""
+    return {} if path.read_bytes().lstrip()[:1] in (b"[", b"{") else numbered_names(path) or _tabulated(path)
+
+
+def _tabulated(path: Path) -> dict[int, str]:
+    """Returns class names by number of a table of both columns, with a heading such as `id,name` or without."""
+    lines = [line for line in read_lines(path) if line.strip()]
+    sign = max(",;\t", key=lambda sign: sum(sign in line for line in lines))
+    try:
+        rows = [[cell.strip() for cell in cells] for cells in csv.reader(lines, delimiter=sign)]
+    except csv.Error:  # a field that is too long
+        return {}
+    if not rows or any(len(cells) != 2 for cells in rows):
+        return {}
+    for part in (rows, rows[1:]):
+        for number, name in ((0, 1), (1, 0)):
+            found = {int(cells[number]): cells[name] for cells in part if re.fullmatch("[0-9]{1,6}", cells[number])}
+            numbers, first = sorted(found), min(found, default=0)
+            if first in (0, 1) and numbers == list(range(first, first + len(part))) and len({*found.values()}) > 1:
+                return {index: found[index] for index in numbers}
+    return {}
 
 
 def _numbers(listed: Path, classes: object, entries: list[Entry]) -> tuple[dict[int, str], list[str]]:
