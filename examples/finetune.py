@@ -9,6 +9,7 @@ Needs `pip install "vov3d[video]" tqdm`. The package `reference` beside this fil
 """
 
 import argparse
+import csv
 import math
 import random
 from pathlib import Path
@@ -22,8 +23,6 @@ from tqdm import tqdm
 import vov3d
 from vov3d.adapters.datasets import VideoStream, open_videos
 from vov3d.video import VideoReader, eval_transform, looks_like_video, plan_clips, plan_random_clip, train_transform
-
-Files = list[tuple[Path, int]]
 
 
 class Clips(Dataset):
@@ -60,16 +59,13 @@ def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
     if len(classes) < 2:
         raise SystemExit(f"{folder}: holds {len(classes)} folders; give one sub-folder of videos for each class")
     if {name.lower() for name in classes} <= {"train", "training", "val", "valid", "validation", "test"}:
-        parts = " and ".join(classes)
-        raise SystemExit(f"{folder}: {parts} are parts of a data set, not classes; reference.train takes such folders")
-    train: Files = []
-    held_out: Files = []
+        raise SystemExit(f"{folder}: {' and '.join(classes)} are parts of a data set, not classes; see reference.train")
+    train, held_out = list[tuple[Path, int]](), list[tuple[Path, int]]()
     for label, name in enumerate(classes):
-        files = [(path, label) for path in sorted((folder / name).rglob("*")) if looks_like_video(path)]
+        found = sorted(path for path in (folder / name).rglob("[!.]*") if path.is_file())  # no ._a.mp4 of macOS
+        files = [(path, label) for path in found if looks_like_video(path)]
         if len(files) < 2:
-            raise SystemExit(
-                f"{folder / name}: holds {len(files)} videos; a class needs two, one of them to be held out"
-            )
+            raise SystemExit(f"{folder / name}: holds {len(files)} videos; a class needs two, one to be held out")
         random.Random(0).shuffle(files)
         share = max(1, len(files) // 5)
         held_out, train = held_out + files[:share], train + files[share:]
@@ -117,7 +113,6 @@ def main() -> None:
         measured = DataLoader(held_out.map(middle.load), **loading)
     else:
         batches, measured = DataLoader(drawn, shuffle=True, **loading), DataLoader(middle, **loading)
-
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.05)
     updates = math.ceil(len(train) / args.batch)
     steps = args.epochs * updates
@@ -137,6 +132,11 @@ def main() -> None:
         print(f"epoch {epoch}: {accuracy(model, measured, device):.1%} of {len(held_out)} held-out videos are right")
 
     vov3d.save_pretrained(model.cpu(), args.output, label_names=classes)
+    if args.folder:  # so that reference.evaluate measures on the held-out videos alone
+        with (args.output / "videos.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            print("part,class,bytes,folder,file", file=out)
+            for part, files in ("held out", held_out), ("train", train):
+                csv.writer(out).writerows((part, classes[i], f.stat().st_size, f.parent.name, f.name) for f, i in files)
     video, label = next(iter(held_out))
     best = vov3d.VideoClassifier(vov3d.from_pretrained(args.output))(video, topk=1)[0]
     print(f"the first held-out video shows {classes[label]!r}; the model says {best.label!r}, {best.score:.0%}")

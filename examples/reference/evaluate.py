@@ -8,8 +8,8 @@
 The scores of each video are written to OUT/MODEL/videos.csv at once: a killed run continues where it stopped, and
 another call on the same data uses them again. Protocols: k400 is 10 clips x 3 crops, ssv 2 x 3, single 1 x 1; crops
 have the size of the model's published evaluation, maps larger than in training are pooled by the published sliding
-window, and the softmax is averaged over the views. On data that a model of train.py was trained on, only the held-out
-videos are measured.
+window, and the softmax is averaged over the views. On data that a model of train.py or finetune.py was trained on, only
+the held-out videos are measured: the `videos.csv` in its folder names them, also for a file exported into that folder.
 """
 
 import argparse
@@ -155,8 +155,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _unseen(args: argparse.Namespace, models: list[Model], sets: list[Samples]) -> list[Samples]:
     """Returns the videos that no model was trained on, where there are any; prints what it leaves out."""
     trained = np.zeros(len(sets[0]), bool)
-    for model in models:
-        parts = parts_of(Path(model.name.removeprefix("local-dir:")), sets[0].sources)
+    for model, checkpoint in zip(models, args.checkpoint or ["-"] * len(models), strict=True):
+        weights = model.name.removeprefix("local-dir:") if checkpoint == "-" else checkpoint
+        parts = parts_of(Path(weights), sets[0].sources)
         seen = np.array([part == TRAIN for part in parts], bool)
         if seen.any():
             print(f"{model.name} was trained on {seen.sum()} of these {len(seen)} videos", file=sys.stderr)

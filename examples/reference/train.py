@@ -144,6 +144,7 @@ class Trainer:
         self.distillation = Distillation(self.recipe.distill, self.network, self.names, self.accelerator)
         self.keys = self.keys | self.distillation.settings
         self.digest = self.source.digest()
+        self.val_digest = self.val_source.digest() if self.val_source else ""
         self.clips = open_clips(self.source, self.network.pretrained_cfg, self.recipe, train=True)
         self.views = train.val_views or default_views(self.network.pretrained_cfg["sampling"])
         parse_views(self.views)
@@ -553,6 +554,7 @@ class Trainer:
         content = {
             "recipe": self.keys,
             "data": self.digest,
+            "val": self.val_digest,
             "position": [self.epoch, self.update, self.step, self.total],
             "model": self.network.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -572,6 +574,9 @@ class Trainer:
         problems = differences(self.keys, with_defaults(content["recipe"]), WITHOUT_EFFECT)
         if content["data"] != self.digest:
             problems.append("the training data is different")
+        # checkpoints of earlier versions do not say it
+        if self.recipe.train.keep == "best" and content.get("val", self.val_digest) != self.val_digest:
+            problems.append("the videos for validation are different, by which train.keep='best' compares epochs")
         if len(content["random"]) != self.world:
             problems.append(f"the number of processes (was {len(content['random'])}, is {self.world})")
         if problems:

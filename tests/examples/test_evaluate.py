@@ -439,7 +439,7 @@ def test_bad_arguments(home: Path, clips: Path, videos: Path, capsys, arguments:
         ({"clips": np.zeros((2, 4, 8, 8), np.uint8)}, r"found clips uint8 \(2, 4, 8, 8\), expected uint8 \(N, T, H, W"),
         ({"labels": np.array([0, 7])}, "expected 2 indices of its classes"),
         ({"labels": np.array([0.0, 1.0])}, "expected 2 indices of its classes"),
-        ({"classes": np.array(["red", "mauve"])}, "found class 'mauve', expected one of the model's"),
+        ({"classes": np.array(["red", "mauve"])}, "found class 'mauve', expected one of 7 names"),
     ],
 )
 def test_sets_in_memory_that_are_wrong(tmp_path: Path, change: dict, message: str) -> None:

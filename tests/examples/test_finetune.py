@@ -8,6 +8,7 @@ from pathlib import Path
 import finetune
 import numpy as np
 import pytest
+from reference.training.seen import HELD_OUT, TRAIN, parts_of
 
 import vov3d
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
@@ -42,6 +43,9 @@ def test_two_motions_are_classified_after_two_epochs(tmp_path):
     model = vov3d.from_pretrained(tmp_path / "model")
     assert vov3d.class_names(model) == list(NAMES)
     assert vov3d.VideoClassifier(model)(tmp_path / "videos" / NAMES[1] / "0.mp4", topk=1)[0].label == NAMES[1]
+    _, train, held_out = finetune.find_videos(tmp_path / "videos")
+    parts = parts_of(tmp_path / "model", [path for path, _ in held_out + train])
+    assert parts == [HELD_OUT] * len(held_out) + [TRAIN] * len(train)
 
 
 def test_every_video_is_trained_on_or_held_out_and_never_both(tmp_path):
@@ -51,6 +55,8 @@ def test_every_video_is_trained_on_or_held_out_and_never_both(tmp_path):
     assert len(train) == 10
     assert sorted(label for _, label in held_out) == [0, 1]
     assert len({path for path, _ in train + held_out}) == 12
+    (tmp_path / NAMES[0] / "._0.mp4").write_bytes(b"what macOS leaves beside a file")
+    (tmp_path / NAMES[0] / "@eaDir" / "0.mp4").mkdir(parents=True)
     assert finetune.find_videos(tmp_path) == (classes, train, held_out)
 
 

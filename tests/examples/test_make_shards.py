@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tarfile
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import make_shards
 from reference.data.sources import read_shards, shards_of
+from reference.data.splitting import held_out
 from reference.make_shards import Entry, plan
+from reference.training.seen import HELD_OUT, TRAIN, parts_of, write_seen
 
 from vov3d.files import replacing
 
@@ -68,6 +71,22 @@ def test_shards_hold_all_videos_and_their_labels(data: Path, tmp_path: Path, sma
         assert (out / f"{name}.sha256").read_text() == f"{digest}  {name}\n"
     about = json.loads((out / "all.json").read_text())
     assert (about["videos"], about["classes"]) == (12, ["jump é", "run"])
+
+
+def test_packed_videos_are_known_by_their_former_names(tmp_path: Path) -> None:
+    """Clips of one video stay on one side of the split, and evaluation on the folder knows what was trained on."""
+    files = [tmp_path / f"data/{c}/v_{c}_g{g}_c{n}.avi" for c in ("run", "jump") for g in range(10, 14) for n in (1, 2)]
+    for number, path in enumerate(files):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%04d" % number)
+    assert make(tmp_path / "data", tmp_path / "out") == 0
+    train, val = held_out(read_shards("out", shards_of(str(tmp_path / "out"), None)[0], None, None), 0.25)
+    write_seen(tmp_path / "model/videos.csv", train, val)
+    parts = dict(zip(files, parts_of(tmp_path / "model", files), strict=True))
+    assert Counter(parts.values()) == {TRAIN: 12, HELD_OUT: 4}
+    assert len({(path.stem[:-1], part) for path, part in parts.items()}) == 8
+    packed = [member for source in (train, val) for member in source.files or ()]
+    assert Counter(parts_of(tmp_path / "model", packed)) == {TRAIN: 12, HELD_OUT: 4}
 
 
 def test_webdataset_reads_them(data: Path, tmp_path: Path, small) -> None:

@@ -1,6 +1,7 @@
 """Held-out videos: whole videos, no copies on both sides, and a list of them that evaluation takes."""
 
 import csv
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,46 @@ def test_no_video_is_on_both_sides_of_a_split(tmp_path):
         assert len(read_sources(*options(tmp_path, data_overlap="true"))[1]) == 2
 
 
+@pytest.mark.parametrize(("group", "shared"), [("g01", True), ("g03", False)])
+def test_a_split_that_parts_the_clips_of_one_video_is_noted(tmp_path, group, shared):
+    for part, names in (("train", ("g01_c01", "g02_c01")), ("val", ("g04_c01", f"{group}_c02"))):
+        for name in names:
+            for sport in ("Archery", "Biking"):
+                path = tmp_path / part / sport / f"v_{sport}_{name}.avi"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(path.name.encode())
+    notes = " ".join(read_sources(*options(tmp_path))[1].notes)
+    assert ("2 of 4 videos for validation share a group with videos for training" in notes) is shared
+
+
+@pytest.mark.parametrize(
+    ("part", "shared"), [("a.mp4,4,8", True), ("a.mp4,,", True), ("a.mp4,5,8", False), ("b.mp4,0,9", False)]
+)
+def test_no_stretch_of_a_video_is_on_both_sides_of_a_split(tmp_path, part, shared):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mp4").write_bytes(name.encode() * 100)
+    (tmp_path / "train.csv").write_text("path,start,end,label\na.mp4,0,5,x\na.mp4,20,,y\n")
+    (tmp_path / "val.csv").write_text(f"path,start,end,label\na.mp4,9,12,y\n{part},x\n")
+    if shared:
+        with pytest.raises(ValueError, match=r"1 of 2 videos .*, which overlaps .*a\.mp4 \(from 0 s to 5 s\): take"):
+            read_sources(*options(tmp_path))
+    else:
+        assert len(read_sources(*options(tmp_path))[1]) == 2
+
+
+def test_no_clip_in_memory_is_on_both_sides_of_a_split(tmp_path):
+    with np.load(clips_file(tmp_path, 20)) as file:
+        content = dict(file)
+    content["clips"][7] = content["clips"][1]
+    np.savez(tmp_path / "own.npz", **content)
+    train_part, _ = read_sources(*options(tmp_path / "own.npz"))
+    assert "1 files are copies of others" in " ".join(train_part.notes)
+    other = clips_file(tmp_path, 6, seed=1)
+    assert len(read_sources(*options(other, data_val=clips_file(tmp_path, 20)))[1]) == 20
+    with pytest.raises(ValueError, match=r"20 of 20 videos .*, as .*own.npz, clip 0, which is .*20-0.npz, clip 0"):
+        read_sources(*options(clips_file(tmp_path, 20), data_val=tmp_path / "own.npz"))
+
+
 # --- what a model has seen -------------------------------------------------------------------------------------------
 
 
@@ -125,7 +166,14 @@ def test_the_list_recognises_moved_files_and_files_of_one_name(tmp_path):
     (tmp_path / "elsewhere/3.mp4").write_bytes(b"v" * 10)
     assert parts_of(tmp_path / "model", [moved, tmp_path / "elsewhere/3.mp4"]) == [TRAIN, None]
     assert parts_of(tmp_path, [x1]) == [None]
+    composed, decomposed = (tmp_path / unicodedata.normalize(form, "é.mp4") for form in ("NFC", "NFD"))
+    decomposed.write_bytes(b"v" * 13)
+    write_seen(tmp_path / "model/videos.csv", source_of([decomposed]), None)
+    assert parts_of(tmp_path / "model", [decomposed.rename(composed)]) == [TRAIN]
+    (tmp_path / "model/mine.onnx").touch()
+    assert parts_of(tmp_path / "model/mine.onnx", [composed]) == [TRAIN]
     (tmp_path / "videos.csv").write_text("other\n")
+    assert parts_of(x1.rename(tmp_path / "1.pt"), [x1]) == [None]
     with pytest.raises(ValueError, match="expected the columns part,class"):
         parts_of(tmp_path, [x1])
 

@@ -75,7 +75,10 @@ def videos(tmp_path: Path):
         "a.mp4\tup|left\nb.mp4\t\nc, d.mp4\tup\n",
         '\ufeffpath,labels\r\na.mp4, up ; left\r\nb.mp4,\r\n"c, d.mp4",up\r\n',
         'path,left,up\na.mp4,1,1\nb.mp4,0,0\n"c, d.mp4",0,1\n',
+        'path,left,up\na.mp4,1.0,1.0\nb.mp4,0.0,0.0\n"c, d.mp4",0.0,1.0\n',
+        'path,left,up\na.mp4,True,True\nb.mp4,False,False\n"c, d.mp4",False,True\n',
         'a.mp4,left,up\nb.mp4,\n"c, d.mp4",up,\n',
+        './a.mp4,left\nb.mp4,\na.mp4,up\n"c, d.mp4",up\n',
         'a.mp4,left\nb.mp4,\na.mp4,up\n"c, d.mp4",up\na.mp4,up\n',
     ],
 )
@@ -89,6 +92,8 @@ def test_all_forms_of_many_labels_say_the_same(videos, text):
 
 def test_numbers_names_and_heads_are_read_as_they_are_meant(videos):
     assert videos("a.mp4,0;2\nb.mp4,1\n", "multilabel").labels.tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert videos("a.mp4,0,1\nb.mp4,1\n", "multilabel").labels.tolist() == [[1, 1], [0, 1]]
+    assert videos("a.mp4,1\na.mp4,1\nb.mp4,0\n", "multilabel").labels.tolist() == [[0, 1], [1, 0]]
     assert videos("a.mp4,1;2\nb.mp4,1\n", "multilabel", labels_from=1).labels.tolist() == [[1, 1], [1, 0]]
     assert videos("a.mp4,2\nb.mp4,0\n", "multilabel", classes=("x", "y", "z")).labels.tolist() == [[0, 0, 1], [1, 0, 0]]
     values = videos("path,speed (m/s),angle\na.mp4,1.5,-2\nb.mp4,1e3,0\n", "regression")
@@ -115,6 +120,9 @@ def test_numbers_names_and_heads_are_read_as_they_are_meant(videos):
         ("a.mp4,x\nb.mp4,2\n", "multilabel", {}, "expected all names or all numbers"),
         ("a.mp4,x;y\nb.mp4,q\n", "multilabel", {"classes": ("x", "y")}, r"list.csv:2: found label 'q'"),
         ("a.mp4,x;y\nb.mp4,y|z\n", "multilabel", {}, "apart by ';' and by '|'"),
+        ("a.mp4,0,1,1\nb.mp4,1,0,0\n", "multilabel", {}, r"list.csv:1: found '0,1,1' in a list of 0 and 1: a column"),
+        ("path,labels\na.mp4,0,1,1\nb.mp4,1,0,0\n", "multilabel", {}, r"list.csv:2: found '0,1,1' in a list of 0"),
+        ("path,x,y,z\na.mp4,0,1,1\nb.mp4,1,,0\n", "multilabel", {}, r"list.csv:3: found '1,,0' in a list of 0 and 1"),
         ("a.mp4,\nb.mp4,\n", "multilabel", {}, "no video of this list has a label"),
         ("a.mp4\nb.mp4\n", "multilabel", {}, "expected a path, and behind a comma"),
         ("path,labels\n", "multilabel", {}, "names no video"),
@@ -123,6 +131,7 @@ def test_numbers_names_and_heads_are_read_as_they_are_meant(videos):
         ("a.mp4,1\nb.mp4,fast\n", "regression", {}, r"list.csv:2: found 'fast'"),
         ("a.mp4,1\nb.mp4,1,2\n", "regression", {}, r"list.csv:2: found 2 values, expected 1"),
         ("a.mp4,1\na.mp4,2\n", "regression", {}, "in the list already"),
+        ("a.mp4,1\n./a.mp4,2\n", "regression", {}, "in the list already"),
         ("path,speed\na.mp4,1\n", "regression", {"classes": ("angle",)}, "names the values speed, expected angle"),
         ("a.mp4,1,2\n", "regression", {"classes": ("angle",)}, "found 2 values, expected 1"),
         ("a.mp4,open\n", "multihead", {}, "a class of each head"),
@@ -193,7 +202,7 @@ def test_labels_in_words_and_in_shares_that_are_held_out():
     assert strata_of(np.array([[1, 1], [1, 0], [0, 0]], np.float32), ("a", "b")).tolist() == [1, 0, 2]
     many = np.zeros((40, 2), np.float32)
     many[:, 0], many[:4, 1] = 1, 1
-    source = Source("made", many, ("often", "rare"), clips=np.zeros((40, 1, 1, 1, 3), np.uint8))
+    source = Source("made", many, ("often", "rare"), clips=np.arange(120, dtype=np.uint8).reshape(40, 1, 1, 1, 3))
     kept, out = held_out(source, 0.25)
     assert (out.labels[:, 1].sum(), len(out), len(kept)) == (1, 10, 30)
 

@@ -288,6 +288,16 @@ def test_resuming_with_other_settings_names_them(tmp_path, capsys):
     assert "--resume auto" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("keep", "status"), [("best", 1), ("last", 0)])
+def test_the_best_epoch_is_chosen_by_one_set_of_videos(tmp_path, capsys, keep, status):
+    data, out = clips_file(tmp_path), tmp_path / "run"
+    keys = dict(data_val=clips_file(tmp_path, 6, seed=1), train_keep=keep, schedule_epochs=1)
+    assert train.main(command(data, out, **keys)) == 0
+    keys["data_val"] = clips_file(tmp_path, 8, seed=2)
+    assert train.main(command(data, out, "shapes_adamw", "--resume", "auto", **keys)) == status
+    assert ("the videos for validation are different" in capsys.readouterr().err) is (keep == "best")
+
+
 @pytest.mark.parametrize("content", [{"model": {}}, [1]])
 def test_a_checkpoint_of_something_else_is_named(tmp_path, capsys, content):
     (tmp_path / "run").mkdir()

@@ -277,7 +277,9 @@ def test_errors_name_the_part_of_the_data(tmp_path):
 
 
 def test_a_class_of_one_video_keeps_it_for_training():
-    source = Source("x", np.array([0, 1, 1, 1, 1]), ("a", "b"), clips=np.zeros((5, 1, 1, 1, 3), np.uint8))
+    source = Source(
+        "x", np.array([0, 1, 1, 1, 1]), ("a", "b"), clips=np.arange(15, dtype=np.uint8).reshape(5, 1, 1, 1, 3)
+    )
     train, val = held_out(source, 0.5)
     assert train.labels.tolist() == [0, 1, 1]
     assert val.labels.tolist() == [1, 1]
@@ -356,6 +358,59 @@ def test_labels_in_json_may_be_numbers(videos, tmp_path):
     source, _ = read_source(str(tmp_path / "x.tar"), "train", recipe().data, recipe().shapes, None)
     assert source.labels.tolist() == [1, 0]
     assert source.classes == ("class 0", "class 1")
+
+
+def pale(number, of):
+    """Returns clips of one shade each, all of them different, as those of other parts are."""
+    shades = 10 * ("train", "val", "other").index(of) + np.arange(number, dtype=np.uint8)
+    return np.broadcast_to(shades[:, None, None, None, None], (number, 4, 8, 8, 3))
+
+
+@pytest.mark.parametrize("kind", ["shards", "arrays"])
+@pytest.mark.parametrize("known", [False, True])
+def test_numbers_of_both_parts_count_from_the_same(tmp_path, kind, known):
+    """The part for validation lacks the last class, so that a shifted label would be another class."""
+    options = recipe(data_labels_from="1", data_path=str(tmp_path))
+    if known:
+        options.data.classes = str(tmp_path / "names.txt")
+        (tmp_path / "names.txt").write_text("w\nx\ny\n")
+    for part, labels in (("train", [1, 2, 3]), ("val", [1, 2])):
+        if kind == "shards":
+            each = [(f"{part}{number}", str(number).encode()) for number in labels]
+            members = [pair for key, label in each for pair in ((f"{key}.mp4", key.encode()), (f"{key}.cls", label))]
+            tar_of(tmp_path / f"{part}-0.tar", *members)
+        else:
+            np.savez(tmp_path / part, clips=pale(len(labels), of=part), labels=labels)
+            options.data.path, options.data.val = str(tmp_path / "train.npz"), str(tmp_path / "val.npz")
+    train, val = read_sources(options.data, options.shapes)
+    assert (train.labels.tolist(), val.labels.tolist()) == ([0, 1, 2], [0, 1])
+
+
+def test_arrays_of_the_same_classes_in_another_order_keep_their_names(tmp_path):
+    for part, names in (("train", ["walk", "run"]), ("val", ["Run", "walk"]), ("other", ["run", "fly"])):
+        np.savez(tmp_path / part, clips=pale(2, of=part), labels=[0, 1], classes=names)
+    options = recipe(data_path=str(tmp_path / "train.npz"), data_val=str(tmp_path / "val.npz"))
+    assert read_sources(options.data, options.shapes)[1].labels.tolist() == [1, 0]
+    options.data.val = str(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match=r"other\.npz: found class 'fly', expected one of 2 names"):
+        read_sources(options.data, options.shapes)
+
+
+def test_names_of_shards_are_read_as_those_of_lists(tmp_path):
+    def read(labels, classes=None, **keys):
+        members = [
+            (f"{n}.{end}", text) for n, label in enumerate(labels) for end, text in (("mp4", b"v"), ("cls", label))
+        ]
+        path, options = tar_of(tmp_path / "x.tar", *members), recipe(**keys)
+        return read_source(path, "train", options.data, options.shapes, classes)[0]
+
+    assert read([b"Walk", b"walk", b"run"]).labels.tolist() == [1, 1, 0]
+    assert read([b"Walk", b"run"], ("run", "walk", "fly")).labels.tolist() == [1, 0]
+    assert read([b"2", b"1"], ("1", "2", "3")).labels.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="found labels 0 and 'walk', expected all names or all numbers"):
+        read([b"walk", b"0", b"run"])
+    with pytest.raises(ValueError, match="labels_from=1 has no effect, labels are names"):
+        read([b"walk", b"run"], data_labels_from="1")
 
 
 def tar_of(path, *members):

@@ -1,13 +1,14 @@
 """Lists of videos: every layout is read as published, and errors name file and line."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference.data.layouts import split_by_space
-from reference.data.lists import VideoList, described, read_list
+from reference.data.lists import VideoList, described, read_list, read_names
 from reference.data.targets import read_targets
 
 from vov3d import load_labels
@@ -68,6 +69,44 @@ def test_names_of_two_sets_are_not_guessed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ssv1 and of ssv2, which number them differently"):
         read_list(tmp_path)
     assert read_list(tmp_path, classes="ssv2").classes == SSV2
+
+
+@pytest.mark.parametrize("numbers", [("1", "2", "3"), ("0", "1", "10", "2"), ("01", "02")])
+def test_folders_named_by_numbers_are_classes_of_those_names(tmp_path: Path, numbers: tuple[str, ...]) -> None:
+    touch(tmp_path, *(f"{part}/{name}/{name}.mp4" for part in ("train", "val") for name in numbers))
+    videos = read_list(tmp_path, split="val")
+    assert (videos.classes, videos.labels) == (numbers, tuple(range(len(numbers))))
+    with pytest.raises(ValueError, match="labels_from=1 has no effect, labels are names"):
+        read_list(tmp_path, split="val", labels_from=1)
+    listed = tmp_path / "few.csv"
+    listed.write_text("".join(f"val/{name}/{name}.mp4,{name}\n" for name in numbers[1:]))
+    assert read_list(listed, classes=numbers).labels == tuple(range(1, len(numbers)))
+
+
+def test_names_that_are_numbers_are_not_mixed_with_numbers(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    listed = tmp_path / "two.csv"
+    listed.write_text("a.mp4,0\nb.mp4,1\n")
+    with pytest.raises(ValueError, match=r"two\.csv:1: found class '0', expected one of 2 names \('1', \.\.\.\); give"):
+        read_list(listed, classes=("1", "2"))
+
+
+@pytest.mark.parametrize(("here", "there"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_may_be_spelt_in_two_ways(tmp_path: Path, here: str, there: str) -> None:
+    name, other = (unicodedata.normalize(form, "café") for form in (here, there))
+    touch(tmp_path, f"train/{name}/1.mp4", "train/tea/2.mp4", f"val/{other}/{other} 3.mp4", "val/tea/4.mp4")
+    assert read_list(tmp_path, split="train").labels == read_list(tmp_path, split="val").labels == (0, 1)
+    listed = tmp_path / "mine.csv"
+    listed.write_text(f"train/{other}/1.mp4,{name}\nval/{name}/{name} 3.mp4,{other}\nval/tea/4.mp4,tea\n")
+    assert read_list(listed).labels == (0, 0, 1)
+    assert len(read_targets(listed, "multilabel").classes) == 2
+    listed.write_text(f"path,start,end,label\nval/{name}/{name} 3.mp4,,,{name}\nval/tea/4.mp4,,,tea\n")
+    assert len(read_list(listed)) == 2
+    lists = tmp_path / "ucf"
+    touch(lists, f"{name}/{name} 1.avi")
+    (lists / "trainlist01.txt").write_text(f"{other}/{other} 1.avi 1\n")
+    (lists / "classInd.txt").write_text(f"1 {other}\n")
+    assert read_list(lists).paths == (lists / name / f"{name} 1.avi",)
 
 
 @pytest.mark.parametrize(
@@ -392,6 +431,35 @@ def test_a_file_of_numbered_names_says_which_number_is_which(tmp_path: Path, fir
 
 
 HMDB = ["April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "Blonde_being_brushed_brush_hair_f_nm_np2_ri_med_0.avi"]
+
+
+@pytest.mark.parametrize("line", ["walk,{}.mp4", "walk {}.mp4", "0\t{}.avi"])
+def test_a_label_before_its_video_is_told(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ValueError, match="mine.txt:1: found .*, the video behind its label: expected the path first"):
+        read_list(a_list(tmp_path, [line.format(name) for name in "ab"], "mine.txt", there=False))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,name\n0,walk\n1,run, fast\n".replace("run, fast", '"run, fast"'),
+        'name,id\n"run, fast",1\nwalk,0\n',
+        "run, fast\t1\nwalk\t0\n",
+        "\ufeffid;name\r\n1;walk\r\n2;run, fast\r\n",
+    ],
+)
+def test_a_table_of_numbers_and_names_says_which_is_which(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names.csv").write_bytes(text.encode())
+    first = int(";" in text)
+    file = a_list(tmp_path, [f"{name}.mp4 {number + first}" for number, name in enumerate("ab")])
+    videos = read_list(file, classes=str(tmp_path / "names.csv"))
+    assert (videos.classes, videos.labels) == (("walk", "run, fast"), (0, 1))
+
+
+@pytest.mark.parametrize("text", ["walk, run\nsit, stand\n", "phase 1\nphase 2\n", "a,1\nb,3\n", "x,1\nx,2\n"])
+def test_names_with_commas_and_numbers_are_names(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names.txt").write_text(text)
+    assert read_names(tmp_path / "names.txt") == text.splitlines()
 
 
 @pytest.mark.parametrize("name", ["brush_hair_test_split1.txt", "mine.txt"])

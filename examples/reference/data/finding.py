@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -73,10 +74,10 @@ class Finder:
         self._classes = {folder_key(name) for name in classes}
         self._found: dict[str, list[str]] = {}
         self._folded: dict[str, list[str]] | None = None
-        wanted, seen = {stem_of(name) for name in names}, set[str]()
+        wanted, seen = {composed(stem_of(name)) for name in names}, set[str]()
         for root in roots:
-            for folder, name in _walk(os.path.join(root, ""), wanted, _DEPTH):
-                path = folder + name
+            for folder, spelt in _walk(os.path.join(root, ""), wanted, _DEPTH):
+                path, name = folder + spelt, composed(spelt)
                 if len(roots) > 1 and (key := os.path.abspath(path)) not in seen:
                     seen.add(key)
                 elif len(roots) > 1:
@@ -92,8 +93,9 @@ class Finder:
             strict: Whether a video in the folder of another class is another video.
         """
         if os.path.isabs(name):
-            return Path(name) if os.path.exists(name) else None
-        folder, _, base = name.rpartition("/")
+            place = path_below(Path(os.sep), name)
+            return place if place.exists() else None
+        folder, _, base = composed(name).rpartition("/")
         for root in self.roots if folder else ():
             if os.path.exists(path := os.path.join(root, name)):
                 return Path(path)
@@ -124,6 +126,25 @@ class Finder:
         return self._folded
 
 
+def composed(text: str) -> str:
+    """Returns a text in Unicode's composed form; macOS and some tools write an accent as a sign of its own."""
+    return unicodedata.normalize("NFC", text)
+
+
+def path_below(root: Path, name: str) -> Path:
+    """Returns the place of a path of a list, however its accents are spelt on the disk.
+
+    Backslashes part folders, as on Windows, but in a name that is there.
+    """
+    slashes = name.replace("\\", "/")
+    spellings = [name, slashes]
+    if not name.isascii():
+        spellings += [unicodedata.normalize(form, text) for text in (name, slashes) for form in ("NFC", "NFD")]
+    elif slashes == name:
+        return root / name
+    return next((path for path in (root / text for text in spellings) if path.exists()), root / slashes)
+
+
 # Folders that are no class.
 _PLAIN = frozenset(["videos", "video", "clips", "frames", "rgb", "rawframes", "data", "all", "trainval"])
 
@@ -143,7 +164,7 @@ def stem_of(name: str) -> str:
 @cache
 def folder_key(name: str) -> str:
     """Returns the name of a folder for comparing: spaces, underscores and plus signs are equal, so are cases."""
-    return " ".join(re.sub(r"[_+]", " ", name).split()).casefold()
+    return " ".join(re.sub(r"[_+]", " ", composed(name)).split()).casefold()
 
 
 def _rank(path: str, wanted: Sequence[str]) -> int:
@@ -162,7 +183,7 @@ def _walk(folder: str, wanted: set[str], depth: int) -> Iterator[tuple[str, str]
         name = entry.name
         if name.startswith("."):
             continue
-        if name in wanted or os.path.splitext(name)[1].lower() in VIDEO_ENDINGS:
+        if composed(name) in wanted or os.path.splitext(name)[1].lower() in VIDEO_ENDINGS:
             yield folder, name
         elif depth and not name.isdecimal() and entry.is_dir():  # numbers are the frames of videos of another list
             yield from _walk(f"{entry.path}{os.sep}", wanted, depth - 1)

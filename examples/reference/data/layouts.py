@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reference.data.annotations import MOMENTS_NAMES, SPLITS, is_list_folder, numbered_names, split_of
-from reference.data.finding import Entry, is_plain_folder
+from reference.data.finding import Entry, composed, is_plain_folder, path_below
 from reference.data.prepared import is_prepared
 from reference.data.text import decoded, read_lines
 from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
@@ -76,7 +76,7 @@ def from_folders(source: Path, split: str | None) -> Folders:
     else:
         check_no_split(source, split)
         chosen, parts = source, {None: source}
-    classes = sorted({folder.name for part in parts.values() for folder in _subfolders(part, [])})
+    classes = sorted({composed(folder.name) for part in parts.values() for folder in _subfolders(part, [])})
     if not classes:
         raise ValueError(f"{chosen}: holds no class folders; expected one folder a class, with its videos inside")
     folders = _subfolders(chosen, left_out if chosen != source else [])
@@ -233,12 +233,6 @@ def roots_beside(file: Path, root: str | Path | None) -> list[Path]:
     return [folder for folder in roots if folder.is_dir()]
 
 
-def path_below(root: Path, name: str) -> Path:
-    """Returns the place of a path of a list; backslashes part folders, as on Windows, but in a name that is there."""
-    path = root / name
-    return path if "\\" not in name or path.exists() else root / name.replace("\\", "/")
-
-
 def is_path_word(text: str) -> bool:
     """Returns True if a cell of the header names the column of the videos."""
     return re.sub(r"[\W_]", "", text).lower() in _PATH_WORDS.split()
@@ -246,7 +240,7 @@ def is_path_word(text: str) -> bool:
 
 def class_key(name: str) -> str:
     """Returns a class name for comparing: without underscores, brackets of templates, and upper case."""
-    return " ".join(re.sub(r'[\[\]"]', "", name).replace("_", " ").split()).casefold()
+    return " ".join(re.sub(r'[\[\]"]', "", composed(name)).replace("_", " ").split()).casefold()
 
 
 # --- lists of paths --------------------------------------------------------------------------------------------------
@@ -342,6 +336,8 @@ def _check_columns(file: Path, lines: Sequence[tuple[int, str]], reading: _Readi
             "0 neither, and the class is in the list's own name; make a list of path and class of them, or give "
             "layout='csv' if the numbers are classes"
         )
+    if not any(reading.there) and all(label.lower().endswith(_VIDEOS) for label in reading.labels):
+        raise ValueError(f"{file}:{number}: found {short(line)!r}, the video behind its label: expected the path first")
     cells = [re.split(r"[ ,\t]+", line) for _, line in lines]
     numbers = all(len(row) > 2 and row[-1].isdecimal() and row[-2].isdecimal() for row in cells)
     joined = all(not label.isdecimal() for label in reading.labels)  # two numbers were taken for a name

@@ -13,6 +13,7 @@ videos = read_list("kinetics/val.csv", root="kinetics/val")
 videos.paths[0], videos.classes[videos.labels[0]]
 """
 
+import csv
 import re
 import warnings
 from collections import Counter
@@ -168,10 +169,10 @@ def read_list(
         notes = (*read, *told)
     if not entries:
         raise ValueError(f"{listed or source}: names no video; expected one or more")
-    entries = _from_zero(listed or source, entries, numbers, labels_from)
     if listed is None and classes is None:
         classes = moments_names(source)
     names = _given_names(classes) if classes is not None else tuple(numbers.values())
+    entries = _from_zero(listed or source, entries, numbers, labels_from, names or known)
     names = names or _own_names(source, layout, entries, known)
     title = source.stem if listed == source else "-".join(filter(None, (source.resolve().name, split)))
     return _present(
@@ -294,9 +295,10 @@ def _annotated(listed: Path, told: Annotations, asked: _Asked) -> VideoList:
     elif told.kind != LABEL:
         names, labels = _many(listed, told, entries, asked.classes)
     else:
+        given = _given_names(asked.classes) if asked.classes is not None else ()
         if not told.classes:
-            entries = _from_zero(listed, entries, {}, asked.labels_from)
-        names = _given_names(asked.classes) if asked.classes is not None else _names_of(source, told, entries)
+            entries = _from_zero(listed, entries, {}, asked.labels_from, given)
+        names = given or _names_of(source, told, entries)
         labels = _labels(source, entries, names)
     return _present(entries, labels, names, title, asked.partial, origin, tuple(notes), told.kind, asked.none_there)
 
@@ -406,7 +408,7 @@ def first_label(source: object, labels: Sequence[int], labels_from: int | None) 
 
 
 def read_names(file: str | Path) -> list[str]:
-    """Class names of a file in index order, one a line or JSON; numbers before all of them are left out."""
+    """Class names of a file in index order, one a line or JSON; numbers beside all of them say the order."""
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"classes {str(file)!r}: give a file of names, or one of {', '.join(LABEL_SETS)}")
@@ -414,7 +416,27 @@ def read_names(file: str | Path) -> list[str]:
 
 
 def _numbered(path: Path) -> dict[int, str]:
-    return {} if path.read_bytes().lstrip()[:1] in (b"[", b"{") else numbered_names(path)
+    """Returns class names by number, of a file that numbers them; none of JSON."""
+    return {} if path.read_bytes().lstrip()[:1] in (b"[", b"{") else numbered_names(path) or _tabulated(path)
+
+
+def _tabulated(path: Path) -> dict[int, str]:
+    """Returns class names by number of a table of both columns, with a heading such as `id,name` or without."""
+    lines = [line for line in read_lines(path) if line.strip()]
+    sign = max(",;\t", key=lambda sign: sum(sign in line for line in lines))
+    try:
+        rows = [[cell.strip() for cell in cells] for cells in csv.reader(lines, delimiter=sign)]
+    except csv.Error:  # a field that is too long
+        return {}
+    if not rows or any(len(cells) != 2 for cells in rows):
+        return {}
+    for part in (rows, rows[1:]):
+        for number, name in ((0, 1), (1, 0)):
+            found = {int(cells[number]): cells[name] for cells in part if re.fullmatch("[0-9]{1,6}", cells[number])}
+            numbers, first = sorted(found), min(found, default=0)
+            if first in (0, 1) and numbers == list(range(first, first + len(part))) and len({*found.values()}) > 1:
+                return {index: found[index] for index in numbers}
+    return {}
 
 
 def _numbers(listed: Path, classes: object, entries: list[Entry]) -> tuple[dict[int, str], list[str]]:
@@ -429,8 +451,18 @@ def _numbers(listed: Path, classes: object, entries: list[Entry]) -> tuple[dict[
     return numbers, [f"numbers are classes as in {told}"] if numbers else []
 
 
-def _from_zero(source: Path, entries: list[Entry], numbers: dict[int, str], labels_from: int | None) -> list[Entry]:
-    """Returns entries whose numeric labels count from 0, or are names where the names of numbers are known."""
+def _from_zero(
+    source: Path, entries: list[Entry], numbers: dict[int, str], labels_from: int | None, names: Sequence[str]
+) -> list[Entry]:
+    """Returns entries whose numeric labels count from 0, or are names where the names of numbers are known.
+
+    Labels that are all among the class names are names, though they be `1` and `2`.
+    """
+    keys = {class_key(name) for name in names}
+    if not numbers and all(class_key(str(entry.label)) in keys for entry in entries):
+        if labels_from is not None:
+            raise ValueError(f"{source}: labels_from={labels_from} has no effect, labels are names; leave it out")
+        return entries
     decimal = [str(entry.label).isdecimal() for entry in entries]
     for entry in entries:
         if str(entry.label).isdecimal() and (len(entry.label) > 9 or int(entry.label) >= _MOST_CLASSES):
@@ -502,18 +534,20 @@ def _labels(source: Path, entries: list[Entry], names: Sequence[str]) -> list[in
     for index, name in enumerate(names):
         if (same := by_key.setdefault(class_key(name), index)) != index:
             raise ValueError(f"{source}: classes {names[same]!r} and {name!r} cannot be told apart; rename one")
-    return [_label(entry, by_key, names) for entry in entries]
+    numbers = not any(key.isdecimal() for key in by_key)  # of names such as '1', a number is the name
+    return [_label(entry, by_key, names, numbers) for entry in entries]
 
 
-def _label(entry: Entry, by_key: dict[str, int], names: Sequence[str]) -> int:
+def _label(entry: Entry, by_key: dict[str, int], names: Sequence[str], numbers: bool) -> int:
     """Returns the class number of an entry: that of its name, else the number that it is."""
     index = by_key.get(class_key(entry.label))
-    if index is None and str(entry.label).isdecimal() and int(entry.label) < len(names):
+    if index is None and numbers and str(entry.label).isdecimal() and int(entry.label) < len(names):
         return int(entry.label)
     if index is None:
         raise ValueError(
             f"{entry.where}: found class {short(entry.label)!r}, expected one of {len(names)} names ({names[0]!r}, ...)"
-            f" or a number from 0 to {len(names) - 1}; give the classes that this list was made for"
+            + (f" or a number from 0 to {len(names) - 1}" if numbers else "")
+            + "; give the classes that this list was made for"
         )
     return index
 

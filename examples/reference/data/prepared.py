@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from reference.data.annotations import LABEL, LABELS, PAIR, Annotations
-from reference.data.finding import Entry, Row
+from reference.data.finding import Entry, Row, path_below
 from reference.data.text import read_table
 from vov3d.files import replacing
 from vov3d.labels import read_label_names
@@ -94,7 +94,7 @@ def entries_of_prepared(rows: Iterable[Row], roots: Sequence[Path]) -> list[Entr
     entries, known = [], {}
     for row in rows:
         if row.name not in known:
-            places = [Path(os.path.normpath(root / row.name.replace("\\", "/"))) for root in roots]
+            places = [Path(os.path.normpath(path_below(root, row.name))) for root in roots]
             known[row.name] = next((place for place in places if place.exists()), None), places[0]
         found, expected = known[row.name]
         part = None if row.start is None else Section(found or expected, row.start, row.end)

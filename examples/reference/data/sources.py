@@ -19,7 +19,7 @@ import numpy as np
 from huggingface_hub import constants
 
 from reference.data.annotations import LABEL, LABELS, PAIR
-from reference.data.layouts import SplitError, chosen_split, list_in, split_of
+from reference.data.layouts import SplitError, chosen_split, class_key, list_in, short, split_of
 from reference.data.lists import VideoList, described, first_label, is_published, read_list, read_names
 from reference.data.targets import HEADS, Classes, check_labels, label_text, read_targets
 from reference.data.text import decoded
@@ -35,12 +35,21 @@ _ARRAYS = ("clips", "labels", "classes", "heads")
 
 @dataclass(frozen=True)
 class Member:
-    """A video inside a tar file."""
+    """A video inside a tar file.
+
+    Attributes:
+        tar: The tar file.
+        name: Its name in it.
+        offset: Where it begins.
+        size: Its bytes.
+        origin: The folder and name that it had before, as `make_shards` notes them; empty if that is not told.
+    """
 
     tar: Path
     name: str
     offset: int
     size: int
+    origin: str = ""
 
     def __str__(self) -> str:
         return f"{self.tar}:{self.name}"
@@ -264,7 +273,8 @@ def arrays(name: str, classes: Classes | None, labels_from: int | None, task: st
         own = tuple(tuple(map(str, file[f"classes_{head}"])) for head in heads)
     elif "classes" in file:
         own = tuple(map(str, file["classes"]))
-    if classes is None or (task != "single" and own is not None):
+    one = task == "single" and labels.ndim == 1
+    if not one and (classes is None or own is not None):
         _check_same(path, classes, own)
         classes = own
     if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[-1] != 3 or len(clips) != len(labels):
@@ -272,7 +282,7 @@ def arrays(name: str, classes: Classes | None, labels_from: int | None, task: st
             f"{path}: expected uint8 clips (N, T, H, W, 3) and as many labels, "
             f"got {clips.dtype} {clips.shape} and {labels.shape}"
         )
-    if task != "single" or labels.ndim != 1:
+    if not one:
         names = classes if classes is not None else tuple(f"class {i}" for i in range(labels.shape[-1]))
         check_labels(path.name, labels, names, task)
         kind = np.int64 if task == "multihead" else np.float32
@@ -282,8 +292,24 @@ def arrays(name: str, classes: Classes | None, labels_from: int | None, task: st
             f"{path}: its labels are {labels.dtype}, as {labels[0].item() if len(labels) else ''!r}; expected whole "
             "numbers, the index of each clip's class, and the names in classes"
         )
-    labels, classes = _classes(path, labels.astype(np.int64), classes, labels_from)
-    return Source(path.name, labels, classes, clips=clips)
+    labels, found = _classes(path, labels.astype(np.int64), classes if own is None else own, labels_from)
+    if own is not None and classes is not None:
+        labels, found = renumbered(path, labels, own, classes), classes
+    return Source(path.name, labels, found, clips=clips)
+
+
+def renumbered(path: object, labels: np.ndarray, own: Classes, wanted: Classes) -> np.ndarray:
+    """Returns the class numbers of the same names in another order.
+
+    Raises:
+        ValueError: If a label's name is not among the wanted ones.
+    """
+    index = {class_key(name): number for number, name in enumerate(wanted)}
+    if unknown := [own[label] for label in np.unique(labels) if class_key(own[label]) not in index]:
+        raise ValueError(
+            f"{path}: found class {unknown[0]!r}, expected one of {len(wanted)} names ({wanted[0]!r}, ...)"
+        )
+    return np.array([index[class_key(own[label])] for label in labels], np.int64)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -315,14 +341,16 @@ def _classes(
     """Returns labels from 0, and names for them."""
     if not len(labels):
         raise ValueError(f"{path}: holds nothing to train on")
+    first = labels_from or 0
     if classes is None:
-        labels = labels - first_label(path, [int(label) for label in np.unique(labels)], labels_from)
-        classes = tuple(f"class {i}" for i in range(int(labels.max()) + 1))
-    if labels.min() < 0 or labels.max() >= len(classes):
+        first = first_label(path, [int(label) for label in np.unique(labels)], labels_from)
+        classes = tuple(f"class {i}" for i in range(int(labels.max()) - first + 1))
+    if labels.min() < first or labels.max() >= len(classes) + first:
         raise ValueError(
             f"{path}: has labels from {labels.min()} to {labels.max()}, but there are {len(classes)} classes"
+            + (f" from {first} on" if first else "")
         )
-    return labels, classes
+    return labels - first, classes
 
 
 def _shapes(split: str, shapes: SimpleNamespace) -> Source:
@@ -431,16 +459,37 @@ def read_shards(pattern: str, tars: Sequence[Path], classes: tuple[str, ...] | N
         for member, label in _members(tar):
             files.append(member)
             labels.append(label)
-    if not all(isinstance(label, int) for label in labels):
-        classes = classes or tuple(sorted({str(label) for label in labels}))
-        unknown = sorted({str(label) for label in labels} - set(classes))
-        if unknown:
-            raise ValueError(f"{pattern}: has the labels {', '.join(unknown[:5])}, which are no names of classes")
-        labels = [classes.index(str(label)) for label in labels]
-        labels_from = 0
+    if not all(isinstance(label, int) for label in labels) or _are_names(labels, classes):
+        labels, classes = _named(pattern, labels, classes, labels_from)
+        labels_from = None
     numbers, classes = _classes(pattern, np.array(labels, np.int64), classes, labels_from)
     told = f"{pattern}, {len(tars)} shards: {len(files)} videos of {len(np.unique(numbers))} of {len(classes)} classes"
     return Source(pattern, numbers, classes, files, notes=(told,))
+
+
+def _are_names(labels: Sequence[Any], classes: Sequence[str] | None) -> bool:
+    """Returns True if all labels are names of classes, though they be numbers."""
+    keys = {class_key(name) for name in classes or ()}
+    return bool(labels) and all(class_key(str(label)) in keys for label in labels)
+
+
+def _named(
+    pattern: str, labels: Sequence[Any], classes: tuple[str, ...] | None, labels_from: int | None
+) -> tuple[list[int], tuple[str, ...]]:
+    """Returns the class numbers of labels that are names, and the names."""
+    if labels_from is not None:
+        raise ValueError(f"{pattern}: labels_from={labels_from} has no effect, labels are names; leave it out")
+    if classes is None:
+        number = next((label for label in labels if isinstance(label, int)), None)
+        if number is not None:
+            name = next(label for label in labels if not isinstance(label, int))
+            raise ValueError(f"{pattern}: found labels {number} and {short(name)!r}, expected all names or all numbers")
+        by_key = {class_key(label): label for label in labels}
+        classes = tuple(sorted(by_key.values()))
+    index = {class_key(name): number for number, name in enumerate(classes)}
+    if unknown := sorted({str(label) for label in labels if class_key(str(label)) not in index}):
+        raise ValueError(f"{pattern}: has the labels {', '.join(unknown[:5])}, which are no names of classes")
+    return [index[class_key(str(label))] for label in labels], classes
 
 
 def _expanded(pattern: str) -> list[Path]:
@@ -496,7 +545,16 @@ def _members(path: Path) -> list[tuple[Member, Any]]:
         raise ValueError(
             f"{unlabelled[0]}: has no .cls and no .json beside it ({len(unlabelled)} of {len(videos)} videos)"
         )
-    return [(video, _label(beside[key])) for key, video in videos.items()]
+    return [(replace(video, origin=_origin(beside[key])), _label(beside[key])) for key, video in videos.items()]
+
+
+def _origin(beside: Mapping[str, tuple[bytes, str]]) -> str:
+    """Returns what a video was called before it was packed; `""` where nothing beside it tells."""
+    try:
+        told = json.loads(decoded(*beside["json"])).get("video")
+    except (AttributeError, KeyError, ValueError):
+        return ""
+    return told if isinstance(told, str) else ""
 
 
 def _label(beside: Mapping[str, tuple[bytes, str]]) -> int | str:

@@ -1,6 +1,7 @@
 """Holds out whole videos for validation, however many files they are in, and no file on both sides."""
 
 import hashlib
+import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -17,6 +18,8 @@ from reference.data.layouts import SplitError
 from reference.data.sources import Member, Source, read_source
 from reference.data.targets import strata_of
 from vov3d.video import Section
+
+_Item = Path | Member | Section | np.ndarray | None
 
 ALONE = "none"
 _LOOKED_AT = 4096  # bytes compared at each of three places in files of one size
@@ -63,7 +66,18 @@ def read_sources(data: SimpleNamespace, shapes: SimpleNamespace, task: str = "si
         return train, replace(val, notes=(*val.notes, note))
     if not data.overlap:
         check_apart(train, val)
-    return train, val
+    return train, replace(val, notes=(*val.notes, *_shared_groups(train, val)))
+
+
+def _shared_groups(train: Source, val: Source) -> list[str]:
+    """Returns a note where clips for validation were cut out of videos that are trained on, as their names tell."""
+    if train.files is None or val.files is None or (named := _by_name([*train.files, *val.files], "")) is None:
+        return []
+    what, keys = named
+    learned = set(keys[: len(train)]) - {None}
+    shared = [i for i, key in enumerate(keys[len(train) :]) if key in learned]
+    told = f"{len(shared)} of {len(val)} videos for validation share a group with videos for training ({what})"
+    return [f"{told}, as {val.file(shared[0])}: the accuracy is too high for new videos"] if shared else []
 
 
 def held_out(source: Source, share: float, group: str = "") -> tuple[Source, Source]:
@@ -184,7 +198,7 @@ def _by_name(files: Sequence[Path | Member | Section], group: str) -> tuple[str,
 def _stem(file: Path | Member | Section) -> str:
     if isinstance(file, Section):
         return Path(file.video).stem
-    return Path(file.name).stem if isinstance(file, Member) else file.stem
+    return Path(file.origin or file.name).stem if isinstance(file, Member) else file.stem
 
 
 # --- the same video twice --------------------------------------------------------------------------------------------
@@ -193,11 +207,13 @@ def _stem(file: Path | Member | Section) -> str:
 def contents(*sources: Source) -> list[str | None]:
     """Returns a key for each file, equal for equal files of all sources; None for files of a unique size.
 
-    Files are equal that have the same size and the same bytes at their beginning, middle and end.
+    Files are equal that have the same size and the same bytes at their beginning, middle and end, clips in memory that
+    have the same pixels. Clips on the disk are generated ones, no two of which are equal.
     """
-    files: list[Path | Member | Section | None] = []
+    files: list[_Item] = []
     for source in sources:
-        files.extend(source.files or [None] * len(source))
+        clips = None if isinstance(source.clips, np.memmap) else source.clips
+        files.extend(source.files or ([None] * len(source) if clips is None else clips))
     sizes = [_size(file) for file in files]
     often = Counter(sizes)
     return [
@@ -206,8 +222,10 @@ def contents(*sources: Source) -> list[str | None]:
     ]
 
 
-def _size(file: Path | Member | Section | None) -> int | str:
-    """Returns the bytes of a file, or the place of a folder of frames; 0 for sources without comparable content."""
+def _size(file: _Item) -> int | str:
+    """Returns the bytes of a file or clip, or the place of a folder of frames; 0 for what cannot be compared."""
+    if isinstance(file, np.ndarray):
+        return file.nbytes
     if isinstance(file, Member):
         return file.size
     if isinstance(file, Section):
@@ -217,9 +235,11 @@ def _size(file: Path | Member | Section | None) -> int | str:
     return str(file.resolve()) if file.is_dir() else file.stat().st_size
 
 
-def _content(file: Path | Member | Section, size: int | str) -> str | None:
+def _content(file: Path | Member | Section | np.ndarray, size: int | str) -> str | None:
     if isinstance(size, str) or isinstance(file, Section):
         return str(size)
+    if isinstance(file, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(file).data).hexdigest()
     path, begin = (file.tar, file.offset) if isinstance(file, Member) else (file, 0)
     digest = hashlib.sha256(str(size).encode())
     try:
@@ -233,14 +253,44 @@ def _content(file: Path | Member | Section, size: int | str) -> str | None:
 
 
 def check_apart(train: Source, val: Source) -> None:
-    """Raises ValueError if a video is in both parts."""
+    """Raises ValueError if a video, or a stretch of one, is in both parts."""
     found = contents(train, val)
-    names = dict(zip(found[: len(train)], train.files or (), strict=False))
-    both = [(names[key], i) for i, key in enumerate(found[len(train) :]) if key is not None and key in names]
-    if both:
-        one, other = both[0][0], (val.files or ())[both[0][1]]
+    places = {key: i for i, key in enumerate(found[: len(train)])}
+    copies = [(places[key], i) for i, key in enumerate(found[len(train) :]) if key is not None and key in places]
+    if both := copies or _overlapping(train, val):
+        one, other = train.file(both[0][0]), val.file(both[0][1])
+        shared = "is" if copies else "overlaps"
         raise ValueError(
             f"{len(both)} of {len(val)} videos for validation are among those for training, as {other}"
-            + (f", which is {one}" if str(one) != str(other) else "")
+            + (f", which {shared} {one}" if str(one) != str(other) else "")
             + ": take them out of one list, or allow it with data.overlap=true"
         )
+
+
+def _overlapping(train: Source, val: Source) -> list[tuple[int, int]]:
+    """Returns the videos for validation of which a stretch is in training, with the first such video there."""
+    if not any(isinstance(file, Section) for source in (train, val) for file in source.files or ()):
+        return []
+    spans: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for index, file in enumerate(train.files or ()):
+        spans[_video_of(file)].append((*_span_of(file), index))
+    both = []
+    for number, file in enumerate(val.files or ()):
+        begin, end = _span_of(file)
+        shared = (index for start, stop, index in spans.get(_video_of(file), ()) if start < end and begin < stop)
+        if (first := next(shared, None)) is not None:
+            both.append((first, number))
+    return both
+
+
+def _video_of(file: Path | Member | Section) -> str:
+    """Returns the place of a video, whichever part of it is meant, and the unit of the part."""
+    if not isinstance(file, Section):
+        return str(file) if isinstance(file, Member) else os.path.realpath(file)
+    return f"{os.path.realpath(file.video)}{' in frames' if file.in_frames else ''}"
+
+
+def _span_of(file: Path | Member | Section) -> tuple[float, float]:
+    if not isinstance(file, Section):
+        return 0.0, math.inf
+    return file.start, math.inf if file.end is None else file.end

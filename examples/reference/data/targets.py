@@ -10,6 +10,7 @@ Cells are apart by comma or tab, labels are names or numbers. A video without an
 
 import csv
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from reference.data.layouts import class_key, is_path_word, path_below, roots_beside, short
+from reference.data.finding import composed, path_below
+from reference.data.layouts import class_key, is_path_word, roots_beside, short
 from reference.data.lists import first_label, read_names
 from reference.data.text import read_lines
 from vov3d.video import VIDEO_ENDINGS
@@ -99,6 +101,7 @@ def read_targets(
     names = tuple(classes) if classes is not None else None
     numbers, own, notes = _Numbers(file, labels_from), tuple[str, ...](), tuple[str, ...]()
     if task == "multilabel":
+        _check_flags(lines, heading)
         lines, joined = _joined(lines)
         labels, found = _many(lines, heading, names, numbers)
         notes = (f"{joined} lines name a video again, and are joined",) if joined else ()
@@ -170,9 +173,14 @@ def _placed(names: Sequence[str], roots: Sequence[Path]) -> tuple[list[Path], np
 def _check_once(lines: Sequence[_Line]) -> None:
     seen: dict[str, str] = {}
     for line in lines:
-        if other := seen.get(line.path):
+        if other := seen.get(_place_key(line.path)):
             raise ValueError(f"{line.where}: {line.path} is in the list already ({other}); expected each video once")
-        seen[line.path] = line.where
+        seen[_place_key(line.path)] = line.where
+
+
+def _place_key(path: str) -> str:
+    """Returns a path for comparing: `./a/b.mp4` and `a/b.mp4` are the same place."""
+    return composed(os.path.normpath(path.replace("\\", "/")))
 
 
 # --- many labels -----------------------------------------------------------------------------------------------------
@@ -182,8 +190,9 @@ def _joined(lines: Sequence[_Line]) -> tuple[list[_Line], int]:
     """Returns one line per video with the labels of all its lines, and the number of lines joined to others."""
     by_path: dict[str, _Line] = {}
     for line in lines:
-        before = by_path.get(line.path)
-        by_path[line.path] = _Line(before.where, line.path, before.cells + line.cells) if before else line
+        key = _place_key(line.path)
+        before = by_path.get(key)
+        by_path[key] = _Line(before.where, before.path, before.cells + line.cells) if before else line
     return list(by_path.values()), len(lines) - len(by_path)
 
 
@@ -192,8 +201,10 @@ def _many(
 ) -> tuple[np.ndarray, Classes]:
     """Returns the labels of each video, float32 `(N, num_classes)`, and their names."""
     columns = heading[1:]
-    if len(columns) > 1 and all(len(line.cells) == len(columns) and {*line.cells} <= {"0", "1"} for line in lines):
-        rows = [[name for name, cell in zip(columns, line.cells, strict=True) if cell == "1"] for line in lines]
+    if len(columns) > 1 and all(len(line.cells) == len(columns) and _are_flags(line.cells) for line in lines):
+        rows = [
+            [name for name, cell in zip(columns, line.cells, strict=True) if _FLAGS[cell.lower()]] for line in lines
+        ]
         names = names if names is not None else columns
     else:
         rows = _split(lines)
@@ -208,6 +219,30 @@ def _many(
         labels[number, index[place : place + len(row)]] = 1
         place += len(row)
     return labels, found
+
+
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+
+def _are_flags(cells: Sequence[str]) -> bool:
+    return all(cell.lower() in _FLAGS for cell in cells)
+
+
+def _check_flags(lines: Sequence[_Line], heading: tuple[str, ...]) -> None:
+    """Refuses columns of 0 and 1 without a name for each, which would be read as the classes 0 and 1.
+
+    Raises:
+        ValueError: If all cells are such, and some line has one of them twice, which no line of class numbers has.
+    """
+    told = [[cell for cell in line.cells if cell] for line in lines]
+    if not all(_are_flags(cells) for cells in told) or all(len({*cells}) == len(cells) for cells in told):
+        return
+    for line in lines:
+        if len(line.cells) != len(heading) - 1 or not _are_flags(line.cells):
+            raise ValueError(
+                f"{line.where}: found {short(','.join(line.cells))!r} in a list of 0 and 1: a column for each label"
+                " wants a heading that names all of them, as path,left,right, and a 0 or 1 in each cell"
+            )
 
 
 def _split(lines: Sequence[_Line]) -> list[list[str]]:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from reference.data.annotations import LABEL, PAIR
-from reference.data.layouts import class_key
 from reference.data.lists import VideoList, described, read_list
-from reference.data.sources import Member, holds_shards, read_arrays, read_shards, read_source, shards_of
+from reference.data.sources import Member, holds_shards, read_arrays, read_shards, read_source, renumbered, shards_of
 from reference.data.targets import task_of_data
 from vov3d.video import Section
 from vov3d.video.decoders.base import printable
@@ -199,8 +198,5 @@ def _in_memory(file: Path, names: Sequence[str] | None, num_classes: int) -> Sam
             f"{file}: found labels {labels.dtype} {labels.shape}, expected {len(clips)} indices of its classes"
         )
     classes = _agreed(file, names, own, num_classes)
-    index = {class_key(name): i for i, name in enumerate(classes)}
-    if unknown := [own[label] for label in np.unique(labels) if class_key(own[label]) not in index]:
-        raise ValueError(f"{file}: found class {unknown[0]!r}, expected one of the model's ({classes[0]!r}, ...)")
-    numbers = tuple(index[class_key(own[label])] for label in labels)
+    numbers = tuple(renumbered(file, labels, tuple(own), classes).tolist())
     return Samples(list(clips), tuple(f"clip {i}" for i in range(len(clips))), numbers, classes, file.stem)

@@ -50,6 +50,14 @@ _WORDS = {
     "loss.class_weights": ("none", "sqrt", "inverse"),
 }
 
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number, such as {}",
+    float: "a number, such as {}",
+    str: "a text",
+    list: "a list, such as [1.0, 1.25]",
+}
+
 Recipe = dict[str, Any]
 """Values by full key, as `optimizer.lr`."""
 
@@ -100,6 +108,11 @@ def check_values(recipe: Recipe) -> None:
     stones = recipe["schedule.milestones"]
     if not all(type(v) is int and v >= 1 for v in stones) or stones != sorted(stones):
         raise ValueError(f"schedule.milestones is {stones!r}: expected epochs from 1 on, in order, such as [35, 45]")
+    epochs = recipe["schedule.epochs"]
+    if recipe["schedule.name"] == "steps" and (late := [stone for stone in stones if stone >= epochs]):
+        raise ValueError(f"schedule.milestones {late} have no effect, the run has {epochs} epochs: give earlier ones")
+    if recipe["train.ema"] == 1:
+        raise ValueError("train.ema is 1, at which the averaged weights never change: give less, such as 0.999")
     _check_sizes(recipe["clip.scales"], recipe["clip.zoom"])
 
 
@@ -224,8 +237,7 @@ def _checked(key: str, value: Any, defaults: Recipe, where: str) -> Any:
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if default is not None and type(value) is not type(default):
-        wanted = type(default).__name__
-        raise ValueError(f"{where}: {key} wants a {wanted}, such as {default!r}, not {value!r}")
+        raise ValueError(f"{where}: {key} wants {_WANTED[type(default)].format(default)}, not {value!r}")
     return value
 
 

@@ -4,7 +4,8 @@
     train,Opening a door,812331,Opening a door,a.mp4
     held out,Opening a door,790122,Opening a door,b.mp4
 
-Videos are recognised by the name and the size of their file, even after a move; clips in memory by their content.
+Videos are recognised by the name and the size of their file, even after a move or in shards of `make_shards`; clips in
+memory by their content.
 """
 
 import csv
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reference.data.finding import composed
 from reference.data.sources import SHAPES, Member, Source
 from vov3d.files import replacing
 from vov3d.video import Section
@@ -51,33 +53,38 @@ def parts_of(model: Path, items: Sequence[Path | Section | Member | np.ndarray])
     """Returns the part of each video in the training of a model: `TRAIN`, `HELD_OUT`, or None if in neither.
 
     Args:
-        model: Folder of the model; without a list in it, all are None.
+        model: Folder of the model, or a file in such a folder, as a checkpoint or an exported file; without a list
+            there, all are None.
         items: Videos, or clips in memory.
 
     Raises:
-        ValueError: If its list cannot be read.
+        ValueError: If the list in a folder cannot be read; one beside a file may be of something else.
     """
-    if not (model / VIDEOS).is_file():
+    listed = (model.parent if model.is_file() else model) / VIDEOS
+    if not listed.is_file():
         return [None] * len(items)
     known: dict[tuple[str, int], dict[str, str]] = {}
-    with (model / VIDEOS).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with listed.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != _COLUMNS:
-            raise ValueError(f"{model / VIDEOS}: expected the columns {','.join(_COLUMNS)}")
+            if model.is_file():
+                return [None] * len(items)
+            raise ValueError(f"{listed}: expected the columns {','.join(_COLUMNS)}")
         for row in reader:
             # a file for training counts as that, wherever else it is
-            folders = known.setdefault((row["file"], int(row["bytes"] or 0)), {})
-            if folders.get(row["folder"]) != TRAIN:
-                folders[row["folder"]] = row["part"]
+            folder, base = composed(row["folder"]), composed(row["file"])
+            folders = known.setdefault((base, int(row["bytes"] or 0)), {})
+            if folders.get(folder) != TRAIN:
+                folders[folder] = row["part"]
     return [_part(known, *_identity(item)) for item in items]
 
 
 def _part(known: dict[tuple[str, int], dict[str, str]], folder: str, base: str, size: int) -> str | None:
     """Returns the part of files of the same name and size; if these differ, that of the same folder."""
-    found = known.get((base, size), {})
+    found = known.get((composed(base), size), {})
     if len(set(found.values())) == 1:
         return next(iter(found.values()))
-    return found.get(folder)
+    return found.get(composed(folder))
 
 
 def _identity(item: Path | Member | Section | str | np.ndarray) -> _Identity:
@@ -85,7 +92,8 @@ def _identity(item: Path | Member | Section | str | np.ndarray) -> _Identity:
     if isinstance(item, np.ndarray):
         return "", "clip", zlib.crc32(np.ascontiguousarray(item).data)
     if isinstance(item, Member):
-        return item.tar.name, Path(item.name).name, item.size
+        place = Path(item.origin) if item.origin else item.tar / Path(item.name).name
+        return place.parent.name, place.name, item.size
     if isinstance(item, Section):
         folder, base, size = _identity(Path(item.video))
         return folder, f"{base} {item.start:.10g} {'' if item.end is None else f'{item.end:.10g}'}", size
