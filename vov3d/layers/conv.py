@@ -152,18 +152,18 @@ def _convolve(
             return over_lines(x, weight, bias, stride, padding, dilation, groups)
         reach = dilation[0] * (weight.shape[2] - 1)
         gains = reach > 0 or is_strided_in_16_bits(type_in_autocast(x), weight, stride, groups)
-        if gains and _has_own_backward(weight, reach, padding):
+        if gains and _has_own_backward(x, weight, reach, padding):
             return shifted_sum(x, weight, bias, stride, padding, dilation, groups)
         if (weight.shape[2] % 2 and 2 * padding[0] == reach) or (padding[0] == 0 and reach < x.shape[2]):
             return over_frames(x, weight, bias, stride, padding, dilation, groups)
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def _has_own_backward(weight: torch.Tensor, reach: int, padding: tuple[int, ...]) -> bool:
+def _has_own_backward(x: torch.Tensor, weight: torch.Tensor, reach: int, padding: tuple[int, ...]) -> bool:
     """Returns whether a kernel, which keeps the length, may run by our own backward pass."""
     keeps_length = weight.shape[2] % 2 == 1 and 2 * padding[0] == reach
     plain = not torch.compiler.is_compiling() and has_no_forward_derivatives() and type(weight) in _PLAIN
-    return keeps_length and plain
+    return keeps_length and plain and not x.is_complex()
 
 
 class FastForm:
