@@ -303,6 +303,14 @@ def test_complex_kernels_have_gradients(kernel):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("settings", [{"padding": 1}, {"stride": 1}, {"dilation": 1}, {"padding": "same"}])
+def test_settings_that_are_one_for_all_axes_work_as_in_pytorch(settings):
+    conv = conv3d(4, 4, (3, 3), groups=4)
+    vars(conv).update(settings)
+    x = torch.randn(2, 4, 3, 5, 5).contiguous(memory_format=CHANNELS_LAST)
+    torch.testing.assert_close(conv(x), F.conv3d(x, conv.weight, padding=1, groups=4))
+
+
 @pytest.mark.parametrize("kernel", [(1, 3), (3, 1)])
 def test_training_runs_as_conv2d_on_channels_last_memory(kernel):
     conv = conv3d(8, 8, kernel, groups=8)

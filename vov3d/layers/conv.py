@@ -20,6 +20,7 @@ The spatial convolution has the stride; it is the first of two in `d2plus1d` and
 
 import functools
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -166,6 +167,13 @@ def _has_own_backward(x: torch.Tensor, weight: torch.Tensor, reach: int, padding
     return keeps_length and plain and not x.is_complex()
 
 
+def _has_own_sizes(conv: Any) -> bool:
+    """Returns whether stride, padding and dilation have a number for each axis, not one number or a name for all."""
+    return all(
+        isinstance(sizes, tuple | list) and len(sizes) == 3 for sizes in (conv.stride, conv.padding, conv.dilation)
+    )
+
+
 class FastForm:
     """The computation of a 1 x k x k, t x 1 x 1 or depthwise `nn.Conv3d`.
 
@@ -183,7 +191,7 @@ class FastForm:
     def __call__(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`."""
         conv: Any = self.conv
-        plain = conv.padding_mode != "zeros" or isinstance(conv.padding, str) or conv.stride[0] != 1
+        plain = conv.padding_mode != "zeros" or not _has_own_sizes(conv) or conv.stride[0] != 1
         if plain or not _gains(input) or not input.is_contiguous(memory_format=torch.channels_last_3d):
             if plain or input.device.type not in MEASURED or not _is_chosen(input):
                 return nn.Conv3d._conv_forward(conv, input, weight, bias)
@@ -211,9 +219,16 @@ def conv3d(
         **dd: `device` and `dtype`.
 
     Raises:
-        ValueError: If a kernel size is even: no padding would keep the size.
+        ValueError: If a kernel size is even, as no padding would keep the size, or a size or the stride is no number.
     """
     t, k = kernel
+    sizes: dict[str, Any] = {"temporal_kernel_size": t, "kernel_size": k, "stride": stride}
+    for name, value in sizes.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(
+                f"{name} must be one whole number of at least 1, got {value!r}: stride and kernel_size are those of"
+                " height and width, temporal_kernel_size that of time, which is never strided"
+            )
     if t % 2 == 0 or k % 2 == 0:
         raise ValueError(f"kernel sizes must be odd, got {t} in time and {k} in space")
     pad = (t // 2, k // 2, k // 2)
