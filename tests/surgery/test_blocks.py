@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import vov3d
 from vov3d import TOSA, D2plus1D, replace_blocks
@@ -98,3 +99,37 @@ def test_lists_of_clips_and_of_maps(name):
 def test_a_model_that_takes_another_input_says_so():
     with pytest.raises(ValueError, match=r"does not run on clip_shape=\(1, 3, 8, 64, 64\): input needs to be"):
         replace_blocks(TwoPathways(), {"pathways": lambda old: Pathways()})
+
+
+def test_weights_that_hooks_compute_keep_their_values():
+    model = nn.Sequential(nn.Conv3d(3, 4, 1), D2plus1D(4, 8, 4))
+    prune.random_unstructured(model[0], "weight", 0.5)
+    weight = model[0].weight
+    replace_blocks(model, {"1": lambda old: D2plus1D(4, 6, 4)})
+    assert model[0].weight is weight
+
+
+def test_an_old_block_within_the_new_one_keeps_its_modes():
+    model = nn.Sequential(D2plus1D(3, 6, 3))
+    model[0].bn1.eval()
+    replace_blocks(model, {"0": lambda old: nn.Sequential(old, nn.BatchNorm3d(3))})
+    assert [m.training for m in (model[0], model[0][0], model[0][0].bn1, model[0][0].bn2, model[0][1])] == [
+        True, True, False, True, True
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (({"0": D2plus1D(3, 6, 3)},), r"blocks\['0'\] is a D2plus1D: give a function that makes a new block"),
+        (("0",), "blocks must be a dictionary of functions by wildcards for names, got '0'"),
+        (({"0": lambda old: None},), "the function for 0 gives None, which is no module"),
+        (({"0": lambda old: old}, torch.ones(1, 3, 2, 4, 4)), r"give clip\.shape"),
+    ],
+)
+def test_what_is_no_function_of_a_block_is_named(arguments, message):
+    model = nn.Sequential(D2plus1D(3, 6, 3))
+    old = model[0]
+    with pytest.raises(ValueError, match=message):
+        replace_blocks(model, *arguments)
+    assert model[0] is old

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -164,8 +165,9 @@ def _check(model: nn.Module, init: str, order: str, rank: int, conv: str | None)
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, known))}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
+    given: Any = rank
+    if not isinstance(given, Integral) or rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank!r}; give a whole number")
     if isinstance(model, nn.Conv3d):
         raise ValueError("the model is itself a convolution and cannot be split in place; wrap it in nn.Sequential")
 
