@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import vov3d
-from vov3d import TOSA, D2plus1D, replace_blocks
+from vov3d import TOSA, D2plus1D, factorize, replace_blocks
 
 NANO = dict(stem_chs=4, mid_chs=(6, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(2, 1, 1, 1), head_chs=8, hidden_chs=8)
 
@@ -133,3 +133,16 @@ def test_what_is_no_function_of_a_block_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         replace_blocks(model, *arguments)
     assert model[0] is old
+
+
+def test_new_parameters_of_a_wrapped_model_would_not_be_synchronized(tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Conv3d(3, 3, 3, groups=3)))
+        with pytest.raises(ValueError, match="the model is wrapped in DistributedDataParallel, .* first, then wrap it"):
+            replace_blocks(wrapped, {"module.0": lambda old: D2plus1D(3, 6, 3)})
+        with pytest.raises(ValueError, match="0 is wrapped in DistributedDataParallel"):
+            factorize(nn.Sequential(wrapped))
+    finally:
+        torch.distributed.destroy_process_group()

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from vov3d.surgery.hooks import check_no_hooks
+from vov3d.surgery.placing import check_takes_new_parameters
 
 
 def replace_blocks(
@@ -34,9 +35,10 @@ def replace_blocks(
 
     Raises:
         ValueError: If a wildcard has no function or matches nothing, the model does not take `clip_shape`, an old block
-            has hooks, or a new one does not fit.
+            has hooks, a new one does not fit, or the model is wrapped for several processes.
     """
     _check(blocks, clip_shape)
+    check_takes_new_parameters(model)
     found = _matches(model, blocks)
     for name in found:
         check_no_hooks(name, model.get_submodule(name))
