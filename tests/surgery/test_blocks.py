@@ -123,6 +123,7 @@ def test_an_old_block_within_the_new_one_keeps_its_modes():
     [
         (({"0": D2plus1D(3, 6, 3)},), r"blocks\['0'\] is a D2plus1D: give a function that makes a new block"),
         (("0",), "blocks must be a dictionary of functions by wildcards for names, got '0'"),
+        (({"0": lambda old: D2plus1D(4, 6, 3)},), r"0 fails for an input of \(1, 3, 8, 64, 64\): "),
         (({"0": lambda old: None},), "the function for 0 gives None, which is no module"),
         (({"0": lambda old: old}, torch.ones(1, 3, 2, 4, 4)), r"give clip\.shape"),
     ],

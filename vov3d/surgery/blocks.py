@@ -110,13 +110,15 @@ def _shape(value: Any) -> Any:
 
 def _shapes(model: nn.Module, names: list[str], clip_shape: Any) -> dict[str, Any]:
     """Returns the output of each named block on the meta device, with shapes for tensors; the model is unchanged."""
+    inputs: dict[str, Any] = {}
     shapes: dict[str, Any] = {}
-    handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _, args, out, name=name: shapes.update({name: tree_map(_shape, out)})
+    handles = []
+    for name in names:
+        block = model.get_submodule(name)
+        handles.append(block.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args})))
+        handles.append(
+            block.register_forward_hook(lambda _, args, out, name=name: shapes.update({name: tree_map(_shape, out)}))
         )
-        for name in names
-    ]
     training = [module for module in model.modules() if module.training]
     computed = [(m, k, v) for m in model.modules() for k, v in vars(m).items() if isinstance(v, torch.Tensor)]
     tensors = [*model.named_parameters(), *model.named_buffers()]
@@ -127,6 +129,12 @@ def _shapes(model: nn.Module, names: list[str], clip_shape: Any) -> dict[str, An
     try:
         with torch.no_grad():
             torch.func.functional_call(model.eval(), meta, (clips if several else clips[0],))
+    except Exception as e:
+        failed = next((name for name in names if name in inputs and name not in shapes), None)
+        if failed is None:
+            raise
+        given = ", ".join(str(tree_map(_shape, value)) for value in inputs[failed])
+        raise ValueError(f"{failed} fails for an input of {given}: {e or type(e).__name__}") from e
     finally:
         for handle in handles:
             handle.remove()
