@@ -295,6 +295,14 @@ def test_many_gradients_at_once_are_those_one_by_one(kernel):
 
 
 @pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3)])
+def test_an_activation_may_change_the_result_in_place(kernel):
+    conv = conv3d(4, 4, kernel, groups=4, dtype=torch.float64)
+    x = torch.randn(2, 4, 3, 5, 5).double().contiguous(memory_format=CHANNELS_LAST)
+    found, wanted = (torch.autograd.grad(F.relu_(y).sum(), conv.weight) for y in (conv(x), plain(x, conv)))
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3)])
 def test_complex_kernels_have_gradients(kernel):
     conv = conv3d(4, 4, kernel, groups=4, dtype=torch.complex128)
     x = torch.randn(2, 4, 3, 5, 5, dtype=torch.complex128).contiguous(memory_format=CHANNELS_LAST).requires_grad_()

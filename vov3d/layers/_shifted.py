@@ -67,10 +67,13 @@ def shifted_sum(
         groups: Groups of channels.
     """
     bias = None if bias is None else in_autocast(bias)
-    return _ShiftedSum.apply(in_autocast(x), in_autocast(weight), bias, stride, padding, dilation, groups)
+    frames = _ShiftedSum.apply(in_autocast(x), in_autocast(weight), bias, stride, padding, dilation, groups)
+    return _clips(frames, len(x))
 
 
 class _ShiftedSum(torch.autograd.Function):
+    """Gives frames `(B T, C, H, W)`: clips would be a view of them, which no activation may change in place."""
+
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> Any:
         ctx.settings = stride, padding, dilation, groups
@@ -81,6 +84,7 @@ class _ShiftedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         x, weight = ctx.saved_tensors
+        grad = _clips(grad, len(x))
         nothing = (None,) * 4
         with torch.autocast(x.device.type, enabled=False):
             if torch.is_grad_enabled() or _is_batched(grad):  # create_graph=True, or many gradients at once
@@ -98,7 +102,8 @@ def _frames(x: torch.Tensor) -> torch.Tensor:
 
 
 def _clips(x: torch.Tensor, batch: int) -> torch.Tensor:
-    return x.permute(0, 2, 3, 1).unflatten(0, (batch, -1)).permute(0, 4, 1, 2, 3)
+    rows = x.permute(0, 2, 3, 1)
+    return rows.reshape(batch, -1, *rows.shape[1:]).permute(0, 4, 1, 2, 3)  # unflatten takes no batch of gradients
 
 
 def _shifts(weight: torch.Tensor, padding: Sizes, dilation: Sizes) -> list[int]:
@@ -107,15 +112,17 @@ def _shifts(weight: torch.Tensor, padding: Sizes, dilation: Sizes) -> list[int]:
 
 
 def _forward(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> torch.Tensor:
+    """Convolves a clip; returns frames `(B T, C, H, W)`."""
     frames, length = _frames(x), x.shape[2]
     space = stride[1:], padding[1:], dilation[1:], groups
-    out = _clips(F.conv2d(frames, weight[:, :, weight.shape[2] // 2], bias, *space), len(x))
+    total = F.conv2d(frames, weight[:, :, weight.shape[2] // 2], bias, *space)
+    out = _clips(total, len(x))
     for kernel, shift in zip(weight.unbind(2), _shifts(weight, padding, dilation), strict=True):
         if shift and abs(shift) < length:
             part = _clips(F.conv2d(frames, kernel, None, *space), len(x))
             first, read = max(0, -shift), max(0, shift)
             out.narrow(2, first, length - abs(shift)).add_(part.narrow(2, read, length - abs(shift)))
-    return out
+    return total
 
 
 def _gradients(
@@ -179,7 +186,7 @@ def _spread_gradient(x: Any, weight: Any, grad: Any, stride: Any, padding: Any, 
     spread = grad.new_zeros(len(grad), *sides, grad.shape[1]).permute(0, 4, 1, 2, 3)
     spread[..., :: stride[1], :: stride[2]] = grad
     around = tuple(r - p for r, p in zip(reach, padding, strict=True))
-    return _forward(spread, weight.flip(2, 3, 4), None, (1, 1, 1), around, dilation, groups)
+    return _clips(_forward(spread, weight.flip(2, 3, 4), None, (1, 1, 1), around, dilation, groups), len(grad))
 
 
 def _plain_gradients(x: Any, weight: Any, grad: Any, wanted: Any, *settings: Any) -> Any:
