@@ -320,3 +320,5 @@ def test_revision_token_and_cache_reach_every_file(hub, folder, tmp_path, monkey
         from_pretrained(folder, revision="x")
     with pytest.raises(ValueError, match="the meta device holds no weights"):
         from_pretrained(folder, device="meta")
+    with pytest.raises(ValueError, match="the meta device holds no weights"), torch.device("meta"):
+        from_pretrained(folder)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import vov3d
 from vov3d.layers import MIDDLE_CONVS, ClassifierHead3d, SqueezeExcite3d
@@ -59,6 +60,22 @@ def test_shortcut_false_and_module():
     torch.testing.assert_close(with_projection(x), F.relu(projection.eval()(x)))
     plain = vov3d.D2plus1D(4, 8, 4, shortcut=False, zero_init_last=True).eval()
     assert torch.equal(plain(x), torch.zeros_like(x))
+    with pytest.raises(ValueError, match=r"shortcut must be True, False or a module .* got 1"):
+        vov3d.D2plus1D(4, 8, 4, shortcut=1)  # was once taken for False
+
+
+@pytest.mark.parametrize("block", [vov3d.D2plus1D, vov3d.TOSA])
+def test_a_norm_without_a_weight_cannot_start_at_zero(block):
+    with pytest.raises(ValueError, match=r"Identity\(\) has none; give zero_init_last=False"):
+        block(4, 8, 4, norm_layer=nn.Identity, zero_init_last=True)
+    assert block(4, 8, 4, norm_layer=nn.Identity, zero_init_last=False)(torch.ones(1, 4, 2, 3, 3)).shape[1] == 4
+
+
+@pytest.mark.parametrize("settings", [{"stride": (1, 2, 2)}, {"stride": 0}, {"kernel_size": (3, 3)}])
+def test_sizes_are_one_number(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"^{name} must be one whole number of at least 1, got"):
+        vov3d.D2plus1D(4, 8, 4, **settings)
 
 
 def test_se_width_is_never_far_below_its_ratio():

@@ -267,6 +267,58 @@ def test_forward_derivatives_and_checkpointing_of_a_depthwise_kernel():
     torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3)])
+def test_a_kernel_that_runs_twice_has_the_second_gradients_of_its_plain_form(kernel):
+    torch.manual_seed(0)
+    conv = conv3d(4, 4, kernel, groups=4, dtype=torch.float64)
+    x = torch.randn(2, 4, 3, 5, 5).double().contiguous(memory_format=CHANNELS_LAST).requires_grad_()
+    results = []
+    for run in (conv, lambda x: plain(x, conv)):
+        first = torch.autograd.grad(run(run(x)).sin().sum(), (x, conv.weight), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, conv.weight))
+        results.append((*first, *second))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3)])
+def test_many_gradients_at_once_are_those_one_by_one(kernel):
+    conv = conv3d(2, 2, kernel, groups=2, dtype=torch.float64)
+    x = torch.randn(1, 2, 3, 3, 4).double().contiguous(memory_format=CHANNELS_LAST)
+    functional = torch.autograd.functional.jacobian
+    wanted = functional(lambda x: plain(x, conv), x)
+    torch.testing.assert_close(functional(conv, x, vectorize=True), wanted)
+    y = conv(x.requires_grad_())
+    rows = torch.eye(y.numel()).double().view(-1, *y.shape)
+    (found,) = torch.vmap(lambda row: torch.autograd.grad(y, x, row, retain_graph=True))(rows)
+    torch.testing.assert_close(found.view_as(wanted), wanted)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3)])
+def test_an_activation_may_change_the_result_in_place(kernel):
+    conv = conv3d(4, 4, kernel, groups=4, dtype=torch.float64)
+    x = torch.randn(2, 4, 3, 5, 5).double().contiguous(memory_format=CHANNELS_LAST)
+    found, wanted = (torch.autograd.grad(F.relu_(y).sum(), conv.weight) for y in (conv(x), plain(x, conv)))
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3)])
+def test_complex_kernels_have_gradients(kernel):
+    conv = conv3d(4, 4, kernel, groups=4, dtype=torch.complex128)
+    x = torch.randn(2, 4, 3, 5, 5, dtype=torch.complex128).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
+    found, wanted = (torch.autograd.grad(y.abs().sum(), (x, conv.weight)) for y in (conv(x), plain(x, conv)))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("settings", [{"padding": 1}, {"stride": 1}, {"dilation": 1}, {"padding": "same"}])
+def test_settings_that_are_one_for_all_axes_work_as_in_pytorch(settings):
+    conv = conv3d(4, 4, (3, 3), groups=4)
+    vars(conv).update(settings)
+    x = torch.randn(2, 4, 3, 5, 5).contiguous(memory_format=CHANNELS_LAST)
+    torch.testing.assert_close(conv(x), F.conv3d(x, conv.weight, padding=1, groups=4))
+
+
 @pytest.mark.parametrize("kernel", [(1, 3), (3, 1)])
 def test_training_runs_as_conv2d_on_channels_last_memory(kernel):
     conv = conv3d(8, 8, kernel, groups=8)

@@ -40,3 +40,14 @@ def test_published_multiply_adds_are_those_of_the_test_crop(clip: tuple[str, int
 def test_clip_of_no_frames_is_refused():
     with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
         measure_budget("vov3d_m", 0)
+
+
+@pytest.mark.parametrize("wrapper", ["list", "getter"])
+def test_feature_maps_cost_what_the_network_costs_up_to_them(wrapper):
+    whole = measure_budget("vov3d_n", 4, 64)
+    all_maps = measure_budget("vov3d_n", 4, 64, features_only=True, feature_cls=wrapper)
+    assert all_maps.stages == whole.stages
+    assert all_maps.macs < whole.macs  # there is no head
+    first = measure_budget("vov3d_n", 4, 64, features_only=True, feature_cls=wrapper, out_indices=(1,))
+    assert first.stages == whole.stages[:2]
+    assert first.params < all_maps.params

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.task_models import task_model
 from torch import nn
+from torch.nn.utils import prune
 
 import vov3d
 from vov3d.cli import main
@@ -72,6 +73,17 @@ def test_a_model_that_was_loaded_changed_or_hooked_is_counted_and_left_alone(tmp
     assert 0.5 < sum(row.share for row in timed.rows if not row.inner) <= 1.1
     after = loaded.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items() if "head.fc" not in key)
+
+
+@pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm, None])
+def test_weights_that_are_computed_from_others_are_counted(norm):
+    model: Any = vov3d.create_model("vov3d_n", num_classes=3).eval()
+    wanted = model.summary(2, 32).macs
+    for layer in (model.head.fc, model.stages[0].blocks[0].layers[0].conv_t):
+        norm(layer) if norm else prune.random_unstructured(layer, "weight", 0.5)
+    model(torch.randn(1, 3, 2, 32, 32))  # keeps the weights with their gradients
+    assert model.summary(2, 32).macs == wanted
+    assert model.head.fc.weight.device.type == "cpu"
 
 
 def test_a_clip_that_does_not_fit_is_refused():

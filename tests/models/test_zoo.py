@@ -118,6 +118,9 @@ def test_forward_intermediates_options():
         model.forward_intermediates(clip(), norm=True)
     with pytest.raises(ValueError, match="output_fmt must be 'NCHW'"):
         model.forward_intermediates(clip(), output_fmt="NLC")
+    for indices in ([2, 0], [1, 1], [1.5]):  # timm gives other maps than were asked for, without a word
+        with pytest.raises(ValueError, match="must be whole numbers that rise, without repeats"):
+            model.forward_intermediates(clip(), indices=indices)
 
 
 @pytest.mark.parametrize("name", MODELS)

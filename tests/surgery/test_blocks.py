@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import vov3d
-from vov3d import TOSA, D2plus1D, replace_blocks
+from vov3d import TOSA, D2plus1D, factorize, replace_blocks
 
 NANO = dict(stem_chs=4, mid_chs=(6, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(2, 1, 1, 1), head_chs=8, hidden_chs=8)
 
@@ -98,3 +99,51 @@ def test_lists_of_clips_and_of_maps(name):
 def test_a_model_that_takes_another_input_says_so():
     with pytest.raises(ValueError, match=r"does not run on clip_shape=\(1, 3, 8, 64, 64\): input needs to be"):
         replace_blocks(TwoPathways(), {"pathways": lambda old: Pathways()})
+
+
+def test_weights_that_hooks_compute_keep_their_values():
+    model = nn.Sequential(nn.Conv3d(3, 4, 1), D2plus1D(4, 8, 4))
+    prune.random_unstructured(model[0], "weight", 0.5)
+    weight = model[0].weight
+    replace_blocks(model, {"1": lambda old: D2plus1D(4, 6, 4)})
+    assert model[0].weight is weight
+
+
+def test_an_old_block_within_the_new_one_keeps_its_modes():
+    model = nn.Sequential(D2plus1D(3, 6, 3))
+    model[0].bn1.eval()
+    replace_blocks(model, {"0": lambda old: nn.Sequential(old, nn.BatchNorm3d(3))})
+    assert [m.training for m in (model[0], model[0][0], model[0][0].bn1, model[0][0].bn2, model[0][1])] == [
+        True, True, False, True, True
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (({"0": D2plus1D(3, 6, 3)},), r"blocks\['0'\] is a D2plus1D: give a function that makes a new block"),
+        (("0",), "blocks must be a dictionary of functions by wildcards for names, got '0'"),
+        (({"0": lambda old: D2plus1D(4, 6, 3)},), r"0 fails for an input of \(1, 3, 8, 64, 64\): "),
+        (({"0": lambda old: None},), "the function for 0 gives None, which is no module"),
+        (({"0": lambda old: old}, torch.ones(1, 3, 2, 4, 4)), r"give clip\.shape"),
+    ],
+)
+def test_what_is_no_function_of_a_block_is_named(arguments, message):
+    model = nn.Sequential(D2plus1D(3, 6, 3))
+    old = model[0]
+    with pytest.raises(ValueError, match=message):
+        replace_blocks(model, *arguments)
+    assert model[0] is old
+
+
+def test_new_parameters_of_a_wrapped_model_would_not_be_synchronized(tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Conv3d(3, 3, 3, groups=3)))
+        with pytest.raises(ValueError, match="the model is wrapped in DistributedDataParallel, .* first, then wrap it"):
+            replace_blocks(wrapped, {"module.0": lambda old: D2plus1D(3, 6, 3)})
+        with pytest.raises(ValueError, match="0 is wrapped in DistributedDataParallel"):
+            factorize(nn.Sequential(wrapped))
+    finally:
+        torch.distributed.destroy_process_group()

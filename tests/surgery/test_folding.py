@@ -10,10 +10,11 @@ from helpers.warnings_as_errors import no_warnings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import parametrizations, prune, weight_norm
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import vov3d
 from vov3d.surgery import fold_batchnorm
+from vov3d.surgery.hooks import check_no_hooks, check_own_code_runs
 
 
 def norms(model: nn.Module) -> int:
@@ -252,8 +253,25 @@ def test_linear_layers_on_rows():
 def test_hooks_are_not_dropped():
     model = as_trained(nn.Sequential(conv(), norm()))
     model[1].register_forward_hook(lambda *args: None)
-    with pytest.raises(ValueError, match=r"1 \(BatchNorm2d\) has hooks"):
+    with pytest.raises(ValueError, match=r"1 \(BatchNorm2d\) has hooks .* remove them first"):
         fold_batchnorm(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "cure"),
+    [
+        (lambda m: prune.random_unstructured(m, "weight", 0.5), r"prune\.remove\(module, 'weight'\)"),
+        (weight_norm, r"remove_weight_norm\(module\)"),
+        (spectral_norm, r"remove_spectral_norm\(module\)"),
+    ],
+)
+def test_hooks_of_pytorch_are_named_by_what_removes_them(change, cure):
+    model = nn.Sequential(conv())
+    change(model[0])
+    with pytest.raises(ValueError, match=f"they compute its weight: undo that with torch.nn.utils.{cure} first"):
+        check_no_hooks("model", model)
+    with pytest.raises(ValueError, match=f"0 has hooks, which nobody calls; .*{cure} first"):
+        check_own_code_runs(model, "nobody calls")
 
 
 def test_a_hook_between_convolution_and_norm_is_seen():

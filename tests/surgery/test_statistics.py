@@ -151,6 +151,8 @@ def test_norms_without_statistics_yet():
     with pytest.raises(ValueError, match="1 have no statistics yet; run the model once"):
         freeze_batchnorm(model)
     assert type(model[0]) is nn.BatchNorm3d
+    with pytest.raises(ValueError, match="have no statistics yet; run the model once"):
+        recalibrate(model, [torch.randn(2, 2, 3, 3, 3)])
 
 
 @pytest.mark.parametrize(

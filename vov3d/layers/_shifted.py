@@ -41,6 +41,11 @@ def is_strided_in_16_bits(dtype: torch.dtype, weight: torch.Tensor, stride: Size
     return dtype.itemsize == 2 and max(stride) > 1 and weight.shape[:2] == (groups, 1)
 
 
+def _is_batched(grad: torch.Tensor) -> bool:
+    """Returns whether a gradient stands for many: `torch.vmap` and `torch.autograd.grad(is_grads_batched=True)`."""
+    return "Batched" in repr(torch._C._dispatch_keys(grad))
+
+
 def shifted_sum(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -62,24 +67,28 @@ def shifted_sum(
         groups: Groups of channels.
     """
     bias = None if bias is None else in_autocast(bias)
-    return _ShiftedSum.apply(in_autocast(x), in_autocast(weight), bias, stride, padding, dilation, groups)
+    frames = _ShiftedSum.apply(in_autocast(x), in_autocast(weight), bias, stride, padding, dilation, groups)
+    return _clips(frames, len(x))
 
 
 class _ShiftedSum(torch.autograd.Function):
+    """Gives frames `(B T, C, H, W)`: clips would be a view of them, which no activation may change in place."""
+
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> Any:
         ctx.settings = stride, padding, dilation, groups
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         with torch.autocast(x.device.type, enabled=False):
             return _forward(x, weight, bias, *ctx.settings)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        x, weight, bias = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
+        grad = _clips(grad, len(x))
         nothing = (None,) * 4
         with torch.autocast(x.device.type, enabled=False):
-            if torch.is_grad_enabled():  # create_graph=True: gradients that can be differentiated again
-                return *_differentiable(x, weight, bias, grad, ctx.needs_input_grad[:3], *ctx.settings), *nothing
+            if torch.is_grad_enabled() or _is_batched(grad):  # create_graph=True, or many gradients at once
+                return *_plain_gradients(x, weight, grad, ctx.needs_input_grad[:3], *ctx.settings), *nothing
             wanted = ctx.needs_input_grad[:2]
             strided = is_strided_in_16_bits(x.dtype, weight, ctx.settings[0], ctx.settings[3])
             dx, dw = (_gradients_in_16_bits if strided else _gradients)(x, weight, grad, wanted, *ctx.settings)
@@ -93,7 +102,8 @@ def _frames(x: torch.Tensor) -> torch.Tensor:
 
 
 def _clips(x: torch.Tensor, batch: int) -> torch.Tensor:
-    return x.permute(0, 2, 3, 1).unflatten(0, (batch, -1)).permute(0, 4, 1, 2, 3)
+    rows = x.permute(0, 2, 3, 1)
+    return rows.reshape(batch, -1, *rows.shape[1:]).permute(0, 4, 1, 2, 3)  # unflatten takes no batch of gradients
 
 
 def _shifts(weight: torch.Tensor, padding: Sizes, dilation: Sizes) -> list[int]:
@@ -102,15 +112,17 @@ def _shifts(weight: torch.Tensor, padding: Sizes, dilation: Sizes) -> list[int]:
 
 
 def _forward(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> torch.Tensor:
+    """Convolves a clip; returns frames `(B T, C, H, W)`."""
     frames, length = _frames(x), x.shape[2]
     space = stride[1:], padding[1:], dilation[1:], groups
-    out = _clips(F.conv2d(frames, weight[:, :, weight.shape[2] // 2], bias, *space), len(x))
+    total = F.conv2d(frames, weight[:, :, weight.shape[2] // 2], bias, *space)
+    out = _clips(total, len(x))
     for kernel, shift in zip(weight.unbind(2), _shifts(weight, padding, dilation), strict=True):
         if shift and abs(shift) < length:
             part = _clips(F.conv2d(frames, kernel, None, *space), len(x))
             first, read = max(0, -shift), max(0, shift)
             out.narrow(2, first, length - abs(shift)).add_(part.narrow(2, read, length - abs(shift)))
-    return out
+    return total
 
 
 def _gradients(
@@ -174,12 +186,19 @@ def _spread_gradient(x: Any, weight: Any, grad: Any, stride: Any, padding: Any, 
     spread = grad.new_zeros(len(grad), *sides, grad.shape[1]).permute(0, 4, 1, 2, 3)
     spread[..., :: stride[1], :: stride[2]] = grad
     around = tuple(r - p for r, p in zip(reach, padding, strict=True))
-    return _forward(spread, weight.flip(2, 3, 4), None, (1, 1, 1), around, dilation, groups)
+    return _clips(_forward(spread, weight.flip(2, 3, 4), None, (1, 1, 1), around, dilation, groups), len(grad))
 
 
-def _differentiable(x: Any, weight: Any, bias: Any, grad: Any, wanted: Any, *settings: Any) -> list[Any]:
-    """Computes the gradients of all inputs by autograd, so that they have gradients themselves."""
-    inputs = [v for v, w in zip((x, weight, bias), wanted, strict=True) if w]
-    out = F.conv3d(x, weight, bias, *settings)
-    found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
-    return [next(found) if w else None for w in wanted]
+def _plain_gradients(x: Any, weight: Any, grad: Any, wanted: Any, *settings: Any) -> Any:
+    """Computes the gradients of clip, kernel and bias by PyTorch's own operation.
+
+    It has gradients itself, and takes many gradients at once. `autograd.grad` would not do: a clip that depends on the
+    same kernel, as where a convolution runs twice, would add to the kernel's gradient.
+    """
+    stride, padding, dilation, groups = settings
+    dtype, strided = x.dtype, is_strided_in_16_bits(x.dtype, weight, stride, groups)
+    if strided:
+        x, weight, grad = x.float(), weight.float(), grad.float()
+    others = stride, padding, dilation, False, (0, 0, 0), groups
+    found = torch.ops.aten.convolution_backward(grad, x, weight, weight.shape[:1], *others, wanted)
+    return [g.to(dtype) if w else None for g, w in zip(found, wanted, strict=True)]

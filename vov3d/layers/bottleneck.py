@@ -13,7 +13,7 @@ from torch import nn
 
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
 from vov3d.layers.conv import conv3d, keeps_layout, middle_convs, refuse_scripting
-from vov3d.layers.norm_act import LayerType, create_act, create_norm
+from vov3d.layers.norm_act import LayerType, create_act, create_norm, start_at_zero
 from vov3d.layers.squeeze_excite import SqueezeExcite3d
 
 
@@ -49,7 +49,8 @@ class D2plus1D(nn.Module):
         `(B, in_chs, T, H, W)` to `(B, out_chs, T, ceil(H / stride), ceil(W / stride))`.
 
     Raises:
-        ValueError: If `conv`, a layer's name or a kernel size is not allowed.
+        ValueError: If `conv`, a layer's name, a size, the stride or the shortcut is not allowed, or the norm has no
+            weight to start at zero.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class D2plus1D(nn.Module):
         self.conv_pwl = conv3d(mid_chs, out_chs, (1, 1), **dd)
         self.bn3 = create_norm(norm_layer, out_chs, **dd)
         if zero_init_last:
-            nn.init.zeros_(self.bn3.get_parameter("weight"))
+            start_at_zero(self.bn3)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        added: nn.Module | None = shortcut if isinstance(shortcut, nn.Module) else None
+        if not isinstance(shortcut, bool | nn.Module | None):
+            raise ValueError(f"shortcut must be True, False or a module whose output is added, got {shortcut!r}")
+        added = shortcut if isinstance(shortcut, nn.Module) else None
         if shortcut is True and stride == 1 and in_chs == out_chs:
             added = nn.Identity()
         self.shortcut = added

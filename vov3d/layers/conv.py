@@ -21,6 +21,7 @@ The spatial convolution has the stride; it is the first of two in `d2plus1d` and
 import functools
 import weakref
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -153,18 +154,25 @@ def _convolve(
             return over_lines(x, weight, bias, stride, padding, dilation, groups)
         reach = dilation[0] * (weight.shape[2] - 1)
         gains = reach > 0 or is_strided_in_16_bits(type_in_autocast(x), weight, stride, groups)
-        if gains and _has_own_backward(weight, reach, padding):
+        if gains and _has_own_backward(x, weight, reach, padding):
             return shifted_sum(x, weight, bias, stride, padding, dilation, groups)
         if (weight.shape[2] % 2 and 2 * padding[0] == reach) or (padding[0] == 0 and reach < x.shape[2]):
             return over_frames(x, weight, bias, stride, padding, dilation, groups)
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def _has_own_backward(weight: torch.Tensor, reach: int, padding: tuple[int, ...]) -> bool:
+def _has_own_backward(x: torch.Tensor, weight: torch.Tensor, reach: int, padding: tuple[int, ...]) -> bool:
     """Returns whether a kernel, which keeps the length, may run by our own backward pass."""
     keeps_length = weight.shape[2] % 2 == 1 and 2 * padding[0] == reach
     plain = not torch.compiler.is_compiling() and has_no_forward_derivatives() and type(weight) in _PLAIN
-    return keeps_length and plain
+    return keeps_length and plain and not x.is_complex()
+
+
+def _has_own_sizes(conv: Any) -> bool:
+    """Returns whether stride, padding and dilation have a number for each axis, not one number or a name for all."""
+    return all(
+        isinstance(sizes, tuple | list) and len(sizes) == 3 for sizes in (conv.stride, conv.padding, conv.dilation)
+    )
 
 
 class FastForm:
@@ -190,7 +198,7 @@ class FastForm:
     def __call__(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`."""
         conv: Any = self._conv()
-        plain = conv.padding_mode != "zeros" or isinstance(conv.padding, str) or conv.stride[0] != 1
+        plain = conv.padding_mode != "zeros" or not _has_own_sizes(conv) or conv.stride[0] != 1
         if plain or not _gains(input) or not input.is_contiguous(memory_format=torch.channels_last_3d):
             if plain or input.device.type not in MEASURED or not _is_chosen(input):
                 return nn.Conv3d._conv_forward(conv, input, weight, bias)
@@ -218,9 +226,16 @@ def conv3d(
         **dd: `device` and `dtype`.
 
     Raises:
-        ValueError: If a kernel size is even: no padding would keep the size.
+        ValueError: If a kernel size is even, as no padding would keep the size, or a size or the stride is no number.
     """
     t, k = kernel
+    sizes: dict[str, Any] = {"temporal_kernel_size": t, "kernel_size": k, "stride": stride}
+    for name, value in sizes.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(
+                f"{name} must be one whole number of at least 1, got {value!r}: stride and kernel_size are those of"
+                " height and width, temporal_kernel_size that of time, which is never strided"
+            )
     if t % 2 == 0 or k % 2 == 0:
         raise ValueError(f"kernel sizes must be odd, got {t} in time and {k} in space")
     pad = (t // 2, k // 2, k // 2)

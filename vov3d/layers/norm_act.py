@@ -6,6 +6,7 @@ timm's activation factory works for clips. Its norm factory has 2-D layers only,
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from timm.layers import GroupNorm1, create_act_layer
 from torch import nn
@@ -40,6 +41,19 @@ def create_norm(norm_layer: LayerType, num_features: int, device=None, dtype=Non
             raise ValueError(f"norm_layer={norm_layer!r} is not known; use one of {', '.join(_NORM_LAYERS)} or a class")
         norm_layer = _NORM_LAYERS[name]
     return norm_layer(num_features, device=device, dtype=dtype)
+
+
+def start_at_zero(norm: Any) -> None:
+    """Sets the weight of a norm to zero, for `zero_init_last=True`.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not isinstance(getattr(norm, "weight", None), nn.Parameter):
+        raise ValueError(
+            f"zero_init_last=True starts a norm's weight at zero, but {norm} has none; give zero_init_last=False"
+        )
+    nn.init.zeros_(norm.weight)
 
 
 def create_act(act_layer: LayerType | None) -> nn.Module:

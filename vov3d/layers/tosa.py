@@ -12,7 +12,7 @@ from torch import nn
 
 from vov3d.layers.bottleneck import D2plus1D
 from vov3d.layers.conv import ConvNormAct3d, conv3d, keeps_layout, refuse_scripting
-from vov3d.layers.norm_act import LayerType, create_act, create_norm
+from vov3d.layers.norm_act import LayerType, create_act, create_norm, start_at_zero
 
 
 class TOSA(nn.Module):
@@ -44,7 +44,8 @@ class TOSA(nn.Module):
         `(B, in_chs, T, H, W)` to `(B, out_chs, T, ceil(H / stride), ceil(W / stride))`.
 
     Raises:
-        ValueError: If `mid_chs` is odd, `num_blocks` below 1, or `conv` or a layer's name unknown.
+        ValueError: If `mid_chs` is odd, `num_blocks` below 1, `conv` or a layer's name unknown, a size or the stride
+            not one number, or the norm has no weight to start at zero.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class TOSA(nn.Module):
         self.conv_agg = conv3d(agg_chs, out_chs, (1, 1), **dd)
         self.bn_agg = create_norm(norm_layer, out_chs, **dd)
         if zero_init_last:
-            nn.init.zeros_(self.bn_agg.get_parameter("weight"))
+            start_at_zero(self.bn_agg)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_chs != out_chs:

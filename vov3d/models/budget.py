@@ -46,11 +46,15 @@ def measure_budget(model_name: str, num_frames: int = 16, size: int = 224, **kwa
     model: Any = create_model(model_name, device="meta", **kwargs).eval()
     clip = torch.empty(1, model.in_chans, num_frames, size, size, device="meta")
     stages: dict[str, tuple[int, ...]] = {}
+    modules = dict(model.named_modules())
     for info in model.feature_info:
         name = info["module"]
-        model.get_submodule(name).register_forward_hook(
-            lambda module, args, output, name=name: stages.update({name: tuple(output.shape[1:])})
-        )
+        # With features_only, timm renames the parts or keeps the network inside, and drops those that are not needed.
+        part = next((modules[n] for n in (name, name.replace(".", "_"), f"model.{name}") if n in modules), None)
+        if part is not None:
+            part.register_forward_hook(
+                lambda module, args, output, name=name: stages.update({name: tuple(output.shape[1:])})
+            )
     return budget_of(model, clip)._replace(stages=tuple(stages.items()))
 
 

@@ -68,8 +68,8 @@ def build_video_model(
     if place and isinstance(pretrained_cfg, Mapping):
         pretrained_cfg = _checked(place, family, pretrained_cfg, {**saved_args, **kwargs}, saved_args)
     cfg: Any = resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
-    if pretrained and torch.device(kwargs.get("device") or "cpu").type == "meta":
-        raise ValueError("the meta device holds no weights; leave out pretrained or device='meta'")
+    if pretrained and torch.device(kwargs.get("device") or torch.get_default_device()).type == "meta":
+        raise ValueError("the meta device holds no weights; leave out pretrained, or use another device")
     to_published = partial(_to_published, family=family, model_args={**model_args, "num_classes": cfg.num_classes})
     weights = fetch(cfg, cache_dir, to_published, token) if pretrained else None
     # A file is described by its tensors, a folder or a repository by its config.json.

@@ -383,13 +383,19 @@ class VideoNetwork(nn.Module):
             The maps, or the final map and the maps.
 
         Raises:
-            ValueError: If `norm` or `output_fmt` has another value.
+            ValueError: If `norm` or `output_fmt` has another value, or the indices do not rise.
         """
         if norm:
             raise ValueError("norm=True has no effect here: every feature map ends in its own norm and activation")
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW' (channels first; maps are B, C, T, H, W), got {output_fmt!r}")
-        take, last = feature_take_indices(len(self.stages) + 1, indices)
+        levels = len(self.stages) + 1
+        take, last = feature_take_indices(levels, indices)
+        if take != sorted({*take} & {*range(levels)}):
+            raise ValueError(
+                f"indices={indices!r} must be whole numbers that rise, without repeats: maps come from the finest to"
+                " the coarsest"
+            )
         clip = x
         x = self.stem(channels_last(x))
         intermediates = [as_given(x, clip)] if 0 in take else []

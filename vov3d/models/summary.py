@@ -163,7 +163,7 @@ def _counted(
     model: Any, clip: tuple[int, ...], parts: list[tuple[str, nn.Module]]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int], int]:
     """Returns output shapes and multiply-adds of the parts, and the multiply-adds of all."""
-    twin = deepcopy(model).to("meta").eval()
+    twin = _without_data(model).eval()
     for module in twin.modules():  # the user's hooks may want data
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
@@ -181,6 +181,13 @@ def _counted(
     root = type(twin).__name__
     macs = {name: sum(found.get(f"{root}.{name}", {}).values()) // 2 for name, _ in parts}
     return shapes, macs, counter.get_total_flops() // 2
+
+
+def _without_data(model: nn.Module) -> Any:
+    """Returns a copy on the meta device, also of a model that keeps computed weights, as after pruning."""
+    owned = (value for module in model.modules() for value in vars(module).values())
+    computed: Any = {id(v): torch.empty_like(v, device="meta") for v in owned if isinstance(v, torch.Tensor)}
+    return deepcopy(model, computed).to("meta")
 
 
 def _frames_seen(model: Any, parts: list[tuple[str, nn.Module]]) -> dict[str, int | None]:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from vov3d.surgery.hooks import check_no_hooks
+from vov3d.surgery.placing import check_takes_new_parameters
 
 
 def replace_blocks(
@@ -33,9 +34,11 @@ def replace_blocks(
         Names of the blocks that were replaced.
 
     Raises:
-        ValueError: If a wildcard matches nothing, the model does not take `clip_shape`, an old block has hooks, or a
-            new one does not fit.
+        ValueError: If a wildcard has no function or matches nothing, the model does not take `clip_shape`, an old block
+            has hooks, a new one does not fit, or the model is wrapped for several processes.
     """
+    _check(blocks, clip_shape)
+    check_takes_new_parameters(model)
     found = _matches(model, blocks)
     for name in found:
         check_no_hooks(name, model.get_submodule(name))
@@ -46,7 +49,7 @@ def replace_blocks(
     old = {name: model.get_submodule(name) for name in found}
     try:
         for name, make in found.items():
-            model.set_submodule(name, _like(make(old[name]), old[name]))
+            model.set_submodule(name, _made(name, make, old[name]))
         given = _shapes(model, list(found), clip_shape)
     except Exception as e:
         _restore(model, old)
@@ -72,12 +75,33 @@ def _matches(model: nn.Module, blocks: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _like(new: nn.Module, old: nn.Module) -> nn.Module:
-    """Moves the new block to the device, precision and mode of the old one."""
+def _check(blocks: Any, clip_shape: Any) -> None:
+    """Raises ValueError unless blocks are functions by wildcards, and the shape is one."""
+    if not isinstance(blocks, Mapping):
+        raise ValueError(f"blocks must be a dictionary of functions by wildcards for names, got {blocks!r:.100}")
+    for pattern, make in blocks.items():
+        if isinstance(make, nn.Module) or not callable(make):
+            raise ValueError(
+                f"blocks[{pattern!r}] is a {type(make).__name__}: give a function that makes a new block from the old"
+                " one, such as lambda old: vov3d.D2plus1D(24, 54, 24)"
+            )
+    if isinstance(clip_shape, torch.Tensor) or any(isinstance(size, torch.Tensor) for size in clip_shape):
+        raise ValueError("clip_shape is the shape of an input, not the input itself: give clip.shape")
+
+
+def _made(name: str, make: Callable[[nn.Module], nn.Module], old: nn.Module) -> nn.Module:
+    """Makes a new block on the device and in the precision and the mode of the old one, which it may contain."""
+    modes = {module: module.training for module in old.modules()}
+    new: Any = make(old)
+    if not isinstance(new, nn.Module):
+        raise ValueError(f"the function for {name} gives {new!r:.100}, which is no module")
     parameter = next(old.parameters(), None)
     if parameter is not None:
         new = new.to(parameter.device, parameter.dtype)
-    return new.train(old.training)
+    new.train(old.training)
+    for module, training in modes.items():
+        module.training = training
+    return new
 
 
 def _shape(value: Any) -> Any:
@@ -86,14 +110,17 @@ def _shape(value: Any) -> Any:
 
 def _shapes(model: nn.Module, names: list[str], clip_shape: Any) -> dict[str, Any]:
     """Returns the output of each named block on the meta device, with shapes for tensors; the model is unchanged."""
+    inputs: dict[str, Any] = {}
     shapes: dict[str, Any] = {}
-    handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _, args, out, name=name: shapes.update({name: tree_map(_shape, out)})
+    handles = []
+    for name in names:
+        block = model.get_submodule(name)
+        handles.append(block.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args})))
+        handles.append(
+            block.register_forward_hook(lambda _, args, out, name=name: shapes.update({name: tree_map(_shape, out)}))
         )
-        for name in names
-    ]
     training = [module for module in model.modules() if module.training]
+    computed = [(m, k, v) for m in model.modules() for k, v in vars(m).items() if isinstance(v, torch.Tensor)]
     tensors = [*model.named_parameters(), *model.named_buffers()]
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
@@ -102,11 +129,19 @@ def _shapes(model: nn.Module, names: list[str], clip_shape: Any) -> dict[str, An
     try:
         with torch.no_grad():
             torch.func.functional_call(model.eval(), meta, (clips if several else clips[0],))
+    except Exception as e:
+        failed = next((name for name in names if name in inputs and name not in shapes), None)
+        if failed is None:
+            raise
+        given = ", ".join(str(tree_map(_shape, value)) for value in inputs[failed])
+        raise ValueError(f"{failed} fails for an input of {given}: {e or type(e).__name__}") from e
     finally:
         for handle in handles:
             handle.remove()
         for module in training:
             module.training = True
+        for module, name, value in computed:  # weights that hooks compute, as of pruning, have no values now
+            setattr(module, name, value)
     missing = [name for name in names if name not in shapes]
     if missing:
         raise ValueError(f"the model does not run {', '.join(missing)}")

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from vov3d.layers.conv import fast, keeps_layout
 from vov3d.layers.norm_act import LayerType, create_norm
 from vov3d.surgery.hooks import check_no_hooks
 from vov3d.surgery.kinds import is_only
-from vov3d.surgery.placing import put
+from vov3d.surgery.placing import check_takes_new_parameters, put
 
 ORDERS = ("d2plus1d", "d1plus2d")
 
@@ -131,8 +132,8 @@ def factorize(
         The split layers, and the others with the reason; `print` shows them as a table.
 
     Raises:
-        ValueError: If an argument is not known, nothing can be split, a convolution has hooks, or a kernel is not
-            finite. The model is unchanged after any error.
+        ValueError: If an argument is not known, nothing can be split, a convolution has hooks, a kernel is not finite,
+            or the model is wrapped for several processes. The model is unchanged after any error.
     """
     _check(model, init, order, rank, conv)
     chosen, left = _candidates(model, filter, conv)
@@ -164,8 +165,10 @@ def _check(model: nn.Module, init: str, order: str, rank: int, conv: str | None)
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, known))}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
+    given: Any = rank
+    if not isinstance(given, Integral) or rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank!r}; give a whole number")
+    check_takes_new_parameters(model)
     if isinstance(model, nn.Conv3d):
         raise ValueError("the model is itself a convolution and cannot be split in place; wrap it in nn.Sequential")
 

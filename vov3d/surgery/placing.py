@@ -4,6 +4,19 @@ from collections.abc import Mapping
 
 from torch import nn
 
+_SYNCHRONIZED = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+
+def check_takes_new_parameters(model: nn.Module) -> None:
+    """Raises ValueError for a model wrapped for several processes, which would not synchronize new parameters."""
+    for name, module in model.named_modules():
+        kinds = {kind.__name__ for kind in type(module).__mro__} & _SYNCHRONIZED
+        if kinds:
+            raise ValueError(
+                f"{name or 'the model'} is wrapped in {kinds.pop()}, which would leave new parameters out when it"
+                " synchronizes processes: change the network first, then wrap it"
+            )
+
 
 def put(model: nn.Module, new: Mapping[str, nn.Module]) -> None:
     """Replaces the modules of a model with these names; after an error the model is unchanged."""

@@ -29,11 +29,13 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
         The number of batches; 0, with a warning, if all norms are frozen.
 
     Raises:
-        ValueError: If the model has no batch norm with running statistics, there are no clips, or they come with
-            labels. The statistics are then unchanged.
+        ValueError: If the model has no batch norm with running statistics, or has not initialised them yet, there are
+            no clips, or they come with labels. The statistics are then unchanged.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     norms = [m for m in norms if not isinstance(m, _StaysFrozen)]
+    if any(is_lazy(norm.running_mean) for norm in norms):
+        raise ValueError("the batch norms have no statistics yet; run the model once, then recalibrate")
     if not norms:
         if any(isinstance(m, FrozenBatchNorm | _StaysFrozen) for m in model.modules()):
             warnings.warn("all batch norms are frozen: nothing is recalibrated", stacklevel=2)
