@@ -296,6 +296,23 @@ def choices(found: Mapping[str, dict[str, Any]]) -> str:
     return "\n".join(lines) if len(lines) > 2 else NOTHING
 
 
+def hard_videos(found: Mapping[str, dict[str, Any]]) -> str:
+    """Returns how many videos of the test nearly all networks name wrongly, and how many none does, in Markdown.
+
+    Networks are those of all runs that learned from frames in order, whatever the recipe.
+    """
+    lines = ["| set | runs | videos | always right | wrong in four of five runs |", "| --- | --- | --- | --- | --- |"]
+    for data in SETS:
+        runs = [run for run in found.values() if run["data"] == data and "ordered" in run["said"]]
+        if not runs:
+            continue
+        wrong = np.mean([np.not_equal(run["labels"], run["said"]["ordered"]) for run in runs], axis=0)
+        hard = np.flatnonzero(wrong >= 0.8)
+        numbers = f"{len(hard)}" + (f" (numbers {', '.join(map(str, hard))})" if len(hard) else "")
+        lines.append(f"| {data} | {len(runs)} | {len(wrong)} | {(wrong == 0).sum()} | {numbers} |")
+    return "\n".join(lines) if len(lines) > 2 else NOTHING
+
+
 def network_table(found: Mapping[str, dict[str, Any]]) -> str:
     """Returns the networks that were trained on moving shapes, in Markdown."""
     lines = ["| network | parameters | multiply-adds (M) | top-1 on moving shapes, % |", "| --- | --- | --- | --- |"]
@@ -323,7 +340,8 @@ def report(results: Path, page: Path) -> None:
     have = {run["data"] for run in found.values()}
     tables = {name: table(found, name) if name in have else NOTHING for name in SETS}
     networks = {name: json.loads(path.read_text()) for name in RIVALS if (path := _rival(results, name)).is_file()}
-    fill(page, missing=missing(found), choices=choices(found), networks=network_table(networks), **tables)
+    parts = {"missing": missing(found), "choices": choices(found), "hard": hard_videos(found)}
+    fill(page, networks=network_table(networks), **parts, **tables)
 
 
 def _rival(results: Path, name: str) -> Path:

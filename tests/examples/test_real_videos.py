@@ -103,6 +103,13 @@ def test_runs_are_done_once_and_the_report_names_what_is_missing(tmp_path, monke
     assert not re.search("^- from `vov3d_n`: .*`fights`", missing, re.MULTILINE)
 
 
+def test_videos_that_nearly_all_runs_name_wrongly_are_counted():
+    runs = [made("tuned", seed, [0, 1, 0, seed == 2, 1, seed == 0]) for seed in range(3)]
+    shuffled = made("shuffled", 0, [1, 1, 1, 1, 0, 0])
+    row = real_videos.hard_videos({str(i): run for i, run in enumerate([*runs, shuffled])}).splitlines()[-1]
+    assert row == "| fights | 3 | 6 | 3 | 1 (numbers 1) |"
+
+
 def test_rivals_are_trained_once_and_fine_tuned_from_there(tmp_path, monkeypatch, capsys):
     done = []
     row = {"params": 230000, "macs": 47e6, "top1": 98.25}
