@@ -92,7 +92,7 @@ KINDS = {
     "single": Kind("from `vov3d_n`, one frame of each clip, repeated", {}, "single"),
     "former": Kind("from `vov3d_n`, the recipe as it was", FORMER),
     "mixed": Kind(
-        "from `vov3d_n`, by Muon, half of the batches mixed by CutMix", MUON | {"mix.cutmix": "1.0", "mix.share": "0.5"}
+        "from `vov3d_n`, recipe `finetune_nano`: Muon and CutMix", MUON | {"mix.cutmix": "1.0", "mix.share": "0.5"}
     ),
     # one choice of the recipe undone, or others
     "large": Kind("112 x 112 pixels in place of 64 x 64", {"clip.size": "112"}, seeds=(0,)),
@@ -114,6 +114,7 @@ KINDS = {
         MUON | {"clip.zoom": "[1.0, 1.6]", "clip.color": "0.6"},
         seeds=(0,),
     ),
+    "muon_colors": Kind("Muon and far stronger colours", MUON | {"clip.color": "0.9"}, seeds=(0,)),
 }
 CHOICES = tuple(name for name, kind in KINDS.items() if len(kind.seeds) == 1)
 """Rows of the table that compares the recipe with other choices."""

@@ -78,6 +78,11 @@ def test_every_planned_run_has_keys_of_the_recipe():
     assert len({run.name for run in real_videos.PLAN}) == len(real_videos.PLAN)
 
 
+def test_the_recipe_for_small_networks_is_the_one_that_was_measured():
+    measured = {"model.name": "vov3d_n", **real_videos.KINDS["mixed"].keys}
+    assert load_recipe("finetune_nano") == load_recipe("finetune", measured)
+
+
 def test_runs_are_done_once_and_the_report_names_what_is_missing(tmp_path, monkeypatch, capsys):
     done = []
 
