@@ -67,9 +67,7 @@ def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
     for label, name in enumerate(classes):
         files = [(path, label) for path in sorted((folder / name).rglob("*")) if looks_like_video(path)]
         if len(files) < 2:
-            raise SystemExit(
-                f"{folder / name}: holds {len(files)} videos; a class needs two, one of them to be held out"
-            )
+            raise SystemExit(f"{folder / name}: holds {len(files)} videos; a class needs two, one to be held out")
         random.Random(0).shuffle(files)
         share = max(1, len(files) // 5)
         held_out, train = held_out + files[:share], train + files[share:]
@@ -109,6 +107,8 @@ def main() -> None:
     classes, train, held_out = open_videos(args.data) if args.data else find_videos(args.folder)
     args.output.mkdir(parents=True, exist_ok=True)  # fails now rather than after the training
     model: Any = vov3d.create_model(args.model, pretrained=True, num_classes=len(classes)).to(device)
+    if vov3d.class_names(model) not in (None, classes):  # as many classes, but others, or in another order
+        model.reset_classifier(len(classes))
     cfg = model.pretrained_cfg
     loading: dict[str, Any] = {"batch_size": args.batch, "num_workers": args.workers}
     drawn, middle = Clips(train, cfg, train=True, flip=args.flip), Clips(held_out, cfg, train=False)
