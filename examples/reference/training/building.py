@@ -47,9 +47,7 @@ def check_compiler(device: torch.device) -> None:
         )
 
 
-def build_model(
-    recipe: Any, names: Sequence[str], world: int, task: Task = SINGLE, scale: Scale | None = None
-) -> Any:
+def build_model(recipe: Any, names: Sequence[str], world: int, task: Task = SINGLE, scale: Scale | None = None) -> Any:
     """Builds the network, with the frames, the crop, the sampling and the task of the recipe in its `pretrained_cfg`.
 
     A classifier of another task or of other classes is replaced by a new one. That of a regression continues with
