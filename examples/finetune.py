@@ -105,6 +105,8 @@ def main() -> None:
     classes, train, held_out = open_videos(args.data) if args.data else find_videos(args.folder)
     args.output.mkdir(parents=True, exist_ok=True)  # fails now rather than after the training
     model: Any = vov3d.create_model(args.model, pretrained=True, num_classes=len(classes)).to(device)
+    if vov3d.class_names(model) not in (None, classes):  # as many classes, but others, or in another order
+        model.reset_classifier(len(classes))
     cfg = model.pretrained_cfg
     loading: dict[str, Any] = {"batch_size": args.batch, "num_workers": args.workers}
     drawn, middle = Clips(train, cfg, train=True, flip=args.flip), Clips(held_out, cfg, train=False)

@@ -5,7 +5,7 @@
     python -m reference.evaluate --data val.csv --model vov3d_m x3d_m --tempo 5,8,10,12,14,16
     python -m reference.evaluate --data val.csv --compare vov3d_m x3d_m
 
-The scores of each video are written to OUT/MODEL/videos.csv at once: a killed run continues where it stopped, and
+The scores of each video go to OUT/MODEL-VIEWS/videos.csv at once: a killed run continues where it stopped, and
 another call on the same data uses them again. Protocols: k400 is 10 clips x 3 crops, ssv 2 x 3, single 1 x 1; crops
 have the size of the model's published evaluation, maps larger than in training are pooled by the published sliding
 window, and the softmax is averaged over the views. On data that a model of train.py or finetune.py was trained on, only

@@ -136,7 +136,7 @@ class Trainer:
         self._check_settings()
         self.draws = draw_weights(self.task, labels, classes, self.recipe.data.balance)
         torch.manual_seed(train.seed)
-        network = build_model(self.recipe, len(self.names), self.world, self.task, self.scale)
+        network = build_model(self.recipe, self.names, self.world, self.task, self.scale)
         self.network: Any = network.to(self.accelerator.device)
         self.loss_of = build_loss(
             self.task, self.recipe.loss, train.label_smoothing, labels, classes, self.accelerator.device

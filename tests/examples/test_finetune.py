@@ -48,6 +48,22 @@ def test_two_motions_are_classified_after_two_epochs(tmp_path):
     assert parts == [HELD_OUT] * len(held_out) + [TRAIN] * len(train)
 
 
+def test_as_many_classes_as_the_model_has_get_a_fresh_classifier(tmp_path, monkeypatch):
+    # The twenty classes of vov3d_n in another order: its own classifier would be wrong for all of them.
+    for i, name in enumerate(CLASSES):
+        for take in range(2):
+            path = tmp_path / "videos" / name / f"{take}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_clip(path, make_clip(i, np.random.default_rng(take), num_frames=8, size=16))
+    fresh, reset = list[int](), vov3d.VoV3D.reset_classifier
+    monkeypatch.setattr(vov3d.VoV3D, "reset_classifier", lambda self, n: fresh.append(n) or reset(self, n))
+    options = ["--output", str(tmp_path / "model"), "--epochs", "1", "--batch", "20", "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", str(tmp_path / "videos"), *options])
+    finetune.main()
+    assert fresh == [20]
+    assert vov3d.class_names(vov3d.from_pretrained(tmp_path / "model")) == sorted(CLASSES)
+
+
 def test_every_video_is_trained_on_or_held_out_and_never_both(tmp_path):
     write_folder(tmp_path, 6)
     classes, train, held_out = finetune.find_videos(tmp_path)

@@ -8,11 +8,12 @@ from helpers.tiny_training_runs import clips_file, command, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import train
-from reference.training.building import build_optimizer, build_scheduler, clip_settings
+from reference.training.building import build_model, build_optimizer, build_scheduler, clip_settings
 from reference.training.recipe import DEFAULTS, load_recipe, parse_overrides, recipe_names, sections
 from torch import nn
 
 import vov3d
+from vov3d.labels import load_labels
 
 PAPER = {
     "ssv1": ("cosine", 100, 64, 0.1, 16, "segment", False),
@@ -57,6 +58,24 @@ def test_every_recipe_names_a_model_of_the_zoo_that_takes_its_clips(name):
     fields = clip_settings(r.clip, model)
     assert fields["num_frames"] in (16, 32)
     assert (fields["frame_stride"] is None) == (fields["sampling"] == "segment")
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (load_labels("shapes"), True),
+        ([name.upper().replace(" ", "_") for name in load_labels("shapes")], True),
+        (sorted(load_labels("shapes")), False),
+        ([f"gesture {i}" for i in range(20)], False),
+    ],
+)
+def test_a_classifier_is_kept_for_its_own_classes_only(names, kept, caplog):
+    recipe = sections(load_recipe("finetune", {"model.name": "vov3d_n"}))
+    model = build_model(recipe, names, 1)
+    packaged = vov3d.create_model("vov3d_n", pretrained=True)
+    assert torch.equal(model.head.fc.weight, packaged.head.fc.weight) == kept
+    assert torch.equal(model.head.hidden.weight, packaged.head.hidden.weight)
+    assert ("classifier is for other classes" in caplog.text) != kept
 
 
 def rates(recipe, at: list[int], updates: int, factor: float = 1.0) -> list[float]:

@@ -46,11 +46,11 @@ def test_a_split_that_lacks_a_class_keeps_the_numbers_of_all(tmp_path: Path) -> 
     videos = read_list(tmp_path, split="val")
     assert videos.classes == ("a", "b", "c")
     assert videos.labels == (1, 2)
-    with pytest.raises(ValueError, match="several splits; say which with split='train' or 'val'"):
+    with pytest.raises(ValueError, match="several splits; say which with --split train or --split val"):
         read_list(tmp_path)
     with pytest.raises(ValueError, match="has no split 'test'"):
         read_list(tmp_path, split="test")
-    with pytest.raises(ValueError, match="split='val' has no effect"):
+    with pytest.raises(ValueError, match="--split val has no effect"):
         read_list(tmp_path / "train", split="val")
 
 

@@ -49,8 +49,8 @@ class JointNorm(nn.BatchNorm3d):
         return normal * self.weight.view(shape) + self.bias.view(shape)
 
 
-def joint(recipe, num_classes, world, *rest):
-    model = build(recipe, num_classes, world, *rest).double()
+def joint(recipe, names, world, *rest):
+    model = build(recipe, names, world, *rest).double()
     for module in model.modules():
         if type(module) is nn.BatchNorm3d:
             module.__class__ = JointNorm

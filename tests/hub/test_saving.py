@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import huggingface_hub.utils._http as hub_http
 import pytest
@@ -16,6 +17,7 @@ from helpers.hub_server import COMMIT
 
 import vov3d
 from vov3d import WeightsError, create_model, save_pretrained
+from vov3d.cli import main as vov3d_main
 
 NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 1, 1, 1), head_chs=8, hidden_chs=8)
 
@@ -152,6 +154,17 @@ def test_home_folders_and_marks_of_editors(tmp_path, monkeypatch):
     assert same(vov3d.from_pretrained("~/mine"), nano())
     assert same(create_model("local-dir:~/mine", pretrained=True), nano())
     assert vov3d.VideoClassifier("~/mine").model.num_classes == 5
+
+
+def test_a_path_is_a_folder_also_with_the_name_of_a_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved = create_model("vov3d_n", num_classes=3)
+    save_pretrained(saved, "vov3d_n", label_names=["a", "b", "c"])
+    for name in (Path("vov3d_n"), "./vov3d_n", "local-dir:vov3d_n"):
+        assert torch.equal(vov3d.from_pretrained(name).head.fc.weight, saved.head.fc.weight)
+    assert vov3d_main(["convert", "vov3d_n", "--to", "slowfast", "-o", "back.pyth"]) == 0
+    tensors = torch.load("back.pyth", weights_only=True)["model_state"]
+    assert any(torch.equal(tensor, saved.head.fc.weight) for tensor in tensors.values())
 
 
 def test_what_is_none_stays_none(tmp_path):

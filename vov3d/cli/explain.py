@@ -37,7 +37,7 @@ def add_commands(commands: Any) -> None:
         help="name of the output to explain, or its number from 0 if none has that name; several are shown side by "
         "side (default: the best label)",
     )
-    p.add_argument("--method", choices=_METHODS, default=_METHODS[0], help="how the map is computed")
+    p.add_argument("--method", choices=_METHODS, default=_METHODS[0], help="how the map is made (default: hirescam)")
     p.add_argument("--layer", metavar="NAME", help="where it is taken, such as stages.1 (default: last stage but one)")
     p.add_argument("--occlusion", action="store_true", help="also print how much the output falls without each frame")
     p.add_argument("--topk", type=positive, default=3, metavar="K", help="labels to print (default: 3)")

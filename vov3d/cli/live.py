@@ -52,7 +52,9 @@ def add_commands(commands: Any) -> None:
     )
     p.add_argument("--realtime", action="store_true", help="read a file at its own speed, and drop late frames")
     p.add_argument("--size", metavar="HxW", help="rows and columns of raw frames from -")
-    p.add_argument("--stall", type=float, default=10.0, metavar="S", help="seconds until a silent source is reopened")
+    p.add_argument(
+        "--stall", type=float, default=10.0, metavar="S", help="seconds until a silent source is reopened (default: 10)"
+    )
     p.add_argument("--retries", type=int, default=8, metavar="N", help="attempts in a row that may fail (default: 8)")
     p.add_argument("--json", action="store_true", help="print one JSON object per label, one per line")
     p.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a video with the labels")

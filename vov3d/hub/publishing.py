@@ -29,7 +29,8 @@ def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:
 
     Args:
         name: A folder; a repository of the Hub, `"org/name"` or `"org/name@revision"`; either with its source in
-            front, `"local-dir:..."` or `"hf-hub:..."`; or a model or tag of `vov3d.list_pretrained`.
+            front, `"local-dir:..."` or `"hf-hub:..."`; or a model or tag of `vov3d.list_pretrained`. For a folder
+            with the name of a model give a `Path`, `"./x3d_s"` or `"local-dir:x3d_s"`.
         **kwargs: Arguments of `create_model`, such as `num_classes` or `features_only`, and `revision`, `token` and
             `cache_dir` for the Hub.
 
@@ -38,8 +39,8 @@ def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:
         ValueError: If it is a file, or its configuration does not describe a model of this package.
         vov3d.WeightsError: If weights cannot be found, read or fitted.
     """
-    name = str(name)
     source = _with_source(name)
+    name = str(name)
     try:
         return create_model(source, pretrained=True, **kwargs)
     except WeightsError as e:
@@ -48,11 +49,13 @@ def from_pretrained(name: str | Path, **kwargs: Any) -> nn.Module:
         raise WeightsError(f"{e}; and there is no folder {name} on this machine") from e
 
 
-def _with_source(name: str) -> str:
+def _with_source(name: str | Path) -> str:
     """Returns a name with its source in front, if it needs one."""
-    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or is_model(name):
-        return name
     path = Path(name).expanduser()
+    folder = isinstance(name, Path) and path.is_dir()  # also one with the name of a model
+    name = str(name)
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or (is_model(name) and not folder):
+        return name
     if path.is_dir():
         _check_folder(path)
         return f"local-dir:{path}"

@@ -47,13 +47,13 @@ def chosen_split(source: Path, split: str | None, there: Sequence[str]) -> str:
     if split is None and len(there) == 1:
         return there[0]
     asked = f"has no split {split!r}" if split else "has several splits"
-    raise SplitError(f"{source}: {asked}; say which with split={' or '.join(map(repr, there))}")
+    raise SplitError(f"{source}: {asked}; say which with {' or '.join(f'--split {name}' for name in there)}")
 
 
 def check_no_split(source: Path, split: str | None) -> None:
     """Raises SplitError if a split was asked for where there is only one set."""
     if split is not None:
-        raise SplitError(f"{source}: split={split!r} has no effect, there is only one set; leave it out")
+        raise SplitError(f"{source}: --split {split} has no effect, there is only one set; leave it out")
 
 
 # --- class folders ---------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def _of_task(
         own = tuple(map(tuple, head_names(task, own)))
     source, several = read_source(data, split or "", way, SimpleNamespace(), own, task.name, heads)
     if split is not None and not several:
-        raise ValueError(f"{data}: split={split!r} has no effect, there is only one set; leave it out")
+        raise ValueError(f"{data}: --split {split} has no effect, there is only one set; leave it out")
     if isinstance(source.files, list | tuple) and any(isinstance(file, Member) for file in source.files):
         raise ValueError(f"{data}: shards are for training; give a list of videos")
     found = task_of_data(task.name, source.classes, source.heads)
@@ -171,7 +171,7 @@ def _in_shards(
     """Returns the videos of shards."""
     tars, several = shards_of(data, split)
     if split is not None and not several:
-        raise ValueError(f"{data}: split={split!r} has no effect, there is only one set; leave it out")
+        raise ValueError(f"{data}: --split {split} has no effect, there is only one set; leave it out")
     source = read_shards(data, tars, None if names is None else tuple(names), labels_from)
     if names is None and source.classes == tuple(f"class {i}" for i in range(len(source.classes))):
         names = [f"class {index}" for index in range(num_classes)]

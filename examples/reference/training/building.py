@@ -1,8 +1,10 @@
 """Builds the network, the optimizer and the schedule of a recipe."""
 
+import logging
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,14 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 import vov3d
+from reference.data.layouts import class_key
 from reference.training.losses import Scale
 from vov3d.weights.tasks import SINGLE, Task, set_task, task_of
 
 COMPILER = "inductor"
 """Backend of `torch.compile` for `train.compile`."""
+
+_logger = logging.getLogger(__name__)
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -42,14 +47,15 @@ def check_compiler(device: torch.device) -> None:
         )
 
 
-def build_model(recipe: Any, num_classes: int, world: int, task: Task = SINGLE, scale: Scale | None = None) -> Any:
+def build_model(recipe: Any, names: Sequence[str], world: int, task: Task = SINGLE, scale: Scale | None = None) -> Any:
     """Builds the network, with the frames, the crop, the sampling and the task of the recipe in its `pretrained_cfg`.
 
-    A classifier of another task is replaced by a new one. That of a regression continues with scaled values.
+    A classifier of another task or of other classes is replaced by a new one. That of a regression continues with
+    scaled values.
 
     Args:
         recipe: The recipe.
-        num_classes: Number of outputs.
+        names: Names of the outputs.
         world: Number of processes.
         task: What the outputs mean.
         scale: Scale of the values of a regression.
@@ -61,7 +67,7 @@ def build_model(recipe: Any, num_classes: int, world: int, task: Task = SINGLE, 
             f"local-dir:{settings.name}" if saved else settings.name,
             settings.pretrained,
             checkpoint_path=settings.checkpoint or None,
-            num_classes=num_classes,
+            num_classes=len(names),
             drop_path_rate=settings.drop_path_rate,
             **({} if settings.drop_rate < 0 else {"drop_rate": settings.drop_rate}),
             **settings.args,
@@ -70,8 +76,11 @@ def build_model(recipe: Any, num_classes: int, world: int, task: Task = SINGLE, 
         given = ", ".join(f"{key}={value!r}" for key, value in settings.args.items())
         raise ValueError(f"{settings.name} cannot be built with model.args {given}: {error}") from error
     model.pretrained_cfg |= clip_settings(recipe.clip, model)
-    if task_of(model) != task:
-        model.reset_classifier(num_classes)
+    others = settings.pretrained and not _may_know(model, names)
+    if others:
+        _logger.warning("%s: its classifier is for other classes, the model has a fresh one", settings.name)
+    if others or task_of(model) != task:
+        model.reset_classifier(len(names))
         set_task(model, task)
     elif scale is not None:
         scale.put_into(model.get_classifier(), back=True)
@@ -85,6 +94,12 @@ def build_model(recipe: Any, num_classes: int, world: int, task: Task = SINGLE, 
     if settings.grad_checkpointing:
         model.set_grad_checkpointing()
     return model
+
+
+def _may_know(model: Any, names: Sequence[str]) -> bool:
+    """Returns whether the classifier may be for these classes, in this order, as far as it has names."""
+    known = vov3d.class_names(model)
+    return known is None or [class_key(name) for name in known] == [class_key(name) for name in names]
 
 
 def clip_settings(clip: Any, model: Any) -> dict[str, Any]:
