@@ -117,8 +117,7 @@ def main() -> None:
         batches, measured = DataLoader(drawn, shuffle=True, **loading), DataLoader(middle, **loading)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.05)
     updates = math.ceil(len(train) / args.batch)
-    steps = args.epochs * updates
-    warmup = min(updates, steps // 2) + 1
+    steps, warmup = args.epochs * updates, min(updates, args.epochs * updates // 2) + 1
     schedule = torch.optim.lr_scheduler.LambdaLR(  # linear warm-up, then half a cosine
         optimizer, lambda step: min((step + 1) / warmup, (1 + math.cos(math.pi * step / steps)) / 2)
     )
@@ -132,7 +131,6 @@ def main() -> None:
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.3f}")
         print(f"epoch {epoch}: {accuracy(model, measured, device):.1%} of {len(held_out)} held-out videos are right")
-
     vov3d.save_pretrained(model.cpu(), args.output, label_names=classes)
     if args.folder:  # so that reference.evaluate measures on the held-out videos alone
         with (args.output / "videos.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
