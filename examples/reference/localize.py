@@ -8,8 +8,8 @@
     python -m reference.localize predict film.mp4 --model runs/mine -o results.json
 
 Annotations are ActivityNet's JSON, a CSV as EPIC-Kitchens', or THUMOS's text (`reference.localization.annotations`).
-What is measured is ActivityNet's mAP at overlaps in time of 0.3 to 0.7. Segments end at cuts unless the features were
-made with `--across-cuts`. Without training, `examples/localize.py` labels with the classes of a model.
+What is measured is ActivityNet's mAP at overlaps in time of 0.3 to 0.7, or of `--tiou`. Segments end at cuts unless the
+features were made with `--across-cuts`. Without training, `examples/localize.py` labels with the classes of a model.
 Needs the extra `video`: `pip install 'vov3d[video]'`.
 """
 
@@ -35,7 +35,7 @@ from reference.localization.features import (
     read_features,
     videos_of,
 )
-from reference.localization.metrics import Found, Report, measure
+from reference.localization.metrics import TIOUS, Found, Report, measure
 from reference.localization.model import Head, as_results, find, load_head, read_results
 from reference.localization.shapes import EVERY, SECONDS, write_shapes
 from reference.localization.training import Plan, train
@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--model", type=Path, metavar="FOLDER", help="a trained head")
     which.add_argument("--found", type=Path, metavar="FILE", help="segments, in the form of ActivityNet's results")
     p.add_argument("--subset", default="validation", help="of the annotations (default: validation)")
+    p.add_argument("--tiou", type=_share, nargs="+", default=TIOUS, metavar="T", help="overlaps (default: 0.3 to 0.7)")
     p.add_argument("--output", type=Path, metavar="FILE", help="write what was found, in ActivityNet's form")
     p.set_defaults(run=_evaluate)
 
@@ -107,6 +108,17 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
     p.set_defaults(run=_predict)
     return parser
+
+
+def _share(text: str) -> float:
+    """Returns an overlap: a number above 0 and up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no overlap; give numbers above 0 and up to 1, such as 0.5 0.75")
+    return value
 
 
 def _device(args: argparse.Namespace) -> torch.device:
@@ -197,15 +209,18 @@ def _evaluate(args: argparse.Namespace) -> None:
         others = {one.video for one in found} - set(annotations.videos)
         if others:
             print(f"{args.found}: what is found in {len(others)} videos that are not of the subset is left out")
-        _report(annotations, [one for one in found if one.video not in others])
+        _report(annotations, [one for one in found if one.video not in others], args.tiou)
         return
     head = load_head(args.model).to(_device(args))
     features = _features(args)
     check_alike(head.settings.about, features.about, str(args.features))
     annotations, videos = _data(args, features, args.subset)
     check_labels(annotations, head.settings.labels, str(args.model))
+    weights = head.settings.about["weights"], features.about["weights"]
+    if weights[0] != weights[1]:
+        print(f"{args.features} is of weights {weights[1]}, {args.model} of {weights[0]}: they must be the same ones")
     found = _found(head, videos)
-    _report(annotations, found)
+    _report(annotations, found, args.tiou)
     if args.output:
         _write_json(args.output, as_results(found))
 
@@ -214,14 +229,14 @@ def _found(head: Head, videos: dict[str, Video]) -> list[Found]:
     return [segment for name, video in videos.items() for segment in find(head, video, name)]
 
 
-def _report(annotations: Annotations, found: Sequence[Found]) -> Report:
+def _report(annotations: Annotations, found: Sequence[Found], tious: Sequence[float] = TIOUS) -> Report:
     """Measures and prints."""
-    report = measure(annotations.segments, found)
+    report = measure(annotations.segments, found, tious)
     others = sum(one.label not in report.precision for one in found)
     if others:
         print(f"{others} segments found are of classes that the annotations do not hold, and do not count")
     print(f"{len(annotations.segments)} segments of {len(report.precision)} classes, {len(found)} found")
-    print("tIoU  " + "  ".join(f"{tiou:5.1f}" for tiou in report.tious) + "   mean")
+    print("tIoU  " + "  ".join(f"{tiou:5g}" for tiou in report.tious) + "   mean")
     print("mAP   " + "  ".join(f"{100 * value:5.1f}" for value in [*report.by_tiou, report.mean]))
     return report
 

@@ -114,6 +114,22 @@ def test_it_finds_what_is_plain_to_see(data, capsys, tmp_path):
     assert "30 segments of 2 classes" in capsys.readouterr().out
 
 
+def test_overlaps_that_are_asked_for_and_weights_that_differ(data, capsys, tmp_path):
+    other = write_features(tmp_path / "f.npz", read_features(data / "features.npz").videos, weights="other.pth")
+    argv = arguments(data, "--tiou", "0.5", "0.55", "0.95", features=other)
+    assert localize.main(["evaluate", *argv]) == 0
+    text = capsys.readouterr().out
+    assert f"f.npz is of weights other.pth, {data / 'head'} of vov3d_n: they must be the same ones" in text
+    assert text.splitlines()[-2].split() == ["tIoU", "0.5", "0.55", "0.95", "mean"]
+    measured = table(text)
+    assert len(measured) == 4
+    assert measured[0] >= measured[1] >= measured[2]
+    for share in ("50", "0", "half"):
+        with pytest.raises(SystemExit):
+            localize.main(["evaluate", *arguments(data, "--tiou", share)])
+        assert f"{share!r} is no overlap" in capsys.readouterr().err
+
+
 def test_no_segment_lies_across_a_cut(data):
     head = load_head(data / "head")
     for video in read_features(data / "features.npz").videos:
