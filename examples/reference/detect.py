@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("predict", parents=[common], help="label a video: CSV, picture and video with boxes")
     p.add_argument("video", type=Path)
+    p.add_argument("--fps", type=float, help="frames per second of a folder (default: 12); files have their own")
     p.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a trained detector")
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--boxes", type=Path, metavar="CSV", help="boxes of this video in AVA's format")
@@ -323,7 +324,7 @@ def _predict(args: argparse.Namespace) -> None:
             "--proposer-weights and --every are for a --proposer; --boxes name their key frames themselves"
         )
     detector = load_detector(args.model)
-    with Film(args.video, detector.settings) as film:
+    with Film(args.video, detector.settings, args.fps) as film:
         if args.boxes:
             film.take_boxes(args.boxes)
         else:

@@ -79,6 +79,7 @@ GOOD = "a,1,0.1,0.2,0.5,0.6"
         ("a,nan,0.1,0.2,0.5,0.6,1,0", "timestamp 'nan' is not a finite number"),
         ("a,1,0.5,0.2,0.1,0.6,1,0", "box 0.5,0.2,0.1,0.6 is not 0 <= x1 < x2 <= 1"),
         ("a,1,0.1,0.2,0.5,60,1,0", "box 0.1,0.2,0.5,60 is not 0 <= x1"),
+        ("a,1,10,20,50,60,1,0", "box 10,20,50,60 .*; where it is in pixels, divide x by the width"),
         (",1,0.1,0.2,0.5,0.6,1,0", "has no video_id"),
         (f"{GOOD},x,0", "action_id 'x' is not a whole number"),
         (f"{GOOD},,0", "has no action_id"),
@@ -117,6 +118,8 @@ def test_label_maps(tmp_path):
     (tmp_path / "labelmap.txt").write_text("12: stand\n3: carry/hold (an 'object')\n")
     for file in tmp_path.iterdir():
         assert read_label_map(file) == expected, file
+    (tmp_path / "d.pbtxt").write_text("item {\n  id: 1\n  name: 'say \"no\"'\n}\nitem { name: 'sit' id: 2 }\n")
+    assert read_label_map(tmp_path / "d.pbtxt") == {1: 'say "no"', 2: "sit"}
     for text, message in (
         ("", "holds no action"),
         ('item { name: "a" }', "line 1: expected name:"),
@@ -551,6 +554,20 @@ def test_the_held_out_part_is_read_before_the_training(tmp_path, capsys):
     (data / "val.csv").write_text(lines + (data / "train.csv").read_text())
     assert detect.main(run) == 0
     assert "2 held-out videos are trained on, as scene_0_00000: the mAP does not hold" in capsys.readouterr().out
+
+
+def test_key_frames_of_a_folder_are_at_its_own_rate(folder, tmp_path):
+    (tmp_path / "film").mkdir()
+    for number in range(12):
+        Image.new("RGB", (64, 64), (20 * number, 0, 0)).save(tmp_path / "film" / f"{number:03}.png")
+    write_rows(tmp_path / "boxes.csv", [Detection("film", 1.0, (0.1, 0.1, 0.6, 0.6), None, 0.9)])
+    own = load_detector(folder / "model").settings
+    for fps, frame in ((6, 6), (3, 3), (None, 11)):
+        with Film(tmp_path / "film", own, fps) as film:
+            film.take_boxes(tmp_path / "boxes.csv")
+            assert film.clip(0, own)[0, own.num_frames // 2, 0, 0] == 20 * frame
+    words = ["predict", str(folder / "data" / "videos" / "scene_1_00000.mp4"), "--model", str(folder / "model")]
+    assert detect.main([*words, "--boxes", str(folder / "data" / "val.csv"), "--fps", "25"]) == 1
 
 
 def test_people_are_looked_for_in_one_frame_at_a_time(folder, monkeypatch):

@@ -198,11 +198,11 @@ def _pbtxt(path: Path, text: str) -> Iterator[tuple[int, int, str]]:
         end = text.find("}", start)
         line += text.count("\n", at, start)
         block = text[start + 1 : end] if end >= 0 else ""
-        name = re.search(r'\bname:[ \t]*"([^"\n]*)"', block)
+        name = re.search(r"""\bname:[ \t]*(?:"([^"\n]*)"|'([^'\n]*)')""", block)
         number = re.search(r"\b(?:label_)?id:[ \t]*(\d{1,9})\b", block)
         if name is None or number is None:
             raise ValueError(f'{path}, line {line}: expected name: "..." and id: in {text[start : start + 80]!r}')
-        yield line, int(number[1]), name[1]
+        yield line, int(number[1]), name[1] or name[2] or ""
         line += text.count("\n", start, end)
         at = end
 
@@ -254,7 +254,8 @@ def _place(fields: list[str]) -> tuple[str, float, Box]:
     inside = all(-_BEYOND <= value <= 1 + _BEYOND for value in (x1, y1, x2, y2))
     x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in (x1, y1, x2, y2))
     if not (inside and x1 < x2 and y1 < y2):
-        raise ValueError(f"box {','.join(fields[2:6])} is not 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1")
+        hint = "" if inside else "; where it is in pixels, divide x by the width of the video and y by its height"
+        raise ValueError(f"box {','.join(fields[2:6])} is not 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1{hint}")
     return _video(fields[0]), _number("timestamp", fields[1]), (x1, y1, x2, y2)
 
 

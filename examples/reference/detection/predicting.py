@@ -22,6 +22,7 @@ class Film:
     Args:
         path: The video.
         settings: Settings of the detector.
+        fps: Frames per second of a folder; 12 if None.
 
     Attributes:
         actions: Numbers and names of the detector's actions.
@@ -33,9 +34,9 @@ class Film:
         vov3d.video.VideoError: If the video cannot be read.
     """
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: Settings, fps: float | None = None) -> None:
         self.path = path
-        self.reader = VideoReader(path)
+        self.reader = VideoReader(path, fps=fps)
         self.actions = dict(zip(settings.ids, settings.actions, strict=True))
         self.moments: list[Moment] = []
         self.excluded: set[tuple[str, float]] = set()
