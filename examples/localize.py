@@ -97,6 +97,7 @@ def look_over(
     seconds: float | None,
     pictures: bool = False,
     across_cuts: bool = False,
+    fps: float | None = None,
 ) -> Timeline:
     """Slides a window over a video.
 
@@ -107,21 +108,26 @@ def look_over(
         seconds: Length of the window, for models that take their frames from equal segments.
         pictures: Keeps some frames for a picture.
         across_cuts: Lets windows lie across cuts.
+        fps: Frames per second of a folder; 12 if None.
 
     Raises:
         ValueError: As `VideoClassifier.scores_over`.
         VideoError: If it cannot be read.
     """
-    found = list(classifier.scores_over(video, every, seconds, across_cuts))
+    found = list(classifier.scores_over(video, every, seconds, across_cuts, fps))
     spans = np.array([(window.start, window.end) for window in found])
     scores = torch.stack([window.values for window in found]).numpy()
     shots = np.array([window.shot for window in found])
-    shown = _pictures(video) if pictures else []
+    shown = _pictures(video, fps) if pictures else []
     return _timeline(every, found[0].duration, spans, scores, np.ones(len(spans)), shots, shown)
 
 
 def stream_over(
-    classifier: StreamClassifier, video: str | Path, pictures: bool = False, across_cuts: bool = False
+    classifier: StreamClassifier,
+    video: str | Path,
+    pictures: bool = False,
+    across_cuts: bool = False,
+    fps: float | None = None,
 ) -> Timeline:
     """Takes a video frame by frame, at the rate of the model's clips; a step's scores are of the last `window` frames.
 
@@ -133,25 +139,26 @@ def stream_over(
         video: The file, or any other source of `VideoReader`.
         pictures: Keeps some frames for a picture.
         across_cuts: Lets the stream go on across cuts.
+        fps: Frames per second of a folder; 12 if None.
 
     Raises:
         VideoError: If it cannot be read.
     """
     length = classifier.stream.window
-    with VideoReader(video) as reader:
-        fps, count = steady_rate(reader)
-        hop = max(round(fps / classifier.fps), 1)
+    with VideoReader(video, fps=fps) as reader:
+        rate, count = steady_rate(reader)
+        hop = max(round(rate / classifier.fps), 1)
         rows, spans, shots = list[np.ndarray](), list[tuple[float, float]](), list[float]()
         for shot, end, scores in _streamed(classifier, steady_frames(reader), hop, across_cuts):
             rows.append(scores)
             for number in range(len(scores)):
                 first, behind = max(number + 1 - length, 0) * hop, (number + 1) * hop
-                spans.append(((shot + first) / fps, min(shot + behind, end) / fps))
-            shots += [shot / fps] * len(scores)
+                spans.append(((shot + first) / rate, min(shot + behind, end) / rate))
+            shots += [shot / rate] * len(scores)
     windows, ends = np.concatenate(rows), np.array(spans)
-    seen = np.maximum((ends[:, 1] - ends[:, 0]) * fps / hop / length, 1e-3)  # what saw few frames counts less
-    shown = _pictures(video) if pictures else []
-    return _timeline(hop / fps, count / fps, ends, windows, seen, np.array(shots), shown)
+    seen = np.maximum((ends[:, 1] - ends[:, 0]) * rate / hop / length, 1e-3)  # what saw few frames counts less
+    shown = _pictures(video, fps) if pictures else []
+    return _timeline(hop / rate, count / rate, ends, windows, seen, np.array(shots), shown)
 
 
 def _streamed(
@@ -184,14 +191,14 @@ def _streamed(
     classifier.reset()
 
 
-def _pictures(video: str | Path) -> list[tuple[float, np.ndarray]]:
+def _pictures(video: str | Path, fps: float | None) -> list[tuple[float, np.ndarray]]:
     """Returns small frames at equal distances, with their times."""
 
     def small(frame: torch.Tensor) -> torch.Tensor:
         less = -(-max(frame.shape[1:]) // 160)
         return frame[:, ::less, ::less].permute(1, 2, 0)
 
-    with VideoReader(video) as reader:
+    with VideoReader(video, fps=fps) as reader:
         times = [(number + 0.5) * reader.duration / _SHOWN for number in range(_SHOWN)]
         frames = reader.read(reader.at_times(times), small).numpy()
     return list(zip(times, frames, strict=True))
@@ -378,6 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--streaming", action="store_true", help="take every frame once; best with a causal model")
     parser.add_argument("--every", type=span, metavar="S", help="between windows, as 0.5, 0.5s, 500ms (default: 0.2)")
+    parser.add_argument("--fps", type=float, help="frames per second of a folder (default: 12); files have their own")
     parser.add_argument("--across-cuts", action="store_true", help="windows and segments may lie across cuts")
     parser.add_argument("--threshold", type=float, default=0.3, help="score that a label must reach (default: 0.3)")
     parser.add_argument("--min-length", type=float, metavar="S", help="of the shortest segment (default: the window's)")
@@ -402,19 +410,19 @@ def _localize(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"{option} {value:g} would have no effect: a stream has the window and the rate of its model"
             )
-    target = device(args.device) if args.device else best_device()
+    target, pictures = device(args.device) if args.device else best_device(), args.picture is not None
     if args.streaming:
         stream = _stream_of(args, target)
         stream.task.require(f"localizing, with {args.model},", "single")
         names = stream.class_names
-        timeline = stream_over(stream, args.video, args.picture is not None, args.across_cuts)
+        timeline = stream_over(stream, args.video, pictures, args.across_cuts, args.fps)
     else:
         model = load_model(args.model, args.checkpoint, target, args.device is not None)
         classifier = VideoClassifier(model.network, class_names=model.names)
         classifier.task.require(f"localizing, with {args.model},", "single")
         names = classifier.class_names
         every = args.every or 0.2
-        timeline = look_over(classifier, args.video, every, args.seconds, args.picture is not None, args.across_cuts)
+        timeline = look_over(classifier, args.video, every, args.seconds, pictures, args.across_cuts, args.fps)
     segments = segments_of(timeline, names, args.threshold, args.min_length)
     content = {"video": str(args.video), "model": args.model, "duration": round(timeline.duration, 3)}
     content |= {"threshold": args.threshold, "min_length": args.min_length}

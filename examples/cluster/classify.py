@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from cluster import results
 from cluster.decoding import Decoding
-from cluster.inputs import collect
+from cluster.inputs import collect, is_whole
 from cluster.stages import Decode, Model, Modelling, Write, names_table
 from vov3d.cli.arguments import positive, shard, span
 from vov3d.extras import install
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--rows", type=positive, default=1000, metavar="N", help="videos of a file of results (default: 1000)"
     )
+    out.add_argument("--retry-broken", action="store_true", help="do videos again whose row is an error")
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="vov3d_n", metavar="NAME", help="model.tag, folder, or exported file")
     model.add_argument("--checkpoint", metavar="FILE", help="weights (default: those of the tag)")
@@ -130,8 +131,12 @@ def _classify(args: argparse.Namespace) -> int:
     modelling = _modelling(args)
     # with Ray a small look at the model, here it is the one that is used
     model = Model(modelling if args.no_ray else replace(modelling, device="cpu"))
-    job = _job(args, modelling, model)
-    todo = results.left(videos, results.done(args.output))
+    job = _job(args, modelling, model, None if all(map(is_whole, videos)) else os.getcwd())
+    finished = results.done(args.output)
+    if args.retry_broken:
+        print(f"classify: {results.forget_broken(args.output, videos)} broken videos are done again", file=sys.stderr)
+        finished = results.done(args.output)
+    todo = results.left(videos, finished)
     job = replace(job, videos=todo)
     if len(todo) < len(videos):
         print(f"classify: {len(videos) - len(todo)} of {len(videos)} videos are done", file=sys.stderr)
@@ -197,11 +202,11 @@ def _modelling(args: argparse.Namespace) -> Modelling:
     )
 
 
-def _job(args: argparse.Namespace, modelling: Modelling, model: Model) -> Job:
-    """Returns what the stages need, without videos, after a check of the folder of results."""
+def _job(args: argparse.Namespace, modelling: Modelling, model: Model, start: str | None) -> Job:
+    """Returns what the stages need, without videos, after a check of the folder of results; `start` as for `begin`."""
     kept = ("views", "frames", "stride", "topk", "threshold", "embedding", "checkpoint", "antialias")
     settings = {"model": model.name, "weights": model.digest, **{key: getattr(modelling, key) for key in kept}}
-    results.begin(args.output, settings)
+    results.begin(args.output, settings, start)
     wanted = ("num_frames", "frame_stride", "sampling", "input_size", "test_input_size", "mean", "std", "interpolation")
     cfg = {key: model.cfg[key] for key in wanted if key in model.cfg}
     decoding = Decoding(cfg, model.clips, model.crops, args.timeout, os.getcwd(), args.backend, modelling.antialias)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vov3d.extras import install
 from vov3d.video import VIDEO_ENDINGS, looks_like_video
+from vov3d.video.sources import is_address
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -33,6 +34,11 @@ def is_remote(name: str) -> bool:
     """Returns True for an address of an object store; False for a local path and for http(s) addresses."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", name)
     return scheme is not None and scheme[1].lower() not in ("http", "https")
+
+
+def is_whole(name: str) -> bool:
+    """Returns True for a name that means the same in every folder: an address, or a path from the root."""
+    return os.path.isabs(name) or is_address(name) or is_remote(name)
 
 
 def read_remote(address: str) -> bytes:

@@ -14,6 +14,7 @@ from vov3d.files import replacing
 
 SETTINGS = "_settings.json"  # readers of Parquet folders pass over such names
 _PARTS = "part-*.parquet"
+_START = "start"  # in the settings: the folder that names of videos start from
 
 
 def schema(embedding: bool) -> pa.Schema:
@@ -46,29 +47,46 @@ def text_of(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def begin(folder: Path, settings: Mapping[str, Any]) -> None:
+def begin(folder: Path, settings: Mapping[str, Any], start: str | None = None) -> None:
     """Makes the folder of results, or checks that those in it were made with the same settings.
 
+    Args:
+        folder: The folder.
+        settings: All that the rows depend on.
+        start: The folder that names of videos start from; None where all are whole.
+
     Raises:
-        ValueError: If they were not; the message names what differs.
+        ValueError: If they were not, or their names start from another folder; the message names what differs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / SETTINGS
     wanted = json.loads(json.dumps(settings))
-    if not file.exists():
-        if any(folder.glob(_PARTS)):
-            raise ValueError(f"{folder}: has results without {SETTINGS}, which says how they were made; name another")
+    found: dict[str, Any] = {}
+    if file.exists():
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file}: is damaged ({error}); name another folder") from error
+        _check(folder, wanted, found, start)
+    elif any(folder.glob(_PARTS)):
+        raise ValueError(f"{folder}: has results without {SETTINGS}, which says how they were made; name another")
+    content = wanted | ({_START: found.get(_START) or start} if found.get(_START) or start else {})
+    if content != found:
         with replacing(file) as draft:
-            draft.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        return
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: is damaged ({error}); name another folder") from error
-    other = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]
+            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _check(folder: Path, wanted: Mapping[str, Any], found: Mapping[str, Any], start: str | None) -> None:
+    other = [key for key in sorted({*wanted, *found} - {_START}) if wanted.get(key) != found.get(key)]
     if other:
         changes = ", ".join(f"{key} {found.get(key)!r} and not {wanted.get(key)!r}" for key in other)
         raise ValueError(f"{folder}: holds results made with {changes}; name another folder")
+    if start and found.get(_START, start) != start:
+        raise ValueError(
+            f"{folder}: holds rows of videos that are named from {found[_START]}, so the same names here, in {start}, "
+            f"may be others; start the command there, or name another folder. If {found[_START]} was moved here, say "
+            f"so in {SETTINGS}"
+        )
 
 
 def done(folder: Path) -> set[str]:
@@ -122,6 +140,24 @@ def remove_repeats(folder: Path) -> int:
         for path in paths:
             keep.append(path not in seen)
             seen.add(path)
+        if not all(keep):
+            _keep(file, keep)
+            removed += len(keep) - sum(keep)
+    return removed
+
+
+def forget_broken(folder: Path, videos: Iterable[str]) -> int:
+    """Removes the rows of broken videos, so that they are done again; returns how many.
+
+    Args:
+        folder: The folder.
+        videos: Those that are meant; rows of others stay.
+    """
+    meant, removed = {text_of(video) for video in videos}, 0
+    for file in _parts(folder):
+        table = pq.read_table(file, columns=["path", "error"])
+        columns = zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
+        keep = [error is None or path not in meant for path, error in columns]
         if not all(keep):
             _keep(file, keep)
             removed += len(keep) - sum(keep)

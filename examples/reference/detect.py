@@ -119,11 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--model", type=Path, metavar="FOLDER", help="a trained detector")
     which.add_argument("--found", type=Path, metavar="CSV", help="detections to measure")
     p.add_argument("--boxes", type=Path, metavar="CSV", help="proposals, in place of the true boxes")
+    p.add_argument("--box-score", type=float, metavar="S", help="least score of a proposal, 0.8 in most papers on AVA")
+    p.add_argument("--only", type=Path, metavar="FILE", help="label map of the actions that count, as 60 of AVA's 80")
     p.add_argument("--output", type=Path, metavar="CSV", help="write the detections to this file")
     p.set_defaults(run=_evaluate)
 
     p = commands.add_parser("predict", parents=[common], help="label a video: CSV, picture and video with boxes")
     p.add_argument("video", type=Path)
+    p.add_argument("--fps", type=float, help="frames per second of a folder (default: 12); files have their own")
     p.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a trained detector")
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--boxes", type=Path, metavar="CSV", help="boxes of this video in AVA's format")
@@ -153,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
 def _train(args: argparse.Namespace) -> None:
     if not 0 <= args.max_broken <= 1 or not 0 < args.lr < float("inf"):
         raise ValueError("--max-broken is a share from 0 to 1, --lr a number above 0")
+    if args.interval is not None and not 0 < args.interval < float("inf"):
+        raise ValueError(f"--interval is {args.interval:g}: give the seconds between two frames, above 0")
     if args.from_scratch and args.checkpoint:
         raise ValueError("--from-scratch and --checkpoint exclude each other")
     if any((args.output / name).exists() for name in (CHECKPOINT, FORMER)) and not args.resume:
@@ -171,14 +176,17 @@ def _train(args: argparse.Namespace) -> None:
         checkpoint_path=args.checkpoint,
     )
     args.output.mkdir(parents=True, exist_ok=True)
-    data = _data(args, "train", detector)
+    data, held_out = _data(args, "train", detector), _data(args, "val", detector)
+    both = {moment.video for moment in data.moments} & {moment.video for moment in held_out.moments}
+    if both:
+        print(f"{len(both)} held-out videos are trained on, as {min(both)}: the mAP does not hold for other videos")
     plan = Plan(args.epochs, args.batch, args.lr, workers=args.workers, max_broken=args.max_broken)
     boxes = sum(len(moment.boxes) for moment in data.moments)
     print(f"{args.backbone}, stride {detector.settings.output_stride}: {len(data.moments)} key frames, {boxes} boxes")
     spent = train(detector, data, plan, args.output, target)
     detector.save(args.output / "model")
     print(f"trained in {spent['seconds'] / 60:.1f} minutes on {target}: {args.output / 'model'}")
-    report = _measured(detector, _data(args, "val", detector), target, args.workers)[0]
+    report = _measured(detector, held_out, target, args.workers)[0]
     (args.output / "results.json").write_text(json.dumps(report | spent, indent=2) + "\n")
 
 
@@ -209,29 +217,64 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.found:
         if args.data == SCENES or args.boxes or args.output:
             raise ValueError("--found is measured as it is, on a folder of videos: leave --boxes and --output out")
+        _check_box_score(args)
         actions = _actions(args)
         truth = read_annotations(find_annotations(Path(args.data), "val"), actions)
         found = read_detections(args.found, actions)
-        _report(truth, found, actions, excluded_of(Path(args.data), "val"))
+        _report(truth, found, _counted(args, actions), excluded_of(Path(args.data), "val"))
         return
+    _check_box_score(args)
     detector = load_detector(args.model)
     data = _data(args, "val", detector)
-    if list(data.actions) != list(detector.settings.ids):
-        raise ValueError(
-            f"{args.model} knows the actions {detector.settings.ids}, {args.data} has {list(data.actions)}"
-        )
-    _, found = _measured(detector, data, _device(args), args.workers, args.boxes)
+    _check_actions(args, data.actions, dict(zip(detector.settings.ids, detector.settings.actions, strict=True)))
+    counted = _counted(args, data.actions)
+    _, found = _measured(detector, data, _device(args), args.workers, args.boxes, args.box_score, counted)
     if args.output:
         write_rows(args.output, found)
 
 
+def _check_box_score(args: argparse.Namespace) -> None:
+    if args.box_score is not None and not args.boxes:
+        raise ValueError("--box-score is for proposals: give --boxes too, or leave it out")
+    if args.box_score is not None and not 0 <= args.box_score <= 1:
+        raise ValueError(f"--box-score is {args.box_score:g}: scores are from 0 to 1")
+
+
+def _check_actions(args: argparse.Namespace, actions: dict[int, str], known: dict[int, str]) -> None:
+    """Raises ValueError if a detector knows other actions than the data has, or the same under other numbers."""
+    if list(actions) != list(known):
+        raise ValueError(f"{args.model} knows the actions {tuple(known)}, {args.data} has {list(actions)}")
+    for number, name in actions.items():
+        if " ".join(name.casefold().split()) != " ".join(known[number].casefold().split()):
+            raise ValueError(
+                f"action {number} is {known[number]!r} in {args.model} and {name!r} in {args.data}: give the label map "
+                "of the training with --actions FILE, and annotations that follow it"
+            )
+
+
+def _counted(args: argparse.Namespace, actions: dict[int, str]) -> dict[int, str]:
+    """Returns the actions that are measured, all unless some are chosen."""
+    if not args.only:
+        return actions
+    only = read_label_map(args.only)
+    if unknown := sorted(only.keys() - actions.keys()):
+        raise ValueError(f"{args.only}: action {unknown[0]}, {only[unknown[0]]!r}, is not among those of the data")
+    return {number: name for number, name in actions.items() if number in only}
+
+
 def _measured(
-    detector: Detector, data: Moments, target: torch.device, workers: int, boxes: Path | None = None
+    detector: Detector,
+    data: Moments,
+    target: torch.device,
+    workers: int,
+    boxes: Path | None = None,
+    least: float | None = None,
+    counted: dict[int, str] | None = None,
 ) -> tuple[dict[str, Any], list[Detection]]:
     """Measures the mAP of a detector on true or on proposed boxes; returns it with the detections."""
     truth = annotations_of(data.moments)
     if boxes:
-        proposed, videos = read_boxes(boxes), {m.video for m in data.moments}
+        proposed, videos = read_boxes(boxes, least), {m.video for m in data.moments}
         none = np.zeros((0, 4), np.float32)
         # boxes in frames without an annotation count as well, as false positives
         frames = dict.fromkeys((m.video, m.timestamp) for m in data.moments)
@@ -243,7 +286,7 @@ def _measured(
         if not any(len(moment.boxes) for moment in data.moments):
             raise ValueError(f"{boxes}: has no box in any of the {len(data.moments)} key frames of the data")
     found = score_boxes(detector, data, target, workers=workers)
-    return _report(truth, found, data.actions, data.excluded), found
+    return _report(truth, found, counted or data.actions, data.excluded), found
 
 
 def _report(
@@ -251,6 +294,9 @@ def _report(
 ) -> dict[str, Any]:
     """Prints the average precision of each action and returns the measurements."""
     values = frame_ap(truth, found, actions, excluded=excluded)
+    left = len({row.action for row in truth} - actions.keys() - {None})
+    if left:
+        print(f"{len(actions)} actions count, {left} others of the annotations do not")
     mean = mean_ap(values)
     width = max(map(len, actions.values()))
     for action, value in values.items():
@@ -271,12 +317,14 @@ def _report(
 
 
 def _predict(args: argparse.Namespace) -> None:
+    if not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold is {args.threshold:g}: scores are from 0 to 1")
     if args.boxes and (args.proposer_weights or args.every):
         raise ValueError(
             "--proposer-weights and --every are for a --proposer; --boxes name their key frames themselves"
         )
     detector = load_detector(args.model)
-    with Film(args.video, detector.settings) as film:
+    with Film(args.video, detector.settings, args.fps) as film:
         if args.boxes:
             film.take_boxes(args.boxes)
         else:

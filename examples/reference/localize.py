@@ -8,8 +8,8 @@
     python -m reference.localize predict film.mp4 --model runs/mine -o results.json
 
 Annotations are ActivityNet's JSON, a CSV as EPIC-Kitchens', or THUMOS's text (`reference.localization.annotations`).
-What is measured is ActivityNet's mAP at overlaps in time of 0.3 to 0.7. Segments end at cuts unless the features were
-made with `--across-cuts`. Without training, `examples/localize.py` labels with the classes of a model.
+What is measured is ActivityNet's mAP at overlaps in time of 0.3 to 0.7, or of `--tiou`. Segments end at cuts unless the
+features were made with `--across-cuts`. Without training, `examples/localize.py` labels with the classes of a model.
 Needs the extra `video`: `pip install 'vov3d[video]'`.
 """
 
@@ -25,9 +25,17 @@ import torch
 
 import vov3d
 from reference.evaluation.models import best_device
-from reference.localization.annotations import Annotations, check_labels, checked, read_annotations
-from reference.localization.features import Features, Video, check_alike, lengths, read_features, videos_of
-from reference.localization.metrics import Found, Report, measure
+from reference.localization.annotations import Annotations, check_labels, checked, other_lengths, read_annotations
+from reference.localization.features import (
+    Features,
+    Video,
+    check_alike,
+    lengths,
+    name_of,
+    read_features,
+    videos_of,
+)
+from reference.localization.metrics import TIOUS, Found, Report, measure
 from reference.localization.model import Head, as_results, find, load_head, read_results
 from reference.localization.shapes import EVERY, SECONDS, write_shapes
 from reference.localization.training import Plan, train
@@ -35,7 +43,8 @@ from vov3d.cli import main as vov3d_command
 from vov3d.cli.arguments import check_output, device, positive, show_warnings
 from vov3d.files import replacing
 from vov3d.models.names import model_name
-from vov3d.video import VideoClassifier
+from vov3d.video import VideoClassifier, VideoError
+from vov3d.video.sources import is_file
 
 SHAPES = "shapes"
 
@@ -86,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--model", type=Path, metavar="FOLDER", help="a trained head")
     which.add_argument("--found", type=Path, metavar="FILE", help="segments, in the form of ActivityNet's results")
     p.add_argument("--subset", default="validation", help="of the annotations (default: validation)")
+    p.add_argument("--tiou", type=_share, nargs="+", default=TIOUS, metavar="T", help="overlaps (default: 0.3 to 0.7)")
     p.add_argument("--output", type=Path, metavar="FILE", help="write what was found, in ActivityNet's form")
     p.set_defaults(run=_evaluate)
 
@@ -93,10 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder of frames, or http(s) address")
     p.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a trained head")
     p.add_argument("--checkpoint", metavar="FILE", help="weights of the backbone, if they are not those of its tag")
+    p.add_argument("--fps", type=float, help="frames per second of folders (default: 12); files have their own")
     p.add_argument("--threshold", type=float, default=0.3, help="score of what is printed (default: 0.3)")
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
     p.set_defaults(run=_predict)
     return parser
+
+
+def _share(text: str) -> float:
+    """Returns an overlap: a number above 0 and up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no overlap; give numbers above 0 and up to 1, such as 0.5 0.75")
+    return value
 
 
 def _device(args: argparse.Namespace) -> torch.device:
@@ -161,9 +183,11 @@ def _data(args: argparse.Namespace, features: Features, subset: str) -> tuple[An
     if len(videos) < len(part.videos):
         print(f"{len(part.videos) - len(videos)} of {len(part.videos)} videos have no features and are left out")
     segments = tuple(one for one in part.segments if one.video in videos)
-    known = Annotations(tuple(videos), segments, every.labels, notes=part.notes)
+    known = Annotations(tuple(videos), segments, every.labels, part.durations, notes=part.notes)
     found = checked(known, args.annotations, args.mend, lengths(videos))
-    for note in found.notes:
+    if not found.segments:
+        raise ValueError(f"{args.annotations}: has no segment for the {len(videos)} videos of subset {subset!r}")
+    for note in (*found.notes, *other_lengths(known, lengths(videos))):
         print(f"{args.annotations}: {note}")
     return found, videos
 
@@ -185,15 +209,18 @@ def _evaluate(args: argparse.Namespace) -> None:
         others = {one.video for one in found} - set(annotations.videos)
         if others:
             print(f"{args.found}: what is found in {len(others)} videos that are not of the subset is left out")
-        _report(annotations, [one for one in found if one.video not in others])
+        _report(annotations, [one for one in found if one.video not in others], args.tiou)
         return
     head = load_head(args.model).to(_device(args))
     features = _features(args)
     check_alike(head.settings.about, features.about, str(args.features))
     annotations, videos = _data(args, features, args.subset)
     check_labels(annotations, head.settings.labels, str(args.model))
+    weights = head.settings.about["weights"], features.about["weights"]
+    if weights[0] != weights[1]:
+        print(f"{args.features} is of weights {weights[1]}, {args.model} of {weights[0]}: they must be the same ones")
     found = _found(head, videos)
-    _report(annotations, found)
+    _report(annotations, found, args.tiou)
     if args.output:
         _write_json(args.output, as_results(found))
 
@@ -202,14 +229,14 @@ def _found(head: Head, videos: dict[str, Video]) -> list[Found]:
     return [segment for name, video in videos.items() for segment in find(head, video, name)]
 
 
-def _report(annotations: Annotations, found: Sequence[Found]) -> Report:
+def _report(annotations: Annotations, found: Sequence[Found], tious: Sequence[float] = TIOUS) -> Report:
     """Measures and prints."""
-    report = measure(annotations.segments, found)
+    report = measure(annotations.segments, found, tious)
     others = sum(one.label not in report.precision for one in found)
     if others:
         print(f"{others} segments found are of classes that the annotations do not hold, and do not count")
     print(f"{len(annotations.segments)} segments of {len(report.precision)} classes, {len(found)} found")
-    print("tIoU  " + "  ".join(f"{tiou:5.1f}" for tiou in report.tious) + "   mean")
+    print("tIoU  " + "  ".join(f"{tiou:5g}" for tiou in report.tious) + "   mean")
     print("mAP   " + "  ".join(f"{100 * value:5.1f}" for value in [*report.by_tiou, report.mean]))
     return report
 
@@ -231,17 +258,38 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     check_output(args.output)
+    _check_videos(args.videos, args.fps)
     head = load_head(args.model).to(_device(args))
     classifier = _backbone(head.settings.about, args)
-    found: list[Found] = []
+    found, broken = list[Found](), list[str]()
     for path in args.videos:
-        video = embedded(classifier, head.settings.about, path)
+        try:
+            video = embedded(classifier, head.settings.about, path, args.fps)
+        except VideoError as error:
+            broken.append(str(error))
+            continue
         part = find(head, video, video.name)
         for one in sorted(part, key=lambda segment: segment.start):
             if one.score >= args.threshold:
                 print(f"{path}  {one.start:9.2f} {one.end:9.2f}  {one.score:4.0%}  {one.label}")
         found += part
-    _write_json(args.output, as_results(found))
+    if len(broken) < len(args.videos):
+        _write_json(args.output, as_results(found))
+    if broken:
+        written = "nothing was written" if len(broken) == len(args.videos) else f"{args.output} holds the others"
+        raise RuntimeError(f"{len(broken)} of {len(args.videos)} videos cannot be read; {written}: {'; '.join(broken)}")
+
+
+def _check_videos(videos: Sequence[str], fps: float | None) -> None:
+    """Refuses videos that results could not tell apart, and a rate that no video would take."""
+    first: dict[str, str] = {}
+    for path in videos:
+        if path != first.setdefault(name_of(path), path):
+            raise ValueError(f"{first[name_of(path)]} and {path} have one name in the results: predict one at a time")
+        if videos.count(path) > 1:
+            raise ValueError(f"{path} is given {videos.count(path)} times")
+    if fps is not None and all(map(is_file, videos)):
+        raise ValueError("--fps is for folders of frames, and each video is a file, which has its own rate")
 
 
 def _backbone(about: dict[str, str], args: argparse.Namespace) -> VideoClassifier:
@@ -261,10 +309,11 @@ def _backbone(about: dict[str, str], args: argparse.Namespace) -> VideoClassifie
     return VideoClassifier(model, views=about["views"], num_frames=frames, stride=stride)
 
 
-def embedded(classifier: VideoClassifier, about: dict[str, str], path: str) -> Video:
-    """Computes the features of a video in the way of those of the training."""
+def embedded(classifier: VideoClassifier, about: dict[str, str], path: str, fps: float | None = None) -> Video:
+    """Computes the features of a video in the way of those of the training; `fps` is that of a folder of frames."""
     seconds = float(about["window"]) if classifier.model.pretrained_cfg["sampling"] == "segment" else None
-    windows = list(classifier.embeddings_over(path, float(about["every"]), seconds, about["cuts"] == "crossed"))
+    across, rate = about["cuts"] == "crossed", None if is_file(path) else fps
+    windows = list(classifier.embeddings_over(path, float(about["every"]), seconds, across, rate))
     begins = sorted({window.shot for window in windows})
     ends = dict(zip(begins, [*begins[1:], windows[0].duration], strict=True))
     shots = np.array([(window.shot, ends[window.shot]) for window in windows])

@@ -361,6 +361,39 @@ def test_vectors_of_windows_wait_on_disk(tmp_path: Path) -> None:
     assert _kept.Rows(0, [1, 2, 3, 4], [0, 0, 2.5, 3.5], 9.0).shot_ends() == [2.5, 2.5, 3.5, 9.0]
 
 
+def test_a_video_that_was_away_does_not_come_back_with_rows_of_another(tmp_path: Path) -> None:
+    def add(kept, name: str, value: int, count: int) -> None:
+        (tmp_path / name).write_text(name)
+        vector = torch.full((3,), float(value))
+        kept.add_windows(str(tmp_path / name), (vov3d.video.Window(i, i + 1, 0.0, 9.0, vector) for i in range(count)))
+
+    def opened():
+        return _kept.KeptRows(tmp_path / "v.npz", {"every": "1"})
+
+    with opened() as kept:
+        add(kept, "a", 1, 2)
+        add(kept, "b", 2, 3)
+        add(kept, "c", 3, 1)
+    (tmp_path / "b").rename(tmp_path / "away")
+    (tmp_path / "c").rename(tmp_path / "away too")
+    with opened() as kept:
+        add(kept, "d", 4, 2)  # where those of b were
+    (tmp_path / "away").rename(tmp_path / "b")
+    with opened() as kept:
+        assert [Path(name).name for name in kept.rows] == ["a", "d"]
+        add(kept, "b", 5, 1)
+    with opened() as kept:
+        found = {Path(name).name: b"".join(kept.vectors_of(name)) for name in kept.rows}
+    expected = {"a": (1, 2), "d": (4, 2), "b": (5, 1)}
+    assert found == {name: np.full((n, 3), value, np.float32).tobytes() for name, (value, n) in expected.items()}
+
+
+def test_windows_of_a_video_given_twice_are_there_once(capsys, clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "v.npz"
+    assert run(capsys, *[str(clips / "b.mp4")] * 2, "-o", str(out), *EVERY)[0] == 0
+    assert (np.diff(rows(out)["times"]) > 0).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from cluster import classify, results
 from cluster.decoding import Decoder, Decoding, decode
-from cluster.inputs import collect, is_remote
+from cluster.inputs import collect, is_remote, is_whole
 from cluster.plan import Cluster, plan, rates_of
 from cluster.plan import main as plan_main
 from cluster.stages import Decode, Model, Modelling, Write, names_table
@@ -122,6 +122,34 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     results.begin(tmp_path, {"model": "x", "views": "1x1"})
     with pytest.raises(ValueError, match="views '1x1' and not '2x3'"):
         results.begin(tmp_path, {"model": "x", "views": "2x3"})
+
+
+def test_names_from_another_folder_are_not_taken_for_done(tmp_path: Path) -> None:
+    made = {"model": "x"}
+    results.begin(tmp_path, made)  # of whole names, or before it was noted
+    for start in ("/day1", None, "/day1"):
+        results.begin(tmp_path, made, start)
+    with pytest.raises(ValueError, match=r"named from /day1, so the same names here, in /day2, may be others"):
+        results.begin(tmp_path, made, "/day2")
+    results.begin(tmp_path, made)
+    with pytest.raises(ValueError, match="/day1"):
+        results.begin(tmp_path, made, "/day2")
+    with pytest.raises(ValueError, match="model 'x' and not 'y'; name another folder"):
+        results.begin(tmp_path, {"model": "y"}, "/day1")
+
+
+@pytest.mark.parametrize(("name", "whole"), [("a.mp4", 0), ("/a.mp4", 1), ("s3://b/a.mp4", 1), ("http://h/a.mp4", 1)])
+def test_whole_names(name: str, whole: bool) -> None:
+    assert is_whole(name) == whole
+
+
+def test_rows_of_broken_videos_are_removed(tmp_path: Path) -> None:
+    table = rows(["a", "b", "c"])
+    found = table.set_column(table.column_names.index("error"), "error", pa.array(["x", None, "x"], pa.string()))
+    results.write(tmp_path, found)
+    results.write(tmp_path, rows(["d"]))
+    assert results.forget_broken(tmp_path, ["a", "b", "d", "e"]) == 2
+    assert results.done(tmp_path) == {"b", "c"}
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -271,6 +299,18 @@ def test_a_stopped_run_continues_and_a_whole_one_does_nothing(tmp_path, monkeypa
     assert {file: file.stat().st_mtime_ns for file in Path("out").iterdir()} == files
     summary = json.loads(Path("out/_summary.json").read_text())
     assert summary["videos"] == 8 - kept
+    Path("elsewhere/videos").mkdir(parents=True)
+    write_video(Path("elsewhere/videos/1.mp4"), num_frames=10)
+    with monkeypatch.context() as patched:
+        patched.chdir("elsewhere")
+        assert run("videos", "--output", "../out") == 1
+    assert f"named from {tmp_path}, so the same names here" in capsys.readouterr().err
+    write_video(Path("videos/broken.mp4"), num_frames=10)
+    assert run(*again, "--retry-broken") == 0
+    assert "1 broken videos are done again" in capsys.readouterr().err
+    repaired = pq.read_table("out")
+    assert sorted(repaired["path"].to_pylist()) == sorted(paths)
+    assert repaired["error"].null_count == 8
     assert rates_of(Path("out/_summary.json"))[1] is None
 
 

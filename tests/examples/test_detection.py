@@ -42,7 +42,7 @@ SMALL = dict(mid_chs=(8, 8, 8), out_chs=(8, 8, 16), depths=(1, 1, 1), num_blocks
 # --- AVA's files -----------------------------------------------------------------------------------------------------
 
 names = st.text(st.sampled_from("aé-_ 9"), min_size=1, max_size=6).map(str.strip).filter(bool)
-times = st.integers(0, 99999).map(lambda n: n / 8)
+times = st.integers(0, 99999).map(lambda n: n / 8) | st.floats(0, 99999)  # of frames at 29.97 fps, say
 corner = st.tuples(st.integers(0, 400), st.integers(1, 100)).map(lambda p: (p[0] / 500, (p[0] + p[1]) / 500))
 boxes = st.tuples(corner, corner).map(lambda c: (c[0][0], c[1][0], c[0][1], c[1][1]))
 people = st.one_of(st.none(), st.integers(0, 99))
@@ -79,6 +79,7 @@ GOOD = "a,1,0.1,0.2,0.5,0.6"
         ("a,nan,0.1,0.2,0.5,0.6,1,0", "timestamp 'nan' is not a finite number"),
         ("a,1,0.5,0.2,0.1,0.6,1,0", "box 0.5,0.2,0.1,0.6 is not 0 <= x1 < x2 <= 1"),
         ("a,1,0.1,0.2,0.5,60,1,0", "box 0.1,0.2,0.5,60 is not 0 <= x1"),
+        ("a,1,10,20,50,60,1,0", "box 10,20,50,60 .*; where it is in pixels, divide x by the width"),
         (",1,0.1,0.2,0.5,0.6,1,0", "has no video_id"),
         (f"{GOOD},x,0", "action_id 'x' is not a whole number"),
         (f"{GOOD},,0", "has no action_id"),
@@ -117,6 +118,8 @@ def test_label_maps(tmp_path):
     (tmp_path / "labelmap.txt").write_text("12: stand\n3: carry/hold (an 'object')\n")
     for file in tmp_path.iterdir():
         assert read_label_map(file) == expected, file
+    (tmp_path / "d.pbtxt").write_text("item {\n  id: 1\n  name: 'say \"no\"'\n}\nitem { name: 'sit' id: 2 }\n")
+    assert read_label_map(tmp_path / "d.pbtxt") == {1: 'say "no"', 2: "sit"}
     for text, message in (
         ("", "holds no action"),
         ('item { name: "a" }', "line 1: expected name:"),
@@ -400,6 +403,9 @@ def test_boxes_by_a_detector_of_torchvision(folder, tmp_path, capsys):
             ["predict", "{video}", "--model", "{home}/model", "--boxes", "{data}/val.csv", "--every", "1"],
             "--proposer-weights and --every are for a --proposer",
         ),
+        (["predict", "{video}", "--model", "{home}/model", "--proposer", "x", "--threshold", "50"], "from 0 to 1"),
+        (["train", "--data", "scenes", "--output", "{home}/new", "--interval", "-0.1"], "--interval is -0.1"),
+        (["evaluate", "--data", "{data}", "--found", "x.csv", "--box-score", "0.8"], "--box-score is for proposals"),
         (["predict", "{video}", "--model", "{home}/model", "--proposer", "resnet18"], "no detector 'resnet18'"),
         (["predict", "nothing.mp4", "--model", "{home}/model", "--proposer", "resnet18"], "nothing.mp4"),
     ],
@@ -493,6 +499,83 @@ def test_boxes_proposed_in_frames_without_annotation_count_as_wrong(tmp_path):
     found = detect._measured(Sees(), data, CPU, 0, tmp_path / "boxes.csv")[1]
     assert {(row.video, row.timestamp) for row in found} >= {(data.moments[0].video, 7.0)}
     assert held_back not in {row.video for row in found}
+
+
+def test_some_of_the_actions_count(tmp_path, capsys):
+    data = scenes_folder(tmp_path / "scenes", 1)
+    rows = read_annotations(data / "val.csv")
+    done = sorted({row.action for row in rows})
+    write_rows(tmp_path / "found.csv", [Detection(*row[:4], 0.9) for row in rows if row.action == done[0]])
+    words = ["evaluate", "--data", str(data), "--found", str(tmp_path / "found.csv")]
+    assert detect.main(words) == 0
+    whole = capsys.readouterr().out
+    assert f"frame mAP at 0.5 IoU: {1 / len(done):.3f}" in whole
+    only = tmp_path / "some.pbtxt"
+    write_label_map(only, {done[0]: "first"})
+    assert detect.main([*words, "--only", str(only)]) == 0
+    text = capsys.readouterr().out
+    assert f"1 actions count, {len(done) - 1} others of the annotations do not" in text
+    assert "frame mAP at 0.5 IoU: 1.000 (3 key frames)" in text
+    assert detect.main([*words, "--actions", str(only)]) == 1
+    assert "measure some of them with --only" in capsys.readouterr().err
+    write_label_map(only, {99: "fly"})
+    assert detect.main([*words, "--only", str(only)]) == 1
+    assert "action 99, 'fly', is not among those of the data" in capsys.readouterr().err
+
+
+def test_proposals_count_from_a_score_on(tmp_path):
+    file = tmp_path / "boxes.csv"
+    rows = [Detection("v", float(i), (0.0, 0.0, 0.5, 0.5), None, score) for i, score in enumerate((0.2, 0.8, 0.9))]
+    write_rows(file, rows)
+    assert [key[1] for key in read_boxes(file)] == [0, 1, 2]
+    assert [key[1] for key in read_boxes(file, 0.8)] == [1, 2]
+    write_rows(file, [*rows, Annotation("v", 3.0, (0.0, 0.0, 0.5, 0.5), 1, 1)])
+    assert len(read_boxes(file)) == 4
+    with pytest.raises(ValueError, match="line 4: is no proposal"):
+        read_boxes(file, 0.8)
+
+
+def test_actions_under_other_numbers_are_refused(folder, tmp_path, capsys):
+    names = list(ACTIONS)
+    write_label_map(tmp_path / "swapped.pbtxt", dict(enumerate([names[1], names[0], *names[2:]], 1)))
+    words = ["evaluate", "--data", str(folder / "data"), "--model", str(folder / "model")]
+    assert detect.main([*words, "--actions", str(tmp_path / "swapped.pbtxt")]) == 1
+    assert f"action 1 is {names[0]!r} in {folder / 'model'} and {names[1]!r} in " in capsys.readouterr().err
+
+
+def test_the_held_out_part_is_read_before_the_training(tmp_path, capsys):
+    data = scenes_folder(tmp_path / "scenes", 2)
+    run = ["train", "--data", str(data), "--output", str(tmp_path / "run"), "--from-scratch", *TINY_RUN]
+    lines = (data / "val.csv").read_text()
+    (data / "val.csv").write_text(lines + "scene_1_00000,0.4,10,20,30,40,1,1\n")
+    assert detect.main(run) == 1
+    assert "box 10,20,30,40 is not 0 <= x1 < x2 <= 1" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    (data / "val.csv").write_text(lines + (data / "train.csv").read_text())
+    assert detect.main(run) == 0
+    assert "2 held-out videos are trained on, as scene_0_00000: the mAP does not hold" in capsys.readouterr().out
+
+
+def test_key_frames_of_a_folder_are_at_its_own_rate(folder, tmp_path):
+    (tmp_path / "film").mkdir()
+    for number in range(12):
+        Image.new("RGB", (64, 64), (20 * number, 0, 0)).save(tmp_path / "film" / f"{number:03}.png")
+    write_rows(tmp_path / "boxes.csv", [Detection("film", 1.0, (0.1, 0.1, 0.6, 0.6), None, 0.9)])
+    own = load_detector(folder / "model").settings
+    for fps, frame in ((6, 6), (3, 3), (None, 11)):
+        with Film(tmp_path / "film", own, fps) as film:
+            film.take_boxes(tmp_path / "boxes.csv")
+            assert film.clip(0, own)[0, own.num_frames // 2, 0, 0] == 20 * frame
+    words = ["predict", str(folder / "data" / "videos" / "scene_1_00000.mp4"), "--model", str(folder / "model")]
+    assert detect.main([*words, "--boxes", str(folder / "data" / "val.csv"), "--fps", "25"]) == 1
+
+
+def test_people_are_looked_for_in_one_frame_at_a_time(folder, monkeypatch):
+    monkeypatch.setattr(VideoReader, "read", None)  # which holds all frames at once
+    video = folder / "data" / "videos" / "scene_1_00000.mp4"
+    with Film(video, load_detector(folder / "model").settings) as film:
+        film.propose(lambda frame: np.array([[0.1, 0.1, 0.6, 0.7]], np.float32), every=0.06)
+        assert [moment.timestamp for moment in film.moments] == pytest.approx(np.arange(0.03, 0.8, 0.06), abs=1e-3)
 
 
 TINY_RUN = ["--backbone", "vov3d_n", "--size", "32", "--interval", "0.1", "--epochs", "1", "--batch", "4"]

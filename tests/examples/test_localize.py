@@ -137,6 +137,7 @@ def test_files_written_for_a_video_of_known_shots(tmp_path: Path, capsys):
         (["--picture", "a.txt"], "a picture's name must end in .png"),
         ([], "seconds is None: this model takes its frames from equal segments"),
         (["--every", "0.01", "--seconds", "1"], "every 0.01 s is less than one frame of this video"),
+        (["--fps", "25", "--seconds", "1"], "fps is for frames in an array or a folder; a file has its own rate"),
         (["--streaming", "--every", "1"], "--every 1 would have no effect: a stream has the window and the rate"),
         (["--streaming", "--seconds", "1"], "--seconds 1 would have no effect"),
     ],
@@ -149,6 +150,18 @@ def test_errors_are_one_line(tmp_path: Path, capsys, monkeypatch, options, messa
     assert len(err) == 1
     assert message in err[0]
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("options", [["--seconds", "1"], ["--model", "vov3d_n.shapes_stream", "--streaming"]])
+def test_frames_of_a_folder_are_as_far_apart_as_said(tmp_path: Path, options):
+    (tmp_path / "frames").mkdir()
+    for number in range(24):
+        Image.new("RGB", (32, 32), (5 * number, 0, 0)).save(tmp_path / "frames" / f"{number:03}.png")
+    out = tmp_path / "out.json"
+    for more, seconds in ([], 2), (["--fps", "24"], 1):
+        assert localize.main([str(tmp_path / "frames"), "-o", str(out), *options, *more, "--threshold", "0"]) == 0
+        content = json.loads(out.read_text())
+        assert content["duration"] == content["segments"][-1]["end"] == seconds
 
 
 def test_the_page_shows_what_was_measured():

@@ -97,6 +97,7 @@ def test_thumos(tmp_path):
         ((5, 5), "v 5 to 5 (a) ends before it starts", None),
         ((-1, 4), "v -1 to 4 (a) is not within 0 and 20 s", (0, 4)),
         ((15, 21), "v 15 to 21 (a) is not within 0 and 20 s", (15, 20)),
+        ((-5, -2), "v -5 to -2 (a) lies before the beginning of the video", None),
         ((25, 30), "v 25 to 30 (a) lies behind the end of the video, 20 s", None),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import part_of
+from PIL import Image
 from reference import localize
 from reference.localization import shapes
 from reference.localization.annotations import read_annotations
@@ -22,6 +23,7 @@ from reference.localization.shapes import make_video, write_shapes
 from reference.localization.training import targets_of
 
 import vov3d
+from vov3d.video import VideoClassifier, VideoReader
 
 ABOUT = {
     "model": "vov3d_n", "tag": "shapes_f8", "weights": "vov3d_n", "dimension": "6", "vector": "made up",
@@ -112,6 +114,22 @@ def test_it_finds_what_is_plain_to_see(data, capsys, tmp_path):
     assert "30 segments of 2 classes" in capsys.readouterr().out
 
 
+def test_overlaps_that_are_asked_for_and_weights_that_differ(data, capsys, tmp_path):
+    other = write_features(tmp_path / "f.npz", read_features(data / "features.npz").videos, weights="other.pth")
+    argv = arguments(data, "--tiou", "0.5", "0.55", "0.95", features=other)
+    assert localize.main(["evaluate", *argv]) == 0
+    text = capsys.readouterr().out
+    assert f"f.npz is of weights other.pth, {data / 'head'} of vov3d_n: they must be the same ones" in text
+    assert text.splitlines()[-2].split() == ["tIoU", "0.5", "0.55", "0.95", "mean"]
+    measured = table(text)
+    assert len(measured) == 4
+    assert measured[0] >= measured[1] >= measured[2]
+    for share in ("50", "0", "half"):
+        with pytest.raises(SystemExit):
+            localize.main(["evaluate", *arguments(data, "--tiou", share)])
+        assert f"{share!r} is no overlap" in capsys.readouterr().err
+
+
 def test_no_segment_lies_across_a_cut(data):
     head = load_head(data / "head")
     for video in read_features(data / "features.npz").videos:
@@ -184,6 +202,78 @@ def test_partial_and_mended_data(data, capsys, tmp_path):
     (tmp_path / "late.json").write_text(json.dumps(database))
     assert localize.main(["evaluate", *arguments(data, "--mend", annotations=tmp_path / "late.json")]) == 0
     assert "1 segments were cut at the ends of their videos, 0 were left out" in capsys.readouterr().out
+
+
+def test_videos_that_last_other_than_annotated_are_noted(data, capsys, tmp_path):
+    database = json.loads((data / "truth.json").read_text())
+    database["database"]["6"]["duration"], database["database"]["7"]["duration"] = 144, 60.9
+    (tmp_path / "a.json").write_text(json.dumps(database))
+    assert localize.main(["evaluate", *arguments(data, annotations=tmp_path / "a.json")]) == 0
+    text = capsys.readouterr().out
+    assert "1 of 4 videos are not as long as annotated (6 lasts 60 s, annotated 144 s): where they play" in text
+
+
+def test_a_subset_without_segments_teaches_nothing(data, capsys, tmp_path):
+    database = json.loads((data / "truth.json").read_text())
+    database["database"]["6"] |= {"subset": "testing", "annotations": []}
+    (tmp_path / "a.json").write_text(json.dumps(database))
+    argv = ["--features", str(data / "features.npz"), "--annotations", str(tmp_path / "a.json"), "--subset", "testing"]
+    assert localize.main(["train", *argv, "--output", str(tmp_path / "head"), "--device", "cpu"]) == 1
+    assert "has no segment for the 1 videos of subset 'testing'" in capsys.readouterr().err
+    assert not (tmp_path / "head").exists()
+
+
+@pytest.fixture
+def predicts(data, tmp_path, monkeypatch):
+    """Predicts on videos whose features are made up; gives exit status and results, if there are some."""
+    videos = {video.name: video for video in read_features(data / "features.npz").videos}
+
+    def embedded(classifier, about, path, fps):
+        return videos.get(Path(path).stem) or VideoReader(path)  # which cannot be read
+
+    def predict(*words):
+        out = tmp_path / "found.json"
+        status = localize.main(["predict", *words, "--model", str(data / "head"), "-o", str(out), "--device", "cpu"])
+        return status, sorted({one.video for one in read_results(out)}) if out.exists() else None
+
+    monkeypatch.setattr(localize, "_backbone", lambda about, args: None)
+    monkeypatch.setattr(localize, "embedded", embedded)
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["left/v_6.mp4", "right/v_6.mp4"], "left/v_6.mp4 and right/v_6.mp4 have one name in the results"),
+        (["v_6.mp4", "v_7.mp4", "v_6.mp4"], "v_6.mp4 is given 2 times"),
+        (["v_6.mp4", "--fps", "25"], "--fps is for folders of frames"),
+    ],
+)
+def test_no_segment_is_told_of_another_video(predicts, capsys, words, message):
+    assert predicts(*words) == (1, None)
+    assert message in capsys.readouterr().err
+
+
+def test_a_video_that_cannot_be_read_costs_no_other(predicts, capsys, tmp_path):
+    broken, missing = tmp_path / "broken.mp4", tmp_path / "missing.mp4"
+    broken.write_bytes(b"nothing")
+    assert predicts(str(broken)) == (1, None)
+    assert "1 of 1 videos cannot be read; nothing was written: " in capsys.readouterr().err
+    assert predicts("v_6.mp4", str(broken), str(missing), "v_7.mp4") == (1, ["v_6", "v_7"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "2 of 4 videos cannot be read; " in line
+    assert "holds the others: " in line
+    assert str(broken) in line
+    assert str(missing) in line
+
+
+def test_frames_of_a_folder_are_as_far_apart_as_said(tmp_path):
+    for number in range(24):
+        Image.new("RGB", (32, 32), (10 * number, 0, 0)).save(tmp_path / f"{number:03}.png")
+    classifier = VideoClassifier(vov3d.create_model("vov3d_n", pretrained=False))
+    about = {"every": "0.5", "window": "1", "cuts": "crossed"}
+    assert localize.embedded(classifier, about, str(tmp_path)).duration == 2
+    assert localize.embedded(classifier, about, str(tmp_path), 24).duration == 1
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

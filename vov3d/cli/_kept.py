@@ -90,11 +90,15 @@ class Kept:
         self._check(head)
         try:
             for entry in entries:
+                self._overwritten_by(entry)
                 if entry["state"] == _state(entry["video"]):
                     self._take(entry)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{self._path}: is damaged ({error}); delete it") from error
         return whole
+
+    def _overwritten_by(self, entry: Mapping[str, Any]) -> None:
+        """Forgets what is no longer there since a line was written; vectors in lines stay."""
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         """Takes what a line holds."""
@@ -154,7 +158,7 @@ class KeptRows(Kept):
             ValueError: If that was made in another way.
         """
         self.rows: dict[str, Rows] = {}
-        self.dimension = self._next = 0
+        self.dimension = 0
         self._vectors = output.with_name(f".{output.name}.part.rows")
         super().__init__(output, about)
         found = self._vectors.stat().st_size if self._vectors.exists() else 0
@@ -208,10 +212,21 @@ class KeptRows(Kept):
         super().forget()
         self._vectors.unlink(missing_ok=True)
 
+    @property
+    def _next(self) -> int:
+        """The row behind the last one; videos are in the order of their rows."""
+        last = next(reversed(self.rows.values()), None)
+        return last.first + len(last.times) if last else 0
+
+    def _overwritten_by(self, entry: Mapping[str, Any]) -> None:
+        """Forgets videos whose rows were given to another while their files were changed or away."""
+        while self._next > entry["first"]:
+            self.rows.popitem()
+
     def _take(self, entry: Mapping[str, Any]) -> None:
+        self.rows.pop(entry["video"], None)  # its new rows are the last
         self.rows[entry["video"]] = Rows(entry["first"], entry["times"], entry["shots"], entry["duration"])
         self.dimension = entry["dimension"]
-        self._next = max(self._next, entry["first"] + len(entry["times"]))
 
 
 def _state(video: str) -> list[int] | None:

@@ -81,6 +81,8 @@ def _embed(args: argparse.Namespace) -> int:
     if Path(args.model).suffix in FORMATS:
         raise ValueError(f"{args.model}: an exported file gives labels, not vectors; name the model it was made from")
     files = named_videos(args.files, "embed", args.shard)
+    if args.every:
+        files = list(dict.fromkeys(files))  # the windows of a video given twice would look like those of a longer one
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)

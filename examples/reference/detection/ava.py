@@ -105,20 +105,27 @@ def read_detections(path: Path, actions: Mapping[int, str] | None = None) -> lis
     return list(_rows(path, row))
 
 
-def read_boxes(path: Path) -> dict[tuple[str, float], np.ndarray]:
+def read_boxes(path: Path, least: float | None = None) -> dict[tuple[str, float], np.ndarray]:
     """Reads the boxes of each key frame in either kind of file, each once: `{(video, timestamp): (N, 4)}`.
 
+    Args:
+        path: The file.
+        least: Least score of a box; all boxes, also of files without scores, if None.
+
     Raises:
-        FileNotFoundError, ValueError: As `read_annotations`.
+        FileNotFoundError, ValueError: As `read_annotations`; or if a box has no score and a least one is given.
     """
 
-    def row(fields: list[str]) -> tuple[str, float, Box]:
+    def row(fields: list[str]) -> tuple[tuple[str, float, Box], bool]:
         _check_length(fields, (6, 7, 8), "video_id,timestamp,x1,y1,x2,y2 and the columns that follow in AVA's files")
-        return _place(fields)
+        if least is not None and (len(fields) < 8 or fields[6]):
+            raise ValueError("is no proposal, video_id,timestamp,x1,y1,x2,y2,,score, so it has no score of its box")
+        return _place(fields), least is None or _number("score", fields[7]) >= least
 
     found: dict[tuple[str, float], dict[Box, None]] = {}
-    for video, timestamp, box in _rows(path, row):
-        found.setdefault((video, timestamp), {})[box] = None
+    for (video, timestamp, box), kept in _rows(path, row):
+        if kept:
+            found.setdefault((video, timestamp), {})[box] = None
     return {key: np.array(list(boxes), np.float32) for key, boxes in found.items()}
 
 
@@ -126,7 +133,7 @@ def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
     """Writes rows of either kind, the file whole or not at all."""
     lines = []
     for row in rows:
-        line = [row.video, f"{row.timestamp:.10g}"]
+        line = [row.video, _exact(row.timestamp)]
         if row.box is not None:
             line += [f"{value:.6g}" for value in row.box]
             line.append("" if row.action is None else str(row.action))
@@ -135,6 +142,11 @@ def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
         lines.append(line)
     with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def _exact(seconds: float) -> str:
+    """Returns the shortest text that reads as the same number, as rows of two files meet by it."""
+    return repr(float(seconds)).removesuffix(".0")
 
 
 def read_excluded(path: Path) -> set[tuple[str, float]]:
@@ -186,11 +198,11 @@ def _pbtxt(path: Path, text: str) -> Iterator[tuple[int, int, str]]:
         end = text.find("}", start)
         line += text.count("\n", at, start)
         block = text[start + 1 : end] if end >= 0 else ""
-        name = re.search(r'\bname:[ \t]*"([^"\n]*)"', block)
+        name = re.search(r"""\bname:[ \t]*(?:"([^"\n]*)"|'([^'\n]*)')""", block)
         number = re.search(r"\b(?:label_)?id:[ \t]*(\d{1,9})\b", block)
         if name is None or number is None:
             raise ValueError(f'{path}, line {line}: expected name: "..." and id: in {text[start : start + 80]!r}')
-        yield line, int(number[1]), name[1]
+        yield line, int(number[1]), name[1] or name[2] or ""
         line += text.count("\n", start, end)
         at = end
 
@@ -242,7 +254,8 @@ def _place(fields: list[str]) -> tuple[str, float, Box]:
     inside = all(-_BEYOND <= value <= 1 + _BEYOND for value in (x1, y1, x2, y2))
     x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in (x1, y1, x2, y2))
     if not (inside and x1 < x2 and y1 < y2):
-        raise ValueError(f"box {','.join(fields[2:6])} is not 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1")
+        hint = "" if inside else "; where it is in pixels, divide x by the width of the video and y by its height"
+        raise ValueError(f"box {','.join(fields[2:6])} is not 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1{hint}")
     return _video(fields[0]), _number("timestamp", fields[1]), (x1, y1, x2, y2)
 
 
@@ -257,7 +270,10 @@ def _action(field: str, actions: Mapping[int, str] | None) -> int | None:
         return None
     number = _integer("action_id", field)
     if actions is not None and number not in actions:
-        raise ValueError(f"action_id {number} is not in the label map, which has {', '.join(map(str, actions))}")
+        raise ValueError(
+            f"action_id {number} is not in the label map, which has {', '.join(map(str, actions))}; "
+            "give the map of all actions (--actions), and measure some of them with --only"
+        )
     return number
 
 

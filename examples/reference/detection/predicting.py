@@ -22,6 +22,7 @@ class Film:
     Args:
         path: The video.
         settings: Settings of the detector.
+        fps: Frames per second of a folder; 12 if None.
 
     Attributes:
         actions: Numbers and names of the detector's actions.
@@ -33,9 +34,9 @@ class Film:
         vov3d.video.VideoError: If the video cannot be read.
     """
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: Settings, fps: float | None = None) -> None:
         self.path = path
-        self.reader = VideoReader(path)
+        self.reader = VideoReader(path, fps=fps)
         self.actions = dict(zip(settings.ids, settings.actions, strict=True))
         self.moments: list[Moment] = []
         self.excluded: set[tuple[str, float]] = set()
@@ -67,13 +68,14 @@ class Film:
         Raises:
             ValueError: If the distance is not positive or no box is found.
         """
-        if every <= 0:
+        if not every > 0:
             raise ValueError(f"--every {every:g}: key frames must be some time apart")
         times = np.arange(min(every, self.reader.duration) / 2, self.reader.duration, every)
-        frames = self.reader.read([self.frame_at(time) for time in times])
+        indices = [self.frame_at(time) for time in times]
+        boxes = {index: proposer(frame) for index, frame in self.reader.stream(sorted({*indices}))}
         self.moments = [
-            Moment(self.path.stem, round(float(time), 3), proposer(frame), [])
-            for time, frame in zip(times, frames, strict=True)
+            Moment(self.path.stem, round(float(time), 3), boxes[index], [])
+            for time, index in zip(times, indices, strict=True)
         ]
         if not any(len(moment.boxes) for moment in self.moments):
             raise ValueError(f"{self.path}: the proposer finds nobody in any of {len(times)} key frames")

@@ -24,6 +24,7 @@ from reference.localization.metrics import Truth
 
 _NAMED = 3  # of what is wrong, so much is named
 _SLACK = 0.5  # seconds that a segment may reach beyond the end of a video, whose length is not known better
+_OTHER = 0.05  # share by which a video may be longer or shorter than annotated
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def checked(found: Annotations, path: str | Path, mend: bool, lengths: dict[str,
         name = f"{one.video} {one.start:g} to {one.end:g} ({one.label})"
         if not one.start < one.end:
             wrong.append(f"{name} ends before it starts")
+        elif one.end <= 0:
+            wrong.append(f"{name} lies before the beginning of the video")
         elif one.start >= length:
             wrong.append(f"{name} lies behind the end of the video, {length:g} s")
         elif one.start < 0 or one.end > length + slack:
@@ -132,6 +135,27 @@ def checked(found: Annotations, path: str | Path, mend: bool, lengths: dict[str,
         note = f"{cut} segments were cut at the ends of their videos, {len(wrong) - cut} were left out"
         return replace(found, segments=tuple(kept), notes=(*found.notes, note))
     return replace(found, segments=tuple(kept))
+
+
+def other_lengths(found: Annotations, lengths: dict[str, float]) -> list[str]:
+    """Returns a note on videos that are longer or shorter than annotated, as when they play at another rate.
+
+    Args:
+        found: The annotations.
+        lengths: Seconds of the videos as they are.
+    """
+    said = {video: seconds for video, seconds in found.durations.items() if video in lengths}
+    other = [
+        f"{video} lasts {lengths[video]:g} s, annotated {seconds:g} s"
+        for video, seconds in said.items()
+        if abs(lengths[video] - seconds) > max(_OTHER * seconds, 2 * _SLACK)
+    ]
+    if not other:
+        return []
+    return [
+        f"{len(other)} of {len(said)} videos are not as long as annotated ({_listed(other, '; ')}): where they play at "
+        "another rate or begin at another time, segments are at the wrong seconds"
+    ]
 
 
 def check_labels(found: Annotations, labels: Sequence[str], whose: str) -> None:

@@ -33,13 +33,18 @@ class Video:
 
     @property
     def name(self) -> str:
-        """The name of its file, without the ending."""
-        return Path(self.path).stem
+        """As `name_of`."""
+        return name_of(self.path)
 
     @property
     def duration(self) -> float:
         """Seconds."""
         return float(self.shots[-1, 1])
+
+
+def name_of(path: str) -> str:
+    """Returns what annotations and results call a video: the name of its file, without the ending."""
+    return Path(path).stem
 
 
 @dataclass(frozen=True)
