@@ -158,6 +158,27 @@ def test_edit_list_hides_the_first_frames(tmp_path: Path) -> None:
         assert reader.timestamps[0] == 0
 
 
+@pytest.mark.parametrize("name", ["a.avi", "a.mov", "changes.avi"])
+def test_palettes_that_the_file_gives_once(tmp_path: Path, name: str) -> None:
+    path, grey, red = tmp_path / name, [(i, i, i, 255) for i in range(256)], [(i, 0, 255 - i, 255) for i in range(256)]
+    with av.open(path, "w") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "pal8"
+        for number in range(12):
+            frame = av.VideoFrame(WIDTH, HEIGHT, "pal8")
+            frame.planes[0].update(bytes([number * 20] * (WIDTH * HEIGHT)))
+            palette = red if number < 6 or "changes" not in name else grey
+            frame.planes[1].update(bytes(np.array(palette, dtype=np.uint8)))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    expected = sequential_frames(path)
+    assert len({picture.tobytes() for picture in expected}) == 12
+    with VideoReader(path) as reader:
+        for indices in (range(12), [3], [11], [0], [7, 8]):
+            pictures = reader.read(indices).permute(0, 2, 3, 1).numpy()
+            np.testing.assert_array_equal(pictures, np.stack([expected[index] for index in indices]))
+
+
 @pytest.mark.parametrize("count", [7, 1000])
 def test_wrong_frame_count_in_the_container(tmp_path: Path, count: int) -> None:
     path = write_video(tmp_path / "a.avi", codec="mpeg4", b_frames=0)

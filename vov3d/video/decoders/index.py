@@ -53,6 +53,8 @@ class FrameIndex:
         variable: whether the frames come at a variable rate.
         cut: byte position (None where it is not known) and size of a last packet that is incomplete.
         whole: whether the file's own table lists all packets, and each is a picture that is shown.
+        palettes: those that come beside packets, each with its packet's decoding time, in the file's order. FFmpeg
+            hands a palette out once: it is missing when the file is read again.
     """
 
     pts: np.ndarray
@@ -67,6 +69,7 @@ class FrameIndex:
     variable: bool
     cut: tuple[int | None, int] | None
     whole: bool = False
+    palettes: tuple[tuple[int, Any], ...] = ()
 
     def without(self, frames: int) -> "FrameIndex":
         """Returns the index without some frames at the beginning, for which the file has no pictures."""
@@ -78,7 +81,10 @@ class FrameIndex:
         key_dts, key_at = np.full_like(key_pts, NO_TIME), np.full_like(key_pts, -1)
         key_dts[ours], key_at[ours] = self.key_dts[theirs], self.key_at[theirs]
         fps, variable = _frame_rate(stream, pts, ordered=True), _is_variable(np.diff(pts))
-        return FrameIndex(pts, key_pts, key_dts, key_at, True, True, self.first, self.promised, fps, variable, self.cut)
+        place, promised, cut, palettes = self.first, self.promised, self.cut, self.palettes
+        return FrameIndex(
+            pts, key_pts, key_dts, key_at, True, True, place, promised, fps, variable, cut, palettes=palettes
+        )
 
 
 def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
@@ -168,6 +174,7 @@ class _Packets:
     discarded: int = 0
     broken: bool = False
     cut: tuple[int | None, int] | None = None
+    palettes: list[tuple[int, Any]] = field(default_factory=list)
 
 
 def has_picture(packet: Any, codec: str, extradata: bytes | None) -> bool:
@@ -295,7 +302,7 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
     at_keys, place = keys.astype(bool), (first.dts, first.pts, first.pos)
     fps, variable = _frame_rate(stream, pts, True), _is_variable(gaps)
     at = pts[at_keys], dts[at_keys], positions[at_keys]
-    return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None, True)
+    return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None, True, _palettes(first))
 
 
 def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream, media: Media) -> bool:
@@ -342,7 +349,17 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     by_time = np.argsort(np.asarray(packets.key_pts, dtype=np.int64), kind="stable")
     at = [np.asarray(column, dtype=np.int64)[by_time] for column in (packets.key_pts, packets.key_dts, packets.key_at)]
     place = packets.first
-    return FrameIndex(pts, at[0], at[1], at[2], ordered, timed, place, promised, fps, variable, packets.cut)
+    return FrameIndex(
+        pts, at[0], at[1], at[2], ordered, timed, place, promised, fps, variable, packets.cut, False,
+        tuple(packets.palettes),
+    )  # fmt: skip
+
+
+def _palettes(packet: Any) -> tuple[tuple[int, Any], ...]:
+    """Returns the palette that comes beside a packet, with the packet's decoding time; () if there is none."""
+    if not packet.has_sidedata("palette"):
+        return ()
+    return (((NO_TIME if packet.dts is None else packet.dts), packet.get_sidedata("palette")),)
 
 
 def _promised(
@@ -409,6 +426,7 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
             pts = packet.pts
             if packet.stream_index != stream.index:
                 continue
+            found.palettes += _palettes(packet)
             if (codec == "vp8" or packet.size <= _SMALL) and not has_picture(packet, codec, extradata):
                 continue
             if not found.pts and not found.discarded:

@@ -407,12 +407,21 @@ class PyAVFrames(FrameSource):
 
     def _after(self, first: Any = None) -> Iterator[Any]:
         """Yields a packet and those after it, up to where the file is cut short."""
-        if first is not None:
-            yield first
         try:
-            yield from self._container.demux(self._stream)
+            rest = self._container.demux(self._stream)
+            first = next(rest, None) if first is None else first
+            if first is not None:
+                self._give_palette(first)
+                yield first
+            yield from rest
         except FFmpegError:
             return
+
+    def _give_palette(self, packet: Any) -> None:
+        """Puts the palette that holds at a packet beside it, unless it has one."""
+        before = [palette for time, palette in self._index.palettes if packet.dts is None or time <= packet.dts]
+        if before and not packet.has_sidedata("palette"):
+            packet.set_sidedata(before[-1])
 
 
 def _is_key(frame: Any) -> bool:
