@@ -212,6 +212,30 @@ def test_variable_rate(tmp_path: Path, name: str) -> None:
         assert frame_numbers(reader.read(nearest)) == nearest
 
 
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg"])
+def test_a_clock_that_jumps_is_no_pause_in_mpeg_streams(tmp_path: Path, name: str) -> None:
+    path, late = tmp_path / name, [0] * 20 + [3_600] * 10 + [50_000] * 10  # seconds
+    plain = write_video(tmp_path / f"plain-{name}", 40, fps=25, codec="mpeg2video", gop=10)
+    with av.open(plain) as source, av.open(path, "w") as joined:
+        stream = joined.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.pts = packet.dts = round((number / 25 + late[number]) / packet.time_base)
+            packet.stream = stream
+            joined.mux(packet)
+    with VideoReader(path) as reader:
+        assert (reader.fps, reader.variable, reader.duration) == (pytest.approx(25), False, pytest.approx(1.6))
+        assert reader.timestamps == pytest.approx(np.arange(40) / 25)
+        assert frame_numbers(reader.read([35, 2, 20, 19, 29, 30])) == [35, 2, 20, 19, 29, 30]
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("a.ts", 9), ("a.mkv", 60)])
+def test_a_pause_lasts(tmp_path: Path, name: str, seconds: int) -> None:
+    times = [40 * number + 1000 * seconds * (number >= 20) for number in range(40)]
+    with VideoReader(write_video(tmp_path / name, times_ms=times, gop=10)) as reader:
+        assert reader.variable
+        assert reader.timestamps == pytest.approx(np.array(times) / 1000)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "total"),
     [

@@ -33,6 +33,7 @@ _FARTHEST = 17  # the same in any valid stream: codecs hold back up to 16 frames
 _PARAMETERS = 64  # bytes in which H.264 says whether there are fields
 _SMALL = 512  # bytes; a packet up to this size may carry a message and no picture
 _HEAD = 1 << 20  # bytes at both ends of a file in which its codec is named
+_JUMP = 10.0  # seconds; FFmpeg's limit too
 _PLAUSIBLE = 10  # times the frames that the missing bytes would hold at the rate of those present
 
 
@@ -80,7 +81,8 @@ class FrameIndex:
         _, ours, theirs = np.intersect1d(key_pts, self.key_pts, return_indices=True)
         key_dts, key_at = np.full_like(key_pts, NO_TIME), np.full_like(key_pts, -1)
         key_dts[ours], key_at[ours] = self.key_dts[theirs], self.key_at[theirs]
-        fps, variable = _frame_rate(stream, pts, ordered=True), _is_variable(np.diff(pts))
+        shown = without_jumps(pts, stream)
+        fps, variable = _frame_rate(stream, shown, ordered=True), _is_variable(np.diff(shown))
         place, promised, cut, palettes = self.first, self.promised, self.cut, self.palettes
         return FrameIndex(
             pts, key_pts, key_dts, key_at, True, True, place, promised, fps, variable, cut, palettes=palettes
@@ -333,7 +335,8 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     gaps = np.diff(known)
     ordered = 0 < len(known) == len(pts) and bool((gaps > 0).all()) and timed and near
     pts, gaps = known, gaps if ordered else gaps[:0]
-    variable = _is_variable(gaps)
+    shown = without_jumps(pts, stream) if ordered else pts
+    variable = ordered and _is_variable(np.diff(shown))
     # where a file is cut, frames to be shown before the last ones can be missing
     steady = not _is_variable(gaps[:-_REORDER] if len(gaps) > _REORDER else gaps)
     size, declared = _size(media), _declared_size(media)
@@ -341,7 +344,8 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     cut = packets.broken or early
     if cut and steady and len(gaps):
         variable, pts = False, _without_holes(pts, _median(gaps))
-    fps = _frame_rate(stream, pts, ordered)
+        shown = pts
+    fps = _frame_rate(stream, shown, ordered)
     promised = 0
     if cut:
         most = int(_PLAUSIBLE * (len(pts) + 10) * max(declared / size, 1))
@@ -452,6 +456,20 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
 def _median(gaps: np.ndarray) -> int:
     """Returns the median of the gaps between frames, the upper of two."""
     return int(np.partition(gaps, len(gaps) // 2)[len(gaps) // 2])
+
+
+def without_jumps(pts: np.ndarray, stream: VideoStream) -> np.ndarray:
+    """Closes the jumps of over 10 seconds in the rising times of MPEG transport and program streams, as FFmpeg does.
+
+    Their clock may start anew: where recordings or segments are joined, or a camera has slept. A jump is no pause,
+    since the format asks for a time every 0.7 seconds.
+    """
+    if stream.container.format.name not in ("mpegts", "mpeg") or len(pts) < 2 or not stream.time_base:
+        return pts
+    gaps = np.diff(pts)
+    usual = _median(gaps)
+    jumps = gaps > max(_JUMP / float(stream.time_base), 10 * usual)
+    return pts if not jumps.any() else pts[0] + np.cumsum(np.concatenate([[0], np.where(jumps, usual, gaps)]))
 
 
 def _is_variable(gaps: np.ndarray) -> bool:
