@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.numbered_videos import folder_of_frames, frame_numbers, numbered_frame, write_video
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 from vov3d.video import VideoError, VideoReader
 from vov3d.video.decoders import opening
@@ -68,6 +68,45 @@ def test_pixels_of_unknown_range_are_refused(tmp_path: Path, dtype: type) -> Non
     Image.fromarray(np.ones((8, 8), dtype)).save(folder / "1.tif")
     with pytest.raises(VideoError, match=r"1\.tif: this frame.*whose range is not known; save the frames with 8 or 16"):
         VideoReader(folder)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32, np.uint16])
+def test_pictures_in_a_list_are_as_those_of_a_folder(dtype: type) -> None:
+    pictures = [Image.fromarray(np.full((8, 8), value, dtype)) for value in (0, 257, 65535)]
+    if dtype is np.uint16:
+        with VideoReader(pictures) as reader:
+            assert reader.read(range(3))[:, :, 0, 0].tolist() == [[value] * 3 for value in (0, 1, 255)]
+    else:
+        with pytest.raises(ValueError, match="frame 0 of the list: its pixels are .*, whose range is not known"):
+            VideoReader(pictures)
+
+
+def test_an_animation_given_as_a_list_of_itself_is_refused(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(numbered_frame(number)) for number in range(3)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
+    with Image.open(tmp_path / "a.gif") as animation:
+        with pytest.raises(ValueError, match=r"the same frame each time; give the file itself, or frame\.copy\(\)"):
+            VideoReader(list(ImageSequence.Iterator(animation)))
+        with VideoReader([frame.copy() for frame in ImageSequence.Iterator(animation)]) as reader:
+            assert frame_numbers(reader.read(range(3))) == [0, 1, 2]
+    assert VideoReader(pictures[:1] * 4).num_frames == 4
+
+
+@pytest.mark.parametrize("other", ["flow_x_{:05}.jpg", "{:05}.png", "{:05}.JPG", "{:05}_mask.jpg"])
+def test_several_pictures_for_one_frame_are_refused(tmp_path: Path, other: str) -> None:
+    folder = folder_of_frames(tmp_path / "f", 5)
+    for number in range(1, 4):
+        Image.fromarray(numbered_frame(number)).save(folder / other.format(number))
+    with pytest.raises(VideoError, match=r"f: holds several pictures for one frame, such as .*0001.* and .*0001"):
+        VideoReader(folder)
+
+
+@pytest.mark.parametrize("names", [["s1_a", "s1_b", "s1_c"], ["a1", "a2", "b3", "b4"], ["1.500", "2.500", "3.500"]])
+def test_names_of_other_kinds_are_one_video(tmp_path: Path, names: list[str]) -> None:
+    folder = folder_of_frames(tmp_path / "f", 1, "cover.jpg")
+    for name in names:
+        Image.fromarray(numbered_frame(0)).save(folder / f"{name}.png")
+    assert VideoReader(folder).num_frames == len(names) + 1
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])

@@ -158,6 +158,27 @@ def test_edit_list_hides_the_first_frames(tmp_path: Path) -> None:
         assert reader.timestamps[0] == 0
 
 
+@pytest.mark.parametrize("name", ["a.avi", "a.mov", "changes.avi"])
+def test_palettes_that_the_file_gives_once(tmp_path: Path, name: str) -> None:
+    path, grey, red = tmp_path / name, [(i, i, i, 255) for i in range(256)], [(i, 0, 255 - i, 255) for i in range(256)]
+    with av.open(path, "w") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "pal8"
+        for number in range(12):
+            frame = av.VideoFrame(WIDTH, HEIGHT, "pal8")
+            frame.planes[0].update(bytes([number * 20] * (WIDTH * HEIGHT)))
+            palette = red if number < 6 or "changes" not in name else grey
+            frame.planes[1].update(bytes(np.array(palette, dtype=np.uint8)))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    expected = sequential_frames(path)
+    assert len({picture.tobytes() for picture in expected}) == 12
+    with VideoReader(path) as reader:
+        for indices in (range(12), [3], [11], [0], [7, 8]):
+            pictures = reader.read(indices).permute(0, 2, 3, 1).numpy()
+            np.testing.assert_array_equal(pictures, np.stack([expected[index] for index in indices]))
+
+
 @pytest.mark.parametrize("count", [7, 1000])
 def test_wrong_frame_count_in_the_container(tmp_path: Path, count: int) -> None:
     path = write_video(tmp_path / "a.avi", codec="mpeg4", b_frames=0)
@@ -189,6 +210,30 @@ def test_variable_rate(tmp_path: Path, name: str) -> None:
         assert reader.at_constant_rate(range(8)) == nearest
         assert nearest != list(range(8))
         assert frame_numbers(reader.read(nearest)) == nearest
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg"])
+def test_a_clock_that_jumps_is_no_pause_in_mpeg_streams(tmp_path: Path, name: str) -> None:
+    path, late = tmp_path / name, [0] * 20 + [3_600] * 10 + [50_000] * 10  # seconds
+    plain = write_video(tmp_path / f"plain-{name}", 40, fps=25, codec="mpeg2video", gop=10)
+    with av.open(plain) as source, av.open(path, "w") as joined:
+        stream = joined.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.pts = packet.dts = round((number / 25 + late[number]) / packet.time_base)
+            packet.stream = stream
+            joined.mux(packet)
+    with VideoReader(path) as reader:
+        assert (reader.fps, reader.variable, reader.duration) == (pytest.approx(25), False, pytest.approx(1.6))
+        assert reader.timestamps == pytest.approx(np.arange(40) / 25)
+        assert frame_numbers(reader.read([35, 2, 20, 19, 29, 30])) == [35, 2, 20, 19, 29, 30]
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("a.ts", 9), ("a.mkv", 60)])
+def test_a_pause_lasts(tmp_path: Path, name: str, seconds: int) -> None:
+    times = [40 * number + 1000 * seconds * (number >= 20) for number in range(40)]
+    with VideoReader(write_video(tmp_path / name, times_ms=times, gop=10)) as reader:
+        assert reader.variable
+        assert reader.timestamps == pytest.approx(np.array(times) / 1000)
 
 
 @pytest.mark.parametrize(

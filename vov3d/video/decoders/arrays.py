@@ -69,7 +69,8 @@ def _as_frames(source: Any) -> torch.Tensor:
 
 def _stacked(frames: Sequence[Any]) -> torch.Tensor:
     """Stacks single frames `(H, W, 3)` or `(3, H, W)`, arrays or Pillow pictures, into one tensor."""
-    arrays = [np.asarray(frame.convert("RGB")) if is_picture(frame) else frame for frame in frames]
+    _check_sequence(frames)
+    arrays = [_pixels(frame, number) if is_picture(frame) else frame for number, frame in enumerate(frames)]
     tensors = [array if isinstance(array, torch.Tensor) else torch.from_numpy(_writable(array)) for array in arrays]
     first = tensors[0]
     for number, frame in enumerate(tensors):
@@ -79,6 +80,26 @@ def _stacked(frames: Sequence[Any]) -> torch.Tensor:
                 f"{first.dtype} of {tuple(first.shape)}: all must have one shape and type"
             )
     return torch.stack(tensors)
+
+
+def _check_sequence(frames: Sequence[Any]) -> None:
+    """Raises an error for one open animation given several times, which shows its last frame each time."""
+    animations = [id(frame) for frame in frames if is_picture(frame) and getattr(frame, "n_frames", 1) > 1]
+    if len(set(animations)) < len(animations):
+        raise ValueError(
+            "the list holds one Pillow picture of several frames more than once, which is the same frame each time; "
+            "give the file itself, or frame.copy() of each frame"
+        )
+
+
+def _pixels(picture: Any, number: int) -> np.ndarray:
+    """Returns the pixels of a Pillow picture as RGB."""
+    from vov3d.video.decoders.images import in_colour  # needs Pillow
+
+    try:
+        return np.asarray(in_colour(picture))
+    except ValueError as error:
+        raise ValueError(f"frame {number} of the list: {error}") from error
 
 
 def _writable(array: np.ndarray) -> np.ndarray:

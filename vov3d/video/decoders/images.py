@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_NO_DIGITS = str.maketrans("", "", "0123456789")
 _FPS = 12.0  # the rate at which Something-Something V1 was cut into pictures
 
 
@@ -74,7 +76,7 @@ class FolderFrames(FrameSource):
             with Image.open(path, formats=_FORMATS) as picture:
                 check_pixels(*picture.size, path)
                 picture.load()
-                array = np.asarray(_upright(_in_colour(picture), picture))
+                array = np.asarray(_upright(in_colour(picture), picture))
         except VideoError:
             raise
         except Exception as error:  # Pillow raises many kinds for damaged pictures
@@ -83,7 +85,7 @@ class FolderFrames(FrameSource):
         return torch.from_numpy(array.copy()).permute(2, 0, 1)
 
 
-def _in_colour(picture: Image.Image) -> Image.Image:
+def in_colour(picture: Image.Image) -> Image.Image:
     """Returns a picture as 8-bit RGB; scales 16 bits, and raises an error for other depths, which would be clipped."""
     deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
     if deep:
@@ -119,7 +121,28 @@ def _picture_names(folder: str) -> list[str]:
         raise VideoError(
             f"{folder}: is a folder without pictures; give a video file, or a folder of frames such as 00001.jpg"
         )
+    _check_one_series(folder, names)
     return sorted(names, key=_natural)
+
+
+def _check_one_series(folder: str, names: Sequence[str]) -> None:
+    """Raises an error for several series of pictures that share numbers, such as optical flow beside the frames.
+
+    Names are of one series if they differ in numbers alone.
+    """
+    if len({name.translate(_NO_DIGITS) for name in names}) == 1:
+        return  # almost always, and ten times faster to find
+    series: dict[str, dict[tuple[int, ...], str]] = {}
+    for name in names:
+        numbers = tuple(map(int, re.findall(r"\d+", name)))
+        series.setdefault(re.sub(r"\d+", "#", name), {})[numbers] = name
+    for one, other in combinations([members for members in series.values() if len(members) > 1], 2):
+        shared = sorted(one.keys() & other.keys())
+        if len(shared) > 1 and 2 * len(shared) >= min(len(one), len(other)):
+            raise VideoError(
+                f"{folder}: holds several pictures for one frame, such as {one[shared[0]]} and {other[shared[0]]}; "
+                "give a folder with the frames of one video alone"
+            )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -33,6 +33,7 @@ _FARTHEST = 17  # the same in any valid stream: codecs hold back up to 16 frames
 _PARAMETERS = 64  # bytes in which H.264 says whether there are fields
 _SMALL = 512  # bytes; a packet up to this size may carry a message and no picture
 _HEAD = 1 << 20  # bytes at both ends of a file in which its codec is named
+_JUMP = 10.0  # seconds; FFmpeg's limit too
 _PLAUSIBLE = 10  # times the frames that the missing bytes would hold at the rate of those present
 
 
@@ -53,6 +54,8 @@ class FrameIndex:
         variable: whether the frames come at a variable rate.
         cut: byte position (None where it is not known) and size of a last packet that is incomplete.
         whole: whether the file's own table lists all packets, and each is a picture that is shown.
+        palettes: those that come beside packets, each with its packet's decoding time, in the file's order. FFmpeg
+            hands a palette out once: it is missing when the file is read again.
     """
 
     pts: np.ndarray
@@ -67,6 +70,7 @@ class FrameIndex:
     variable: bool
     cut: tuple[int | None, int] | None
     whole: bool = False
+    palettes: tuple[tuple[int, Any], ...] = ()
 
     def without(self, frames: int) -> "FrameIndex":
         """Returns the index without some frames at the beginning, for which the file has no pictures."""
@@ -77,8 +81,12 @@ class FrameIndex:
         _, ours, theirs = np.intersect1d(key_pts, self.key_pts, return_indices=True)
         key_dts, key_at = np.full_like(key_pts, NO_TIME), np.full_like(key_pts, -1)
         key_dts[ours], key_at[ours] = self.key_dts[theirs], self.key_at[theirs]
-        fps, variable = _frame_rate(stream, pts, ordered=True), _is_variable(np.diff(pts))
-        return FrameIndex(pts, key_pts, key_dts, key_at, True, True, self.first, self.promised, fps, variable, self.cut)
+        shown = without_jumps(pts, stream)
+        fps, variable = _frame_rate(stream, shown, ordered=True), _is_variable(np.diff(shown))
+        place, promised, cut, palettes = self.first, self.promised, self.cut, self.palettes
+        return FrameIndex(
+            pts, key_pts, key_dts, key_at, True, True, place, promised, fps, variable, cut, palettes=palettes
+        )
 
 
 def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
@@ -168,6 +176,7 @@ class _Packets:
     discarded: int = 0
     broken: bool = False
     cut: tuple[int | None, int] | None = None
+    palettes: list[tuple[int, Any]] = field(default_factory=list)
 
 
 def has_picture(packet: Any, codec: str, extradata: bytes | None) -> bool:
@@ -295,7 +304,7 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
     at_keys, place = keys.astype(bool), (first.dts, first.pts, first.pos)
     fps, variable = _frame_rate(stream, pts, True), _is_variable(gaps)
     at = pts[at_keys], dts[at_keys], positions[at_keys]
-    return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None, True)
+    return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None, True, _palettes(first))
 
 
 def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream, media: Media) -> bool:
@@ -326,7 +335,8 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     gaps = np.diff(known)
     ordered = 0 < len(known) == len(pts) and bool((gaps > 0).all()) and timed and near
     pts, gaps = known, gaps if ordered else gaps[:0]
-    variable = _is_variable(gaps)
+    shown = without_jumps(pts, stream) if ordered else pts
+    variable = ordered and _is_variable(np.diff(shown))
     # where a file is cut, frames to be shown before the last ones can be missing
     steady = not _is_variable(gaps[:-_REORDER] if len(gaps) > _REORDER else gaps)
     size, declared = _size(media), _declared_size(media)
@@ -334,7 +344,8 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     cut = packets.broken or early
     if cut and steady and len(gaps):
         variable, pts = False, _without_holes(pts, _median(gaps))
-    fps = _frame_rate(stream, pts, ordered)
+        shown = pts
+    fps = _frame_rate(stream, shown, ordered)
     promised = 0
     if cut:
         most = int(_PLAUSIBLE * (len(pts) + 10) * max(declared / size, 1))
@@ -342,7 +353,17 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     by_time = np.argsort(np.asarray(packets.key_pts, dtype=np.int64), kind="stable")
     at = [np.asarray(column, dtype=np.int64)[by_time] for column in (packets.key_pts, packets.key_dts, packets.key_at)]
     place = packets.first
-    return FrameIndex(pts, at[0], at[1], at[2], ordered, timed, place, promised, fps, variable, packets.cut)
+    return FrameIndex(
+        pts, at[0], at[1], at[2], ordered, timed, place, promised, fps, variable, packets.cut, False,
+        tuple(packets.palettes),
+    )  # fmt: skip
+
+
+def _palettes(packet: Any) -> tuple[tuple[int, Any], ...]:
+    """Returns the palette that comes beside a packet, with the packet's decoding time; () if there is none."""
+    if not packet.has_sidedata("palette"):
+        return ()
+    return (((NO_TIME if packet.dts is None else packet.dts), packet.get_sidedata("palette")),)
 
 
 def _promised(
@@ -409,6 +430,7 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
             pts = packet.pts
             if packet.stream_index != stream.index:
                 continue
+            found.palettes += _palettes(packet)
             if (codec == "vp8" or packet.size <= _SMALL) and not has_picture(packet, codec, extradata):
                 continue
             if not found.pts and not found.discarded:
@@ -434,6 +456,20 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
 def _median(gaps: np.ndarray) -> int:
     """Returns the median of the gaps between frames, the upper of two."""
     return int(np.partition(gaps, len(gaps) // 2)[len(gaps) // 2])
+
+
+def without_jumps(pts: np.ndarray, stream: VideoStream) -> np.ndarray:
+    """Closes the jumps of over 10 seconds in the rising times of MPEG transport and program streams, as FFmpeg does.
+
+    Their clock may start anew: where recordings or segments are joined, or a camera has slept. A jump is no pause,
+    since the format asks for a time every 0.7 seconds.
+    """
+    if stream.container.format.name not in ("mpegts", "mpeg") or len(pts) < 2 or not stream.time_base:
+        return pts
+    gaps = np.diff(pts)
+    usual = _median(gaps)
+    jumps = gaps > max(_JUMP / float(stream.time_base), 10 * usual)
+    return pts if not jumps.any() else pts[0] + np.cumsum(np.concatenate([[0], np.where(jumps, usual, gaps)]))
 
 
 def _is_variable(gaps: np.ndarray) -> bool:

@@ -22,6 +22,7 @@ from vov3d.video.decoders.index import (
     has_picture,
     index_frames,
     open_video,
+    without_jumps,
 )
 from vov3d.video.sources import Media
 
@@ -120,7 +121,7 @@ class PyAVFrames(FrameSource):
         self._coded_size = first.width, first.height
         turned = self._upright(np.empty((first.height, first.width, 0)))
         self.height, self.width = turned.shape[:2]
-        self.timestamps = _timestamps(index, self._stream.time_base, self._by_count, self.num_frames)
+        self.timestamps = _timestamps(index, self._stream, self._by_count, self.num_frames)
 
     def _trial(self) -> Any:
         """Returns the first frame; if the first few are not those of the packets, lists the frames by decoding.
@@ -407,12 +408,21 @@ class PyAVFrames(FrameSource):
 
     def _after(self, first: Any = None) -> Iterator[Any]:
         """Yields a packet and those after it, up to where the file is cut short."""
-        if first is not None:
-            yield first
         try:
-            yield from self._container.demux(self._stream)
+            rest = self._container.demux(self._stream)
+            first = next(rest, None) if first is None else first
+            if first is not None:
+                self._give_palette(first)
+                yield first
+            yield from rest
         except FFmpegError:
             return
+
+    def _give_palette(self, packet: Any) -> None:
+        """Puts the palette that holds at a packet beside it, unless it has one."""
+        before = [palette for time, palette in self._index.palettes if packet.dts is None or time <= packet.dts]
+        if before and not packet.has_sidedata("palette"):
+            packet.set_sidedata(before[-1])
 
 
 def _is_key(frame: Any) -> bool:
@@ -446,10 +456,12 @@ def upright(matrix: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
     return turned
 
 
-def _timestamps(index: FrameIndex, time_base: Any, by_count: bool, num_frames: int) -> np.ndarray:
+def _timestamps(index: FrameIndex, stream: Any, by_count: bool, num_frames: int) -> np.ndarray:
     """Returns the seconds from the first frame; by the average rate where the file has no times."""
+    time_base = stream.time_base
     if by_count or not time_base:
         return np.arange(num_frames) / index.fps
-    times = (index.pts - index.pts[0]) * time_base.numerator / time_base.denominator
+    shown = without_jumps(index.pts, stream)
+    times = (shown - shown[0]) * time_base.numerator / time_base.denominator
     missing = np.arange(1, num_frames - len(times) + 1)
     return np.concatenate([times, times[-1] + missing / index.fps])
