@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from vov3d.deploy import export as package_export
 from vov3d.deploy._compare import compare
 from vov3d.deploy._metadata import Metadata
 from vov3d.deploy.formats import BOUNDS, base
+from vov3d.deploy.formats._archive import checked_archive
 from vov3d.deploy.graphs import graph_of
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.synthetic.noise import moving_clips
@@ -530,6 +532,17 @@ def test_loading_runs_no_code_and_takes_nothing_that_export_does_not_write(kind,
         with pytest.raises(ValueError, match=r"a\.pt2: cannot be loaded as torch\.export: (it was not|Weights only)"):
             vov3d.load_exported(path)
     assert not marker.exists()
+
+
+def test_every_size_of_a_graph_is_loaded_with_bounds(files):
+    # PyTorch 2.6 to 2.8 fails without, later releases do not need them.
+    with zipfile.ZipFile(checked_archive(files[".pt2"])) as archive:
+        graph = next(name for name in archive.namelist() if name.endswith(("model.json", "program.json")))
+        program = json.loads(archive.read(graph))
+    sizes = set(re.findall(r"Symbol\('(\w+)'", json.dumps(program)))
+    assert len(sizes) == 4  # batch, frames, height and width
+    assert program["range_constraints"].keys() == sizes
+    assert all(bounds == {"min_val": 1, "max_val": None} for bounds in program["range_constraints"].values())
 
 
 def test_files_load_in_threads_and_leave_the_environment_alone(files, model):

@@ -180,6 +180,17 @@ def test_the_own_folder_and_the_mirrored_room_are_allowed():
 # --- the core --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("place", ["layers/*.py", "models/network.py", "deploy/graphs.py", "deploy/_conv2d.py"])
+def test_what_is_compiled_asks_for_no_union_of_types(place):
+    # torch.compile and torch.export of PyTorch 2.6 fail at `isinstance(x, A | B)`; `(A, B)` is fine.
+    files = sorted(PACKAGE.glob(place))
+    assert files
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                assert not isinstance(node.args[1], ast.BinOp), f"{path}:{node.lineno}"
+
+
 def test_core_imports_no_extra_at_import_time():
     allowed = CORE | set(sys.stdlib_module_names) | {"vov3d"}
     wrong = []

@@ -50,7 +50,7 @@ class _Map(NamedTuple):
         return _Map(self.x.reshape(-1, t, self.x.shape[1], h * w).transpose(1, 2), self.size, False)
 
     def with_values(self, x: torch.Tensor) -> "_Map":
-        return self._replace(x=x)
+        return _Map(x, self.size, self.is_frames)  # not _replace, which PyTorch 2.6 cannot trace
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------

@@ -117,6 +117,11 @@ def _activated(
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, act, [], "")
 
 
+def _adds_plainly(x: torch.Tensor) -> bool:
+    """Returns whether sums need PyTorch's own functions: oneDNN of PyTorch 2.6 to 2.8 adds no maps of one position."""
+    return x.shape[-1] * x.shape[-2] == 1 or _is_plain(x)
+
+
 _1x1: Any = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
 
 
@@ -124,7 +129,7 @@ def _rectified_sum(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, other: torch.Tensor
 ) -> torch.Tensor:
     """Computes `relu(conv(x) + other)` of a 1x1 convolution in one pass."""
-    if _is_plain(x):
+    if _adds_plainly(x):
         return F.relu(F.conv2d(x, weight, bias) + other)
     return torch.ops.mkldnn._convolution_pointwise.binary(x, other, weight, bias, *_1x1, "add", 1.0, "relu", [], "")
 
@@ -133,7 +138,7 @@ def _added(
     total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str
 ) -> torch.Tensor:
     """Adds a 1x1 convolution to `total`, in place, and applies the activation in the same pass."""
-    if _is_plain(x):
+    if _adds_plainly(x):
         return _PLAIN.get(act, _same)(total + F.conv2d(x, weight, bias))
     unary = None if act == "none" else act
     return torch.ops.mkldnn._convolution_pointwise_.binary(total, x, weight, bias, *_1x1, "add", 1.0, unary, [], "")

@@ -26,7 +26,7 @@ class PlainGraph(nn.Module):
     def forward(self, clip: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Computes a tuple of outputs from a clip `(B, C, T, H, W)`."""
         out = self.model(clip)
-        return tuple(out) if isinstance(out, list | tuple) else (out,)
+        return tuple(out) if isinstance(out, (list, tuple)) else (out,)  # PyTorch 2.6 traces no unions
 
 
 class ClassifierGraph(nn.Module):

@@ -97,7 +97,7 @@ class D2plus1D(nn.Module):
         if zero_init_last:
             start_at_zero(self.bn3)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        if not isinstance(shortcut, bool | nn.Module | None):
+        if not (shortcut is None or isinstance(shortcut, (bool, nn.Module))):
             raise ValueError(f"shortcut must be True, False or a module whose output is added, got {shortcut!r}")
         added = shortcut if isinstance(shortcut, nn.Module) else None
         if shortcut is True and stride == 1 and in_chs == out_chs:

@@ -171,7 +171,8 @@ def _has_own_backward(x: torch.Tensor, weight: torch.Tensor, reach: int, padding
 def _has_own_sizes(conv: Any) -> bool:
     """Returns whether stride, padding and dilation have a number for each axis, not one number or a name for all."""
     return all(
-        isinstance(sizes, tuple | list) and len(sizes) == 3 for sizes in (conv.stride, conv.padding, conv.dilation)
+        isinstance(sizes, (tuple, list)) and len(sizes) == 3  # torch.compile of PyTorch 2.6 knows no unions
+        for sizes in (conv.stride, conv.padding, conv.dilation)
     )
 
 

@@ -68,7 +68,8 @@ def build_video_model(
     if place and isinstance(pretrained_cfg, Mapping):
         pretrained_cfg = _checked(place, family, pretrained_cfg, {**saved_args, **kwargs}, saved_args)
     cfg: Any = resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
-    if pretrained and torch.device(kwargs.get("device") or torch.get_default_device()).type == "meta":
+    # get_default_device() of PyTorch 2.6 does not know `with torch.device(...)`
+    if pretrained and torch.device(kwargs.get("device") or torch.empty(0).device).type == "meta":
         raise ValueError("the meta device holds no weights; leave out pretrained, or use another device")
     to_published = partial(_to_published, family=family, model_args={**model_args, "num_classes": cfg.num_classes})
     weights = fetch(cfg, cache_dir, to_published, token) if pretrained else None
@@ -113,6 +114,8 @@ def build_video_model(
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
     if not kwargs.get("features_only") and "pool_size" not in pretrained_cfg_overlay:
         _fit_window(model)
+    if not hasattr(model, "in_chans"):  # of features_only; timm before 1.0.31 leaves it out
+        model.in_chans = kwargs.get("in_chans", cfg.input_size[0])
     if surgery:
         given["surgery"] = surgery
     model.model_args = given  # what save_pretrained needs to build the model again

@@ -316,7 +316,8 @@ def _read_shards(index: Path) -> tuple[dict[str, Described], Opener]:
 
 
 def _bytes_of(file: Any, name: str) -> bytes:
-    return file.get_tensor(name).flatten().view(torch.uint8).numpy().tobytes()
+    with torch.device("cpu"):  # else older releases of safetensors take the default device
+        return file.get_tensor(name).flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:

@@ -149,13 +149,14 @@ def _check_config(config: Any, sizes: dict[str, int]) -> None:
 
 
 def _checked_program(program: dict[str, Any]) -> dict[str, Any]:
-    """Checks a graph and removes the entries that running it does not need."""
+    """Checks a graph, removes the entries that running it does not need, and lets each size be 1 or more."""
     module = program["graph_module"]
     if program["range_constraints"] or module.get("treespec_namedtuple_fields"):
         raise _ForeignError("its graph has bounds or named tuples")
     for entry in module["module_call_graph"]:
-        for key in ("in_spec", "out_spec") if entry["signature"] else ():
-            _check_structure(json.loads(entry["signature"][key])[1])
+        signature = entry.get("signature") or {}  # PyTorch 2.6 leaves out what is None
+        for key in signature.keys() & {"in_spec", "out_spec"}:
+            _check_structure(json.loads(signature[key])[1])
     for node in module["graph"]["nodes"]:
         if not _is_known(node["target"]):
             raise _ForeignError(f"its graph calls {str(node['target'])[:100]!a}")
@@ -163,11 +164,15 @@ def _checked_program(program: dict[str, Any]) -> dict[str, Any]:
     module["metadata"] = {}
     if "guards_code" in program:
         program["guards_code"] = []
+    symbols = set[str]()
     for key, value in _entries(program):
         if key == "expr_str":
             _check_formula(value)
+            symbols.update(_SYMBOL.findall(value))
         elif key in _FOREIGN or (key.startswith("as_") and key not in _KINDS):
             raise _ForeignError(f"its graph holds {key}")
+    # PyTorch 2.6 to 2.8 cannot load a size without bounds
+    program["range_constraints"] = {symbol: {"min_val": 1, "max_val": None} for symbol in sorted(symbols)}
     return program
 
 
