@@ -13,6 +13,7 @@ import argparse
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--views", default="1x1", metavar="CLIPSxCROPS", help="such as 10x3 (default: 1x1)")
     model.add_argument("--frames", type=positive, metavar="T", help="frames of a clip (default: the model's)")
     model.add_argument("--stride", type=float, metavar="S", help="distance of frames at 30 fps (default: the model's)")
+    model.add_argument("--fps", type=float, help="frames per second of folders (default: 12); files have their own")
     model.add_argument("--batch", type=positive, metavar="N", help="views at once (default: as many as fit in memory)")
     work = parser.add_argument_group("processes")
     work.add_argument("--decode-cpus", type=positive, metavar="N", help="processes that decode (default: one a core)")
@@ -163,6 +165,8 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"{option} is for Ray and has no effect with --no-ray; leave one of them out")
         if given is not None and args.address and option != "--address":
             raise ValueError(f"{option} has no effect on a running cluster, which was started with its own")
+    if args.fps is not None and not 0 < args.fps < math.inf:
+        raise ValueError(f"--fps {args.fps:g}: frames per second must be positive and finite")
     if args.model_cpus and args.gpus:
         raise ValueError("--model-cpus is for a model on the CPU and has no effect with --gpus; leave one of them out")
     if args.no_ray and ((args.gpus or 1) > 1 or (args.model_cpus or 1) > 1):
@@ -206,10 +210,12 @@ def _job(args: argparse.Namespace, modelling: Modelling, model: Model, start: st
     """Returns what the stages need, without videos, after a check of the folder of results; `start` as for `begin`."""
     kept = ("views", "frames", "stride", "topk", "threshold", "embedding", "checkpoint", "antialias")
     settings = {"model": model.name, "weights": model.digest, **{key: getattr(modelling, key) for key in kept}}
+    settings["fps"] = args.fps
     results.begin(args.output, settings, start)
     wanted = ("num_frames", "frame_stride", "sampling", "input_size", "test_input_size", "mean", "std", "interpolation")
     cfg = {key: model.cfg[key] for key in wanted if key in model.cfg}
-    decoding = Decoding(cfg, model.clips, model.crops, args.timeout, os.getcwd(), args.backend, modelling.antialias)
+    views = model.clips, model.crops
+    decoding = Decoding(cfg, *views, args.timeout, os.getcwd(), args.backend, modelling.antialias, args.fps)
     return Job(
         [],
         decoding,

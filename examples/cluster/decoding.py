@@ -33,6 +33,7 @@ class Decoding:
         folder: The folder that relative paths start from.
         backend: The decoder of files; None for the usual one.
         antialias: As for `vov3d.video.eval_transform`.
+        fps: Frames per second of folders of frames; None for the usual 12. Files have their own.
     """
 
     cfg: Mapping[str, Any]
@@ -42,6 +43,7 @@ class Decoding:
     folder: str
     backend: str | None = None
     antialias: bool = True
+    fps: float | None = None
 
 
 @dataclass
@@ -172,7 +174,8 @@ def _decode(name: str, decoding: Decoding) -> Decoded:
     local = not is_remote(name)
     source: Any = read_remote(name) if not local else name if is_address(name) else os.path.join(decoding.folder, name)
     transform = eval_transform(decoding.cfg, decoding.crops, decoding.antialias)
-    with VideoReader(source, decoding.backend if is_file(source) else None) as reader:
+    backend, fps = (decoding.backend, None) if is_file(source) else (None, decoding.fps)
+    with VideoReader(source, backend, fps) as reader:
         clips = Counter(plan_clips(decoding.cfg, reader, decoding.clips))
         indices = sorted({index for clip in clips for index in clip})
         frames = dict(reader.stream(indices, transform.resize))

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,12 @@ from cluster.inputs import collect, is_remote, is_whole
 from cluster.plan import Cluster, plan, rates_of
 from cluster.plan import main as plan_main
 from cluster.stages import Decode, Model, Modelling, Write, names_table
-from helpers.numbered_videos import write_video
+from helpers.numbered_videos import folder_of_frames, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vov3d.video import VideoClassifier
+from vov3d.video import VideoClassifier, VideoReader, plan_clips
 
 # --- which videos ----------------------------------------------------------------------------------------------------
 
@@ -163,6 +165,8 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 STAND_IN = """
 import os, sys, time
 from multiprocessing.connection import Connection
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from cluster.decoding import Decoded
 link = Connection(int(sys.argv[1]))
@@ -243,6 +247,18 @@ def test_stages_give_what_the_classifier_gives(model: Model, tmp_path: Path, in_
     for name in ("c.mp4", "none.mp4"):
         assert stored[name]["labels"] is stored[name]["embedding"] is None
         assert name in stored[name]["error"]
+
+
+def test_folders_of_frames_play_at_the_given_rate_and_files_at_their_own(model: Model, tmp_path: Path) -> None:
+    folder_of_frames(tmp_path / "frames", 90)
+    write_video(tmp_path / "a.mp4", num_frames=90)
+    cfg = {**model.cfg, "sampling": "dense", "frame_stride": 4}
+    usual = replace(decoding_of(model, tmp_path), cfg=cfg)
+    fast = replace(usual, fps=48.0)
+    assert decode("a.mp4", usual).views == decode("a.mp4", fast).views != b""
+    assert decode("frames", usual).views != decode("frames", fast).views != b""
+    clips = Counter(plan_clips(cfg, VideoReader(tmp_path / "frames", fps=48.0), model.clips))
+    assert decode("frames", fast).weights == tuple(n for n in clips.values() for _ in range(model.crops))
 
 
 def test_a_video_in_an_object_store_is_read(model: Model, tmp_path: Path) -> None:
@@ -329,6 +345,8 @@ def test_shards_write_into_one_folder(tmp_path, in_this_process) -> None:
         (["--model-cpus", "2"], "--shard I/N"),
         (["--embedding", "--model", "none.onnx"], "none.onnx"),
         (["--views", "0x1"], "views"),
+        (["--fps", "0"], "--fps 0: frames per second must be positive"),
+        (["--fps", "nan"], "--fps nan"),
     ],
 )
 def test_settings_without_effect_are_refused(argv, says, tmp_path, capsys) -> None:
