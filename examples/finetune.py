@@ -5,7 +5,7 @@
 
 `--data hf:org/name` streams a data set of the Hugging Face Hub instead (`pip install datasets`). A fifth of each class,
 or the validation split, is held out and measured after every epoch; the weights of the last epoch are saved.
-Needs `pip install "vov3d[video]" tqdm`. The package `reference` beside this file has the full trainer.
+Needs `pip install "vov3d[train]"`. The package `reference` beside this file has the full trainer.
 """
 
 import argparse
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 import vov3d
@@ -42,11 +44,9 @@ class Clips(Dataset):
 
     def load(self, source: Any, label: int) -> tuple[torch.Tensor, int]:
         """Reads a clip of a file, or of the bytes of one."""
+        rng = random.Random(int(torch.randint(1 << 62, ())))
         with VideoReader(source) as reader:
-            if self.train:
-                wanted = plan_random_clip(self.cfg, reader, random.Random(int(torch.randint(1 << 62, ()))))
-            else:
-                wanted = plan_clips(self.cfg, reader)[0]
+            wanted = plan_random_clip(self.cfg, reader, rng) if self.train else plan_clips(self.cfg, reader)[0]
             clip = self.transform(reader.read(wanted))
         return clip if self.train else clip[0], label
 
@@ -90,10 +90,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="vov3d_n", help="model or model.tag to start from (default: vov3d_n)")
     parser.add_argument("--epochs", type=int, default=40, help="passes over the videos (default: 40)")
     parser.add_argument("--batch", type=int, default=16, help="clips in an update (default: 16)")
-    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate (default: 2e-3)")
+    parser.add_argument("--lr", type=float, default=5e-3, help="highest learning rate (default: 5e-3)")
     parser.add_argument("--flip", action="store_true", help="mirror half of the clips; not if left and right differ")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    return args if args.epochs > 0 else parser.error(f"--epochs {args.epochs}: expected 1 or more")
 
 
 def main() -> None:
@@ -107,24 +108,23 @@ def main() -> None:
     model: Any = vov3d.create_model(args.model, pretrained=True, num_classes=len(classes)).to(device)
     if vov3d.class_names(model) not in (None, classes):  # as many classes, but others, or in another order
         model.reset_classifier(len(classes))
-    cfg = model.pretrained_cfg
-    loading: dict[str, Any] = {"batch_size": args.batch, "num_workers": args.workers}
-    drawn, middle = Clips(train, cfg, train=True, flip=args.flip), Clips(held_out, cfg, train=False)
-    if isinstance(train, VideoStream):
-        batches = DataLoader(train.map(drawn.load, shuffle=True), **loading)
-        measured = DataLoader(held_out.map(middle.load), **loading)
-    else:
-        batches, measured = DataLoader(drawn, shuffle=True, **loading), DataLoader(middle, **loading)
-    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.05)
-    updates = math.ceil(len(train) / args.batch)
-    steps, warmup = args.epochs * updates, min(updates, args.epochs * updates // 2) + 1
-    schedule = torch.optim.lr_scheduler.LambdaLR(  # linear warm-up, then half a cosine
-        optimizer, lambda step: min((step + 1) / warmup, (1 + math.cos(math.pi * step / steps)) / 2)
-    )
+    cfg, streamed = model.pretrained_cfg, isinstance(train, VideoStream)
+    drawn: Any = Clips(train, cfg, train=True, flip=args.flip)
+    middle: Any = Clips(held_out, cfg, train=False)
+    drawn, middle = (train.map(drawn.load, shuffle=True), held_out.map(middle.load)) if streamed else (drawn, middle)
+    batches = DataLoader(drawn, args.batch, shuffle=not streamed, num_workers=args.workers)
+    measured = DataLoader(middle, args.batch, num_workers=args.workers)
+    cutmix = v2.RandomApply([v2.CutMix(num_classes=len(classes))])  # half of the batches
+    by_adamw = ["*.conv_s.weight", "*.conv_t.weight", "head.fc.weight"]  # no matrix to orthogonalise
+    optimizer = create_optimizer_v2(model, "muon", args.lr, weight_decay=0.05, nesterov=True, fallback_list=by_adamw)
+    steps = args.epochs * (updates := math.ceil(len(train) / args.batch))
+    warmup = min(updates, steps // 2) + 1  # linear, then half a cosine
+    schedule = LambdaLR(optimizer, lambda i: min((i + 1) / warmup, (1 + math.cos(math.pi * i / steps)) / 2))
     for epoch in range(1, args.epochs + 1):
         model.train()
         for clips, labels in (bar := tqdm(batches, f"epoch {epoch} of {args.epochs}", updates, leave=False)):
-            loss = F.cross_entropy(model(clips.to(device)), labels.to(device), label_smoothing=0.1)
+            mixed, shares = cutmix(clips.to(device).flatten(1, 2), labels.to(device))  # one box in all frames
+            loss = torch.nn.functional.cross_entropy(model(mixed.view_as(clips)), shares, label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

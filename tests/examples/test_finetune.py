@@ -28,7 +28,7 @@ def test_the_script_is_short_and_stands_alone():
     source = Path(finetune.__file__).read_text()
     assert len(source.splitlines()) <= 150
     imported = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import", "from"))}
-    assert imported - set(sys.stdlib_module_names) == {"vov3d", "torch", "tqdm"}
+    assert imported - set(sys.stdlib_module_names) == {"vov3d", "torch", "torchvision", "timm", "tqdm"}
 
 
 def test_two_motions_are_classified_after_two_epochs(tmp_path):
@@ -93,6 +93,18 @@ def test_a_broken_video_and_an_output_that_is_a_file_are_one_line_each(tmp_path,
         line = said("model", workers)
         assert f"{tmp_path / 'videos'}" in line
         assert "\n" not in line
+
+
+@pytest.mark.parametrize(("option", "value"), [("--epochs", "0"), ("--epochs", "-1"), ("--batch", "0")])
+def test_no_epochs_and_no_clips_are_refused_in_one_line(tmp_path, monkeypatch, capsys, option, value):
+    write_folder(tmp_path / "videos", 2)
+    options = ["--output", str(tmp_path / "model"), option, value, "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", str(tmp_path / "videos"), *options])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(finetune.__file__, run_name="__main__")
+    said = capsys.readouterr().err.splitlines()[-1] if end.value.code == 2 else str(end.value)
+    assert option[2:5] in said
+    assert value in said
 
 
 @pytest.mark.parametrize(("each", "message"), [(1, "holds 1 videos; a class needs two"), (0, "holds 0 videos")])

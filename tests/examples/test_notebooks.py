@@ -65,7 +65,7 @@ def test_the_quick_start_runs(tmp_path, monkeypatch):
 def test_fine_tuning_runs_and_learns(tmp_path, monkeypatch):
     shown = run("finetune", tmp_path, monkeypatch)
     epochs = re.findall(r"loss ([\d.]+), (\d+)% of the held-out", "\n".join(shown))
-    assert len(epochs) == 6
+    assert len(epochs) == 12
     assert float(epochs[-1][0]) < float(epochs[0][0])
     assert int(epochs[-1][1]) >= 50, epochs  # chance is 25
     assert (tmp_path / "my_model" / "config.json").is_file()
