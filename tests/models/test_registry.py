@@ -112,8 +112,10 @@ def test_configuration_errors_say_what_is_known():
         vov3d.create_model("vov3d_xl")
     with pytest.raises(ValueError, match="vov3d has no model 'resnet50'; its models are vov3d_l, vov3d_m"):
         vov3d.create_model("resnet50")
-    with pytest.raises(ValueError, match="has no source prefix"):
+    with pytest.raises(ValueError, match="folder/vov3d_m: has no source prefix, and there is no such folder; use"):
         vov3d.create_model("folder/vov3d_m")
+    with pytest.raises(ValueError, match="has no source prefix; use 'local-dir:.*' for a folder"):
+        vov3d.create_model(str(Path(__file__).parent))
     with pytest.raises(ValueError, match="vov3d has no model 'x3d_q'"):
         vov3d.model_entrypoint("x3d_q")
 

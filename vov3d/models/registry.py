@@ -158,9 +158,13 @@ def _parsed(model_name: str) -> tuple[str | None, str]:
         raise ValueError(
             f"model_name must be a name such as 'vov3d_m', or a folder as 'local-dir:FOLDER', got {model_name!r:.100}"
         )
+    if "/" in model_name and not re.match(r"[\w-]+:", model_name):
+        missing = "" if Path(model_name).expanduser().is_dir() else ", and there is no such folder"
+        raise ValueError(
+            f"{model_name}: has no source prefix{missing}; use 'local-dir:{model_name}' for a folder, or"
+            f" 'hf-hub:{model_name}' for a repository of the Hub"
+        )
     source, name = parse_model_name(model_name)
-    if not source and name != model_name:  # older timm drops everything before the last slash
-        raise ValueError(f"{model_name!r} has no source prefix; use 'hf-hub:{model_name}' or 'local-dir:{model_name}'")
     return source or None, name
 
 
