@@ -135,6 +135,7 @@ def test_predict_from_a_saved_folder_with_its_own_names(capsys, video, tmp_path)
     [
         (["--views", "3"], "views '3' cannot be read: give CLIPSxCROPS"),
         (["--device", "nowhere"], "--device nowhere cannot be used here"),
+        (["--device", "meta"], "--device meta cannot be used here: Cannot copy out of meta tensor"),
         (["--checkpoint", "none.pth"], "none.pth: no such weights file"),
     ],
 )

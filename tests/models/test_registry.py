@@ -108,6 +108,15 @@ def test_configuration_errors_say_what_is_known():
         vov3d.create_model("vov3d_m", pretrained_cfg_overlay={"num_frame": 3})
     with pytest.raises(ValueError, match=r"input_size must be \(C, H, W\), got \(3, 16, 224, 224\).* num_frames"):
         vov3d.create_model("vov3d_m", pretrained_cfg_overlay={"input_size": (3, 16, 224, 224)})
+    for field, value, words in (
+        ("sampling", "bogus", "sampling must be 'dense' or 'segment', got 'bogus'"),
+        ("num_frames", "8", "num_frames must be a whole number from 1, got '8'"),
+        ("num_frames", 0, "num_frames must be a whole number from 1, got 0"),
+        ("frame_stride", "5", "frame_stride must be a positive, finite number, got '5'"),
+        ("frame_stride", float("nan"), "frame_stride must be a positive, finite number, got nan"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            vov3d.create_model("vov3d_m", pretrained_cfg_overlay={field: value})
     with pytest.raises(ValueError, match="vov3d has no model 'vov3d_xl'; did you mean 'vov3d_"):
         vov3d.create_model("vov3d_xl")
     with pytest.raises(ValueError, match="vov3d has no model 'resnet50'; its models are vov3d_l, vov3d_m"):

@@ -47,7 +47,9 @@ def device(name: str) -> torch.device:
         ValueError: If it cannot.
     """
     try:
-        return torch.empty(0, device=name).device
+        found = torch.empty(1, device=name)
+        found.cpu()  # not from the meta device
+        return found.device
     except (AssertionError, RuntimeError) as e:
         raise ValueError(f"--device {name} cannot be used here: {str(e).splitlines()[0]}") from e
 

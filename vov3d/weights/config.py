@@ -5,10 +5,12 @@ sizes; so the video fields are separate, and dictionaries are converted here bef
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any
 
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
@@ -178,7 +180,8 @@ def resolve_cfg(
         overlay: Fields that replace those of the configuration.
 
     Raises:
-        ValueError: If the tag, a field or the task is not known, or an input size is not `(C, H, W)`.
+        ValueError: If the tag, a field, the task or the sampling is not known, an input size is not `(C, H, W)`, or
+            frames or their distance are no numbers.
     """
     if isinstance(pretrained_cfg, PretrainedCfg):
         values = {f.name: getattr(pretrained_cfg, f.name) for f in dataclasses.fields(pretrained_cfg)}
@@ -200,11 +203,23 @@ def resolve_cfg(
     if cfg.sampling == "segment":  # a stride has no effect, and saved files do not state that there is none
         cfg.frame_stride = None
     make_task(cfg.task, cfg.heads)
+    _check_clip(cfg)
     for key in ("input_size", "test_input_size"):
         size = getattr(cfg, key)
         if size is not None and len(size) != 3:
             raise ValueError(f"{key} must be (C, H, W), got {tuple(size)}; the number of frames is num_frames")
     return cfg
+
+
+def _check_clip(cfg: VideoPretrainedCfg) -> None:
+    """Raises an error for a sampling that is not known, and for lengths that are no numbers."""
+    if cfg.sampling not in ("dense", "segment"):
+        raise ValueError(f"sampling must be 'dense' or 'segment', got {cfg.sampling!r}")
+    if not isinstance(cfg.num_frames, Integral) or cfg.num_frames < 1:
+        raise ValueError(f"num_frames must be a whole number from 1, got {cfg.num_frames!r}")
+    stride = cfg.frame_stride
+    if stride is not None and not (isinstance(stride, Real) and 0 < stride < math.inf):
+        raise ValueError(f"frame_stride must be a positive, finite number, got {stride!r}")
 
 
 def _registered(variant: str, tag: str | None) -> VideoPretrainedCfg:
