@@ -2,14 +2,14 @@
 
     python docs/measure real_videos list
     python docs/measure real_videos pretrain             # networks of equal cost on moving shapes, as vov3d_n was
-    python docs/measure real_videos run --videos FOLDER  # trains what is missing; `--only gestures-tuned` some of it
+    python docs/measure real_videos run --videos FOLDER  # trains what is missing; `--only gestures-mixed` some of it
     python docs/measure real_videos report               # writes docs/results/real_videos.md from what is there
 
 FOLDER/SET holds `train` and `val`, each with a folder of videos for each class; SET is one of the sets below. The
-recipe is `finetune`, as users have it. Each video is decoded once and its frames stay in memory (3 GB at most), from
-which the trainer's own transforms cut the clips. A run leaves one JSON file in docs/results/real_videos; one that is
-there is not repeated, and one that was interrupted is resumed. Accuracy is that of the last epoch on the videos of
-`val`, one view each, averaged over the classes; nothing is chosen by it.
+recipes are `finetune_nano` and `finetune`, as users have them. Each video is decoded once and its frames stay in memory
+(3 GB at most), from which the trainer's own transforms cut the clips. A run leaves one JSON file in
+docs/results/real_videos; one that is there is not repeated, and one that was interrupted is resumed. Accuracy is that
+of the last epoch on the videos of `val`, one view each, averaged over the classes; nothing is chosen by it.
 """
 
 import argparse
@@ -83,38 +83,36 @@ class Kind:
     network: str = ""
 
 
+NANO = MUON | {"mix.cutmix": "1.0", "mix.share": "0.5"}
+"""What `finetune_nano` has in place of the keys of `finetune`."""
 KINDS = {
-    "tuned": Kind("from `vov3d_n`", {}),
-    "scratch": Kind("from scratch", {"model.pretrained": "false"}),
-    "x3d": Kind("from an X3D of equal cost", {}, network="baseline"),
-    "x3d_d2plus1d": Kind("from an X3D with D(2+1)D", {}, network="d2plus1d"),
-    "shuffled": Kind("from `vov3d_n`, shuffled frames", {}, "shuffled"),
-    "single": Kind("from `vov3d_n`, one frame of each clip, repeated", {}, "single"),
-    "former": Kind("from `vov3d_n`, the recipe as it was", FORMER),
-    "mixed": Kind(
-        "from `vov3d_n`, recipe `finetune_nano`: Muon and CutMix", MUON | {"mix.cutmix": "1.0", "mix.share": "0.5"}
-    ),
-    # one choice of the recipe undone, or others
-    "large": Kind("112 x 112 pixels in place of 64 x 64", {"clip.size": "112"}, seeds=(0,)),
-    "dense": Kind("frames a fifth of a second apart", {"clip.sampling": "dense", "clip.stride": "6"}, seeds=(0,)),
-    "long": Kind("16 frames in place of 8", {"clip.frames": "16"}, seeds=(0,)),
-    "zoomed": Kind("crops as in the paper, 8/7 and 10/7", {"clip.zoom": "[1.142857, 1.428571]"}, seeds=(0,)),
-    "whole": Kind("crops of the whole height, 1 and 1", {"clip.zoom": "[1.0, 1.0]"}, seeds=(0,)),
-    "colors": Kind("the videos' own colours", {"clip.color": "0"}, seeds=(0,)),
-    "slow": Kind("a learning rate of 0.001", {"optimizer.lr": "1e-3"}, seeds=(0,)),
-    "short": Kind("15 passes", {"schedule.epochs": "15"}, seeds=(0,)),
-    "decay": Kind("lower rates for earlier layers", {"optimizer.layer_decay": "0.8"}, seeds=(0,)),
-    "dropout": Kind("a dropout of 0.5", {"model.drop_rate": "0.5"}, seeds=(0,)),
-    "mixup": Kind("Mixup of 0.2", {"mix.mixup": "0.2"}, seeds=(0,)),
-    "averaged": Kind("averaged weights", {"train.ema": "0.99"}, seeds=(0,)),
-    "muon": Kind("Muon in place of AdamW", MUON, seeds=(0,)),
-    "muon_fast": Kind("Muon at a rate of 0.02", MUON | {"optimizer.lr": "2e-2"}, seeds=(0,)),
+    "mixed": Kind("from `vov3d_n`", NANO),
+    "mixed_scratch": Kind("from scratch", NANO | {"model.pretrained": "false"}),
+    "mixed_x3d": Kind("from an X3D of equal cost", NANO, network="baseline"),
+    "mixed_shuffled": Kind("from `vov3d_n`, shuffled frames", NANO, "shuffled"),
+    "mixed_single": Kind("from `vov3d_n`, one frame of each clip, repeated", NANO, "single"),
+    "tuned": Kind("from `vov3d_n`, recipe `finetune`", {}),
+    "scratch": Kind("from scratch, recipe `finetune`", {"model.pretrained": "false"}),
+    "x3d": Kind("from an X3D of equal cost, recipe `finetune`", {}, network="baseline"),
+    "shuffled": Kind("from `vov3d_n`, shuffled frames, recipe `finetune`", {}, "shuffled"),
+    # other choices
+    "colors": Kind("`finetune_nano` with far stronger colours", NANO | {"clip.color": "0.9"}, seeds=(0,)),
+    "muon": Kind("`finetune_nano` without CutMix", MUON, seeds=(0,)),
+    "muon_fast": Kind("the same at a rate of 0.02", MUON | {"optimizer.lr": "2e-2"}, seeds=(0,)),
     "muon_zoomed": Kind(
-        "Muon, crops of 1 to 1.6 and stronger colours",
+        "without CutMix, with crops of 1 to 1.6 and stronger colours",
         MUON | {"clip.zoom": "[1.0, 1.6]", "clip.color": "0.6"},
         seeds=(0,),
     ),
-    "muon_colors": Kind("Muon and far stronger colours", MUON | {"clip.color": "0.9"}, seeds=(0,)),
+    "muon_colors": Kind("without CutMix, with far stronger colours", MUON | {"clip.color": "0.9"}, seeds=(0,)),
+    "large": Kind("`finetune` at 112 x 112 pixels in place of 64 x 64", {"clip.size": "112"}, seeds=(0,)),
+    "dense": Kind(
+        "`finetune` with frames a fifth of a second apart",
+        {"clip.sampling": "dense", "clip.stride": "6"},
+        seeds=(0,),
+    ),
+    "long": Kind("`finetune` with 16 frames in place of 8", {"clip.frames": "16"}, seeds=(0,)),
+    "former": Kind("`finetune` as it was", FORMER, seeds=(0,)),
 }
 CHOICES = tuple(name for name, kind in KINDS.items() if len(kind.seeds) == 1)
 """Rows of the table that compares the recipe with other choices."""
@@ -272,7 +270,7 @@ def table(found: dict[str, dict[str, Any]], data: str) -> str:
         if not runs or name in CHOICES:
             continue
         for frames in _tests(kind):
-            if frames != kind.frames and name != "tuned":
+            if frames != kind.frames and name != "mixed":
                 continue
             title = kind.title + ("" if frames == kind.frames else f", {_TESTED[frames]} in the test alone")
             mean, each = figure(runs, frames)
@@ -289,11 +287,12 @@ def table(found: dict[str, dict[str, Any]], data: str) -> str:
 def choices(found: Mapping[str, dict[str, Any]]) -> str:
     """Returns a table of other choices than those of the recipe, in Markdown; rows without a run are left out."""
     lines = [f"| seed 0, % | {' | '.join(SETS)} |", "| --- |" + " --- |" * len(SETS)]
-    for name in ("tuned", *CHOICES):
+    for name in ("mixed", "tuned", *CHOICES):
         runs = [found.get(Run(data, name, 0).name) for data in SETS]
         if any(runs):
             cells = [f"{figure([run], 'ordered')[1][0]:.1f}" if run else "not run" for run in runs]
-            lines.append(f"| {'the recipe' if name == 'tuned' else KINDS[name].title} | {' | '.join(cells)} |")
+            title = {"mixed": "`finetune_nano`", "tuned": "`finetune`"}.get(name, KINDS[name].title)
+            lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else NOTHING
 
 
@@ -379,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     training.add_argument("--only", default="", metavar="NAME", help=f"one of {', '.join(RIVALS)}")
     running = commands.add_parser("run", help="trains what is missing")
     running.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="with a folder for each set")
-    running.add_argument("--only", default="", metavar="START", help="runs whose names begin so, as gestures-tuned")
+    running.add_argument("--only", default="", metavar="START", help="runs whose names begin so, as gestures-mixed")
     for command in (training, running):
         command.add_argument("--work", type=Path, default=WORK, metavar="FOLDER", help="checkpoints")
     args = parser.parse_args(arguments)

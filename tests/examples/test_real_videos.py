@@ -93,16 +93,16 @@ def test_runs_are_done_once_and_the_report_names_what_is_missing(tmp_path, monke
     monkeypatch.setattr(real_videos, "execute", execute)
     words = ["--results", str(tmp_path / "found")]
     for _ in range(2):
-        assert real_videos.main([*words, "run", "--videos", "x", "--only", "fights-tuned"]) == 0
-    assert done == [f"fights-tuned-seed{seed}" for seed in real_videos.SEEDS]
+        assert real_videos.main([*words, "run", "--videos", "x", "--only", "fights-mixed-"]) == 0
+    assert done == [f"fights-mixed-seed{seed}" for seed in real_videos.SEEDS]
     assert real_videos.main([*words, "list"]) == 0
-    assert "fights-tuned-seed0" in capsys.readouterr().out
+    assert "fights-mixed-seed0" in capsys.readouterr().out
     page = tmp_path / "page.md"
     page.write_text(real_videos.PAGE.read_text())
     real_videos.report(tmp_path / "found", page)
     text = page.read_text()
     assert "| from `vov3d_n` | 75.0 ± 0.0 | " in part_of(text, "fights")
-    assert "| the recipe | not run | 75.0 | not run |" in part_of(text, "choices")
+    assert "| `finetune_nano` | not run | 75.0 | not run |" in part_of(text, "choices")
     missing = part_of(text, "missing")
     assert re.search("^- from scratch: .*`fights` 3 of 3", missing, re.MULTILINE)
     assert not re.search("^- from `vov3d_n`: .*`fights`", missing, re.MULTILINE)
@@ -110,7 +110,7 @@ def test_runs_are_done_once_and_the_report_names_what_is_missing(tmp_path, monke
 
 def test_videos_that_nearly_all_runs_name_wrongly_are_counted():
     runs = [made("tuned", seed, [0, 1, 0, seed == 2, 1, seed == 0]) for seed in range(3)]
-    shuffled = made("shuffled", 0, [1, 1, 1, 1, 0, 0])
+    shuffled = made("mixed_shuffled", 0, [1, 1, 1, 1, 0, 0])
     row = real_videos.hard_videos({str(i): run for i, run in enumerate([*runs, shuffled])}).splitlines()[-1]
     assert row == "| fights | 3 | 6 | 3 | 1 (numbers 1) |"
 
@@ -125,12 +125,14 @@ def test_rivals_are_trained_once_and_fine_tuned_from_there(tmp_path, monkeypatch
     assert done == ["baseline"]
     page = tmp_path / "page.md"
     page.write_text(real_videos.PAGE.read_text())
-    (tmp_path / "found" / "fights-x3d-seed0.json").write_text(json.dumps(made("x3d", 0, [0, 0, 0, 0, 0, 1])))
+    (tmp_path / "found" / "fights-mixed_x3d-seed0.json").write_text(
+        json.dumps(made("mixed_x3d", 0, [0, 0, 0, 0, 0, 1]))
+    )
     real_videos.report(tmp_path / "found", page)
     assert "| X3D: depthwise 3D | 230,000 | 47.0 | 98.2 |" in part_of(page.read_text(), "networks")
     assert "| from an X3D of equal cost | 75.0 | " in part_of(page.read_text(), "fights")
 
-    kind = real_videos.KINDS["x3d"]
+    kind = real_videos.KINDS["mixed_x3d"]
     with pytest.raises(ValueError, match="run `python docs/measure real_videos pretrain --work .*` first"):
         real_videos._model(kind, tmp_path)
     model = vov3d.create_model("x3d_m", num_classes=20, **real_videos.NETWORKS[kind.network].args)
