@@ -28,7 +28,7 @@ from reference.data.annotations import PAIR
 from reference.data.layouts import list_in
 from reference.data.lists import LAYOUTS, VideoList, described, is_published, label_name, read_list
 from reference.data.targets import label_text, read_targets, task_of_data
-from reference.training.stopping import ignore_signals
+from reference.training.stopping import ignore_interrupt
 from vov3d.cli import print_any_name
 from vov3d.cli.arguments import positive
 from vov3d.files import replacing
@@ -175,7 +175,7 @@ def in_processes(work: Callable[[Any], Any], items: Sequence[Any], workers: int)
     context.set_forkserver_preload(["vov3d.video"])  # imported once, not in each process
     for start in range(0, len(items), _AHEAD * workers):
         part = items[start : start + _AHEAD * workers]
-        with ProcessPoolExecutor(workers, context, initializer=ignore_signals) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=ignore_interrupt) as pool:
             futures = [pool.submit(work, item) for item in part]
             try:
                 for item, future in zip(part, futures, strict=True):
@@ -191,7 +191,7 @@ def in_processes(work: Callable[[Any], Any], items: Sequence[Any], workers: int)
 
 def _alone(work: Callable[[Any], Any], item: Any, context: Any) -> Any:
     """Returns the result of `work` from a process of its own, None if that dies."""
-    with ProcessPoolExecutor(1, context, initializer=ignore_signals) as pool:
+    with ProcessPoolExecutor(1, context, initializer=ignore_interrupt) as pool:
         try:
             return pool.submit(work, item).result()
         except BrokenProcessPool:

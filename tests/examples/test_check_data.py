@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,12 @@ def test_all_frames_on_request(data: Path) -> None:
 def test_an_item_that_crashes_its_process_is_named() -> None:
     items = ["1 + 1", "__import__('os').abort()", "2 + 2", "3 + 3"]
     assert list(check_data.in_processes(eval, items, 2)) == [2, None, 4, 6]
+
+
+def test_a_broken_pool_can_end_its_processes() -> None:
+    # It sends SIGTERM and waits: a process that ignored it could make the check wait for ever.
+    items = [f"__import__('signal').getsignal({number:d})" for number in (signal.SIGTERM, signal.SIGINT)]
+    assert list(check_data.in_processes(eval, items, 1)) == [signal.SIG_DFL, signal.SIG_IGN]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,14 @@ def ignore_signals(_: int = 0) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def ignore_interrupt() -> None:
+    """Makes a process of a pool ignore Ctrl-C, which the main process handles.
+
+    Not SIGTERM: a broken pool ends its processes by it and waits for them, for ever if one ignores it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def say_stopped(program: str, stopped: Stopped, how: str) -> int:
     """Prints in one line what was saved and how to resume; returns the exit status of the signal."""
     if int(os.environ.get("RANK", "0")) == 0:
