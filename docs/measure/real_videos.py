@@ -84,7 +84,7 @@ class Kind:
 
 
 NANO = MUON | {"mix.cutmix": "1.0", "mix.share": "0.5"}
-"""What `finetune_nano` has in place of the keys of `finetune`."""
+"""Keys of `finetune_nano` that differ from those of `finetune`."""
 KINDS = {
     "mixed": Kind("from `vov3d_n`", NANO),
     "mixed_scratch": Kind("from scratch", NANO | {"model.pretrained": "false"}),
