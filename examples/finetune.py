@@ -109,14 +109,14 @@ def main() -> None:
     if vov3d.class_names(model) not in (None, classes):  # as many classes, but others, or in another order
         model.reset_classifier(len(classes))
     cfg, streamed = model.pretrained_cfg, isinstance(train, VideoStream)
-    drawn: Any = Clips(train, cfg, train=True, flip=args.flip)
-    middle: Any = Clips(held_out, cfg, train=False)
-    drawn, middle = (train.map(drawn.load, shuffle=True), held_out.map(middle.load)) if streamed else (drawn, middle)
-    batches = DataLoader(drawn, args.batch, shuffle=not streamed, num_workers=args.workers)
-    measured = DataLoader(middle, args.batch, num_workers=args.workers)
+    drawn, middle = Clips(train, cfg, train=True, flip=args.flip), Clips(held_out, cfg, train=False)
+    data: Any = (train.map(drawn.load, shuffle=True), held_out.map(middle.load)) if streamed else (drawn, middle)
+    batches = DataLoader(data[0], args.batch, shuffle=not streamed, num_workers=args.workers)
+    measured = DataLoader(data[1], args.batch, num_workers=args.workers)
     cutmix = v2.RandomApply([v2.CutMix(num_classes=len(classes))])  # half of the batches
     by_adamw = ["*.conv_s.weight", "*.conv_t.weight", "head.fc.weight"]  # no matrix to orthogonalise
-    optimizer = create_optimizer_v2(model, "muon", args.lr, weight_decay=0.05, nesterov=True, fallback_list=by_adamw)
+    muon: dict[str, Any] = {"momentum": 0.95, "nesterov": True, "fallback_list": by_adamw}
+    optimizer = create_optimizer_v2(model, "muon", args.lr, weight_decay=0.05, **muon)
     steps = args.epochs * (updates := math.ceil(len(train) / args.batch))
     warmup = min(updates, steps // 2) + 1  # linear, then half a cosine
     schedule = LambdaLR(optimizer, lambda i: min((i + 1) / warmup, (1 + math.cos(math.pi * i / steps)) / 2))

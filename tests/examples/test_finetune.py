@@ -1,13 +1,17 @@
 """The plain loop: it learns, holds out, saves, and refuses folders that it cannot use."""
 
+import inspect
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import finetune
 import numpy as np
 import pytest
+import torch
+from reference.training.recipe import load_recipe, sections
 from reference.training.seen import HELD_OUT, TRAIN, parts_of
 
 import vov3d
@@ -62,6 +66,34 @@ def test_as_many_classes_as_the_model_has_get_a_fresh_classifier(tmp_path, monke
     finetune.main()
     assert fresh == [20]
     assert vov3d.class_names(vov3d.from_pretrained(tmp_path / "model")) == sorted(CLASSES)
+
+
+def test_it_trains_by_finetune_nano(tmp_path, monkeypatch):
+    class MadeError(Exception):
+        """Ends the script before the training."""
+
+    def make(model, name, lr, **how):
+        found.update(name=name, lr=lr, **how)
+        raise MadeError
+
+    found, mixing, share = dict[str, Any](), list[Any](), finetune.v2.RandomApply
+    write_folder(tmp_path / "videos", 2)
+    monkeypatch.setattr(finetune, "create_optimizer_v2", make)
+    monkeypatch.setattr(finetune.v2, "RandomApply", lambda transforms: mixing.extend(transforms))
+    monkeypatch.setattr(sys, "argv", ["finetune.py", str(tmp_path / "videos"), "--output", str(tmp_path / "model")])
+    with pytest.raises(MadeError):
+        finetune.main()
+    recipe = sections(load_recipe("finetune_nano", {}))
+    own = {key: getattr(recipe.optimizer, key) for key in ("name", "lr", "weight_decay")}
+    assert found == own | dict(recipe.optimizer.args)
+    assert inspect.signature(share).parameters["p"].default == recipe.mix.share
+    torch.manual_seed(0)
+    clips = torch.stack([torch.full((3, 4, 8, 8), float(i)) for i in range(2)])
+    mixed, shares = mixing[0](clips.flatten(1, 2), torch.arange(2))
+    mixed = mixed.view_as(clips)
+    assert torch.equal(mixed, mixed[:, :1, :1].expand_as(mixed))  # one box in all channels and frames
+    assert 0 < shares[0, 1] < 1
+    assert shares[0, 1] == mixed[0].mean()
 
 
 def test_every_video_is_trained_on_or_held_out_and_never_both(tmp_path):
