@@ -9,6 +9,7 @@ from helpers.trained_like import as_trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 import vov3d
@@ -486,6 +487,22 @@ def test_calls_that_would_change_an_optimized_model_are_refused():
     for name in ("reset_classifier", "set_grad_checkpointing", "prune_intermediate_layers"):
         with pytest.raises(AttributeError, match=f"has no {name}; use the original's"):
             getattr(fast, name)
+
+
+@pytest.mark.parametrize("act", ["none", "relu"])
+def test_maps_of_one_position_are_added_without_onednn(act, monkeypatch):
+    # PyTorch 2.6 to 2.8 fails there: "could not create a memory".
+    x, other, weight = torch.randn(2, 3, 1, 1), torch.randn(2, 4, 1, 1), torch.randn(4, 3, 1, 1)
+    wanted = F.conv2d(x, weight) + other
+    rectified = F.relu(wanted)
+    for name in ("_convolution_pointwise", "_convolution_pointwise_"):
+        monkeypatch.setattr(getattr(torch.ops.mkldnn, name), "binary", None)
+    with torch.inference_mode():
+        assert torch.equal(_fused._rectified_sum(x, weight, None, other), rectified)
+        added = _fused._added(other.clone(), x, weight, None, act)
+        assert torch.equal(added, rectified if act == "relu" else wanted)
+        with pytest.raises(TypeError):  # larger ones take it
+            _fused._rectified_sum(x.expand(2, 3, 2, 2), weight, None, other)
 
 
 def test_a_pooled_backbone_takes_an_optimized_model():

@@ -4,7 +4,8 @@ import pytest
 from helpers.reference_files import load_reference
 from timm.models import get_pretrained_cfg
 
-from vov3d.models import list_pretrained, measure_budget
+import vov3d
+from vov3d.models import builder, list_pretrained, measure_budget
 
 BUDGETS = load_reference("budgets")
 CLASSES = {"k400": 400, "ssv1": 174}
@@ -40,6 +41,19 @@ def test_published_multiply_adds_are_those_of_the_test_crop(clip: tuple[str, int
 def test_clip_of_no_frames_is_refused():
     with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
         measure_budget("vov3d_m", 0)
+
+
+def test_feature_maps_know_their_channels_with_older_timm(monkeypatch):
+    def build(*args, **kwargs):
+        model = real(*args, **kwargs)
+        vars(model).pop("in_chans", None)  # timm before 1.0.31 does not set it
+        return model
+
+    real = builder.build_model_with_cfg
+    monkeypatch.setattr(builder, "build_model_with_cfg", build)
+    for given in ({}, {"in_chans": 2}):
+        model = vov3d.create_model("vov3d_n", features_only=True, **given)
+        assert model.in_chans == given.get("in_chans", 3)
 
 
 @pytest.mark.parametrize("wrapper", ["list", "getter"])

@@ -158,7 +158,7 @@ def _parsed(model_name: str) -> tuple[str | None, str]:
         raise ValueError(
             f"model_name must be a name such as 'vov3d_m', or a folder as 'local-dir:FOLDER', got {model_name!r:.100}"
         )
-    if "/" in model_name and not re.match(r"[\w-]+:", model_name):
+    if "/" in model_name and not re.match(r"[\w-]{2,}:", model_name):
         missing = "" if Path(model_name).expanduser().is_dir() else ", and there is no such folder"
         raise ValueError(
             f"{model_name}: has no source prefix{missing}; use 'local-dir:{model_name}' for a folder, or"

@@ -317,7 +317,8 @@ def _read_shards(index: Path) -> tuple[dict[str, Described], Opener]:
 
 def _bytes_of(file: Any, name: str) -> bytes:
     with torch.device("cpu"):  # else older releases of safetensors take the default device
-        return file.get_tensor(name).flatten().view(torch.uint8).numpy().tobytes()
+        tensor = file.get_tensor(name)
+    return tensor.flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:

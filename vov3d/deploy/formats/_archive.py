@@ -154,8 +154,8 @@ def _checked_program(program: dict[str, Any]) -> dict[str, Any]:
     if program["range_constraints"] or module.get("treespec_namedtuple_fields"):
         raise _ForeignError("its graph has bounds or named tuples")
     for entry in module["module_call_graph"]:
-        signature = entry.get("signature") or {}  # PyTorch 2.6 leaves out what is None
-        for key in signature.keys() & {"in_spec", "out_spec"}:
+        signature = entry.get("signature")  # PyTorch 2.6 leaves out what is None
+        for key in ("in_spec", "out_spec") if signature else ():
             _check_structure(json.loads(signature[key])[1])
     for node in module["graph"]["nodes"]:
         if not _is_known(node["target"]):
