@@ -132,7 +132,7 @@ class Run:
         return f"{self.data}-{self.kind}-seed{self.seed}"
 
 
-RIVALS = ("both", *(kind.network for kind in KINDS.values() if kind.network))
+RIVALS = ("both", *sorted({kind.network for kind in KINDS.values()} - {""}))
 """Networks of equal cost, of which the first is `vov3d_n`."""
 
 PLAN = [Run(data, kind, seed) for kind, row in KINDS.items() for seed in row.seeds for data in SETS]
