@@ -1,5 +1,9 @@
 """D(2+1)D, T-OSA, squeeze-and-excitation and the head on their own."""
 
+import inspect
+import re
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vov3d
-from vov3d.layers import MIDDLE_CONVS, ClassifierHead3d, SqueezeExcite3d
+from vov3d.layers import MIDDLE_CONVS, ClassifierHead3d, ConvNormAct3d, SqueezeExcite3d, Stem3d
 
 
 def randomize_norms(module: torch.nn.Module) -> None:
@@ -98,8 +102,28 @@ def test_tosa_shapes_shortcut_and_se():
 def test_tosa_refuses_odd_widths_and_no_blocks():
     with pytest.raises(ValueError, match="mid_chs must be even.*got 27"):
         vov3d.TOSA(24, 27, 40)
-    with pytest.raises(ValueError, match="num_blocks must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_blocks must be a whole number of at least 1, got 0"):
         vov3d.TOSA(24, 48, 40, num_blocks=0)
+
+
+COUNTS, RATES, FLAGS = ("3", 2.5, 0, -1, None, [1, 2], True), ("0.1", 1.5, -1, float("nan"), [0.1]), ("false", 2, None)
+
+
+@pytest.mark.parametrize("block", [vov3d.D2plus1D, vov3d.TOSA, ConvNormAct3d, Stem3d])
+def test_blocks_refuse_arguments_of_another_kind_by_name(block):
+    parameters = inspect.signature(block).parameters
+    good = {name: 8 for name, parameter in parameters.items() if parameter.default is parameter.empty}
+    kinds = {"chs": COUNTS, "chans": COUNTS, "blocks": COUNTS, "groups": COUNTS, "path": RATES, "last": FLAGS}
+    for name in parameters:
+        values = FLAGS if name in ("causal", "se_every_other") else kinds.get(name.rsplit("_", 1)[-1], ())
+        for value in values:
+            with pytest.raises(ValueError, match=rf"{name} must be .*got {re.escape(repr(value))}"):
+                block(**good | {name: value})
+
+
+def test_blocks_take_counts_and_rates_of_numpy():
+    block = vov3d.TOSA(np.int64(8), np.int32(8), np.int64(8), num_blocks=np.int64(2), drop_path=np.float32(0.1))
+    assert block(torch.randn(1, 8, 2, 4, 4)).shape == (1, 8, 2, 4, 4)
 
 
 def measured_field(block: torch.nn.Module, layer: int) -> int:

@@ -453,7 +453,7 @@ def test_constructor_arguments():
     assert not [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
     with pytest.raises(ValueError, match="must agree in length"):
         vov3d.X3D(depths=(1, 2, 3))
-    with pytest.raises(ValueError, match="one or more for each stage"):
+    with pytest.raises(ValueError, match="a whole number of at least 1, got 0"):
         vov3d.VoV3D(depths=(1, 0, 3, 2))
     with pytest.raises(TypeError, match="img_size"):
         vov3d.create_model("vov3d_m", img_size=224)

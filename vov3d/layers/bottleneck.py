@@ -12,6 +12,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
+from vov3d.layers.checks import check_counts, check_flags, check_rate
 from vov3d.layers.conv import conv3d, keeps_layout, middle_convs, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm, start_at_zero
 from vov3d.layers.squeeze_excite import SqueezeExcite3d
@@ -49,8 +50,8 @@ class D2plus1D(nn.Module):
         `(B, in_chs, T, H, W)` to `(B, out_chs, T, ceil(H / stride), ceil(W / stride))`.
 
     Raises:
-        ValueError: If `conv`, a layer's name, a size, the stride or the shortcut is not allowed, or the norm has no
-            weight to start at zero.
+        ValueError: If `conv`, a layer, channels, a size, the stride, a rate or the shortcut is not allowed, or the norm
+            has no weight to start at zero.
     """
 
     def __init__(
@@ -74,6 +75,9 @@ class D2plus1D(nn.Module):
         dtype=None,
     ) -> None:
         super().__init__()
+        check_counts(in_chs=in_chs, mid_chs=mid_chs, out_chs=out_chs)
+        check_rate("drop_path", drop_path or 0)
+        check_flags(zero_init_last=zero_init_last, causal=causal)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv_pw = conv3d(in_chs, mid_chs, (1, 1), **dd)
         self.bn1 = create_norm(norm_layer, mid_chs, **dd)

@@ -35,6 +35,7 @@ from vov3d.layers._shifted import (
     shifted_sum,
     type_in_autocast,
 )
+from vov3d.layers.checks import check_counts
 from vov3d.layers.choosing import MEASURED
 from vov3d.layers.choosing import convolve as chosen
 from vov3d.layers.conv_forms import is_channels_last, over_frames, over_lines
@@ -316,7 +317,7 @@ class ConvNormAct3d(nn.Module):
         `(B, in_chs, T, H, W)` to `(B, out_chs, T, ceil(H / stride), ceil(W / stride))`.
 
     Raises:
-        ValueError: If a kernel size is even or a layer's name unknown.
+        ValueError: If channels, groups or a kernel size are not allowed, or a layer is unknown.
     """
 
     def __init__(
@@ -333,6 +334,7 @@ class ConvNormAct3d(nn.Module):
         dtype=None,
     ) -> None:
         super().__init__()
+        check_counts(in_chs=in_chs, out_chs=out_chs, groups=groups)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv = conv3d(in_chs, out_chs, (temporal_kernel_size, kernel_size), stride, groups, **dd)
         self.bn = create_norm(norm_layer, out_chs, **dd)

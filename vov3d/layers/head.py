@@ -17,6 +17,7 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
 from vov3d.layers.causal import running_mean
+from vov3d.layers.checks import check_counts, check_rate
 from vov3d.layers.conv import conv3d, keeps_layout, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
@@ -89,7 +90,7 @@ class ClassifierHead3d(nn.Module):
         `global_pool=""` to `(B, num_classes or hidden_chs, T, H, W)`.
 
     Raises:
-        ValueError: If `global_pool` is not known or `num_classes` negative.
+        ValueError: If `global_pool` is not known, or channels, `num_classes` or `drop_rate` are not allowed.
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class ClassifierHead3d(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        check_counts(in_chs=in_chs, mid_chs=mid_chs, hidden_chs=hidden_chs)
+        check_rate("drop_rate", drop_rate)
         self.num_features = hidden_chs
         self.conv = conv3d(in_chs, mid_chs, (1, 1), **dd)
         self.bn = create_norm(norm_layer, mid_chs, **dd)

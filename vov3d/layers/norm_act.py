@@ -11,6 +11,8 @@ from typing import Any
 from timm.layers import GroupNorm1, create_act_layer
 from torch import nn
 
+from vov3d.layers.checks import check_layer
+
 LayerType = str | Callable[..., nn.Module]
 
 _NORM_LAYERS: dict[str, Callable[..., nn.Module]] = {
@@ -33,13 +35,14 @@ def create_norm(norm_layer: LayerType, num_features: int, device=None, dtype=Non
         dtype: Floating type of the parameters.
 
     Raises:
-        ValueError: If the name is not known.
+        ValueError: If the name is not known, or the value builds no layer.
     """
     if isinstance(norm_layer, str):
         name = norm_layer.replace("_", "").lower()
         if name not in _NORM_LAYERS:
             raise ValueError(f"norm_layer={norm_layer!r} is not known; use one of {', '.join(_NORM_LAYERS)} or a class")
         norm_layer = _NORM_LAYERS[name]
+    check_layer("norm_layer", norm_layer)
     return norm_layer(num_features, device=device, dtype=dtype)
 
 
@@ -60,10 +63,12 @@ def create_act(act_layer: LayerType | None) -> nn.Module:
     """Builds an activation: a timm name such as `"relu"` or `"silu"`, a class, or None for the identity.
 
     Raises:
-        ValueError: If the name is not known to timm.
+        ValueError: If the name is not known to timm, or the value builds no layer.
     """
     if act_layer is None:
         return nn.Identity()
+    if not isinstance(act_layer, str):
+        check_layer("act_layer", act_layer)
     try:
         # Only ReLU works in place: it keeps no input for its gradient.
         act = create_act_layer(act_layer, inplace=True if act_layer in ("relu", nn.ReLU) else None)

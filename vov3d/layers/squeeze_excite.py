@@ -8,6 +8,8 @@ import torch
 from timm.layers import make_divisible
 from torch import nn
 
+from vov3d.layers.checks import check_counts, check_positive
+
 
 class SqueezeExcite3d(nn.Module):
     """Scales each channel by a gate computed from its mean over the whole clip.
@@ -24,13 +26,13 @@ class SqueezeExcite3d(nn.Module):
         `(B, C, T, H, W)` to the same.
 
     Raises:
-        ValueError: If `se_ratio` is not positive.
+        ValueError: If `chs` is not a whole number of at least 1, or `se_ratio` not a positive number.
     """
 
     def __init__(self, chs: int, se_ratio: float = 1 / 16, device=None, dtype=None) -> None:
         super().__init__()
-        if se_ratio <= 0:
-            raise ValueError(f"se_ratio must be positive, got {se_ratio}; leave the module out for none")
+        check_counts(chs=chs)
+        check_positive("se_ratio", se_ratio, "leave the module out for none")
         mid_chs = make_divisible(chs * se_ratio, 8)
         self.fc1 = nn.Conv3d(chs, mid_chs, 1, device=device, dtype=dtype)
         self.act = nn.ReLU(inplace=True)

@@ -1,6 +1,5 @@
 """The stem of X3D (https://arxiv.org/abs/2004.04730) and VoV3D: space first, then time, no pooling."""
 
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch.fx
 from torch import nn
 
 from vov3d.layers.causal import CausalPad3d
+from vov3d.layers.checks import check_counts, check_flags
 from vov3d.layers.conv import conv3d, keeps_layout, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm
 
@@ -58,7 +58,7 @@ class Stem3d(nn.Module):
         `(B, in_chans, T, H, W)` to `(B, out_chs, T, ceil(H / 2), ceil(W / 2))`.
 
     Raises:
-        ValueError: If `in_chans` is not a whole number of at least 1.
+        ValueError: If channels are not whole numbers of at least 1.
     """
 
     def __init__(
@@ -75,9 +75,8 @@ class Stem3d(nn.Module):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        given: Any = in_chans
-        if not isinstance(given, Integral) or in_chans < 1:
-            raise ValueError(f"in_chans must be a whole number of at least 1, got {in_chans!r}")
+        check_counts(in_chans=in_chans, out_chs=out_chs)
+        check_flags(causal=causal)
         self.in_chans = in_chans
         self.min_size = min_size
         self.conv_s = conv3d(in_chans, out_chs, (1, 3), stride=2, **dd)

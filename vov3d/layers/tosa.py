@@ -11,6 +11,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from vov3d.layers.bottleneck import D2plus1D
+from vov3d.layers.checks import check_counts, check_flags, check_rate
 from vov3d.layers.conv import ConvNormAct3d, conv3d, keeps_layout, refuse_scripting
 from vov3d.layers.norm_act import LayerType, create_act, create_norm, start_at_zero
 
@@ -44,8 +45,8 @@ class TOSA(nn.Module):
         `(B, in_chs, T, H, W)` to `(B, out_chs, T, ceil(H / stride), ceil(W / stride))`.
 
     Raises:
-        ValueError: If `mid_chs` is odd, `num_blocks` below 1, `conv` or a layer's name unknown, a size or the stride
-            not one number, or the norm has no weight to start at zero.
+        ValueError: If `mid_chs` is odd, `conv` or a layer's name unknown, channels, `num_blocks`, a size, the stride or
+            a rate not one number that is allowed, or the norm has no weight to start at zero.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class TOSA(nn.Module):
         dtype=None,
     ) -> None:
         super().__init__()
+        check_counts(in_chs=in_chs, mid_chs=mid_chs, out_chs=out_chs, num_blocks=num_blocks)
+        check_rate("drop_path", drop_path or 0)
+        check_flags(se_every_other=se_every_other, zero_init_last=zero_init_last, causal=causal)
         if mid_chs % 2:
             raise ValueError(f"mid_chs must be even, since each bottleneck outputs half of it, got {mid_chs}")
-        if num_blocks < 1:
-            raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         layer_chs = mid_chs // 2
         self.layers = nn.ModuleList(

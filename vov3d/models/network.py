@@ -1,8 +1,8 @@
 """The common base of VoV3D and X3D: stem, stages of blocks, head, and the methods that users of timm expect."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vov3d.layers import ClassifierHead3d, Stem3d
+from vov3d.layers.checks import check_counts, check_rate
 from vov3d.layers.conv import as_given, channels_last, keeps_layout, refuse_scripting, stride_to_dilation
 from vov3d.layers.head import classes_of
 from vov3d.layers.norm_act import LayerType
@@ -58,10 +59,12 @@ def own_factors(state_dict: StateDict, model: nn.Module | None) -> StateDict:
 
 def check_stages(mid_chs: Sequence[int], out_chs: Sequence[int], depths: Sequence[int], output_stride: int) -> None:
     """Raises ValueError unless stages agree in number and allow `output_stride`; stem and stages have stride 2."""
+    for name, numbers in (("mid_chs", mid_chs), ("out_chs", out_chs), ("depths", depths)):
+        if isinstance(numbers, str) or not isinstance(numbers, Collection) or not len(numbers):
+            raise ValueError(f"{name} must be a tuple of whole numbers, one for each stage, got {numbers!r}")
+        check_counts(**{f"{name}[{i}]": number for i, number in enumerate(numbers)})
     if not len(mid_chs) == len(out_chs) == len(depths):
         raise ValueError(f"mid_chs, out_chs and depths must agree in length, got {mid_chs}, {out_chs}, {depths}")
-    if not depths or min(depths) < 1:
-        raise ValueError(f"depths must be one or more for each stage, got {depths}")
     possible = [2**i for i in range(len(depths) + 1, 0, -1)]
     if output_stride not in possible:
         raise ValueError(
@@ -76,8 +79,7 @@ def drop_path_rates(last: float, num_blocks: int) -> list[float]:
     Raises:
         ValueError: If the last rate is not a probability.
     """
-    if not isinstance(last, Real) or not 0 <= last <= 1:
-        raise ValueError(f"drop_path_rate must be between 0 and 1, got {last!r}")
+    check_rate("drop_path_rate", last)
     return [float(last) * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
 
 

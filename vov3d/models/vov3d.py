@@ -17,6 +17,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from vov3d.layers import TOSA
+from vov3d.layers.checks import check_counts
 from vov3d.layers.norm_act import LayerType
 from vov3d.models.builder import build_video_model
 from vov3d.models.family import Family, register_family
@@ -102,6 +103,7 @@ class VoV3D(VideoNetwork):
         device=None,
         dtype=None,
     ) -> None:
+        check_counts(stem_chs=stem_chs, head_chs=head_chs, hidden_chs=hidden_chs)
         check_stages(mid_chs, out_chs, depths, output_stride)
         layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, device=device, dtype=dtype)
         rates = drop_path_rates(drop_path_rate, sum(depths))
