@@ -1,5 +1,7 @@
 """Parameters and multiply-adds of the paper's Tables 2 and 8, to the digit."""
 
+import re
+
 import pytest
 from helpers.reference_files import load_reference
 from timm.models import get_pretrained_cfg
@@ -38,9 +40,14 @@ def test_published_multiply_adds_are_those_of_the_test_crop(clip: tuple[str, int
         assert budget.macs / 1e9 == pytest.approx(get_pretrained_cfg(name).gmacs_per_view, rel=tolerance), name
 
 
-def test_clip_of_no_frames_is_refused():
-    with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
-        measure_budget("vov3d_m", 0)
+@pytest.mark.parametrize("value", [0, -1, 2.5, "8", (64, 64)])
+@pytest.mark.parametrize("name", ["num_frames", "size"])
+def test_sizes_of_a_clip_are_whole_numbers(name, value):
+    message = f"{name} must be a whole number of at least 1, got {re.escape(repr(value))}"
+    with pytest.raises(ValueError, match=message):
+        measure_budget("vov3d_n", **{name: value})
+    with pytest.raises(ValueError, match=message):
+        vov3d.create_model("vov3d_n", device="meta").summary(**{name: value})
 
 
 def test_feature_maps_know_their_channels_with_older_timm(monkeypatch):

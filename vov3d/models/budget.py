@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vov3d.layers.checks import check_counts
 from vov3d.models.registry import create_model
 
 
@@ -41,8 +42,7 @@ def measure_budget(model_name: str, num_frames: int = 16, size: int = 224, **kwa
     Raises:
         ValueError: If there is no such model or the clip is too small.
     """
-    if num_frames < 1:
-        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+    check_counts(num_frames=num_frames, size=size)
     model: Any = create_model(model_name, device="meta", **kwargs).eval()
     clip = torch.empty(1, model.in_chans, num_frames, size, size, device="meta")
     stages: dict[str, tuple[int, ...]] = {}

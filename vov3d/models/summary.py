@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vov3d.layers.checks import check_counts
+
 __all__ = ["Row", "Summary", "summarize"]
 
 _WARMUP, _REPETITIONS = 2, 7
@@ -145,8 +147,7 @@ def _clip_shape(model: Any, num_frames: int | None, size: int | None) -> tuple[i
     size = (cfg.get("test_input_size") or cfg.get("input_size") or (None,))[-1] if size is None else size
     if num_frames is None or size is None:
         raise ValueError("the model's pretrained_cfg names no clip: give num_frames and size")
-    if num_frames < 1 or size < 1:
-        raise ValueError(f"a clip needs at least one frame and one pixel, got {num_frames} frames of {size}x{size}")
+    check_counts(num_frames=num_frames, size=size)
     return (model.in_chans, num_frames, size, size)
 
 
