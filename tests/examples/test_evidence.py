@@ -94,6 +94,27 @@ def test_the_page_shows_finished_runs_and_names_missing_ones(stubs, tmp_path):
     assert "51.5 ± 2.1 (2 of 3 seeds)" in filled(text, plans.read(tmp_path), tmp_path / "pictures")
 
 
+def test_higher_rates_are_tried_once_and_choose_nothing(stubs, tmp_path):
+    evidence.run("rates", tmp_path, tmp_path / "work", Sizes())
+    assert sorted(stubs) == sorted(f"{name}-lr{rate}-seed0" for name in TABLE3 for rate in (0.032, 0.064))
+    evidence.run("table3", tmp_path, tmp_path / "work", Sizes())
+    assert plans.best_rate("both", plans.read(tmp_path)) == 0.016  # though stubs are better the higher the rate
+    page = filled(evidence.PAGE.read_text(), plans.read(tmp_path), tmp_path / "pictures")
+    assert "| T-OSA alone | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 |" in page
+    (tmp_path / "both-lr0.064-seed0.json").unlink()
+    page = filled(page, plans.read(tmp_path), tmp_path / "pictures")
+    assert "- `rates`: `both-lr0.064-seed0`" in page
+
+
+def test_long_training_is_shown_at_other_strides(stubs, tmp_path):
+    evidence.run("longer", tmp_path, tmp_path / "work", Sizes())
+    page = filled(evidence.PAGE.read_text(), plans.read(tmp_path), tmp_path / "pictures")
+    part = page.split("<!-- tempo_longer -->")[1].split("<!-- /tempo_longer -->")[0]
+    assert "(evidence/tempo_longer.png)" in part
+    assert part.count("| T-OSA alone | ") == 1
+    assert (tmp_path / "pictures" / "tempo_longer.png").stat().st_size > 1000
+
+
 def test_a_page_without_a_place_for_a_table_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no place for 'networks': it wants <!-- networks -->"):
         filled("# Nothing", {}, tmp_path)

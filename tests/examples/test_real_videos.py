@@ -62,6 +62,29 @@ def test_clips_of_kept_videos_are_the_trainers_own(tmp_path, train):
             torch.testing.assert_close(*sums)
 
 
+def test_views_are_frames_in_order_whose_scores_are_averaged(tmp_path):
+    class Network(torch.nn.Module):
+        def forward_dense(self, clips):
+            seen.append(clips)
+            scores = torch.zeros(len(clips), 3)
+            scores[: real_videos.VIEWS // 3, 0] = 1.0  # sure in a few views
+            scores[real_videos.VIEWS // 3 :, 1:] = torch.tensor([0.6, 0.4])
+            return scores
+
+    seen: list[torch.Tensor] = []
+    write_videos(tmp_path / "videos", 1, seed=0, num_frames=16, size=32, classes=CLASSES[:2])
+    recipe = sections(load_recipe("finetune", {}))
+    source, _ = read_source(str(tmp_path / "videos"), "train", recipe.data, recipe.shapes, None)
+    clips = real_videos.Kept(source, CFG, recipe, False, "views")
+    assert real_videos.answers(Network(), clips) == [1, 1]
+    frames = torch.stack([clips._cut(clips._video(0)[0][[i]], None)[:, 0] for i in range(16)])
+    for view in seen[0]:
+        places = [int((frames - frame).abs().sum((1, 2, 3)).argmin()) for frame in view.unbind(1)]
+        assert places == sorted(places)
+    assert seen[0].shape[0] == real_videos.VIEWS
+    assert len(seen[0].unique(dim=0)) > real_videos.VIEWS // 2
+
+
 def test_accuracy_is_balanced_over_the_classes():
     run = made("tuned", 0, [0, 0, 0, 0, 0, 1])
     mean, each = real_videos.figure([run, made("tuned", 1, [0, 0, 0, 1, 1, 1])], "ordered")

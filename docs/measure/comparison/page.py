@@ -11,7 +11,7 @@ import pages
 from comparison.networks import NETWORKS, TABLE3, TABLE4, cost
 from comparison.pictures import draw_errors, draw_tempo
 from comparison.plans import PLANS, Found, best_rate, planned, runs_of, spread, tempo_top1, top1
-from comparison.runs import RATES, SEEDS, STRIDES, Run
+from comparison.runs import HIGHER_RATES, RATES, SEEDS, STRIDES, Run
 from vov3d.synthetic.moving_shapes import CLASSES
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -34,6 +34,8 @@ def parts(found: Found, pictures: Path) -> dict[str, str]:
     if table3:
         draw_errors(table3, pictures / "errors.png")
         draw_tempo(table3, pictures / "tempo.png")
+    if longer:
+        draw_tempo(longer, pictures / "tempo_longer.png")
     return {
         "networks": networks(),
         "table3": accuracies(table3, "network", {name: NETWORKS[name].title for name in TABLE3}, "baseline"),
@@ -42,6 +44,7 @@ def parts(found: Found, pictures: Path) -> dict[str, str]:
         "table4": accuracies(done("table4", found), "bottleneck within T-OSA", TABLE4, "tosa"),
         "table5": more(done("table5", found), table3, "16 frames", "8 frames"),
         "longer": more(longer, table3, "48,000 clips", "16,000 clips") + ("\n\n" + pairs(longer) if longer else ""),
+        "tempo_longer": tempo(longer, "tempo_longer.png") if longer else NOTHING,
         "missing": missing(found),
         "runs": every(found),
     }
@@ -94,7 +97,7 @@ def accuracies(rows: Rows, heading: str, titles: Mapping[str, str], reference: s
 
 def rates(found: Found) -> str:
     """Returns the table of accuracies of seed 0 at each learning rate."""
-    tried = sorted(RATES)
+    tried = sorted(RATES + HIGHER_RATES)
     lines = []
     for name in NETWORKS:
         runs = [found.get(Run(name, rate, SEEDS[0]).name) for rate in tried]
@@ -115,14 +118,14 @@ def errors(rows: Rows) -> str:
     return f"![Errors on training and validation clips](evidence/errors.png)\n\n{text}"
 
 
-def tempo(rows: Rows) -> str:
+def tempo(rows: Rows, picture: str = "tempo.png") -> str:
     """Returns the table of accuracies at each stride, below its picture."""
     lines = [
         [runs[0]["title"], *(pm([tempo_top1(run, stride) for run in runs]) for stride in STRIDES)]
         for runs in rows.values()
     ]
     text = table(["top-1 of 18 classes, %, at stride", *map(str, STRIDES)], lines)
-    return f"![Accuracy against the temporal stride at test](evidence/tempo.png)\n\n{text}"
+    return f"![Accuracy against the temporal stride at test](evidence/{picture})\n\n{text}"
 
 
 def classes(rows: Rows) -> str:
@@ -174,6 +177,9 @@ def missing(found: Found) -> str:
     """Returns a list of the planned runs that are not done."""
     lines = []
     for plan, (names, _, _) in PLANS.items():
+        if plan == "rates":
+            lines += [f"- `rates`: `{run.name}`" for run in planned(plan, found) if run.name not in found]
+            continue
         for name in names:
             if best_rate(name, found) is None:
                 lacking = len(SEEDS)

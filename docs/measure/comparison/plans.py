@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from comparison.networks import TABLE3, TABLE4
-from comparison.runs import RATES, SEEDS, Run
+from comparison.runs import HIGHER_RATES, RATES, SEEDS, Run
 from vov3d.synthetic.moving_shapes import CLASSES
 
 Found = Mapping[str, dict[str, Any]]
@@ -18,9 +18,11 @@ PLANS: Mapping[str, tuple[Sequence[str], int, int]] = {
     "table3": (TABLE3, 8, 4),
     "table4": (tuple(TABLE4), 8, 4),
     "table5": (("baseline", "both"), 16, 4),
-    "longer": (("baseline", "both", "d2plus1d"), 8, 12),
+    "longer": (("baseline", "both", "d2plus1d", "tosa"), 8, 12),
+    "rates": (TABLE3, 8, 4),
 }
-"""Networks, frames and epochs of each table; those of 16 frames and longer training keep the rate of Table 3."""
+"""Networks, frames and epochs of each table; those of 16 frames and longer training keep the rate of Table 3.
+`rates` tries higher ones."""
 
 
 def read(results: Path) -> dict[str, dict[str, Any]]:
@@ -70,6 +72,8 @@ def runs_of(plan: str, network: str, found: Found) -> list[Run]:
 def planned(plan: str, found: Found) -> list[Run]:
     """Returns all runs of a plan that are known by now, in the order in which they are done."""
     networks = PLANS[plan][0]
+    if plan == "rates":
+        return [Run(network, rate, SEEDS[0]) for rate in HIGHER_RATES for network in networks]
     runs = [Run(network, rate, SEEDS[0]) for rate in RATES for network in networks]
     rows = [runs_of(plan, network, found) for network in networks]
     later = [row[i] for i in range(len(SEEDS)) for row in rows if row]
