@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from reference.data.sources import read_source
 from reference.training.recipe import load_recipe, sections
 
 import vov3d
-from vov3d.synthetic.moving_shapes import CLASSES, write_videos
+from vov3d.synthetic.moving_shapes import CLASSES, make_set, write_videos
 
 CFG = {
     "num_frames": 4,
@@ -60,29 +61,6 @@ def test_clips_of_kept_videos_are_the_trainers_own(tmp_path, train):
         if not train:
             sums = [found[name].sum((1, 3, 4)).sort().values for name in ("shuffled", "own")]
             torch.testing.assert_close(*sums)
-
-
-def test_views_are_frames_in_order_whose_scores_are_averaged(tmp_path):
-    class Network(torch.nn.Module):
-        def forward_dense(self, clips):
-            seen.append(clips)
-            scores = torch.zeros(len(clips), 3)
-            scores[: real_videos.VIEWS // 3, 0] = 1.0  # sure in a few views
-            scores[real_videos.VIEWS // 3 :, 1:] = torch.tensor([0.6, 0.4])
-            return scores
-
-    seen: list[torch.Tensor] = []
-    write_videos(tmp_path / "videos", 1, seed=0, num_frames=16, size=32, classes=CLASSES[:2])
-    recipe = sections(load_recipe("finetune", {}))
-    source, _ = read_source(str(tmp_path / "videos"), "train", recipe.data, recipe.shapes, None)
-    clips = real_videos.Kept(source, CFG, recipe, False, "views")
-    assert real_videos.answers(Network(), clips) == [1, 1]
-    frames = torch.stack([clips._cut(clips._video(0)[0][[i]], None)[:, 0] for i in range(16)])
-    for view in seen[0]:
-        places = [int((frames - frame).abs().sum((1, 2, 3)).argmin()) for frame in view.unbind(1)]
-        assert places == sorted(places)
-    assert seen[0].shape[0] == real_videos.VIEWS
-    assert len(seen[0].unique(dim=0)) > real_videos.VIEWS // 2
 
 
 def test_accuracy_is_balanced_over_the_classes():
@@ -163,6 +141,26 @@ def test_rivals_are_trained_once_and_fine_tuned_from_there(tmp_path, monkeypatch
     assert real_videos.NETWORKS[kind.network].conv == "dw3d"
     again = vov3d.create_model(real_videos._model(kind, tmp_path), pretrained=True, num_classes=2)
     assert torch.equal(again.stem.conv_s.weight, model.stem.conv_s.weight)
+
+
+def test_the_packaged_model_is_trained_further_once(tmp_path, monkeypatch):
+    """Few clips; the real number takes half an hour."""
+    monkeypatch.setattr(real_videos.people, "write_set", lambda path, _, seed: write_few(path, seed))
+    monkeypatch.setattr(real_videos.moving_shapes, "make_set", lambda _, *rest: make_set(20, *rest))
+    words = ["--results", str(tmp_path / "found"), "pretrain", "--work", str(tmp_path), "--only", "people"]
+    assert real_videos.main(words) == 0
+    stored = json.loads((tmp_path / "found" / "networks" / "people.json").read_text())
+    assert stored["shapes_top1"] > 50  # it goes on from the packaged weights
+    model = vov3d.create_model(real_videos._model(real_videos.KINDS["people"], tmp_path), pretrained=True)
+    assert (model.num_classes, model.pretrained_cfg["num_frames"]) == (55, 8)
+    (tmp_path / "people-1000.npz").unlink()  # not needed any more
+    assert real_videos.main(words) == 0
+
+
+def write_few(path: Path, seed: int) -> None:
+    labels = np.arange(32 if seed == 1000 else 4)
+    clips = np.stack([real_videos.people.make_clip(int(i), np.random.default_rng((seed, int(i)))) for i in labels])
+    np.savez(path, clips=clips, labels=labels, classes=np.array(real_videos.people.CLASSES))
 
 
 def test_the_page_is_that_of_the_stored_runs(tmp_path):
