@@ -9,6 +9,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from helpers.numbered_videos import frame_numbers, write_pictures, write_video
@@ -59,7 +60,9 @@ def test_lists_of_other_files_are_refused_at_once(tmp_path: Path) -> None:
         paths[-1].write_text(text.replace("{name}", paths[-1].name))
     command = [sys.executable, "-c", OPEN_ALL, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.stdout, done.stderr) == ("refused\n", "")
+    assert done.stdout == "refused\n", done.stderr
+    if int(av.__version__.split(".")[0]) >= 18:  # older ones print FFmpeg's own lines
+        assert not done.stderr
 
 
 def test_playlists_from_an_address_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
