@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vov3d.synthetic._drawing import Track, draw_track, make_shaking
+from vov3d.synthetic.drawing import Track, draw_track, make_shaking
 from vov3d.synthetic.moving_shapes import CLASSES, _tracks, make_clip
 
 __all__ = ["make_masked_clip", "make_masked_set"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vov3d.synthetic._drawing import (
+from vov3d.synthetic.drawing import (
     Track,
     draw_track,
     filmed,

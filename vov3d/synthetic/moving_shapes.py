@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vov3d.synthetic._drawing import Track, draw_clip, make_hand, make_progress, make_still
+from vov3d.synthetic.drawing import Track, draw_clip, make_hand, make_progress, make_still
 
 __all__ = ["CLASSES", "PAIRS", "make_clip", "make_set", "write_clip", "write_videos"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vov3d.files import replacing
-from vov3d.synthetic._drawing import Track, draw_clip, make_progress, make_still
+from vov3d.synthetic.drawing import Track, draw_clip, make_progress, make_still
 from vov3d.synthetic.moving_shapes import write_clip
 
 __all__ = ["HEADS", "MOTIONS", "TASKS", "VALUES", "make_task_clip", "make_task_set", "write_task_videos"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vov3d.synthetic._drawing import Array, Random
+from vov3d.synthetic.drawing import Array, Random
 
 # --- poses -----------------------------------------------------------------------------------------------------------
 

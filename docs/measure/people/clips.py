@@ -16,7 +16,7 @@ from people.bodies import Pose, cycles, draw_body, draw_capsule, make_look, pose
 from people.rooms import expose, film_place
 from vov3d.files import replacing
 from vov3d.synthetic import moving_shapes
-from vov3d.synthetic._drawing import draw_track
+from vov3d.synthetic.drawing import draw_track
 
 PEOPLE = (
     "standing",

@@ -6,7 +6,7 @@ that of photographs does (https://arxiv.org/abs/2106.05963 compares such picture
 
 import numpy as np
 
-from vov3d.synthetic._drawing import Array, Random, blurred, make_shaking
+from vov3d.synthetic.drawing import Array, Random, blurred, make_shaking
 
 _MARGIN = 1.5  # sides of a place, in those of a frame
 _GREY = np.array([0.3, 0.59, 0.11], np.float32)

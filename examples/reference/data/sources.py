@@ -359,7 +359,7 @@ def _shapes(split: str, shapes: SimpleNamespace) -> Source:
         raise ValueError(f"data 'shapes:{split}': there are 'shapes:train' and 'shapes:val'")
     number, seed = (shapes.clips, shapes.seed) if split == "train" else (shapes.val_clips, shapes.seed + 1)
     folder = Path(moving_shapes.__file__).parent
-    code = b"".join((folder / name).read_bytes() for name in ("moving_shapes.py", "_drawing.py"))
+    code = b"".join((folder / name).read_bytes() for name in ("moving_shapes.py", "drawing.py"))
     generator = hashlib.sha256(code).hexdigest()[:8]
     root = Path(os.environ.get("VOV3D_CACHE") or Path(constants.HF_HOME) / "vov3d").expanduser() / SHAPES
     path = root / f"{number}x{shapes.frames}x{shapes.size}-{seed}-{generator}.npy"

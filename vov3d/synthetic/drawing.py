@@ -76,6 +76,7 @@ def _two_colours(rng: Random) -> tuple[Array, Array]:
 
 
 def make_hand() -> Shape:
+    """Makes the hand that pushes and pulls."""
     angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
     return Shape(1 + 0.3 * np.cos(2 * angles), np.broadcast_to(np.array(_HAND, float), (_TEXELS, _TEXELS, 3)))
 
