@@ -143,6 +143,8 @@ def _convolve(
 ) -> torch.Tensor:
     """Convolves a channels-last clip, with stride 1 in time, in the fastest form."""
     is_point = weight[0, 0, 0].numel() == 1 and not any(padding[1:])
+    if type_in_autocast(x) == torch.bfloat16 and not is_point and 1 < stride[2] >= x.shape[4]:
+        return _in_float32(x, weight, bias, stride, padding, dilation, groups)
     if is_point and max(stride) > 1:
         # The positions that the kernel reads. oneDNN's gradient of a strided 1 x 1 kernel writes past its memory.
         x = x[..., :: stride[1], :: stride[2]].contiguous(memory_format=torch.channels_last_3d)
@@ -160,6 +162,14 @@ def _convolve(
         if (weight.shape[2] % 2 and 2 * padding[0] == reach) or (padding[0] == 0 and reach < x.shape[2]):
             return over_frames(x, weight, bias, stride, padding, dilation, groups)
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _in_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *sizes: Any) -> torch.Tensor:
+    """Convolves in float32 and returns bf16: in an output one column wide, oneDNN reads memory that nobody wrote."""
+    with torch.autocast(x.device.type, enabled=False):
+        x, weight = (values.bfloat16().float() for values in (x, weight))
+        bias = None if bias is None else bias.bfloat16().float()
+        return F.conv3d(x, weight, bias, *sizes).bfloat16()
 
 
 def _has_own_backward(x: torch.Tensor, weight: torch.Tensor, reach: int, padding: tuple[int, ...]) -> bool:
