@@ -211,8 +211,9 @@ def shapes_top1(network: Any) -> float:
     """Returns the accuracy in percent among the first twenty classes, on 2,000 clips of moving shapes."""
     clips, labels = moving_shapes.make_set(2000, 777, 8)
     parts = torch.from_numpy(clips).split(100)
+    network.eval()
     cfg, like = network.pretrained_cfg, next(network.parameters())
-    said = torch.cat([network.eval()(to_network(part, cfg, like))[:, :20].argmax(1) for part in parts])
+    said = torch.cat([network(to_network(part, cfg, like))[:, :20].argmax(1) for part in parts])
     return 100 * float(np.mean(said.numpy() == labels))
 
 
@@ -424,8 +425,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif args.command == "pretrain":
             for name in (*RIVALS, FURTHER):
                 if not _rival(args.results, name).is_file() and args.only in ("", name):
-                    found = train_further(args.work) if name == FURTHER else pretrain(name, args.work)
-                    _store(_rival(args.results, name), found)
+                    measured = train_further(args.work) if name == FURTHER else pretrain(name, args.work)
+                    _store(_rival(args.results, name), measured)
         else:
             for run in PLAN:
                 if run.name not in found and run.name.startswith(args.only):

@@ -24,15 +24,6 @@ def test_clips_of_any_length_and_size(label, num_frames, size, seed):
     assert np.array_equal(clip, clips.make_clip(label, rng(seed), num_frames, size))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [((LABELS,), "label 55 is not in"), ((0, 1), "not 1 of 64"), ((0, 8, 8), "not 8 of 8")]
-)
-def test_clips_that_there_are_not(arguments, message):
-    label, *sizes = arguments
-    with pytest.raises(ValueError, match=message):
-        clips.make_clip(label, rng(0), *sizes)
-
-
 def drawn(pose: bodies.Pose, size: float) -> np.ndarray:
     """Returns where a body is seen whose feet are at the lower edge of the picture: bool `(T, S, S)`."""
     n = len(pose.yaw)

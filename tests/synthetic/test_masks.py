@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vov3d.synthetic.masks import _shown_by, make_masked_clip, make_masked_set
-from vov3d.synthetic.moving_shapes import CLASSES, _tracks, make_clip, make_set
+from vov3d.synthetic.moving_shapes import CLASSES, make_clip, make_set, make_tracks
 
 
 @settings(deadline=None, max_examples=30)
@@ -29,7 +29,7 @@ def test_a_set_has_the_clips_of_the_plain_set():
 @pytest.mark.parametrize("label", range(20), ids=CLASSES.__getitem__)
 def test_only_shapes_that_move_are_shown(label):
     for seed in range(4):
-        tracks = _tracks(label, np.random.default_rng(seed), 16)
+        tracks = make_tracks(label, np.random.default_rng(seed), 16)
         shown = _shown_by(label, tracks)
         for track, moves in zip(tracks, shown, strict=True):
             changes = max(np.ptp(getattr(track, name)) for name in ("x", "y", "size", "angle", "alpha"))

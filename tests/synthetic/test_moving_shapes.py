@@ -11,9 +11,9 @@ from vov3d.synthetic.moving_shapes import (
     _BOUNCING,
     CLASSES,
     PAIRS,
-    _tracks,
     make_clip,
     make_set,
+    make_tracks,
     write_videos,
 )
 from vov3d.video import VideoReader
@@ -39,7 +39,7 @@ def test_clips_of_any_length_and_size(label, num_frames, size, seed):
 
 def test_shapes_stand_still_around_their_motion():
     for label in range(0, 20, 3):
-        for track in _tracks(label, rng(label), 8):
+        for track in make_tracks(label, rng(label), 8):
             longer = track.standing(3, 2)
             for name in ("x", "y", "size", "angle", "alpha", "depth"):
                 own, values = getattr(track, name), getattr(longer, name)
@@ -54,7 +54,7 @@ def test_shapes_stand_still_around_their_motion():
 def test_pairs_are_time_reverses(pair):
     """The moving shape is reversed; bystanders, drawn afterwards, are as likely either way."""
     for seed in range(5):
-        first, second = (_tracks(2 * pair + i, rng(seed), 16)[-2:] for i in range(2))
+        first, second = (make_tracks(2 * pair + i, rng(seed), 16)[-2:] for i in range(2))
         count = 1 if len(first) == 1 or first[0].size[0] < 0.17 else len(first)
         for a, b in zip(first[-count:], second[-count:], strict=True):
             for name in ("x", "y", "size", "angle", "alpha", "depth"):
@@ -65,14 +65,14 @@ def test_pairs_are_time_reverses(pair):
 def test_the_moving_shape_is_visible_in_most_frames(label):
     """A quarter of a disc is inside where its centre is 0.4 radii outside."""
     for seed in range(150):
-        for track in _tracks(label, rng(seed), 16)[-2 if label // 2 in (4, 6, 9) else -1 :]:
+        for track in make_tracks(label, rng(seed), 16)[-2 if label // 2 in (4, 6, 9) else -1 :]:
             outside = np.maximum(abs(track.x), abs(track.y)) >= 1 + 0.4 * track.size
             assert outside.mean() <= 0.5, seed
 
 
 @pytest.mark.parametrize("num_frames", [4, 8, 12, 15, 16, 30])
 def test_fast_and_slow_visit_the_same_places(num_frames):
-    slow, fast = (_tracks(2 * _BOUNCING + i, rng(3), num_frames)[-1].y for i in range(2))
+    slow, fast = (make_tracks(2 * _BOUNCING + i, rng(3), num_frames)[-1].y for i in range(2))
     assert np.allclose(np.sort(slow), np.sort(fast))
     assert not np.allclose(slow, fast)
 

@@ -143,7 +143,7 @@ def _convolve(
 ) -> torch.Tensor:
     """Convolves a channels-last clip, with stride 1 in time, in the fastest form."""
     is_point = weight[0, 0, 0].numel() == 1 and not any(padding[1:])
-    if type_in_autocast(x) == torch.bfloat16 and not is_point and 1 < stride[2] >= x.shape[4]:
+    if 1 < stride[2] >= x.shape[4] and not is_point and type_in_autocast(x) == torch.bfloat16:
         return _in_float32(x, weight, bias, stride, padding, dilation, groups)
     if is_point and max(stride) > 1:
         # The positions that the kernel reads. oneDNN's gradient of a strided 1 x 1 kernel writes past its memory.

@@ -118,16 +118,27 @@ def make_progress(rng: Random, num_frames: int) -> Array:
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
+def check_clip(num_frames: int, size: int) -> None:
+    """Raises ValueError for clips of fewer than 2 frames or 16 pixels."""
+    if num_frames < 2 or size < 16:
+        raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
+
+
 def draw_clip(tracks: Sequence[Track], rng: Random, num_frames: int, size: int) -> Array:
     """Draws shapes on a random background, seen by a shaking camera: uint8 `(num_frames, size, size, 3)`."""
     shake = make_shaking(rng, num_frames)
     frames = make_background(rng, num_frames, size)
+    draw_tracks(frames, tracks, shake)
+    return filmed(frames, rng)
+
+
+def draw_tracks(frames: Array, tracks: Sequence[Track], shake: Array) -> None:
+    """Draws shapes into frames `(T, S, S, 3)`, those in front last."""
     for front in (False, True):
         for track in tracks:
             which = (track.depth > 0) == front
             if which.any():
                 draw_track(frames, track, shake, which)
-    return filmed(frames, rng)
 
 
 def draw_track(frames: Array, track: Track, shake: Array, which: Array) -> None:

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from vov3d.synthetic.drawing import Track, draw_track, make_shaking
-from vov3d.synthetic.moving_shapes import CLASSES, _tracks, make_clip
+from vov3d.synthetic.drawing import Track, draw_tracks, make_shaking
+from vov3d.synthetic.moving_shapes import CLASSES, make_clip, make_tracks
 
 __all__ = ["make_masked_clip", "make_masked_set"]
 
@@ -36,15 +36,11 @@ def make_masked_clip(label: int, rng: Random, num_frames: int = 16, size: int = 
     """
     again = deepcopy(rng)
     clip = make_clip(label, rng, num_frames, size)
-    tracks = _tracks(label, again, num_frames)
+    tracks = make_tracks(label, again, num_frames)
     shake = make_shaking(again, num_frames)  # what `draw_clip` draws first
     seen = np.zeros((num_frames, size, size, 3), np.float32)
-    shown = _shown_by(label, tracks)
-    for front in (False, True):
-        for track, moves in zip(tracks, shown, strict=True):
-            which = (track.depth > 0) == front
-            if which.any():
-                draw_track(seen, _painted(track, moves), shake, which)
+    shown = zip(tracks, _shown_by(label, tracks), strict=True)
+    draw_tracks(seen, [_painted(track, moves) for track, moves in shown], shake)
     return clip, seen[..., 0] > 0.5
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vov3d.synthetic.drawing import Track, draw_clip, make_hand, make_progress, make_still
+from vov3d.synthetic.drawing import Track, check_clip, draw_clip, make_hand, make_progress, make_still
 
 __all__ = ["CLASSES", "PAIRS", "make_clip", "make_set", "write_clip", "write_videos"]
 
@@ -151,7 +151,7 @@ _MOTIONS: tuple[Callable[[Random, int], list[Track]], ...] = (
 _BOUNCING = _MOTIONS.index(_bouncing)
 
 
-def _tracks(label: int, rng: Random, num_frames: int) -> list[Track]:
+def make_tracks(label: int, rng: Random, num_frames: int) -> list[Track]:
     """Returns the shapes of a clip, bystanders first."""
     pair, second = divmod(label, 2)
     if pair == _BOUNCING:
@@ -194,11 +194,10 @@ def make_clip(
     """
     if not 0 <= label < len(CLASSES):
         raise ValueError(f"label {label} is not in 0..{len(CLASSES) - 1}")
-    if num_frames < 2 or size < 16:
-        raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
+    check_clip(num_frames, size)
     if before < 0 or after < 0:
         raise ValueError(f"a clip cannot have {before} frames before its motion and {after} behind it")
-    tracks, length = _tracks(label, rng, num_frames), before + num_frames + after
+    tracks, length = make_tracks(label, rng, num_frames), before + num_frames + after
     if length > num_frames:
         tracks = [track.standing(before, after) for track in tracks]
     return draw_clip(tracks, rng, length, size)

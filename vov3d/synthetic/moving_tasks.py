@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vov3d.files import replacing
-from vov3d.synthetic.drawing import Track, draw_clip, make_progress, make_still
+from vov3d.synthetic.drawing import Track, check_clip, draw_clip, make_progress, make_still
 from vov3d.synthetic.moving_shapes import write_clip
 
 __all__ = ["HEADS", "MOTIONS", "TASKS", "VALUES", "make_task_clip", "make_task_set", "write_task_videos"]
@@ -97,8 +97,7 @@ def make_task_clip(task: str, rng: Random, num_frames: int = 16, size: int = 64)
     """
     if task not in _MAKERS:
         raise ValueError(f"task is {task!r}: there are clips for {', '.join(TASKS)}")
-    if num_frames < 2 or size < 16:
-        raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
+    check_clip(num_frames, size)
     tracks, target = _MAKERS[task](rng, num_frames)
     return draw_clip(tracks, rng, num_frames, size), target
 

@@ -10,7 +10,7 @@ import pages
 
 from comparison.networks import NETWORKS, TABLE3, TABLE4, cost
 from comparison.pictures import draw_errors, draw_tempo
-from comparison.plans import PLANS, Found, best_rate, planned, runs_of, spread, tempo_top1, top1
+from comparison.plans import PLANS, Found, planned, runs_of, spread, tempo_top1, top1
 from comparison.runs import HIGHER_RATES, RATES, SEEDS, STRIDES, Run
 from vov3d.synthetic.moving_shapes import CLASSES
 
@@ -177,16 +177,12 @@ def missing(found: Found) -> str:
     """Returns a list of the planned runs that are not done."""
     lines = []
     for plan, (names, _, _) in PLANS.items():
-        if plan == "rates":
-            lines += [f"- `rates`: `{run.name}`" for run in planned(plan, found) if run.name not in found]
-            continue
         for name in names:
-            if best_rate(name, found) is None:
-                lacking = len(SEEDS)
-            else:
-                lacking = sum(run.name not in found for run in runs_of(plan, name, found))
+            runs = runs_of(plan, name, found)
+            total = len(runs) or len(SEEDS)  # none are known before the learning rate is
+            lacking = sum(run.name not in found for run in runs) if runs else total
             if lacking:
-                lines.append(f"- `{plan}`, {NETWORKS[name].title}: {lacking} of {len(SEEDS)} seeds")
+                lines.append(f"- `{plan}`, {NETWORKS[name].title}: {lacking} of {total} runs")
     return "Not run yet:\n\n" + "\n".join(lines) if lines else "All that was planned was run."
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def best_rate(network: str, found: Found) -> float | None:
 
 
 def runs_of(plan: str, network: str, found: Found) -> list[Run]:
-    """Returns the runs that a row averages; none until the learning rate is known."""
+    """Returns the runs of a row, of which those of `rates` stand alone; none until the learning rate is known."""
+    if plan == "rates":
+        return [Run(network, rate, SEEDS[0]) for rate in HIGHER_RATES]
     _, frames, epochs = PLANS[plan]
     rate = best_rate(network, found)
     return [] if rate is None else [Run(network, rate, seed, frames, epochs) for seed in SEEDS]
@@ -72,11 +75,9 @@ def runs_of(plan: str, network: str, found: Found) -> list[Run]:
 def planned(plan: str, found: Found) -> list[Run]:
     """Returns all runs of a plan that are known by now, in the order in which they are done."""
     networks = PLANS[plan][0]
-    if plan == "rates":
-        return [Run(network, rate, SEEDS[0]) for rate in HIGHER_RATES for network in networks]
     runs = [Run(network, rate, SEEDS[0]) for rate in RATES for network in networks]
     rows = [runs_of(plan, network, found) for network in networks]
-    later = [row[i] for i in range(len(SEEDS)) for row in rows if row]
+    later = [run for group in zip_longest(*rows) for run in group if run]
     return list(dict.fromkeys(runs + later))
 
 

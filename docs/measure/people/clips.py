@@ -16,7 +16,7 @@ from people.bodies import Pose, cycles, draw_body, draw_capsule, make_look, pose
 from people.rooms import expose, film_place
 from vov3d.files import replacing
 from vov3d.synthetic import moving_shapes
-from vov3d.synthetic.drawing import draw_track
+from vov3d.synthetic.drawing import draw_tracks
 
 PEOPLE = (
     "standing",
@@ -253,42 +253,15 @@ def _draw_hand(frames: Array, rng: Random, label: str, camera: Camera) -> None:
 # --- clips -----------------------------------------------------------------------------------------------------------
 
 
-def _draw_shapes(frames: Array, rng: Random, label: int, camera: Camera) -> None:
-    tracks = moving_shapes._tracks(label, rng, len(frames))
-    for front in (False, True):
-        for track in tracks:
-            which = (track.depth > 0) == front
-            if which.any():
-                draw_track(frames, track, camera[0], which)
-
-
 def make_clip(label: int, rng: Random, num_frames: int = 16, size: int = 64) -> Array:
-    """Makes one clip.
-
-    Args:
-        label: Index of its class in `CLASSES`.
-        rng: Random generator; the same state gives the same clip.
-        num_frames: Frames.
-        size: Rows and columns, in pixels.
-
-    Returns:
-        uint8 RGB `(num_frames, size, size, 3)`.
-
-    Raises:
-        ValueError: If there is no such class, or fewer than 2 frames or 16 pixels.
-    """
-    if not 0 <= label < len(CLASSES):
-        raise ValueError(f"label {label} is not in 0..{len(CLASSES) - 1}")
-    if num_frames < 2 or size < 16:
-        raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
+    """Makes one clip of a class of `CLASSES`: uint8 RGB `(num_frames, size, size, 3)`."""
     name, shapes = CLASSES[label], label < len(moving_shapes.CLASSES)
     if shapes and rng.random() < 0.5:
         return moving_shapes.make_clip(label, rng, num_frames, size)
     # the camera stands where its motion could be taken for that of the class
-    frames, *camera = film_place(rng, num_frames, size, 0.0 if shapes or name in HANDS else 0.4)
-    offset, scale = camera
+    frames, offset, scale = film_place(rng, num_frames, size, 0.0 if shapes or name in HANDS else 0.4)
     if shapes:
-        _draw_shapes(frames, rng, label, (offset, scale))
+        draw_tracks(frames, moving_shapes.make_tracks(label, rng, num_frames), offset)
     else:
         draw = _draw_person if name in PEOPLE else _draw_group if name in GROUPS else _draw_hand
         draw(frames, rng, name, (offset, scale))

@@ -75,18 +75,18 @@ def film_place(rng: Random, num_frames: int, size: int, moving: float) -> tuple[
     if rng.random() < moving:
         offset = offset + rng.uniform(-0.3, 0.3, 2) * t
     scale = np.exp(rng.uniform(-0.15, 0.15) * t[:, 0]) if rng.random() < moving else np.ones(num_frames)
-    grid = np.linspace(-1, 1, size)
-    where = (grid[None, :, None] - offset[:, None]) / scale[:, None, None] / _MARGIN
-    where = ((where + 1) / 2 * (large - 1)).clip(0, large - 1.001)
-    first, share = where.astype(int), (where % 1).astype(np.float32)
-    frames = np.empty((num_frames, size, size, 3), np.float32)
-    for frame, (row, column), (down, right) in zip(
-        frames, first.swapaxes(1, 2), share.swapaxes(1, 2)[..., None, None], strict=True
-    ):
-        lines = place[row] * (1 - down) + place[row + 1] * down
-        right = right.swapaxes(0, 1)
-        frame[:] = lines[:, column] * (1 - right) + lines[:, column + 1] * right
-    return frames, offset, scale
+    frames = [_seen(place, size, *camera) for camera in zip(offset, scale, strict=True)]
+    return np.stack(frames), offset, scale
+
+
+def _seen(place: Array, size: int, offset: Array, scale: float) -> Array:
+    """Returns a frame `(size, size, 3)` of a place, between whose pixels it interpolates."""
+    last = len(place) - 1
+    where = (np.linspace(-1, 1, size) - offset[:, None]) / scale / _MARGIN
+    where = ((where + 1) / 2 * last).clip(0, last - 0.001)
+    (row, column), (down, right) = where.astype(int), (where % 1).astype(np.float32)[..., None]
+    lines = place[row] * (1 - down[:, None]) + place[row + 1] * down[:, None]
+    return lines[:, column] * (1 - right) + lines[:, column + 1] * right
 
 
 def expose(frames: Array, rng: Random) -> Array:
