@@ -8,7 +8,7 @@ import pytest
 import torch
 from comparison import plans
 from comparison.kernels import aggregated_shares, odd_in_time
-from comparison.networks import NETWORKS, TABLE3, cost
+from comparison.networks import NETWORKS, TABLE3, WHY, cost
 from comparison.page import filled
 from comparison.runs import Run, Sizes, execute
 
@@ -94,17 +94,44 @@ def test_the_page_shows_finished_runs_and_names_missing_ones(stubs, tmp_path):
     assert "51.5 ± 2.1 (2 of 3 seeds)" in filled(text, plans.read(tmp_path), tmp_path / "pictures")
 
 
-def test_higher_rates_are_tried_once_and_choose_nothing(stubs, tmp_path):
+def test_the_best_rate_is_that_of_all_which_were_tried(stubs, tmp_path):
     evidence.run("table3", tmp_path, tmp_path / "work", Sizes())
     stubs.clear()
     evidence.run("rates", tmp_path, tmp_path / "work", Sizes())
     assert sorted(stubs) == sorted(f"{name}-lr{rate}-seed0" for name in TABLE3 for rate in (0.032, 0.064))
-    assert plans.best_rate("both", plans.read(tmp_path)) == 0.016  # though stubs are better the higher the rate
+    assert plans.best_rate("both", plans.read(tmp_path)) == 0.064  # stubs are better the higher the rate
     page = filled(evidence.PAGE.read_text(), plans.read(tmp_path), tmp_path / "pictures")
     assert "| T-OSA alone | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 |" in page
+    assert "- `table3`, T-OSA and D(2+1)D: VoV3D: 2 of 3 runs" in page
     (tmp_path / "both-lr0.064-seed0.json").unlink()
+    assert plans.best_rate("both", plans.read(tmp_path)) == 0.032
     page = filled(page, plans.read(tmp_path), tmp_path / "pictures")
     assert "- `rates`, T-OSA and D(2+1)D: VoV3D: 1 of 2 runs" in page
+
+
+def test_choices_of_tosa_are_undone_at_the_rate_of_the_whole(stubs, tmp_path):
+    evidence.run("why", tmp_path, tmp_path / "work", Sizes())
+    rates = {name.split("-lr")[1].split("-")[0] for name in stubs if not name.startswith("both-")}
+    assert rates == {"0.016"}
+    assert len(stubs) == len(set(stubs)) == 3 * len(WHY) + 2  # and two more rates of the whole
+    page = filled(evidence.PAGE.read_text(), plans.read(tmp_path), tmp_path / "pictures")
+    assert "| no norm starts at zero | 53.0 ± 3.0 | +0.0 ± 2.4 | 0.016 |" in page
+
+
+def test_a_network_of_the_comparison_has_its_own_blocks():
+    blocks = {}
+    for name in ("both", "last", "full", "inner"):
+        with NETWORKS[name].building():
+            model = vov3d.create_model(NETWORKS[name].model, num_classes=20, **NETWORKS[name].args)
+        blocks[name] = model.stages[1].blocks[0]
+    whole, last, full, inner = blocks.values()
+    assert last.conv_agg.in_channels == last.layers[0].conv_pwl.out_channels  # of one bottleneck
+    assert full.layers[1].conv_pwl.in_channels == full.layers[1].conv_pwl.out_channels
+    assert [bool(layer.bn3.weight.any()) for layer in inner.layers] == [True, False, False, False, False]
+    assert all(layer.bn3.weight.any() for layer in whole.layers)
+    x = torch.randn(1, 16, 8, 8, 8)
+    for block in blocks.values():
+        assert block.eval()(x).shape == whole.eval()(x).shape
 
 
 def test_long_training_is_shown_at_other_strides(stubs, tmp_path):
@@ -133,7 +160,9 @@ def test_the_page_is_what_was_measured(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", [Run("both", 8e-3, 1, epochs=1), Run("baseline", 8e-3, 0, frames=16, epochs=2)])
+@pytest.mark.parametrize(
+    "run", [Run("both", 8e-3, 1, epochs=1), Run("last", 8e-3, 0), Run("baseline", 8e-3, 0, frames=16, epochs=2)]
+)
 def test_a_small_run_is_stored_with_all_measurements(tmp_path, run):
     found = execute(run, SMALL, tmp_path / "results", tmp_path / "work")
     stored = plans.read(tmp_path / "results")[run.name]

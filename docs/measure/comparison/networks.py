@@ -3,12 +3,15 @@
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 import vov3d
+from comparison.ablations import FullWidth, LastAlone, StartedAtZero
 from vov3d.models.budget import Budget, budget_of
 from vov3d.synthetic.moving_shapes import CLASSES
 
@@ -26,6 +29,8 @@ class Network:
         mid_chs: Middle channels, per stage.
         out_chs: Channels of each stage.
         depths: Blocks of each stage.
+        more: Other arguments of the model.
+        tosa: Takes the place of T-OSA.
     """
 
     title: str
@@ -34,18 +39,24 @@ class Network:
     mid_chs: tuple[int, ...]
     out_chs: tuple[int, ...]
     depths: tuple[int, ...]
+    more: Mapping[str, Any] = field(default_factory=dict)
+    tosa: type[vov3d.TOSA] = vov3d.TOSA
 
     @property
     def args(self) -> dict[str, Any]:
         """Arguments of `vov3d.create_model`, but for classes and dropout."""
         own = dict(conv=self.conv, mid_chs=self.mid_chs, out_chs=self.out_chs, depths=self.depths)
-        return own | dict(stem_chs=12, head_chs=128, hidden_chs=256, output_stride=16)
+        return own | dict(self.more) | dict(stem_chs=12, head_chs=128, hidden_chs=256, output_stride=16)
 
     @property
     def keys(self) -> dict[str, str]:
         """Keys of a recipe that train this network by Muon; see `fallback`."""
         args = {f"model.args.{key}": str(list(v) if isinstance(v, tuple) else v) for key, v in self.args.items()}
         return args | {"model.name": self.model, "optimizer.args.fallback_list": json.dumps(fallback(self.conv))}
+
+    def building(self) -> AbstractContextManager[Any]:
+        """Lets VoV3D be built of `tosa` within the context."""
+        return patch("vov3d.models.vov3d.TOSA", self.tosa)
 
     @property
     def has_tosa(self) -> bool:
@@ -60,8 +71,8 @@ def fallback(conv: str) -> list[str]:
     return stem if conv in ("3d", "r2plus1d") else depthwise
 
 
-def _tosa(title: str, conv: str, *mid_chs: int) -> Network:
-    return Network(title, "vov3d_m", conv, mid_chs, (16, 32, 64), (1, 1, 2))
+def _tosa(title: str, conv: str, *mid_chs: int, depths: tuple[int, ...] = (1, 1, 2), **more: Any) -> Network:
+    return Network(title, "vov3d_m", conv, mid_chs, (16, 32, 64), depths, **more)
 
 
 NETWORKS: Mapping[str, Network] = {
@@ -72,10 +83,28 @@ NETWORKS: Mapping[str, Network] = {
     "tosa_3d": _tosa("T-OSA with 3D", "3d", 6, 12, 22),
     "tosa_r2plus1d": _tosa("T-OSA with (2+1)D", "r2plus1d", 8, 18, 32),
     "tosa_d1plus2d": _tosa("T-OSA with D(1+2)D", "d1plus2d", 24, 48, 96),
+    "last": _tosa("VoV3D without aggregation", "d2plus1d", 26, 54, 108, tosa=LastAlone),
+    "full": _tosa("VoV3D, outputs of full width", "d2plus1d", 18, 32, 68, tosa=FullWidth),
+    "short": _tosa("VoV3D, 10 blocks of 2", "d2plus1d", 22, 44, 90, depths=(2, 3, 5), more={"num_blocks": 2}),
+    "inner": _tosa("VoV3D, bottlenecks started at zero", "d2plus1d", 24, 48, 96, tosa=StartedAtZero),
+    "unstarted": _tosa("VoV3D, no norm started at zero", "d2plus1d", 24, 48, 96, more={"zero_init_last": False}),
+    "all_se": _tosa("VoV3D, SE in all bottlenecks", "d2plus1d", 24, 48, 94, more={"se_every_other": False}),
 }
-"""All networks by name. Depths and heads are equal within a family; only widths make up for what a kernel costs."""
+"""All networks by name. Depths and heads are equal within a family, but for `short`; widths make up for what a kernel
+costs."""
 
 TABLE3 = ("baseline", "tosa", "d2plus1d", "both")
+WHY = {
+    "both": "T-OSA and D(2+1)D, as it is",
+    "last": "no aggregation: the last bottleneck alone is read",
+    "full": "bottlenecks output all of their channels, not half",
+    "short": "ten blocks of two bottlenecks, not four of five",
+    "inner": "bottlenecks start as their shortcuts, too",
+    "unstarted": "no norm starts at zero",
+    "all_se": "squeeze-and-excitation in all bottlenecks",
+    "d2plus1d": "D(2+1)D alone",
+}
+"""Choices of T-OSA that are undone, one at a time."""
 TABLE4 = {
     "tosa_3d": "3D",
     "tosa_r2plus1d": "(2+1)D",
@@ -89,5 +118,6 @@ TABLE4 = {
 def cost(name: str, num_frames: int = 8, size: int = SIZE) -> Budget:
     """Returns parameters and multiply-adds of a clip, counted on the meta device."""
     network = NETWORKS[name]
-    model = vov3d.create_model(network.model, num_classes=len(CLASSES), device="meta", **network.args)
+    with network.building():
+        model = vov3d.create_model(network.model, num_classes=len(CLASSES), device="meta", **network.args)
     return budget_of(model.eval(), torch.empty(1, 3, num_frames, size, size, device="meta"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pages
 
-from comparison.networks import NETWORKS, TABLE3, TABLE4, cost
+from comparison.networks import NETWORKS, TABLE3, TABLE4, WHY, cost
 from comparison.pictures import draw_errors, draw_tempo
 from comparison.plans import PLANS, Found, planned, runs_of, spread, tempo_top1, top1
 from comparison.runs import HIGHER_RATES, RATES, SEEDS, STRIDES, Run
@@ -42,6 +42,7 @@ def parts(found: Found, pictures: Path) -> dict[str, str]:
         "rates": rates(found),
         **{part.__name__: part(table3) if table3 else NOTHING for part in (errors, tempo, pairs, classes, kernels)},
         "table4": accuracies(done("table4", found), "bottleneck within T-OSA", TABLE4, "tosa"),
+        "why": accuracies(done("why", found), "what differs", WHY, "both"),
         "table5": more(done("table5", found), table3, "16 frames", "8 frames"),
         "longer": more(longer, table3, "48,000 clips", "16,000 clips") + ("\n\n" + pairs(longer) if longer else ""),
         "tempo_longer": tempo(longer, "tempo_longer.png") if longer else NOTHING,

@@ -1,4 +1,4 @@
-"""Runs that a table needs: three learning rates with one seed, then two more seeds with the best rate."""
+"""Runs that a table needs: learning rates with one seed, then two more seeds with the best rate."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from comparison.networks import TABLE3, TABLE4
+from comparison.networks import TABLE3, TABLE4, WHY
 from comparison.runs import HIGHER_RATES, RATES, SEEDS, Run
 from vov3d.synthetic.moving_shapes import CLASSES
 
@@ -21,9 +21,10 @@ PLANS: Mapping[str, tuple[Sequence[str], int, int]] = {
     "table5": (("baseline", "both"), 16, 4),
     "longer": (("baseline", "both", "d2plus1d", "tosa"), 8, 12),
     "rates": (TABLE3, 8, 4),
+    "why": (tuple(WHY), 8, 4),
 }
 """Networks, frames and epochs of each table; those of 16 frames and longer training keep the rate of Table 3.
-`rates` tries higher ones."""
+`rates` tries higher ones; `why` undoes choices of VoV3D at its rate."""
 
 
 def read(results: Path) -> dict[str, dict[str, Any]]:
@@ -56,11 +57,11 @@ def tempo_top1(run: Mapping[str, Any], stride: int) -> float:
 
 
 def best_rate(network: str, found: Found) -> float | None:
-    """Returns the learning rate with the best final validation accuracy, None until all have been tried."""
-    tried = [(found.get(Run(network, rate, SEEDS[0]).name), rate) for rate in RATES]
-    if any(run is None for run, _ in tried):
+    """Returns the rate with the best final validation accuracy of those tried, None until all of `RATES` are."""
+    tried = {rate: found.get(Run(network, rate, SEEDS[0]).name) for rate in RATES + HIGHER_RATES}
+    if any(tried[rate] is None for rate in RATES):
         return None
-    return max((run["curve"][-1]["val_top1"], rate) for run, rate in tried if run)[1]
+    return max((run["curve"][-1]["val_top1"], rate) for rate, run in tried.items() if run)[1]
 
 
 def runs_of(plan: str, network: str, found: Found) -> list[Run]:
@@ -68,14 +69,15 @@ def runs_of(plan: str, network: str, found: Found) -> list[Run]:
     if plan == "rates":
         return [Run(network, rate, SEEDS[0]) for rate in HIGHER_RATES]
     _, frames, epochs = PLANS[plan]
-    rate = best_rate(network, found)
+    rate = best_rate("both" if plan == "why" else network, found)
     return [] if rate is None else [Run(network, rate, seed, frames, epochs) for seed in SEEDS]
 
 
 def planned(plan: str, found: Found) -> list[Run]:
     """Returns all runs of a plan that are known by now, in the order in which they are done."""
     networks = PLANS[plan][0]
-    runs = [Run(network, rate, SEEDS[0]) for rate in RATES for network in networks]
+    tuned = ("both",) if plan == "why" else networks
+    runs = [Run(network, rate, SEEDS[0]) for rate in RATES for network in tuned]
     rows = [runs_of(plan, network, found) for network in networks]
     later = [run for group in zip_longest(*rows) for run in group if run]
     return list(dict.fromkeys(runs + later))
