@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from helpers.memory import fill_free_memory
 from helpers.trained_like import as_trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ import vov3d
 from vov3d import optimize_for_inference
 from vov3d.adapters import PooledBackbone
 from vov3d.deploy import _fused, _optimize
+from vov3d.deploy._streaming import FrameConv
 from vov3d.layers import MIDDLE_CONVS
 
 SMALL = dict(mid_chs=(8, 8), out_chs=(4, 8), depths=(1, 2), output_stride=8, head_chs=16, hidden_chs=16, num_classes=5)
@@ -56,6 +58,32 @@ def test_every_form_of_every_model(name, conv, output_stride, features_only, bat
         # Maps reach values of some hundred, and what is small in them is a difference of large ones.
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.detach().abs().max()))
     torch.testing.assert_close(model(x.double()), model(x.double()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(("frames", "time_stride"), [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_outputs_one_column_wide_in_bf16_do_not_depend_on_what_was_in_memory(groups, frames, time_stride, layout):
+    """Those of oneDNN do, for strided kernels but depthwise ones (torch 2.14)."""
+    torch.manual_seed(0)
+    for width, stride in ((1, 2), (2, 2), (3, 3)):
+        sizes = dict(stride=(time_stride, stride, stride), padding=(frames // 2, 1, 1), groups=groups, bias=False)
+        conv = nn.Conv3d(8, 8, (frames, 3, 3), **sizes).bfloat16().requires_grad_(False)
+        x = torch.randn(2, 8, 3, 15, width).bfloat16().contiguous(memory_format=layout)
+        wanted = F.silu(copy.deepcopy(conv).double()(x.double()))
+        onednn = _fused.has_onednn("cpu", torch.bfloat16)
+        forms = [_fused.Convolution(conv, nn.SiLU(), way) for way in {False, onednn}]
+        for form in forms:
+            for _ in range(3):
+                fill_free_memory()
+                torch.testing.assert_close(form(x).double(), wanted, rtol=0.03, atol=0.03)
+        if frames == 1:
+            one = FrameConv(conv, act=nn.SiLU())
+            maps = x.transpose(1, 2).flatten(0, 1).permute(0, 2, 3, 1)
+            for _ in range(3):
+                fill_free_memory()
+                out = one(maps).permute(0, 3, 1, 2).unflatten(0, (2, 3)).transpose(1, 2)
+                torch.testing.assert_close(out.double(), wanted, rtol=0.03, atol=0.03)
 
 
 @pytest.mark.parametrize("name", ["vov3d_m", "vov3d_l", "x3d_s", "x3d_l"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.fx.experimental.optimization
 import torch.nn.functional as F
+from helpers.memory import fill_free_memory
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -252,17 +253,13 @@ def test_strided_depthwise_gradients_in_bf16_are_right_and_not_those_of_onednn(
         assert (mine - theirs).norm() <= 0.02 * theirs.norm() + 1e-6
 
 
-def fill_free_memory() -> None:
-    for size in (64, 256, 1024, 4096, 16384):
-        torch.full((size,), 1e30)
-
-
 @pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize(("in_chs", "out_chs", "groups"), [(1, 1, 1), (3, 12, 1), (12, 24, 1), (4, 8, 4), (6, 6, 6)])
-def test_outputs_one_column_wide_in_bf16_do_not_depend_on_what_was_in_memory(in_chs, out_chs, groups, autocast):
+def test_outputs_one_column_wide_in_bf16_do_not_depend_on_what_was_in_memory(in_chs, out_chs, groups, frames, autocast):
     """Those of oneDNN do, for strided kernels but depthwise ones (torch 2.14)."""
     for width, stride in ((1, 2), (2, 2), (3, 3), (1, 3)):
-        conv = conv3d(in_chs, out_chs, (1, 3), stride, groups)
+        conv = conv3d(in_chs, out_chs, (frames, 3), stride, groups)
         conv.weight.data = conv.weight.data.bfloat16().float()
         conv = conv if autocast else conv.bfloat16()
         x = torch.randn(2, in_chs, 2, 9, width).bfloat16().to(conv.weight.dtype).contiguous(memory_format=CHANNELS_LAST)
@@ -275,6 +272,9 @@ def test_outputs_one_column_wide_in_bf16_do_not_depend_on_what_was_in_memory(in_
                 out = conv(x)
             assert out.dtype == torch.bfloat16
             torch.testing.assert_close(out.double(), wanted, rtol=0.02, atol=0.02)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                fill_free_memory()
+                torch.testing.assert_close(conv(x.contiguous()).double(), wanted, rtol=0.02, atol=0.02)
             found = torch.autograd.grad(out.float().square().sum(), conv.weight)[0]
             assert (found.double() - gradient).norm() <= 0.03 * gradient.norm()
 

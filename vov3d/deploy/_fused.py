@@ -11,7 +11,14 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from vov3d.layers import TOSA, ConvNormAct3d, D2plus1D, SqueezeExcite3d
-from vov3d.layers.conv import is_followed, keeps_layout, refuse_scripting, takes_other_forms
+from vov3d.layers.conv import (
+    in_float32,
+    is_followed,
+    is_wrong_in_bf16,
+    keeps_layout,
+    refuse_scripting,
+    takes_other_forms,
+)
 from vov3d.layers.conv_forms import is_channels_last
 from vov3d.surgery.kinds import is_exactly, is_only
 
@@ -222,7 +229,8 @@ class Convolution(nn.Module):
         if not takes_other_forms(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
             # contiguous input gives contiguous output, which .view() takes
             weight = self.weight.reshape(self.shape).contiguous()
-            out = F.conv3d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            convolve: Any = in_float32 if takes_other_forms(x) and self._is_wrong(x, self.stride) else F.conv3d
+            out = convolve(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
             return self.act(_PLAIN.get(self.epilogue, _same)(out))
         return self.act(self._fast(x))
 
@@ -261,9 +269,15 @@ class Convolution(nn.Module):
         out = F.linear(rows, self.weight.movedim(1, -1).flatten(1), self.bias).unflatten(0, patches.shape[:4])
         return from_rows(_PLAIN.get(self.epilogue, _same)(out))
 
+    def _is_wrong(self, x: torch.Tensor, stride: Sequence[int]) -> bool:
+        return not self.is_point and is_wrong_in_bf16(x, self.weight, stride)
+
     def _convolve(
         self, x: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
     ) -> torch.Tensor:
+        if self._is_wrong(x, stride):
+            out = in_float32(x, self.weight, self.bias, stride, padding, dilation, self.groups)
+            return _PLAIN.get(self.epilogue, _same)(out)
         if self.epilogue is None:
             convolve: Any = F.conv3d if x.ndim == 5 else F.conv2d
             return convolve(x, self.weight, self.bias, stride, padding, dilation, self.groups)

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vov3d.deploy._fused import Aggregation, does_nothing, in_place, is_mergeable, linear
 from vov3d.layers import TOSA, ClassifierHead3d, D2plus1D, SqueezeExcite3d, Stem3d
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
+from vov3d.layers.conv import in_float32, is_followed, is_wrong_in_bf16
 from vov3d.layers.stem import check_clip
 from vov3d.models.network import VideoNetwork
 from vov3d.surgery.folding import fold_batchnorm
@@ -187,7 +188,9 @@ class FrameConv(nn.Module):
             x = self._scaled(x, other) if self.scales else self._mixed(x, other)
         else:
             x = x.permute(0, 3, 1, 2)
-            x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            wrong = not is_followed() and is_wrong_in_bf16(x, self.weight, self.stride)
+            convolve: Any = in_float32 if wrong else F.conv2d
+            x = convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
             x = x.permute(0, 2, 3, 1)
             x = x if other is None else x.add_(other)
         return x if self.act is None else self.act(x)

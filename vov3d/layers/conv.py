@@ -20,7 +20,7 @@ The spatial convolution has the stride; it is the first of two in `d2plus1d` and
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -122,10 +122,16 @@ def _views_are_faster(x: torch.Tensor, weight: torch.Tensor, groups: int) -> boo
     return weight[0, 0].numel() > 1 and _trains(x, weight)
 
 
-def _is_chosen(x: torch.Tensor) -> bool:
+def _is_whole(weight: torch.Tensor, groups: int) -> bool:
+    """Returns whether a kernel spans space and time and is not depthwise; such a one has no form but `conv3d`."""
+    depthwise = weight.shape[1] == 1 and groups == len(weight)
+    return weight.shape[2] > 1 and weight[0, 0, 0].numel() > 1 and not depthwise
+
+
+def _is_chosen(x: torch.Tensor, weight: torch.Tensor, groups: int) -> bool:
     """Returns whether the form of a convolution is chosen by measuring, as on GPUs."""
     dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last_3d)
-    return dense and takes_other_forms(x)
+    return dense and takes_other_forms(x) and not _is_whole(weight, groups)
 
 
 def _trains(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -143,8 +149,6 @@ def _convolve(
 ) -> torch.Tensor:
     """Convolves a channels-last clip, with stride 1 in time, in the fastest form."""
     is_point = weight[0, 0, 0].numel() == 1 and not any(padding[1:])
-    if 1 < stride[2] >= x.shape[4] and not is_point and type_in_autocast(x) == torch.bfloat16:
-        return _in_float32(x, weight, bias, stride, padding, dilation, groups)
     if is_point and max(stride) > 1:
         # The positions that the kernel reads. oneDNN's gradient of a strided 1 x 1 kernel writes past its memory.
         x = x[..., :: stride[1], :: stride[2]].contiguous(memory_format=torch.channels_last_3d)
@@ -152,7 +156,7 @@ def _convolve(
     if is_point and not torch.compiler.is_compiling() and torch.get_num_threads() == 1:
         # With one thread, PyTorch uses oneDNN for 1 x 1 kernels only if dilated, which has no effect on one point.
         dilation = (dilation[0], 2, 2)
-    if _views_are_faster(x, weight, groups):
+    if not _is_whole(weight, groups) and _views_are_faster(x, weight, groups):
         if is_point and weight.shape[2] > 1:
             return over_lines(x, weight, bias, stride, padding, dilation, groups)
         reach = dilation[0] * (weight.shape[2] - 1)
@@ -164,12 +168,22 @@ def _convolve(
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def _in_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *sizes: Any) -> torch.Tensor:
-    """Convolves in float32 and returns bf16: in an output one column wide, oneDNN reads memory that nobody wrote."""
+def is_wrong_in_bf16(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int]) -> bool:
+    """Returns whether oneDNN reads memory that nobody wrote: for bf16 outputs one column wide of strided kernels.
+
+    It does in `conv2d` and `conv3d`, channels-last or not, but for depthwise kernels (torch 2.14).
+    """
+    narrow = 1 < stride[-1] >= x.shape[-1] and weight[0, 0].numel() > 1
+    return narrow and x.device.type == "cpu" and type_in_autocast(x) == torch.bfloat16
+
+
+def in_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *sizes: Any) -> torch.Tensor:
+    """Convolves frames `(B, C, H, W)` or clips in float32, from operands rounded to bf16, and returns bf16."""
+    convolve: Any = F.conv3d if x.ndim == 5 else F.conv2d
     with torch.autocast(x.device.type, enabled=False):
         x, weight = (values.bfloat16().float() for values in (x, weight))
         bias = None if bias is None else bias.bfloat16().float()
-        return F.conv3d(x, weight, bias, *sizes).bfloat16()
+        return convolve(x, weight, bias, *sizes).bfloat16()
 
 
 def _has_own_backward(x: torch.Tensor, weight: torch.Tensor, reach: int, padding: tuple[int, ...]) -> bool:
@@ -188,7 +202,7 @@ def _has_own_sizes(conv: Any) -> bool:
 
 
 class FastForm:
-    """The computation of a 1 x k x k, t x 1 x 1 or depthwise `nn.Conv3d`.
+    """The computation of an `nn.Conv3d`.
 
     On CPUs clips are channels-last, where `conv3d` is several times faster. Merging frames into the batch, or rows with
     columns, gives views of the same memory, so that the convolution can also run as `conv2d`, whose backward pass is
@@ -211,8 +225,10 @@ class FastForm:
         """Convolves `(B, C, T, H, W)`."""
         conv: Any = self._conv()
         plain = conv.padding_mode != "zeros" or not _has_own_sizes(conv) or conv.stride[0] != 1
+        if not plain and _gains(input) and is_wrong_in_bf16(input, weight, conv.stride):
+            return in_float32(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         if plain or not _gains(input) or not input.is_contiguous(memory_format=torch.channels_last_3d):
-            if plain or input.device.type not in MEASURED or not _is_chosen(input):
+            if plain or input.device.type not in MEASURED or not _is_chosen(input, weight, conv.groups):
                 return nn.Conv3d._conv_forward(conv, input, weight, bias)
             return chosen(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return _convolve(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -252,7 +268,7 @@ def conv3d(
         raise ValueError(f"kernel sizes must be odd, got {t} in time and {k} in space")
     pad = (t // 2, k // 2, k // 2)
     conv = nn.Conv3d(in_chs, out_chs, (t, k, k), (1, stride, stride), pad, groups=groups, bias=False, **dd)
-    return fast(conv) if t == 1 or k == 1 or groups == in_chs == out_chs else conv
+    return fast(conv)
 
 
 def middle_convs(conv: str, chs: int, kernel: tuple[int, int], stride: int = 1, **dd: Any) -> dict[str, nn.Conv3d]:
