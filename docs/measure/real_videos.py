@@ -99,6 +99,8 @@ KINDS = {
     "shuffled": Kind("from `vov3d_n`, shuffled frames, recipe `finetune`", {}, "shuffled"),
     # other choices
     "colors": Kind("`finetune_nano` with far stronger colours", NANO | {"clip.color": "0.9"}, seeds=(0,)),
+    "mixed_large": Kind("`finetune_nano` at 112 x 112 pixels", NANO | {"clip.size": "112"}, seeds=(0,)),
+    "mixed_long": Kind("`finetune_nano` with 16 frames", NANO | {"clip.frames": "16"}, seeds=(0,)),
     "muon": Kind("`finetune_nano` without CutMix", MUON, seeds=(0,)),
     "muon_fast": Kind("the same at a rate of 0.02", MUON | {"optimizer.lr": "2e-2"}, seeds=(0,)),
     "muon_zoomed": Kind(

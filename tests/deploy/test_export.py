@@ -21,6 +21,8 @@ from helpers.trained_like import without_zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 import vov3d
 from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError
@@ -97,6 +99,21 @@ def test_copies_and_pickles_load_the_file_again(end, exported, tmp_path, monkeyp
     for again in (pickle.loads(pickled), copy.deepcopy(exported[end])):
         assert torch.equal(again(clip), exported[end](clip))
         assert again.class_names == NAMES
+
+
+def test_weights_that_are_computed_in_each_call_are_written_as_values(tmp_path):
+    model = tiny().eval()
+    block = model.stages[0].blocks[0].layers[0]
+    weight_norm(model.head.fc)
+    weight_norm(block.conv_s)
+    spectral_norm(block.conv_pw).eval()
+    clip = torch.randn(1, 3, 2, 19, 24)
+    with torch.inference_mode():
+        before = model(clip)
+        found = vov3d.load_exported(vov3d.export(model, tmp_path / "computed.pt2"))
+        close(found(clip), before)
+        assert torch.equal(model(clip), before)
+    assert all(is_parametrized(module) for module in (model.head.fc, block.conv_s, block.conv_pw))
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from vov3d.deploy import _metadata
 from vov3d.deploy._compare import Comparison, compare
@@ -168,8 +169,9 @@ def export_and_report(
         if next(iter(calibration), None) is None:
             raise ValueError("calibration has no clips; give at least a few dozen")
     source = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    plain = _with_fixed_weights(copy.deepcopy(source))
     # Norms are folded before the graph is traced, which is most of the time: runtimes would fold them afterwards.
-    graph = graph_of(fold(copy.deepcopy(source))) if form == "conv3d" else conv2d_graph_of(source, clip)
+    graph = graph_of(fold(plain)) if form == "conv3d" else conv2d_graph_of(plain, clip)
     metadata = _metadata.describe(model, clip[0], clip[1], graph.output_names, dtype, min_size, form == "conv2d")
     metadata = dataclasses.replace(metadata, form=form)
     job = Job(graph.eval(), metadata.to_strings(), model.in_chans, clip, dtype, calibration, _opset(opset, form))
@@ -177,6 +179,20 @@ def export_and_report(
         kind.backend.write(job, written)
         comparisons = _compare(source, written, job, samples)
     return Report(path, dtype, comparisons)
+
+
+def _with_fixed_weights(model: nn.Module) -> nn.Module:
+    """Replaces weights that are computed in each call, as by `weight_norm`, with their values, in place."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            names: Any = module.parametrizations
+            values = {name: getattr(module, name).detach().clone() for name in names}
+            # Not `remove_parametrizations`: it changes a class that copies share.
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return model
 
 
 class _Clips:
