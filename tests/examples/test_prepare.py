@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import shlex
 import tarfile
 from pathlib import Path
@@ -124,11 +125,19 @@ def test_videos_are_made_small_and_a_broken_one_stops_nothing(tmp_path: Path, ca
     # again: what is done is left alone, what is not is done
     files = sorted((out / "videos-32").rglob("*.mp4"))
     files[0].unlink()
-    times = [file.stat().st_mtime_ns for file in files[1:]]
+    times = [file.stat().st_ctime_ns for file in files[1:]]
     assert prepare.main(command) == 1
     assert "2 of 5 videos are done already" in capsys.readouterr().out
     assert files[0].is_file()
-    assert [file.stat().st_mtime_ns for file in files[1:]] == times
+    assert [file.stat().st_ctime_ns for file in files[1:]] == times
+    # a video that an older one has replaced is done again
+    (original,) = folder.rglob(f"{files[1].stem}.avi")
+    write_video(original, num_frames=7)
+    os.utime(original, (1e9, 1e9))
+    assert prepare.main(command) == 1
+    assert "2 of 5 videos are done already" in capsys.readouterr().out
+    with VideoReader(files[1]) as small:
+        assert small.num_frames == 7
     assert not [file for file in out.rglob("*") if ".part" in file.name]
 
 

@@ -14,6 +14,7 @@ from vov3d.video import Section, VideoError, VideoReader
 
 _TICKS = 90000  # of a second
 _KEY_EVERY = 24  # frames: a clip somewhere in the middle is reached by decoding few
+_COARSEST = 2  # seconds: some file systems keep times no finer
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,17 @@ class Job:
 
 
 def is_done(job: Job) -> bool:
-    """Returns True if the file is there, whole, and newer than its source."""
-    path = Path(job.source.video) if isinstance(job.source, Section) else job.source
+    """Returns True if the file is there, whole, and of its source as that is now, whose time of change it has."""
     try:
-        return job.target.stat().st_size > 0 and job.target.stat().st_mtime >= path.stat().st_mtime
+        there = job.target.stat()
+        return there.st_size > 0 and abs(there.st_mtime - _changed(job.source)) <= _COARSEST
     except OSError:
         return False
+
+
+def _changed(source: Path | Section) -> float:
+    """Returns the time of change of a video, in seconds."""
+    return Path(source.video if isinstance(source, Section) else source).stat().st_mtime
 
 
 def encode(job: Job) -> str:
@@ -55,8 +61,10 @@ def encode(job: Job) -> str:
     try:
         with VideoReader(job.source) as reader:
             job.target.parent.mkdir(parents=True, exist_ok=True)
+            changed = _changed(job.source)
             with replacing(job.target) as draft:
                 _write(reader, draft, job)
+                os.utime(draft, (changed, changed))
                 if reader.missing:
                     raise VideoError(f"{reader.missing} of {reader.num_frames} frames cannot be decoded")
     except (VideoError, ValueError) as error:
