@@ -77,6 +77,9 @@ def videos(tmp_path: Path):
         'path,left,up\na.mp4,1,1\nb.mp4,0,0\n"c, d.mp4",0,1\n',
         'path,left,up\na.mp4,1.0,1.0\nb.mp4,0.0,0.0\n"c, d.mp4",0.0,1.0\n',
         'path,left,up\na.mp4,True,True\nb.mp4,False,False\n"c, d.mp4",False,True\n',
+        'path,left,up\na.mp4,yes,Yes\nb.mp4,no,no\n"c, d.mp4",no,yes\n',
+        'path,left,up\na.mp4,1,1\nb.mp4,0,0\n"c, d.mp4",0,1\na.mp4,1,1\n',
+        'path,left,up\na.mp4,1,0\nb.mp4,0,0\n"c, d.mp4",0,1\n./a.mp4,0,1\n',
         'a.mp4,left,up\nb.mp4,\n"c, d.mp4",up,\n',
         './a.mp4,left\nb.mp4,\na.mp4,up\n"c, d.mp4",up\n',
         'a.mp4,left\nb.mp4,\na.mp4,up\n"c, d.mp4",up\na.mp4,up\n',
@@ -96,6 +99,9 @@ def test_numbers_names_and_heads_are_read_as_they_are_meant(videos):
     assert videos("a.mp4,1\na.mp4,1\nb.mp4,0\n", "multilabel").labels.tolist() == [[0, 1], [1, 0]]
     assert videos("a.mp4,1;2\nb.mp4,1\n", "multilabel", labels_from=1).labels.tolist() == [[1, 1], [1, 0]]
     assert videos("a.mp4,2\nb.mp4,0\n", "multilabel", classes=("x", "y", "z")).labels.tolist() == [[0, 0, 1], [1, 0, 0]]
+    one = videos("path,smiles\na.mp4,1\nb.mp4,0\n", "multilabel")
+    assert (one.classes, one.labels.tolist()) == (("smiles",), [[1], [0]])
+    assert videos("path,label\na.mp4,1\nb.mp4,0\n", "multilabel").labels.tolist() == [[0, 1], [1, 0]]
     values = videos("path,speed (m/s),angle\na.mp4,1.5,-2\nb.mp4,1e3,0\n", "regression")
     assert (values.classes, values.labels.tolist()) == (("speed (m/s)", "angle"), [[1.5, -2], [1000, 0]])
     assert videos("a.mp4,3\n", "regression").classes == ("value",)
@@ -123,6 +129,9 @@ def test_numbers_names_and_heads_are_read_as_they_are_meant(videos):
         ("a.mp4,0,1,1\nb.mp4,1,0,0\n", "multilabel", {}, r"list.csv:1: found '0,1,1' in a list of 0 and 1: a column"),
         ("path,labels\na.mp4,0,1,1\nb.mp4,1,0,0\n", "multilabel", {}, r"list.csv:2: found '0,1,1' in a list of 0"),
         ("path,x,y,z\na.mp4,0,1,1\nb.mp4,1,,0\n", "multilabel", {}, r"list.csv:3: found '1,,0' in a list of 0 and 1"),
+        ("path,x,y\na.mp4,1,0\nb.mp4,,1\n", "multilabel", {}, r"list.csv:3: found ',1' in a list of 0 and 1"),
+        ("path,smiles\na.mp4,1\nb.mp4,\n", "multilabel", {}, r"list.csv:3: found '' in a list of 0 and 1"),
+        ("a.mp4,1,0\nb.mp4,0,1\n", "multilabel", {}, r"list.csv:1: found '1,0' in a list of 0 and 1"),
         ("a.mp4,\nb.mp4,\n", "multilabel", {}, "no video of this list has a label"),
         ("a.mp4\nb.mp4\n", "multilabel", {}, "expected a path, and behind a comma"),
         ("path,labels\n", "multilabel", {}, "names no video"),

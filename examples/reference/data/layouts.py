@@ -238,6 +238,11 @@ def is_path_word(text: str) -> bool:
     return re.sub(r"[\W_]", "", text).lower() in _PATH_WORDS.split()
 
 
+def is_label_word(text: str) -> bool:
+    """Returns True if a cell of the header names the column of the labels."""
+    return re.sub(r"[\W_]", "", text).lower() in _LABEL_WORDS.split()
+
+
 def class_key(name: str) -> str:
     """Returns a class name for comparing: without underscores, brackets of templates, and upper case."""
     return " ".join(re.sub(r'[\[\]"]', "", composed(name)).replace("_", " ").split()).casefold()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from reference.data.finding import composed, path_below
-from reference.data.layouts import class_key, is_path_word, roots_beside, short
+from reference.data.layouts import class_key, is_label_word, is_path_word, roots_beside, short
 from reference.data.lists import first_label, read_names
 from reference.data.text import read_lines
 from vov3d.video import VIDEO_ENDINGS
@@ -101,9 +101,9 @@ def read_targets(
     names = tuple(classes) if classes is not None else None
     numbers, own, notes = _Numbers(file, labels_from), tuple[str, ...](), tuple[str, ...]()
     if task == "multilabel":
-        _check_flags(lines, heading)
+        lines, flagged = _named_by_columns(lines, heading)
         lines, joined = _joined(lines)
-        labels, found = _many(lines, heading, names, numbers)
+        labels, found = _many(lines, flagged, names, numbers)
         notes = (f"{joined} lines name a video again, and are joined",) if joined else ()
     else:
         _check_once(lines)
@@ -197,17 +197,18 @@ def _joined(lines: Sequence[_Line]) -> tuple[list[_Line], int]:
 
 
 def _many(
-    lines: Sequence[_Line], heading: tuple[str, ...], names: Classes | None, numbers: "_Numbers"
+    lines: Sequence[_Line], flagged: tuple[str, ...], names: Classes | None, numbers: "_Numbers"
 ) -> tuple[np.ndarray, Classes]:
-    """Returns the labels of each video, float32 `(N, num_classes)`, and their names."""
-    columns = heading[1:]
-    if len(columns) > 1 and all(len(line.cells) == len(columns) and _are_flags(line.cells) for line in lines):
-        rows = [
-            [name for name, cell in zip(columns, line.cells, strict=True) if _FLAGS[cell.lower()]] for line in lines
-        ]
-        names = names if names is not None else columns
-    else:
-        rows = _split(lines)
+    """Returns the labels of each video, float32 `(N, num_classes)`, and their names.
+
+    Args:
+        lines: One for each video.
+        flagged: The labels that have a column each; then the cells are the names of those that a video has.
+        names: Of the classes, if they are given.
+        numbers: Class numbers for labels.
+    """
+    rows = [list(dict.fromkeys(line.cells)) for line in lines] if flagged else _split(lines)
+    names = names if names is not None or not flagged else flagged
     given = [label for row in rows for label in row]
     if not given:
         raise ValueError(f"{lines[0].where}: no video of this list has a label; a list without labels is for predict")
@@ -222,27 +223,38 @@ def _many(
 
 
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+_ANSWERS = {"no": False, "yes": True, "n": False, "y": True}  # names of classes, too, where there is one column
 
 
-def _are_flags(cells: Sequence[str]) -> bool:
-    return all(cell.lower() in _FLAGS for cell in cells)
+def _named_by_columns(lines: Sequence[_Line], heading: tuple[str, ...]) -> tuple[list[_Line], tuple[str, ...]]:
+    """Reads a table with a column of 0 and 1 for each label.
 
-
-def _check_flags(lines: Sequence[_Line], heading: tuple[str, ...]) -> None:
-    """Refuses columns of 0 and 1 without a name for each, which would be read as the classes 0 and 1.
+    Returns:
+        The lines, whose cells are the names of the columns with a 1, and the names of all columns. For other lists,
+        whose cells are labels, the lines as they are and no names.
 
     Raises:
-        ValueError: If all cells are such, and some line has one of them twice, which no line of class numbers has.
+        ValueError: If the cells can only be such, and a name or a cell is missing: they would be read as the classes 0
+            and 1.
     """
-    told = [[cell for cell in line.cells if cell] for line in lines]
-    if not all(_are_flags(cells) for cells in told) or all(len({*cells}) == len(cells) for cells in told):
-        return
+    columns = heading[1:]
+    words = _FLAGS | _ANSWERS if len(columns) > 1 else _FLAGS
+    told = [[cell.lower() for cell in line.cells if cell] for line in lines]
+    if not all(cell in words for cells in told for cell in cells) or not any(told):
+        return list(lines), ()
+    named = len(columns) > 1 or (len(columns) == 1 and not is_label_word(columns[0]))
+    twice = any(len({*cells}) < len(cells) for cells in told)
+    both = all(len({*cells}) == 2 for cells in told)
+    if not named and not twice and not both:
+        return list(lines), ()  # class numbers
     for line in lines:
-        if len(line.cells) != len(heading) - 1 or not _are_flags(line.cells):
+        if not named or len(line.cells) != len(columns) or not all(line.cells):
             raise ValueError(
                 f"{line.where}: found {short(','.join(line.cells))!r} in a list of 0 and 1: a column for each label"
                 " wants a heading that names all of them, as path,left,right, and a 0 or 1 in each cell"
             )
+    rows = (tuple(name for name, cell in zip(columns, cells, strict=True) if words[cell]) for cells in told)
+    return [_Line(line.where, line.path, row) for line, row in zip(lines, rows, strict=True)], columns
 
 
 def _split(lines: Sequence[_Line]) -> list[list[str]]:
