@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +18,9 @@ try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
+
+PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+"""Extensions of the pictures in a folder of frames, in lower case."""
 
 _DAY = 86400.0
 
@@ -54,32 +57,84 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_not_source(path: str | os.PathLike[str], *sources: object) -> None:
-    """Checks that a file to write is none of the files that are read.
+    """As `check_not_sources`, for one file."""
+    check_not_sources([path], sources)
+
+
+def check_not_sources(paths: Iterable[str | os.PathLike[str]], sources: Iterable[object]) -> None:
+    """Checks that files to write are none of the files that are read.
 
     Args:
-        path: The file to write.
-        sources: Files that are read; those that are no paths are ignored.
+        paths: The files to write.
+        sources: Files, folders of frames, or sections of them (`vov3d.video.Section`) that are read; those that are
+            no paths are ignored.
 
     Raises:
-        ValueError: If it is one of them, under this or another name.
+        ValueError: If one of them is read, under this or another name.
     """
-    if not os.path.exists(path):
+    written: dict[object, str | os.PathLike[str]] = {
+        found: path for path in paths if (found := _identity(path)) is not None
+    }
+    if not written:
         return
+    pictures = any(map(_is_picture, written.values()))
     for source in sources:
-        if isinstance(source, str | os.PathLike) and os.path.exists(source) and os.path.samefile(path, source):
-            raise ValueError(f"{os.fspath(path)}: is the file that is read, which would be lost; name another")
+        source = getattr(source, "video", source)  # of a section
+        if not isinstance(source, str | os.PathLike):
+            continue
+        for file in (source, *(_frames(source) if pictures else ())):
+            path = written.get(_identity(file))
+            if path is not None:
+                what = "the file" if file is source else f"a frame of {os.fspath(source)}, the folder"
+                raise ValueError(f"{os.fspath(path)}: is {what} that is read, which would be lost; name another")
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Returns what all names of a file have in common; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL byte in the name
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _frames(folder: str | os.PathLike[str]) -> list[str]:
+    """Returns the pictures in a folder; none of a file."""
+    try:
+        names = os.listdir(folder)
+    except (OSError, ValueError):
+        return []
+    return [os.path.join(folder, name) for name in names if _is_picture(name)]
+
+
+def _is_picture(path: str | os.PathLike[str]) -> bool:
+    return os.path.splitext(path)[1].lower() in PICTURE_ENDINGS
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Locks a folder against other callers of this function; has no effect where the system lacks such locks."""
+def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Locks a folder against other callers of this function; has no effect where the system lacks such locks.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        folder: The folder.
+        wait: Waits for the other; False raises an error.
+
+    Raises:
+        ValueError: If another has locked it, unless `wait`.
+    """
     if fcntl is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems have none
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process writes here; wait for it, or name another folder") from None
+        except OSError:  # some network file systems have none
+            pass
         yield
     finally:
         os.close(handle)

@@ -193,7 +193,12 @@ def test_broken_videos_are_tried_again(tmp_path: Path) -> None:
     assert scores.todo(2) == [0, 1]
     scores.add(Row(0, "x", 0, 0, 0), np.array([0.9, 0.1]))
     scores.close()
-    assert Scores(tmp_path, 2, views=False).rows[0].rank == 0
+    assert [row["path"] for row in table(tmp_path / "videos.csv")] == ["x"]
+    scores = Scores(tmp_path, 2, views=False)
+    assert scores.rows[0].rank == 0
+    with pytest.raises(ValueError, match="another process writes here"):
+        Scores(tmp_path, 2, views=False)
+    scores.close()
     with pytest.raises(ValueError, match=r"holds scores of another run \(views was 1x1, is 2x3\)"):
         begin(tmp_path, {"views": "2x3"})
 
@@ -278,6 +283,15 @@ def test_broken_videos_are_listed_and_both_figures_given(home: Path, videos: Pat
     out, err = capsys.readouterr()
     assert "list: 3 videos of 3 classes" in out
     assert "3 of 5 videos have scores already" in err
+
+
+def test_scores_of_replaced_clips_are_refused(home: Path, clips: Path, tmp_path: Path, capsys) -> None:
+    own = tmp_path / "set.npz"
+    for step in (1, -1):
+        content = dict(np.load(clips))
+        np.savez(own, **content | {"clips": content["clips"][:, ::step]})
+        assert evaluate.main(["--data", str(own), "--model", "a", "--protocol", "single"]) == (step < 0)
+    assert "holds scores of another run (videos was " in capsys.readouterr().err
 
 
 def test_names_that_are_no_text_are_written_with_escapes(home: Path, tmp_path: Path, capsys) -> None:
@@ -391,10 +405,12 @@ def test_parquet_holds_what_the_csv_holds(tmp_path: Path) -> None:
     begin(tmp_path, {})
     scores = Scores(tmp_path, 2, views=True)
     scores.add(Row(0, "a.mp4", 1, 0, 1), np.array([0.75, 0.25]), np.array([[[0.75, 0.25]]]))
+    scores.add(Row(1, "b.mp4", 1, error="torn"), None)
     scores.close()
     assert [path.name for path in to_parquet(tmp_path)] == ["videos.parquet", "views.parquet"]
     content = parquet.read_table(tmp_path / "videos.parquet").to_pydict()
-    assert (content["path"], content["score_0"], content["rank"]) == (["a.mp4"], [0.75], [1])
+    assert (content["path"], content["score_0"]) == (["a.mp4", "b.mp4"], [0.75, None])
+    assert (content["rank"], content["error"]) == ([1, None], ["", "torn"])
 
 
 def test_published_accuracy_stands_beside_untouched_weights_only(models: Path, tmp_path: Path) -> None:

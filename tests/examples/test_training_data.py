@@ -4,6 +4,7 @@ import gzip
 import io
 import random
 import tarfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from reference.data import sources
 from reference.data.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, short_sides, to_network
 from reference.data.sources import Source, read_source
 from reference.data.splitting import held_out, read_sources
-from reference.evaluation.samples import load_samples
+from reference.evaluation.samples import Samples, load_samples
 from reference.training.mixing import box, mix
 from reference.training.recipe import load_recipe, sections
 
@@ -298,12 +299,27 @@ def test_shapes_are_made_once_and_are_those_of_make_set(tmp_path, monkeypatch):
     assert again.digest() == train.digest() != val.digest()
 
 
-def test_the_digest_follows_names_and_labels_not_the_place(videos, tmp_path):
+def test_the_digest_follows_names_labels_and_contents_not_the_place(videos, tmp_path):
     source, _ = read_source(str(videos), "train", recipe().data, recipe().shapes, None)
+    before, part = source.digest(), source.subset(np.array([0, 1])).digest()
     videos.rename(tmp_path / "elsewhere")
     moved, _ = read_source(str(tmp_path / "elsewhere"), "train", recipe().data, recipe().shapes, None)
-    assert moved.digest() == source.digest()
-    assert source.subset(np.array([0, 1])).digest() != source.digest()
+    assert moved.digest() == before != part
+    file = moved.files[1]
+    file.write_bytes(file.read_bytes() + b" ")
+    assert moved.digest() != before
+
+
+@pytest.mark.parametrize("change", [lambda clips: clips[:, ::-1], lambda clips: clips[::-1], lambda clips: clips + 1])
+def test_the_digest_follows_clips_in_memory(change):
+    clips = np.random.default_rng(0).integers(0, 200, (3, 5, 4, 4, 3), np.uint8)
+    source = sources.Source("clips", np.zeros(3, np.int64), ("a",), clips=clips)
+    samples = Samples(list(clips), ("a", "b", "c"), (0, 0, 0), ("x",), "clips")
+    other = change(clips)
+    assert replace(source, clips=clips.copy()).digest() == source.digest() != replace(source, clips=other).digest()
+    assert (
+        replace(samples, sources=[*clips]).digest() == samples.digest() != replace(samples, sources=[*other]).digest()
+    )
 
 
 # --- mixing ----------------------------------------------------------------------------------------------------------
@@ -407,6 +423,9 @@ def test_names_of_shards_are_read_as_those_of_lists(tmp_path):
     assert read([b"Walk", b"walk", b"run"]).labels.tolist() == [1, 1, 0]
     assert read([b"Walk", b"run"], ("run", "walk", "fly")).labels.tolist() == [1, 0]
     assert read([b"2", b"1"], ("1", "2", "3")).labels.tolist() == [1, 0]
+    assert read([b"002", b"001"], ("001", "002", "003")).labels.tolist() == [1, 0]
+    assert read([b"02", b"01", b"10"], tuple(f"{i:02}" for i in range(1, 11))).labels.tolist() == [1, 0, 9]
+    assert read([b"002", b"001"], ("walk", "run", "fly")).labels.tolist() == [2, 1]
     with pytest.raises(ValueError, match="found labels 0 and 'walk', expected all names or all numbers"):
         read([b"walk", b"0", b"run"])
     with pytest.raises(ValueError, match="labels_from=1 has no effect, labels are names"):

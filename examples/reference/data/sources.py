@@ -8,7 +8,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,10 +107,11 @@ class Source:
         return label_text(self.labels[index], self.classes)
 
     def digest(self) -> str:
-        """Returns a digest of names of files, labels and classes; it does not depend on the place of the data."""
+        """Returns a digest of names, sizes, labels and classes; it does not depend on the place of the data."""
         names = [_short_name(file) for file in self.files or ()]
         shape = () if self.clips is None else self.clips.shape
-        text = json.dumps([names, self.labels.tolist(), self.classes, shape])
+        contents = content_digest((self.files or ()) if self.clips is None else self.clips)
+        text = json.dumps([names, self.labels.tolist(), self.classes, shape, contents])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def subset(self, indices: np.ndarray) -> "Source":
@@ -118,6 +119,29 @@ class Source:
         files = None if self.files is None else [self.files[i] for i in indices]
         clips = None if self.clips is None else self.clips[indices]
         return replace(self, labels=self.labels[indices], files=files, clips=clips)
+
+
+def content_digest(sources: Iterable[Any]) -> str:
+    """Returns a SHA-256 that tells replaced videos: of sizes of files, and of three frames of each clip in memory.
+
+    Times of change are left out, since copies have others. Folders of frames are not looked into.
+
+    Args:
+        sources: Paths, sections, members of shards, or uint8 frames `(T, H, W, 3)`.
+    """
+    digest, sizes = hashlib.sha256(), dict[Path, int]()
+    for source in sources:
+        if isinstance(source, np.ndarray):
+            for frame in (0, len(source) // 2, -1):
+                digest.update(source[frame].tobytes())
+        elif isinstance(source, Member):
+            digest.update(b"%d " % source.size)
+        else:
+            path = Path(source.video if isinstance(source, Section) else source)
+            if path not in sizes:
+                sizes[path] = path.stat().st_size if path.is_file() else 0
+            digest.update(b"%d " % sizes[path])
+    return digest.hexdigest()
 
 
 def _short_name(file: Path | Member | Section) -> str:
@@ -454,42 +478,48 @@ def read_shards(pattern: str, tars: Sequence[Path], classes: tuple[str, ...] | N
         ValueError: If a video has no label, a label is no class, or a file is no tar file.
     """
     files: list[Member] = []
-    labels: list[Any] = []
+    labels: list[str] = []
     for tar in tars:
         for member, label in _members(tar):
             files.append(member)
             labels.append(label)
-    if not all(isinstance(label, int) for label in labels) or _are_names(labels, classes):
-        labels, classes = _named(pattern, labels, classes, labels_from)
+    if _are_numbers(labels) and not _are_names(labels, classes):
+        given = [int(label) for label in labels]
+    else:
+        given, classes = _named(pattern, labels, classes, labels_from)
         labels_from = None
-    numbers, classes = _classes(pattern, np.array(labels, np.int64), classes, labels_from)
+    numbers, classes = _classes(pattern, np.array(given, np.int64), classes, labels_from)
     told = f"{pattern}, {len(tars)} shards: {len(files)} videos of {len(np.unique(numbers))} of {len(classes)} classes"
     return Source(pattern, numbers, classes, files, notes=(told,))
 
 
-def _are_names(labels: Sequence[Any], classes: Sequence[str] | None) -> bool:
-    """Returns True if all labels are names of classes, though they be numbers."""
+def _are_numbers(labels: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"-?[0-9]+", label) for label in labels)
+
+
+def _are_names(labels: Sequence[str], classes: Sequence[str] | None) -> bool:
+    """Returns True if all labels are names of classes, though they be numbers: `001` is the name, not the number 1."""
     keys = {class_key(name) for name in classes or ()}
-    return bool(labels) and all(class_key(str(label)) in keys for label in labels)
+    return bool(labels) and all(class_key(label) in keys for label in labels)
 
 
 def _named(
-    pattern: str, labels: Sequence[Any], classes: tuple[str, ...] | None, labels_from: int | None
+    pattern: str, labels: Sequence[str], classes: tuple[str, ...] | None, labels_from: int | None
 ) -> tuple[list[int], tuple[str, ...]]:
     """Returns the class numbers of labels that are names, and the names."""
     if labels_from is not None:
         raise ValueError(f"{pattern}: labels_from={labels_from} has no effect, labels are names; leave it out")
     if classes is None:
-        number = next((label for label in labels if isinstance(label, int)), None)
+        number = next((label for label in labels if _are_numbers([label])), None)
         if number is not None:
-            name = next(label for label in labels if not isinstance(label, int))
+            name = next(label for label in labels if not _are_numbers([label]))
             raise ValueError(f"{pattern}: found labels {number} and {short(name)!r}, expected all names or all numbers")
         by_key = {class_key(label): label for label in labels}
         classes = tuple(sorted(by_key.values()))
     index = {class_key(name): number for number, name in enumerate(classes)}
-    if unknown := sorted({str(label) for label in labels if class_key(str(label)) not in index}):
+    if unknown := sorted({label for label in labels if class_key(label) not in index}):
         raise ValueError(f"{pattern}: has the labels {', '.join(unknown[:5])}, which are no names of classes")
-    return [index[class_key(str(label))] for label in labels], classes
+    return [index[class_key(label)] for label in labels], classes
 
 
 def _expanded(pattern: str) -> list[Path]:
@@ -509,7 +539,7 @@ def _expanded(pattern: str) -> list[Path]:
     return paths
 
 
-def _members(path: Path) -> list[tuple[Member, Any]]:
+def _members(path: Path) -> list[tuple[Member, str]]:
     """Returns the videos of a tar file with their labels, in the order of the file."""
     videos: dict[str, Member] = {}
     beside: dict[str, dict[str, tuple[bytes, str]]] = {}
@@ -557,7 +587,7 @@ def _origin(beside: Mapping[str, tuple[bytes, str]]) -> str:
     return told if isinstance(told, str) else ""
 
 
-def _label(beside: Mapping[str, tuple[bytes, str]]) -> int | str:
+def _label(beside: Mapping[str, tuple[bytes, str]]) -> str:
     """Returns the label of a video by the content and the name of the files beside it; of two, `.cls` tells it."""
     ending = "cls" if "cls" in beside else "json"
     content, name = beside[ending]
@@ -572,4 +602,4 @@ def _label(beside: Mapping[str, tuple[bytes, str]]) -> int | str:
         text = str(label).strip()
     if not text:
         raise ValueError(f"{name}: found no label, expected the name or the number of a class")
-    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text
+    return text

@@ -11,7 +11,16 @@ import numpy as np
 
 from reference.data.annotations import LABEL, PAIR
 from reference.data.lists import VideoList, described, read_list
-from reference.data.sources import Member, holds_shards, read_arrays, read_shards, read_source, renumbered, shards_of
+from reference.data.sources import (
+    Member,
+    content_digest,
+    holds_shards,
+    read_arrays,
+    read_shards,
+    read_source,
+    renumbered,
+    shards_of,
+)
 from reference.data.targets import task_of_data
 from vov3d.video import Section
 from vov3d.video.decoders.base import printable
@@ -56,10 +65,10 @@ class Samples:
         return len(self.names)
 
     def digest(self) -> str:
-        """Returns the SHA-256 of names and labels, which shows whether scores are of this set."""
+        """Returns the SHA-256 of names, labels and sizes, which shows whether scores are of this set."""
         labels = self.labels if self.targets is None else self.targets.tolist()
-        rows = "\n".join(f"{name}\t{label}" for name, label in zip(self.names, labels, strict=True))
-        return hashlib.sha256(rows.encode()).hexdigest()
+        rows = [f"{name}\t{label}" for name, label in zip(self.names, labels, strict=True)]
+        return hashlib.sha256("\n".join([*rows, content_digest(self.sources)]).encode()).hexdigest()
 
 
 def load_samples(

@@ -4,13 +4,14 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from vov3d.files import replacing
+from vov3d.files import alone_in, replacing
 
 _FIELDS = ("index", "path", "label", "prediction", "rank", "error", "note")
 
@@ -43,7 +44,8 @@ class Scores:
 
     `videos.csv` has a line a video: a `Row` and the mean score of each class. `views.csv`, where asked for, has the
     scores of each view. A line is written when its video is done; an unfinished line of a killed process is cut off.
-    Broken videos are tried again by a later run, whose line then counts.
+    Lines of broken videos are left out when a later run opens the folder, which tries them again. Meanwhile another
+    process cannot open it.
 
     Attributes:
         rows: Rows of the scored videos, by index.
@@ -56,19 +58,29 @@ class Scores:
             folder: The folder.
             num_classes: Scores in a line.
             views: Keeps the scores of views as well.
+
+        Raises:
+            ValueError: If another process has opened it.
         """
+        self._alone = ExitStack()
+        self._alone.enter_context(alone_in(folder, wait=False))
         names = [f"score_{index}" for index in range(num_classes)]
-        self.rows = {row.index: row for row in _rows(_whole_lines(folder / "videos.csv", [*_FIELDS, *names]))}
+        self._none = [""] * num_classes
+        lines = _whole_lines(folder / "videos.csv", [*_FIELDS, *names])
+        rows = _rows(lines)
+        self.rows = {row.index: row for row in rows if not row.error}
+        _keep(folder / "videos.csv", lines, [line for line, row in zip(lines, rows, strict=True) if not row.error])
         self._videos = (folder / "videos.csv").open("a", newline="", encoding="utf-8")
         self._views: TextIO | None = None
         if views:
             lines = _whole_lines(folder / "views.csv", ["index", "clip", "crop", *names])
-            _cut_orphans(folder / "views.csv", lines, {row.index for row in self.rows.values() if not row.error})
+            # of an unfinished video
+            _keep(folder / "views.csv", lines, [line for line in lines if int(line.split(b",", 1)[0]) in self.rows])
             self._views = (folder / "views.csv").open("a", newline="", encoding="utf-8")
 
     def todo(self, count: int) -> list[int]:
         """Returns the indices below `count` that have no scores."""
-        return [index for index in range(count) if index not in self.rows or self.rows[index].error]
+        return [index for index in range(count) if index not in self.rows]
 
     def add(self, row: Row, scores: np.ndarray | None, views: np.ndarray | None = None) -> None:
         """Writes the result of a video.
@@ -83,7 +95,7 @@ class Scores:
             csv.writer(self._views).writerows([row.index, *place, *_texts(views[place])] for place in places)
             self._views.flush()  # before the video's line, which says that they are complete
         cells = ["" if cell is None else str(cell).replace("\n", " ") for cell in astuple(row)]
-        csv.writer(self._videos).writerow([*cells, *(_texts(scores) if scores is not None else ())])
+        csv.writer(self._videos).writerow([*cells, *(_texts(scores) if scores is not None else self._none)])
         self._videos.flush()
         self.rows[row.index] = row
 
@@ -92,6 +104,7 @@ class Scores:
         self._videos.close()
         if self._views is not None:
             self._views.close()
+        self._alone.close()
 
 
 def read_scores(folder: Path) -> dict[int, np.ndarray]:
@@ -99,7 +112,7 @@ def read_scores(folder: Path) -> dict[int, np.ndarray]:
     found = {}
     with (folder / "videos.csv").open(newline="", encoding="utf-8") as file:
         for cells in list(csv.reader(file))[1:]:
-            if len(cells) > len(_FIELDS):
+            if any(cells[len(_FIELDS) :]):
                 found[int(cells[0])] = np.array(cells[len(_FIELDS) :], np.float64)
     return found
 
@@ -167,8 +180,8 @@ def _rows(lines: Sequence[bytes]) -> list[Row]:
     return rows
 
 
-def _cut_orphans(file: Path, lines: Sequence[bytes], done: set[int]) -> None:
-    """Cuts off the views of an unfinished video."""
-    kept = [line for line in lines if int(line.split(b",", 1)[0]) in done]
-    if len(kept) < len(lines):  # they can only be the last
-        os.truncate(file, file.stat().st_size - sum(map(len, lines)) + sum(map(len, kept)))
+def _keep(file: Path, lines: Sequence[bytes], kept: Sequence[bytes]) -> None:
+    """Leaves some of the lines below the header in a file."""
+    if len(kept) < len(lines):
+        with replacing(file) as draft:
+            draft.write_bytes(file.read_bytes().partition(b"\n")[0] + b"\n" + b"".join(kept))
