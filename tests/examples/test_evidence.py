@@ -11,6 +11,7 @@ from comparison.kernels import aggregated_shares, odd_in_time
 from comparison.networks import NETWORKS, TABLE3, WHY, cost
 from comparison.page import filled
 from comparison.runs import Run, Sizes, execute
+from reference.training.recipe import load_recipe, sections
 
 import vov3d
 
@@ -116,6 +117,14 @@ def test_choices_of_tosa_are_undone_at_the_rate_of_the_whole(stubs, tmp_path):
     assert len(stubs) == len(set(stubs)) == 3 * len(WHY) + 2  # and two more rates of the whole
     page = filled(evidence.PAGE.read_text(), plans.read(tmp_path), tmp_path / "pictures")
     assert "| no norm starts at zero | 53.0 ± 3.0 | +0.0 ± 2.4 | 0.016 |" in page
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_recipe_builds_the_network_of_the_comparison(name):
+    recipe = sections(load_recipe("shapes_nano", NETWORKS[name].keys))
+    with NETWORKS[name].building():
+        model = vov3d.create_model(recipe.model.name, num_classes=20, device="meta", **recipe.model.args)
+    assert sum(parameter.numel() for parameter in model.parameters()) == cost(name).params
 
 
 def test_a_network_of_the_comparison_has_its_own_blocks():

@@ -51,7 +51,8 @@ class Network:
     @property
     def keys(self) -> dict[str, str]:
         """Keys of a recipe that train this network by Muon; see `fallback`."""
-        args = {f"model.args.{key}": str(list(v) if isinstance(v, tuple) else v) for key, v in self.args.items()}
+        texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in self.args.items()}
+        args = {f"model.args.{key}": text for key, text in texts.items()}
         return args | {"model.name": self.model, "optimizer.args.fallback_list": json.dumps(fallback(self.conv))}
 
     def building(self) -> AbstractContextManager[Any]:
