@@ -17,6 +17,7 @@ from reference.training.recipe import load_recipe, sections
 from reference.training.seen import HELD_OUT, TRAIN, parts_of, write_seen
 
 from vov3d.synthetic.moving_shapes import CLASSES, write_videos
+from vov3d.video import Section
 
 
 def source_of(files: list[Path | Member], labels: list[int] | None = None) -> Source:
@@ -176,6 +177,18 @@ def test_the_list_recognises_moved_files_and_files_of_one_name(tmp_path):
     assert parts_of(x1.rename(tmp_path / "1.pt"), [x1]) == [None]
     with pytest.raises(ValueError, match="expected the columns part,class"):
         parts_of(tmp_path, [x1])
+
+
+def test_the_list_recognises_what_shares_a_moment_with_a_video_for_training(tmp_path):
+    day, night = tmp_path / "day one.mp4", tmp_path / "night.mp4"
+    for file, size in ((day, 10), (night, 11)):
+        file.write_bytes(b"v" * size)
+    write_seen(tmp_path / "a/videos.csv", source_of([Section(day, 5, 10.5)]), source_of([Section(night, 0, 5)]))
+    items = [Section(day, 5, 10.5), Section(day, 0, 5), Section(day, 10, 12), Section(day, 10.5), day, night]
+    assert parts_of(tmp_path / "a", items) == [TRAIN, None, TRAIN, None, TRAIN, None]
+    write_seen(tmp_path / "b/videos.csv", source_of([day]), source_of([night]))
+    items = [day, Section(day, 3, 4), night, Section(night, 3, 4)]
+    assert parts_of(tmp_path / "b", items) == [TRAIN, TRAIN, HELD_OUT, None]
 
 
 @pytest.mark.parametrize("kind", ["folder", "clips"])

@@ -5,12 +5,15 @@
     held out,Opening a door,790122,Opening a door,b.mp4
 
 Videos are recognised by the name and the size of their file, even after a move or in shards of `make_shards`; clips in
-memory by their content.
+memory by their content. A section has its times behind the name; one that shares a moment with a section or a whole
+video for training counts as such.
 """
 
 import csv
+import math
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ TRAIN, HELD_OUT = "train", "held out"
 _COLUMNS = ("part", "class", "bytes", "folder", "file")
 
 _Identity = tuple[str, str, int]
+_Span = tuple[str, str, float, float]  # folder and part, start and end
 
 
 def write_seen(path: Path, train: Source, val: Source | None) -> None:
@@ -64,6 +68,7 @@ def parts_of(model: Path, items: Sequence[Path | Section | Member | np.ndarray])
     if not listed.is_file():
         return [None] * len(items)
     known: dict[tuple[str, int], dict[str, str]] = {}
+    spans: dict[tuple[str, int], list[_Span]] = {}
     with listed.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != _COLUMNS:
@@ -73,18 +78,39 @@ def parts_of(model: Path, items: Sequence[Path | Section | Member | np.ndarray])
         for row in reader:
             # a file for training counts as that, wherever else it is
             folder, base = composed(row["folder"]), composed(row["file"])
-            folders = known.setdefault((base, int(row["bytes"] or 0)), {})
+            size = int(row["bytes"] or 0)
+            folders = known.setdefault((base, size), {})
             if folders.get(folder) != TRAIN:
                 folders[folder] = row["part"]
-    return [_part(known, *_identity(item)) for item in items]
+            video, start, end = _span(base)
+            spans.setdefault((video, size), []).append((folder, row["part"], start, end))
+    found = []
+    for item in items:
+        folder, base, size = _identity(item)
+        folder, base = composed(folder), composed(base)
+        part = _of_folder(known.get((base, size), {}), folder)
+        if part != TRAIN:
+            video, start, end = _span(base)
+            shared = [(f, p) for f, p, first, last in spans.get((video, size), []) if first < end and start < last]
+            shares = _of_folder(dict(sorted(shared)), folder) == TRAIN  # TRAIN is after HELD_OUT
+            part = TRAIN if shares else part
+        found.append(part)
+    return found
 
 
-def _part(known: dict[tuple[str, int], dict[str, str]], folder: str, base: str, size: int) -> str | None:
-    """Returns the part of files of the same name and size; if these differ, that of the same folder."""
-    found = known.get((composed(base), size), {})
-    if len(set(found.values())) == 1:
-        return next(iter(found.values()))
-    return found.get(composed(folder))
+def _of_folder(parts: Mapping[str, str], folder: str) -> str | None:
+    """Returns the part of files of the same name and size, by their folders; if these differ, that of this folder."""
+    if len(set(parts.values())) == 1:
+        return next(iter(parts.values()))
+    return parts.get(folder)
+
+
+def _span(base: str) -> tuple[str, float, float]:
+    """Returns the video of a name in the list, and from when to when a section of it lasts, in its unit."""
+    found = re.fullmatch(r"(.+) (\d[\d.e+-]*) ([\d.e+-]*)", base)
+    if found is None:
+        return base, 0.0, math.inf
+    return found[1], float(found[2]), float(found[3] or "inf")
 
 
 def _identity(item: Path | Member | Section | str | np.ndarray) -> _Identity:
