@@ -55,7 +55,7 @@ def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
     """Returns class names, videos to train on and held-out videos: a random split, the same on every call."""
     if not folder.is_dir():
         raise SystemExit(f"{folder}: there is no such folder; give one sub-folder of videos for each class")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "." and p.name != "__MACOSX")
     if len(classes) < 2:
         raise SystemExit(f"{folder}: holds {len(classes)} folders; give one sub-folder of videos for each class")
     if {name.lower() for name in classes} <= {"train", "training", "val", "valid", "validation", "test"}:

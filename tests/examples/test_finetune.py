@@ -105,7 +105,10 @@ def test_every_video_is_trained_on_or_held_out_and_never_both(tmp_path):
     assert len({path for path, _ in train + held_out}) == 12
     (tmp_path / NAMES[0] / "._0.mp4").write_bytes(b"what macOS leaves beside a file")
     (tmp_path / NAMES[0] / "@eaDir" / "0.mp4").mkdir(parents=True)
+    (tmp_path / "__MACOSX").mkdir()
     assert finetune.find_videos(tmp_path) == (classes, train, held_out)
+    (tmp_path / NAMES[0]).rename(tmp_path / "_other_")
+    assert finetune.find_videos(tmp_path)[0] == sorted(["_other_", NAMES[1]])
 
 
 def test_a_broken_video_and_an_output_that_is_a_file_are_one_line_each(tmp_path, monkeypatch):

@@ -198,6 +198,9 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     file.write_text("a.mp4 0\na.mp4 1\n")
     with pytest.raises(ValueError, match=r"l\.txt:2: .*a\.mp4 is 'class 1' here and 'class 0' above"):
         read_list(file)
+    file.write_text(f"a.mp4 0\n../{tmp_path.name}/a.mp4 1\n")
+    with pytest.raises(ValueError, match=r"l\.txt:2: .*a\.mp4 is 'class 1' here and 'class 0' above"):
+        read_list(file)
     file.write_text("a.mp4\n")
     with pytest.raises(ValueError, match=r"l\.txt:1: found 'a\.mp4', expected a path and a label"):
         read_list(file)

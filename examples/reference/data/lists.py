@@ -14,6 +14,7 @@ videos.paths[0], videos.classes[videos.labels[0]]
 """
 
 import csv
+import os
 import re
 import warnings
 from collections import Counter
@@ -552,6 +553,14 @@ def _label(entry: Entry, by_key: dict[str, int], names: Sequence[str], numbers: 
     return index
 
 
+def _place(entry: Entry) -> tuple[object, ...]:
+    """Returns what is equal for the same video or section, whether its path goes through `..` or not."""
+    part = entry.section
+    if part is None:
+        return (os.path.normpath(entry.path),)
+    return os.path.normpath(part.video), part.start, part.end, part.in_frames
+
+
 def _present(
     entries: list[Entry],
     labels: Sequence[Any],
@@ -567,12 +576,12 @@ def _present(
     seen: dict[object, Any] = {}
     once: list[tuple[Entry, Any]] = []
     for entry, label in zip(entries, labels or [None] * len(entries), strict=True):
-        key = entry.section or entry.path
+        key = _place(entry)
         if key not in seen:
             once.append((entry, label))
         if (other := seen.setdefault(key, label)) != label:
             told = [_called(names, number, kind) for number in (label, other)]
-            raise ValueError(f"{entry.where}: {key} is {told[0]} here and {told[1]} above")
+            raise ValueError(f"{entry.where}: {entry.section or entry.path} is {told[0]} here and {told[1]} above")
     if twice := len(entries) - len(once):
         notes = (*notes, f"{twice} lines name a video again, and count once")
     missing = tuple(entry.path for entry, _ in once if not entry.there)
