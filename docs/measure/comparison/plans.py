@@ -1,4 +1,4 @@
-"""Runs that a table needs: learning rates with one seed, then two more seeds with the best rate."""
+"""Runs that a table needs: three learning rates with one seed, then two more seeds with the best rate."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from comparison.networks import TABLE3, TABLE4, WHY
-from comparison.runs import HIGHER_RATES, RATES, SEEDS, Run
+from comparison.runs import CHECKS, HIGHER_RATES, RATES, SEEDS, Run
 from vov3d.synthetic.moving_shapes import CLASSES
 
 Found = Mapping[str, dict[str, Any]]
@@ -57,17 +57,18 @@ def tempo_top1(run: Mapping[str, Any], stride: int) -> float:
 
 
 def best_rate(network: str, found: Found) -> float | None:
-    """Returns the rate with the best final validation accuracy of those tried, None until all of `RATES` are."""
-    tried = {rate: found.get(Run(network, rate, SEEDS[0]).name) for rate in RATES + HIGHER_RATES}
-    if any(tried[rate] is None for rate in RATES):
+    """Returns the learning rate of `RATES` with the best final validation accuracy, None until all have been tried."""
+    tried = [(found.get(Run(network, rate, SEEDS[0]).name), rate) for rate in RATES]
+    if any(run is None for run, _ in tried):
         return None
-    return max((run["curve"][-1]["val_top1"], rate) for rate, run in tried.items() if run)[1]
+    return max((run["curve"][-1]["val_top1"], rate) for run, rate in tried if run)[1]
 
 
 def runs_of(plan: str, network: str, found: Found) -> list[Run]:
     """Returns the runs of a row, of which those of `rates` stand alone; none until the learning rate is known."""
     if plan == "rates":
-        return [Run(network, rate, SEEDS[0]) for rate in HIGHER_RATES]
+        checks = [run for run in CHECKS if run.network == network]
+        return [Run(network, rate, SEEDS[0]) for rate in HIGHER_RATES] + checks
     _, frames, epochs = PLANS[plan]
     rate = best_rate("both" if plan == "why" else network, found)
     return [] if rate is None else [Run(network, rate, seed, frames, epochs) for seed in SEEDS]
