@@ -8,6 +8,7 @@ Vectors are compared by the cosine, exactly, with faiss (`pip install faiss-cpu`
 """
 
 import argparse
+import os
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from vov3d.cli.arguments import positive
 
 _ARRAYS = ("paths", "times", "shot_starts", "shot_ends", "vectors")
+_SAME = 0.9999  # cosine of two vectors of one video, which differ only in rounding
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def read_vectors(path: Path) -> Vectors:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; vov3d embed FILES -o {path} writes one")
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             import pyarrow.parquet
 
             table = pyarrow.parquet.read_table(path)
@@ -135,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _search(clips: Vectors, args: argparse.Namespace) -> None:
     if args.query in clips.paths:
         queries = Vectors([args.query], clips.vectors[[clips.paths.index(args.query)]], clips.about)
-    elif Path(args.query).suffix in (".npz", ".parquet"):
+    elif Path(args.query).suffix.lower() in (".npz", ".parquet"):
         queries = read_vectors(Path(args.query))
     else:
         raise ValueError(
@@ -152,11 +154,26 @@ def _search(clips: Vectors, args: argparse.Namespace) -> None:
         raise ValueError(
             f"{args.query} has vectors of {sizes[1]} numbers, {args.index} of {sizes[0]}: embed both in the same way"
         )
+    by_name = args.query in clips.paths or Path(args.query).samefile(args.index)
     cosines, numbers = Index(clips.vectors).nearest(queries.vectors, args.topk + 1)
     for query, row, found in zip(queries.paths, cosines, numbers, strict=True):
-        others = [(cosine, clips.paths[i]) for cosine, i in zip(row, found, strict=True) if clips.paths[i] != query]
+        near = [(cosine, clips.paths[i]) for cosine, i in zip(row, found, strict=True)]
+        others = [(cosine, path) for cosine, path in near if not _is_same(query, path, cosine, by_name)]
         print(query)
         print("\n".join(f"  {cosine:6.3f}  {path}" for cosine, path in others[: args.topk]))
+
+
+def _is_same(query: str, path: str, cosine: float, by_name: bool) -> bool:
+    """Returns whether a clip is the query itself.
+
+    Args:
+        query: A video.
+        path: A video of the index.
+        cosine: Of their vectors.
+        by_name: Whether one file names both, and so from one folder; else relative names tell only with the vectors.
+    """
+    same_name = os.path.normpath(query) == os.path.normpath(path)
+    return same_name and (by_name or os.path.isabs(path) or cosine > _SAME)
 
 
 if __name__ == "__main__":

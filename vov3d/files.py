@@ -57,7 +57,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_not_source(path: str | os.PathLike[str], *sources: object) -> None:
-    """As `check_not_sources`, for one file."""
+    """Checks that one file to write is none of the files that are read: see `check_not_sources`."""
     check_not_sources([path], sources)
 
 

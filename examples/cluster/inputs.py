@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from glob import glob
 from typing import Any
 
+from vov3d.cli.lists import names_in
 from vov3d.extras import install
 from vov3d.video import VIDEO_ENDINGS, looks_like_video
 from vov3d.video.sources import is_address
@@ -100,20 +101,14 @@ def _listed(address: str) -> list[str]:
 
 
 def _lines(name: str) -> list[str]:
-    """Returns the names in a list, one a line; bytes that are not UTF-8 are kept, as in file names."""
+    """Returns the names in a list."""
     if is_remote(name):
-        content = read_remote(name)
-    else:
-        try:
-            with open(name, "rb") as file:
-                content = file.read()
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{name}: no such list of videos; it names one a line") from None
-    lines = [line.strip() for line in content.removeprefix(b"\xef\xbb\xbf").splitlines()]
-    names = [os.fsdecode(line) for line in lines if line]
-    if not names:
-        raise ValueError(f"{name}: names no videos; a list has one a line")
-    return names
+        return names_in(read_remote(name), name)
+    try:
+        with open(name, "rb") as file:
+            return names_in(file.read(), name)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: no such list of videos; it names one a line") from None
 
 
 def _column(name: str, column: str) -> list[str]:

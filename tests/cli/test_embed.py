@@ -1,9 +1,12 @@
 """Vectors of videos: from Python, and from `vov3d embed` into files."""
 
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow.parquet
@@ -11,12 +14,16 @@ import pytest
 import torch
 from helpers.numbered_videos import folder_of_frames, write_pictures, write_video
 from helpers.recording_model import StandIn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import vov3d
 from vov3d.cli import _kept, main
 from vov3d.cli import embed as command
 from vov3d.cli.arguments import span
 from vov3d.video import VideoClassifier, VideoError
+
+EVERY = ("--every", "0.1s", "--seconds", "200ms")
 
 
 def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
@@ -104,13 +111,17 @@ def test_folders_into_both_formats(capsys, classifier: VideoClassifier, clips: P
     out = tmp_path / "vectors.npz"
     out.write_text("what was there")
     single = str(clips / "b.mp4")
-    assert run(capsys, str(clips), single, "-o", str(out)) == (
+    twice = (single, str(clips), f"{clips}/deep/../b.mp4", single)  # in several ways
+    assert run(capsys, *twice, "-o", str(out)) == (
         0,
-        f"written   {out}: 4 vectors of 256 by vov3d_n.shapes_f8\n",
+        f"written   {out}: 3 vectors of 256 by vov3d_n.shapes_f8\n",
         [f"vov3d embed: {clips}: left out 1 without a video's extension (notes.txt)"],
     )
     found = np.load(out)
-    assert found["paths"].tolist() == [single, str(clips / "deep/a.MKV"), str(clips / "frames"), single]
+    assert found["paths"].tolist() == [single, str(clips / "deep/a.MKV"), str(clips / "frames")]
+    for share, paths in ((1, [single, str(clips / "frames")]), (2, [str(clips / "deep/a.MKV")])):
+        assert run(capsys, *twice, "-o", str(tmp_path / "s.npz"), "--shard", f"{share}/2")[0] == 0
+        assert np.load(tmp_path / "s.npz")["paths"].tolist() == paths
     assert (found["model"], found["tag"], found["dimension"]) == ("vov3d_n", "shapes_f8", 256)
     assert (found["vector"], found["views"]) == ("forward_head(pre_logits=True)", "1x1")
     assert found["sampling"] == "8 frames, in equal segments"
@@ -120,8 +131,8 @@ def test_folders_into_both_formats(capsys, classifier: VideoClassifier, clips: P
 
     assert run(capsys, str(clips), "-o", str(tmp_path / "v.parquet"))[0] == 0
     table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
-    np.testing.assert_array_equal(np.stack(table["vector"].to_numpy()), found["vectors"][:3])
-    assert table["path"].to_pylist() == found["paths"][:3].tolist()
+    np.testing.assert_array_equal(np.stack(table["vector"].to_numpy()), found["vectors"])
+    assert table["path"].to_pylist() == found["paths"].tolist()
     about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert about == {key: str(found[key]) for key in found if key not in ("paths", "vectors")}
 
@@ -175,6 +186,115 @@ def test_an_unfinished_call_goes_on_and_notices_what_changed(capsys, clips: Path
     part.write_bytes(kept.replace(b'"state"', b'"stade"'))
     code, _, err = run(capsys, str(clips), "-o", str(out))
     assert (code, err) == (1, [f"vov3d embed: {part}: is damaged ('state'); delete it"])
+
+
+@pytest.mark.parametrize("options", [(), EVERY], ids=["clips", "windows"])
+def test_a_folder_of_frames_that_was_written_over_is_computed_again(
+    capsys, clips: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (clips / "notes.txt").unlink()
+    out, bad, frames = tmp_path / "v.npz", clips / "z.mp4", clips / "frames"
+    bad.write_text("no video")
+    assert run(capsys, str(clips), "-o", str(out), *options)[0] == 1
+    before = frames.stat().st_mtime_ns
+    picture = sorted(frames.iterdir())[4]
+    picture.write_bytes(sorted(frames.iterdir())[0].read_bytes())
+    assert frames.stat().st_mtime_ns == before
+    bad.unlink()
+    assert run(capsys, str(clips), "-o", str(out), *options)[2] == ["vov3d embed: 2 of 3 videos are done"]
+    assert run(capsys, str(clips), "-o", str(tmp_path / "whole.npz"), *options)[0] == 0
+    np.testing.assert_array_equal(np.load(out)["vectors"], np.load(tmp_path / "whole.npz")["vectors"])
+
+
+def test_a_video_that_changes_while_it_is_read_is_computed_again(tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"
+    video.write_text("first")
+    for form in (_kept.Kept, _kept.KeptRows):
+        with form(tmp_path / "v.npz", {}) as kept:
+            for name in kept.reading([str(video)]):
+                video.write_text(f"changed while {form.__name__} was at it")
+                add(kept, name, 1, 2) if isinstance(kept, _kept.KeptRows) else kept.add(name, torch.ones(3))
+            assert str(video) in kept
+        with form(tmp_path / "v.npz", {}) as kept:
+            assert str(video) not in kept
+            kept.forget()
+
+
+# --- two calls with one output ---------------------------------------------------------------------------------------
+
+
+def listed(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("form", [_kept.Kept, _kept.KeptRows])
+@pytest.mark.parametrize("options", [(), EVERY], ids=["clips", "windows"])
+def test_an_output_that_another_call_writes_is_refused(
+    capsys, clips: Path, tmp_path: Path, monkeypatch, form: type[_kept.Kept], options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with form(tmp_path / "v.npz", {"of": "another call"}) as kept:
+        if isinstance(kept, _kept.KeptRows):
+            add(kept, str(clips / "b.mp4"), 1, 2)
+        else:
+            kept.add(str(clips / "b.mp4"), torch.ones(3))
+        before = listed(tmp_path)
+        code, text, err = run(capsys, str(clips / "b.mp4"), "-o", "v.npz", *options)
+        assert (code, text) == (1, "")
+        assert err == [
+            "vov3d embed: v.npz: another vov3d embed is writing it; wait for that one, or write to another file"
+        ]
+        assert listed(tmp_path) == before
+        assert run(capsys, str(clips / "b.mp4"), "-o", "w.npz", *options)[0] == 0
+        kept.forget()
+    assert run(capsys, str(clips / "b.mp4"), "-o", "v.npz", *options)[0] == 0
+    assert sorted(listed(tmp_path)) == ["v.npz", "w.npz"]
+
+
+def test_the_lock_of_a_killed_call_is_gone(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from vov3d.cli._kept import Kept\n"
+        "with Kept(Path(sys.argv[1]), {}):\n print('ready', flush=True); time.sleep(600)"
+    )
+    out = tmp_path / "v.npz"
+    with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(ValueError, match="another vov3d embed is writing it"):
+            _kept.Kept(out, {})
+        process.kill()
+    with _kept.Kept(out, {}) as kept:
+        assert not len(kept)
+
+
+def test_a_file_that_was_deleted_before_it_was_locked_is_made_again(tmp_path: Path, monkeypatch) -> None:
+    part, real = tmp_path / ".v.npz.part", _kept.fcntl.flock
+    part.write_text("of a call that is about to finish")
+
+    def finished_meanwhile(file, how: int) -> None:
+        monkeypatch.setattr(_kept.fcntl, "flock", real)
+        part.unlink()
+        real(file, how)
+
+    monkeypatch.setattr(_kept.fcntl, "flock", finished_meanwhile)
+    with _kept.Kept(tmp_path / "v.npz", {}):
+        assert part.read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("windows_first", [True, False])
+def test_windows_and_whole_videos_are_told_apart(capsys, clips: Path, tmp_path: Path, windows_first: bool) -> None:
+    out, part, bad = tmp_path / "v.npz", tmp_path / ".v.npz.part", tmp_path / "z.mp4"
+    first, second = [EVERY, ()] if windows_first else [(), EVERY]
+    bad.write_text("no video")
+    assert run(capsys, str(clips / "b.mp4"), str(bad), "-o", str(out), *first)[0] == 1
+    before = listed(tmp_path)
+    code, _, err = run(capsys, str(clips / "b.mp4"), "-o", str(out), *second)
+    other = f"{part}: holds vectors of an unfinished call with other every and window and cuts"
+    assert (code, err) == (1, [f"vov3d embed: {other}; delete it, or write to another file"])
+    assert listed(tmp_path) == before
+    part.unlink()
+    assert run(capsys, str(clips / "b.mp4"), "-o", str(out), *second)[0] == 0
+    assert sorted(listed(tmp_path)) == ["v.npz", "z.mp4"]
 
 
 def test_files_left_out_of_folders_are_reported(capsys, tmp_path: Path) -> None:
@@ -258,8 +378,6 @@ def test_names_that_are_no_utf8(capsys, tmp_path: Path) -> None:
 
 
 # --- windows of long videos ------------------------------------------------------------------------------------------
-
-EVERY = ("--every", "0.1s", "--seconds", "200ms")
 
 
 def rows(path: Path) -> dict:
@@ -361,36 +479,122 @@ def test_vectors_of_windows_wait_on_disk(tmp_path: Path) -> None:
     assert _kept.Rows(0, [1, 2, 3, 4], [0, 0, 2.5, 3.5], 9.0).shot_ends() == [2.5, 2.5, 3.5, 9.0]
 
 
-def test_a_video_that_was_away_does_not_come_back_with_rows_of_another(tmp_path: Path) -> None:
-    def add(kept, name: str, value: int, count: int) -> None:
-        (tmp_path / name).write_text(name)
-        vector = torch.full((3,), float(value))
-        kept.add_windows(str(tmp_path / name), (vov3d.video.Window(i, i + 1, 0.0, 9.0, vector) for i in range(count)))
+def add(kept: _kept.KeptRows, video: str, value: int, count: int) -> None:
+    vector = torch.full((3,), float(value))
+    kept.add_windows(video, (vov3d.video.Window(i, i + 1, 0.0, 9.0, vector) for i in range(count)))
 
-    def opened():
+
+def test_a_video_that_was_away_comes_back_with_its_own_rows(tmp_path: Path, monkeypatch) -> None:
+    def opened() -> _kept.KeptRows:
         return _kept.KeptRows(tmp_path / "v.npz", {"every": "1"})
 
+    def broken_off() -> Iterator[vov3d.video.Window]:
+        for _ in range(9):
+            yield vov3d.video.Window(0, 1, 0.0, 9.0, torch.full((3,), 9.0))
+        raise VideoError("cut short")
+
+    monkeypatch.chdir(tmp_path)
+    for name in "abcd":
+        Path(name).write_text(name)
     with opened() as kept:
-        add(kept, "a", 1, 2)
-        add(kept, "b", 2, 3)
-        add(kept, "c", 3, 1)
-    (tmp_path / "b").rename(tmp_path / "away")
-    (tmp_path / "c").rename(tmp_path / "away too")
+        for value, name in enumerate("abc", 1):
+            add(kept, name, value, value + 1)
+    Path("b").rename("b away")
+    Path("c").rename("c away")
     with opened() as kept:
-        add(kept, "d", 4, 2)  # where those of b were
-    (tmp_path / "away").rename(tmp_path / "b")
+        assert [*kept.rows] == ["a"]
+        with pytest.raises(VideoError):
+            kept.add_windows("d", broken_off())
     with opened() as kept:
-        assert [Path(name).name for name in kept.rows] == ["a", "d"]
-        add(kept, "b", 5, 1)
+        add(kept, "d", 4, 2)
+    Path("a").unlink()
+    Path("d").unlink()
     with opened() as kept:
-        found = {Path(name).name: b"".join(kept.vectors_of(name)) for name in kept.rows}
-    expected = {"a": (1, 2), "d": (4, 2), "b": (5, 1)}
+        assert not kept.rows  # all are away, and all come back
+    for name in "abcd":
+        away = Path(f"{name} away")
+        away.rename(name) if away.exists() else Path(name).write_text("another")
+    with opened() as kept:
+        found = {name: b"".join(kept.vectors_of(name)) for name in kept.rows}
+    expected = {"b": (2, 3), "c": (3, 4)}
     assert found == {name: np.full((n, 3), value, np.float32).tobytes() for name, (value, n) in expected.items()}
+
+
+class Sessions:
+    """Calls of `embed --every` on four videos, which are broken off, changed, taken away and put back between them."""
+
+    def __init__(self, folder: Path, rng: random.Random) -> None:
+        self.folder, self.rng, self.clock = folder, rng, 10**9
+        self.content: dict[str, int] = {}
+        self.done: dict[str, int] = {}
+        for video in ("v0", "v1", "v2", "v3"):
+            self.change(str(folder / video))
+
+    def change(self, video: str) -> None:
+        """Gives a video other content, which it never had before."""
+        self.clock += 1
+        self.content[video] = self.clock % 10**9
+        Path(video).write_text("x" * self.rng.randint(1, 3))
+        os.utime(video, (self.clock, self.clock))
+
+    def rows(self, video: str) -> np.ndarray:
+        """Returns the rows of a video as it is now: `(N, 3)`, N from 0 to 4."""
+        content = self.content[video]
+        return np.array([[content * 10 + row] * 3 for row in range(content % 5)], np.float32).reshape(-1, 3)
+
+    def windows(self, video: str, breaks: bool) -> Iterator[vov3d.video.Window]:
+        rows = self.rows(video)
+        for row in rows[: self.rng.randint(0, len(rows)) if breaks else None]:
+            yield vov3d.video.Window(0, 1, 0.0, 9.0, torch.from_numpy(row))
+        if breaks:
+            raise VideoError("cut short")
+
+    def call(self) -> None:
+        """Checks that what is kept is all that was done and is unchanged, and goes on with what is missing."""
+        with _kept.KeptRows(self.folder / "o.npz", {"every": "1"}) as kept:
+            here = [video for video in self.content if Path(video).exists()]
+            assert set(kept.rows) == {video for video in here if self.done.get(video) == self.content[video]}
+            for video in kept.rows:
+                assert b"".join(kept.vectors_of(video)) == self.rows(video).tobytes()
+            for video in (video for video in here if video not in kept):
+                breaks = self.rng.random() < 0.3
+                try:
+                    kept.add_windows(video, self.windows(video, breaks))
+                    self.done[video] = self.content[video]
+                except VideoError:
+                    if self.rng.random() < 0.5:
+                        break
+
+    def disturb(self) -> None:
+        """Changes and moves videos, and leaves the incomplete line of a killed process."""
+        for video in self.content:
+            away, chance = Path(f"{video} away"), self.rng.random()
+            if away.exists():
+                if chance < 0.6:
+                    away.rename(video)
+            elif chance < 0.25:
+                self.change(video)
+            elif chance < 0.45:
+                Path(video).rename(away)
+        part = self.folder / ".o.npz.part"
+        if part.exists() and self.rng.random() < 0.3:
+            part.write_bytes(part.read_bytes() + b'{"video": "v')
+
+
+@given(st.randoms(use_true_random=True))
+@settings(max_examples=100, deadline=None)
+def test_whatever_happens_between_calls_each_video_keeps_its_own_rows(rng: random.Random) -> None:
+    with TemporaryDirectory() as folder:
+        sessions = Sessions(Path(folder), rng)
+        for _ in range(5):
+            sessions.call()
+            sessions.disturb()
 
 
 def test_windows_of_a_video_given_twice_are_there_once(capsys, clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "v.npz"
-    assert run(capsys, *[str(clips / "b.mp4")] * 2, "-o", str(out), *EVERY)[0] == 0
+    twice = [str(clips / "b.mp4"), f"{clips}/deep/../b.mp4", str(clips / "b.mp4")]
+    assert run(capsys, *twice, "-o", str(out), *EVERY)[0] == 0
     assert (np.diff(rows(out)["times"]) > 0).all()
 
 

@@ -66,6 +66,18 @@ def test_the_video_is_not_overwritten(capsys, video, tmp_path):
     assert Path(video).read_bytes() == before
 
 
+def test_a_frame_of_the_folder_is_not_overwritten(capsys, tmp_path):
+    for number in range(1, 9):
+        Image.new("RGB", (64, 64), (20 * number, 0, 0)).save(tmp_path / f"{number:05}.png")
+    frame = tmp_path / "00003.png"
+    before = frame.read_bytes()
+    assert main(["explain", str(tmp_path), "-o", str(frame)]) == 1
+    assert (
+        f"00003.png: is a frame of {tmp_path}, the folder that is read, which would be lost" in capsys.readouterr().err
+    )
+    assert frame.read_bytes() == before
+
+
 def test_a_number_is_a_name_where_a_class_has_that_name(capsys, video, tmp_path, monkeypatch):
     monkeypatch.setitem(NAMES, "single", ["10", "2", "ten"])
     folder = str(vov3d.save_pretrained(task_model("single"), tmp_path / "model"))

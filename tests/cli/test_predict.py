@@ -16,7 +16,9 @@ from PIL import Image
 import vov3d
 from vov3d.cli import main
 from vov3d.cli.arguments import Progress
-from vov3d.video import Prediction, Result, VideoClassifier, Views
+from vov3d.cli.lists import names_in
+from vov3d.files import check_not_source
+from vov3d.video import Prediction, Result, Section, VideoClassifier, Views
 from vov3d.video.picture import draw_result, find_font, save_result, text_lines
 
 MODEL = ("--model", "x3d_xs", "--random-weights")
@@ -68,6 +70,21 @@ def test_shards_share_the_videos(capsys, tmp_path: Path) -> None:
     assert (code, err) == (1, ["vov3d predict: --shard 6/6: there are only 5 videos; make fewer shards"])
 
 
+@pytest.mark.parametrize("shards", [2, 3])
+def test_each_video_has_its_own_picture_in_all_shards(shards: int, capsys, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for number in range(3):
+        write_video(tmp_path / "videos" / f"{number}.mp4", num_frames=9)
+    argv = [str(tmp_path / "videos"), *MODEL, "--picture", str(tmp_path / "p.png")]
+    seen = set()
+    for shard in range(1, shards + 1):
+        assert run(capsys, *argv, "--shard", f"{shard}/{shards}")[0] == 0
+        pictures = {path.name for path in tmp_path.glob("*.png")}
+        assert len(pictures - seen) == len(range(shard - 1, 3, shards))
+        seen |= pictures
+    assert seen == {"p-1.png", "p-2.png", "p-3.png"}
+
+
 def test_folders_are_walked(capsys, clips: Path) -> None:
     code, text, err = run(capsys, str(clips), *MODEL, "--topk", "1")
     assert code == 1
@@ -91,12 +108,14 @@ def test_csv(capsys, clips: Path) -> None:
 def test_lists_of_videos(capsys, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = tmp_path / "list.txt"
     listed.write_bytes(b"\xef\xbb\xbf" + f"{clips}/a.mp4\r\n\n{clips}/frames\n".encode())
+    (tmp_path / "binary.txt").write_bytes(b"a\0b")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{clips}/frames".encode())))
     _, text, err = run(capsys, f"@{listed}", "-", *MODEL, "--json")
     assert [Path(result["file"]).name for result in json.loads(text)] == ["a.mp4", "frames", "frames"]
     assert err == []
     for wrong, message in (
         (["@none.txt"], "none.txt: no such list of videos"),
+        ([f"@{tmp_path}/binary.txt"], f"{tmp_path}/binary.txt: is not text; expected a list with one video per line"),
         (["-", "-"], "- is given twice, but the standard input can be read only once"),
         (["-"], "the standard input: names no videos; a list has one per line"),
         ([""], "a video's name is empty; was a variable of the shell not set?"),
@@ -106,6 +125,28 @@ def test_lists_of_videos(capsys, clips: Path, tmp_path: Path, monkeypatch: pytes
         assert line.startswith(f"vov3d predict: {message}")
     monkeypatch.setattr("sys.stdin", None)
     assert run(capsys, "-", *MODEL)[2] == ["vov3d predict: - names the standard input, which is closed"]
+
+
+NAMES = ["a.mp4", "Überblick/日本 1.mp4", "ⴍ.mp4"]  # U+2D0D: half of it is a line end
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_lists_may_be_utf_8_or_utf_16(encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    content = (mark + "\r\n".join([NAMES[0], "", *NAMES[1:], ""])).encode(encoding)
+    assert names_in(content, "list.txt") == NAMES
+
+
+@pytest.mark.parametrize(
+    "content", ["a.mp4\n".encode("utf-16-le"), "a.mp4\n".encode("utf-32"), b"\xff\xfea.mp4", b"\xfe\xff\xd8\x00\0a"]
+)
+def test_a_list_that_is_no_text_is_one_error(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"list\.txt: is not text; expected .* in UTF-8, or in UTF-16 with"):
+        names_in(content, "list.txt")
+
+
+def test_names_in_lists_keep_bytes_that_are_not_utf_8() -> None:
+    assert [os.fsencode(name) for name in names_in(b"caf\xe9.mp4\n", "list.txt")] == [b"caf\xe9.mp4"]
 
 
 def test_results_are_written_as_they_come(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +328,32 @@ def test_a_picture_does_not_replace_what_is_read(count: int, tmp_path: Path, cap
     assert main(["predict", *[str(source)] * count, "--picture", str(tmp_path / "a.gif")]) == 1
     assert "is the file that is read, which would be lost" in capsys.readouterr().err
     assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_picture_does_not_replace_a_frame_of_a_folder(linked: bool, tmp_path: Path, capsys) -> None:
+    folder = folder_of_frames(tmp_path / "frames", 9)
+    frame = sorted(folder.iterdir())[2]
+    before, picture = frame.read_bytes(), frame
+    if linked:
+        picture = tmp_path / "link.jpg"
+        picture.symlink_to(frame)
+    code, _, err = run(capsys, str(folder), *MODEL, "--picture", str(picture))
+    assert code == 1
+    assert err == [
+        f"vov3d predict: {picture}: is a frame of {folder}, the folder that is read, which would be lost; name another"
+    ]
+    assert frame.read_bytes() == before
+
+
+def test_what_is_no_frame_may_be_replaced_in_a_folder_that_is_read(tmp_path: Path) -> None:
+    folder = folder_of_frames(tmp_path / "frames", 3)
+    (folder / "out.json").write_text("{}")
+    check_not_source(folder / "out.json", folder)
+    check_not_source(folder / "new.jpg", folder)
+    for source in (folder, Section(folder, 0, 2, in_frames=True)):
+        with pytest.raises(ValueError, match="is a frame of"):
+            check_not_source(sorted(folder.glob("*.jpg"))[0], source)
 
 
 @pytest.mark.parametrize("width", [120, 300, 1000])

@@ -47,6 +47,11 @@ def test_every_form_names_the_same_videos(folder: Path, tmp_path: Path) -> None:
     assert collect([wanted[0], str(folder), wanted[1]]) == wanted  # each once
 
 
+def test_lists_may_be_utf_16(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.mp4\n\nü/b.mp4\n", encoding="utf-16")
+    assert collect([f"@{tmp_path}/list.txt"]) == ["a.mp4", "ü/b.mp4"]
+
+
 def test_object_stores_are_listed(folder: Path) -> None:
     import fsspec
 
@@ -67,6 +72,7 @@ def test_object_stores_are_listed(folder: Path) -> None:
         ("{}/empty", "names no file with a video's extension"),
         ("{}/*.avi", "names no file with a video's extension"),
         ("@{}/none.txt", "no such list"),
+        ("@{}/list.parquet", "is not text"),
         ("{}/none.parquet", "no such Parquet file"),
         ("{}/list.parquet", "has no column 'path'"),
     ],

@@ -86,6 +86,40 @@ def test_a_clip_of_the_index_finds_the_others(capsys, files: Path, index: str) -
     assert run(capsys, index, "--query", "clips.npz", "--topk", "1")[1].count("\n") == 6
 
 
+def test_another_video_of_the_same_name_is_found(capsys, tmp_path: Path, monkeypatch) -> None:
+    paths, vectors = ["a.mp4", "b.mp4", "/c.mp4", "d.mp4"], np.eye(4, dtype=np.float32) + 1
+    noise = np.float32(1e-4)  # as of another batch size
+
+    def found(query: str) -> list[list[str]]:
+        code, out, _ = run(capsys, "x.npz", "--query", query)
+        assert code == 0
+        parts = re.split(r"^(?=\S)", out, flags=re.MULTILINE)[1:]
+        return [sorted(row.split()[1] for row in part.splitlines()[1:]) for part in parts]
+
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", paths=paths, vectors=vectors, model="m")
+    np.savez("y.npz", paths=["a.mp4", "./b.mp4", "/c.mp4"], vectors=vectors[[3, 1, 0]] + noise, model="m")
+    assert found("y.npz") == [
+        ["/c.mp4", "a.mp4", "b.mp4", "d.mp4"],  # the a.mp4 of another folder
+        ["/c.mp4", "a.mp4", "d.mp4"],
+        ["a.mp4", "b.mp4", "d.mp4"],  # an absolute name is one file
+    ]
+    np.savez("x.npz", paths=paths, vectors=np.zeros((4, 2)), model="m")
+    assert found("x.npz") == [sorted({*paths} - {path}) for path in paths]
+    assert found("a.mp4") == [["/c.mp4", "b.mp4", "d.mp4"]]
+
+
+def test_endings_in_upper_case(capsys) -> None:
+    for ending in ("NPZ", "PARQUET"):
+        assert vov3d_command(["embed", "clips", "-o", f"UPPER.{ending}"]) == 0
+        np.testing.assert_array_equal(
+            read_vectors(Path(f"UPPER.{ending}")).vectors, read_vectors(Path("clips.npz")).vectors
+        )
+        capsys.readouterr()
+        code, out, err = run(capsys, f"UPPER.{ending}", "--query", f"UPPER.{ending}")
+        assert (code, err, out.count("\n")) == (0, [], 9)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

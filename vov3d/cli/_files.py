@@ -5,7 +5,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from vov3d.cli.lists import names_in
+
+_Item = TypeVar("_Item")
 _NAMED = 3  # names shown of each kind that was left out
 
 
@@ -30,19 +34,17 @@ class LeftOut:
         return f"{self._folder}: left out {'; '.join(parts)}" if parts else ""
 
 
-def named_videos(arguments: Sequence[str], command: str, shard: tuple[int, int] | None = None) -> list[str]:
+def named_videos(arguments: Sequence[str], command: str) -> list[str]:
     """Returns the videos that arguments name; reports on stderr what is left out of folders.
 
     Args:
         arguments: Video files, addresses, folders of videos or of frames, `@FILE` for a list of these, one a line,
             and `-` for such a list on the standard input.
         command: Name of the command, for messages.
-        shard: `(i, n)` for the i-th of n shares, from 1; those of all i are disjoint and differ by at most one video.
 
     Raises:
         FileNotFoundError: If a folder has no video, or a list does not exist.
-        ValueError: If a name or a list is empty, `-` is given twice or closed, or there are fewer videos than the
-            shard's number.
+        ValueError: If a name or a list is empty, or `-` is given twice or closed.
     """
     found: list[str] = []
     for argument in _expanded(arguments):
@@ -53,13 +55,25 @@ def named_videos(arguments: Sequence[str], command: str, shard: tuple[int, int] 
                 print(f"vov3d {command}: {left_out}", file=sys.stderr)
         else:
             found.append(argument)
-    return found if shard is None else _share(found, *shard)
+    return found
 
 
-def _share(found: list[str], number: int, count: int) -> list[str]:
-    if number > len(found):
-        raise ValueError(f"--shard {number}/{count}: there are only {len(found)} videos; make fewer shards")
-    return found[number - 1 :: count]
+def share_of(items: list[_Item], shard: tuple[int, int] | None) -> list[_Item]:
+    """Returns a share of the videos, or of what belongs to each of them; all of it without a shard.
+
+    Args:
+        items: One for each video of all shards.
+        shard: `(i, n)` for the i-th of n shares, from 1; those of all i are disjoint and differ by at most one video.
+
+    Raises:
+        ValueError: If there are fewer videos than the shard's number.
+    """
+    if shard is None:
+        return items
+    number, count = shard
+    if number > len(items):
+        raise ValueError(f"--shard {number}/{count}: there are only {len(items)} videos; make fewer shards")
+    return items[number - 1 :: count]
 
 
 def _expanded(arguments: Sequence[str]) -> Iterator[str]:
@@ -71,11 +85,11 @@ def _expanded(arguments: Sequence[str]) -> Iterator[str]:
         if argument == "-":
             if sys.stdin is None:
                 raise ValueError("- names the standard input, which is closed")
-            yield from _lines(sys.stdin.buffer.read(), "the standard input")
+            yield from names_in(sys.stdin.buffer.read(), "the standard input")
         elif not argument:
             raise ValueError("a video's name is empty; was a variable of the shell not set?")
         elif argument.startswith("@"):
-            yield from _lines(_content(Path(argument[1:])), argument[1:])
+            yield from names_in(_content(Path(argument[1:])), argument[1:])
         else:
             yield argument
 
@@ -85,15 +99,6 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such list of videos; a file whose name starts with @ is ./@...") from None
-
-
-def _lines(content: bytes, name: str) -> list[str]:
-    """Returns the names in a list, one per line; bytes that are not UTF-8 are kept, as in file names."""
-    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
-    names = [os.fsdecode(line.strip()) for line in lines if line.strip()]
-    if not names:
-        raise ValueError(f"{name}: names no videos; a list has one per line")
-    return names
 
 
 def videos_in(folder: Path, frames: bool = False) -> tuple[list[str], LeftOut]:

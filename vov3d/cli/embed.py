@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._files import named_videos
+from vov3d.cli._files import named_videos, share_of
 from vov3d.cli._kept import Kept, KeptRows
 from vov3d.cli.arguments import Progress, check_output, device, say_what_it_knows, show_warnings, span
 from vov3d.cli.predict import add_files, add_settings, built_model, classifier_for
@@ -80,9 +81,7 @@ def _embed(args: argparse.Namespace) -> int:
         _pyarrow()
     if Path(args.model).suffix in FORMATS:
         raise ValueError(f"{args.model}: an exported file gives labels, not vectors; name the model it was made from")
-    files = named_videos(args.files, "embed", args.shard)
-    if args.every:
-        files = list(dict.fromkeys(files))  # the windows of a video given twice would look like those of a longer one
+    files = share_of(_once(named_videos(args.files, "embed")), args.shard)
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
@@ -115,13 +114,24 @@ def _check_every(args: argparse.Namespace, clips: int) -> None:
         raise ValueError(f"--views {args.views} has {clips} clips, and with --every each window is one: use 1x1 or 1x3")
 
 
+def _once(files: list[str]) -> list[str]:
+    """Returns each video once, even if it was named twice or in two ways, as by its folder and by its own name."""
+    from vov3d.video.sources import is_address
+
+    places: dict[str, str] = {}
+    for file in files:
+        places.setdefault(file if is_address(file) else os.path.abspath(file), file)
+    return list(places.values())
+
+
 def _compute(args: argparse.Namespace, model: torch.nn.Module, files: list[str], kept: Kept) -> list[Exception]:
     """Adds the vectors that are not there yet; what is wrong with the videos that cannot be read."""
     todo = _left(files, kept)
     broken: list[Exception] = []
     progress = Progress("embed", len(todo))
     with show_warnings("embed", progress.clear):
-        for file, vector in classifier_for(args, model, len(todo)).embeddings(todo, args.fps, "return"):
+        classifier = classifier_for(args, model, len(todo))
+        for file, vector in classifier.embeddings(kept.reading(todo), args.fps, "return"):
             progress.clear()
             if isinstance(vector, torch.Tensor):
                 kept.add(str(file), vector)
@@ -145,7 +155,7 @@ def _compute_over(
     progress = Progress("embed", len(todo))
     classifier = classifier_for(args, model, 2)  # windows are no views, which a bar would count
     with show_warnings("embed", progress.clear):
-        for file in todo:
+        for file in kept.reading(todo):
             try:
                 fps = None if is_file(file) else args.fps
                 windows = classifier.embeddings_over(file, args.every, args.seconds, args.across_cuts, fps)
@@ -169,9 +179,9 @@ def _told(progress: Progress, file: str, windows: Iterator[Any]) -> Iterator[Any
 
 def _left(files: list[str], kept: Kept) -> list[str]:
     """Returns the videos that are not done, and prints how many are."""
-    todo = [file for file in dict.fromkeys(files) if file not in kept]
-    if len(todo) < len(set(files)):
-        print(f"vov3d embed: {len(set(files)) - len(todo)} of {len(set(files))} videos are done", file=sys.stderr)
+    todo = [file for file in files if file not in kept]
+    if len(todo) < len(files):
+        print(f"vov3d embed: {len(files) - len(todo)} of {len(files)} videos are done", file=sys.stderr)
     return todo
 
 

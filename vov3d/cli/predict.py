@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._files import named_videos
+from vov3d.cli._files import named_videos, share_of
 from vov3d.cli.arguments import (
     Progress,
     check_output,
@@ -23,7 +23,7 @@ from vov3d.cli.arguments import (
 )
 from vov3d.deploy import BACKENDS, load_exported, optimize_for_inference
 from vov3d.deploy.formats import FORMATS
-from vov3d.files import check_not_source
+from vov3d.files import check_not_sources
 from vov3d.models import create_model
 from vov3d.models.names import model_name
 
@@ -55,7 +55,8 @@ def add_commands(commands: Any) -> None:
     p.add_argument(
         "--picture",
         metavar="FILE",
-        help="draw the input frames, the labels and a time line; for several videos FILE-1, FILE-2, ...",
+        help="draw the input frames, the labels and a time line; for several videos FILE-1, FILE-2, ..., which count "
+        "the videos of all shards",
     )
     p.add_argument(
         "--runtime",
@@ -120,10 +121,10 @@ def _predict(args: argparse.Namespace) -> int:
     if args.picture:
         check_picture_name(args.picture)
         check_output(args.picture)
-    files = named_videos(args.files, "predict", args.shard)
-    pictures = _pictures(args.picture, len(files))
-    for picture in pictures:
-        check_not_source(picture, *files)
+    every = named_videos(args.files, "predict")
+    files = share_of(every, args.shard)
+    pictures = share_of(_pictures(args.picture, len(every)), args.shard) if args.picture else []
+    check_not_sources(pictures, every)
     target = device(args.device)
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
@@ -217,10 +218,8 @@ def classifier_for(args: argparse.Namespace, model: torch.nn.Module, files: int,
     )
 
 
-def _pictures(name: str | None, count: int) -> list[str]:
-    """Returns the name of each video's picture, with its number if there are several; none without a name."""
-    if name is None:
-        return []
+def _pictures(name: str, count: int) -> list[str]:
+    """Returns the name of each video's picture, with its number if there are several."""
     stem, ending = os.path.splitext(name)
     return [name] if count == 1 else [f"{stem}-{number}{ending}" for number in range(1, count + 1)]
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
+from vov3d.files import PICTURE_ENDINGS
 from vov3d.video.decoders.base import VideoError
 from vov3d.weights.download import DownloadError, download
 
@@ -25,9 +26,6 @@ VIDEO_ENDINGS = frozenset((
 ))
 # fmt: on
 """Extensions of video files, in lower case. A `.webp` may also be a single picture; see `looks_like_video`."""
-
-PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-"""Extensions of the pictures in a folder of frames, in lower case."""
 
 _KEY_BYTES = 4096
 
