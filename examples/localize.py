@@ -29,7 +29,7 @@ from reference.evaluation.models import best_device, load_model
 from reference.evaluation.pictures import require_matplotlib
 
 import vov3d
-from vov3d.cli.arguments import device, span
+from vov3d.cli.arguments import check_output, device, span
 from vov3d.files import replacing
 from vov3d.live import StreamClassifier
 from vov3d.models.names import model_name
@@ -398,9 +398,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _localize(args: argparse.Namespace) -> None:
-    for path in filter(None, (args.output, args.srt, args.picture)):
-        if not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+    _check_outputs(args)
     if args.picture:
         check_picture_name(args.picture)
         require_matplotlib()
@@ -437,6 +435,16 @@ def _localize(args: argparse.Namespace) -> None:
         draw(args.picture, timeline, segments, names)
     for s in segments:
         print(f"{s.start:9.2f} {s.end:9.2f}  {s.score:4.0%}  {s.label}")
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Raises an error for files that cannot be written, or that would replace what is read or each other."""
+    written = [path for path in (args.output, args.srt, args.picture) if path]
+    exported = args.model if Path(args.model).is_file() else ""
+    for number, path in enumerate(written):
+        check_output(path, args.video, exported, args.checkpoint or "")
+        if path.absolute() in [other.absolute() for other in written[:number]]:
+            raise ValueError(f"{path}: is named for two outputs; name another for one of them")
 
 
 def _stream_of(args: argparse.Namespace, target: torch.device) -> StreamClassifier:

@@ -30,8 +30,8 @@ from reference.data.lists import LAYOUTS, VideoList, described, is_published, la
 from reference.data.targets import label_text, read_targets, task_of_data
 from reference.training.stopping import ignore_interrupt
 from vov3d.cli import print_any_name
-from vov3d.cli.arguments import positive
-from vov3d.files import replacing
+from vov3d.cli.arguments import check_output, positive
+from vov3d.files import check_not_source, replacing
 from vov3d.video import Section, VideoError, VideoReader
 from vov3d.video.decoders.base import printable
 from vov3d.weights.tasks import TASKS
@@ -84,11 +84,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _checked(args: argparse.Namespace) -> int:
-    if args.csv and not Path(args.csv).absolute().parent.is_dir():
-        raise ValueError(f"--csv {args.csv}: there is no folder {Path(args.csv).absolute().parent}; make it first")
+    if args.csv:
+        _check_csv(Path(args.csv), args.data, args.classes or "")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is missing is listed with what is broken
         sources, labels, missing, notes, kinds = _read(args)
+    if args.csv:
+        check_not_source(args.csv, *sources)
     print(*notes, sep="\n", file=sys.stderr)
     rows = [Checked(printable(str(path)), "", problem="no such file") for path in missing]
     for row in rows:
@@ -103,6 +105,19 @@ def _checked(args: argparse.Namespace) -> int:
     how = "" if args.full else " (three frames each; --full decodes all)"
     print(f"{len(rows)} videos of {kinds}, {broken} broken{how}")
     return int(broken > 0)
+
+
+def _check_csv(path: Path, data: str, classes: str) -> None:
+    """Refuses to replace what is read, and all but results of this command where lists and names of classes lie."""
+    check_output(path, data, classes)
+    folder = Path(data) if Path(data).is_dir() else Path(data).parent
+    if path.is_file() and path.resolve().is_relative_to(folder.resolve()) and not _is_result(path):
+        raise ValueError(f"--csv {path}: lies beside the data, and is no result of this command; name another")
+
+
+def _is_result(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline().strip() == ",".join(Checked._fields).encode()
 
 
 def _read(

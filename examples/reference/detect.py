@@ -45,13 +45,14 @@ from reference.detection.data import (
 )
 from reference.detection.metrics import frame_ap, mean_ap
 from reference.detection.model import Detector, build_detector, load_detector
-from reference.detection.predicting import Film, save_results
+from reference.detection.predicting import Film, result_files, save_results
 from reference.detection.proposals import Proposer
 from reference.detection.training import CHECKPOINT, FORMER, Plan, score_boxes, train
 from reference.evaluation.models import best_device
 from reference.training.stopping import Stop, Stopped, say_stopped
 from reference.training.workers import WorkerError
-from vov3d.cli.arguments import device, positive, show_warnings
+from vov3d.cli.arguments import check_output, device, positive, show_warnings
+from vov3d.files import check_not_sources
 from vov3d.memory import keep_freed_memory
 from vov3d.synthetic.moving_scenes import ACTIONS
 
@@ -224,6 +225,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         _report(truth, found, _counted(args, actions), excluded_of(Path(args.data), "val"))
         return
     _check_box_score(args)
+    if args.output:
+        check_output(args.output)
+        check_not_sources([args.output], [args.boxes, args.only, args.actions, *_lists_in(args.data)])
     detector = load_detector(args.model)
     data = _data(args, "val", detector)
     _check_actions(args, data.actions, dict(zip(detector.settings.ids, detector.settings.actions, strict=True)))
@@ -231,6 +235,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     _, found = _measured(detector, data, _device(args), args.workers, args.boxes, args.box_score, counted)
     if args.output:
         write_rows(args.output, found)
+
+
+def _lists_in(data: str) -> list[Path]:
+    """Returns AVA's files in a folder of data; none of scenes."""
+    patterns = ("train.csv", "val.csv", "ava_*", "*excluded_timestamps*.csv", "*.pbtxt")
+    return [] if data == SCENES else [file for pattern in patterns for file in Path(data).glob(pattern)]
 
 
 def _check_box_score(args: argparse.Namespace) -> None:
@@ -323,6 +333,8 @@ def _predict(args: argparse.Namespace) -> None:
         raise ValueError(
             "--proposer-weights and --every are for a --proposer; --boxes name their key frames themselves"
         )
+    written = result_files(args.video, args.output, args.gif)
+    check_not_sources(written, [args.video, args.boxes, args.proposer_weights])
     detector = load_detector(args.model)
     with Film(args.video, detector.settings, args.fps) as film:
         if args.boxes:

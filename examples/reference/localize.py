@@ -30,7 +30,9 @@ from reference.localization.features import (
     Features,
     Video,
     check_alike,
+    check_backbone,
     lengths,
+    matched,
     name_of,
     read_features,
     videos_of,
@@ -200,16 +202,12 @@ def _evaluate(args: argparse.Namespace) -> None:
         made = args.model / SHAPES
         args.annotations, args.features = str(made / "annotations.json"), args.features or made / "features.npz"
     if args.output:
-        check_output(args.output)
+        check_output(args.output, args.annotations, *_lists_in(args.annotations), str(args.features or ""))
     if args.found:
         if args.features or args.output:
             raise ValueError("--features and --output have no effect on --found, which is measured as it is")
         annotations = read_annotations(args.annotations, args.label_column, args.mend).subset(args.subset)
-        found = read_results(args.found)
-        others = {one.video for one in found} - set(annotations.videos)
-        if others:
-            print(f"{args.found}: what is found in {len(others)} videos that are not of the subset is left out")
-        _report(annotations, [one for one in found if one.video not in others], args.tiou)
+        _report(annotations, _found_in(args.found, annotations), args.tiou)
         return
     head = load_head(args.model).to(_device(args))
     features = _features(args)
@@ -217,12 +215,34 @@ def _evaluate(args: argparse.Namespace) -> None:
     annotations, videos = _data(args, features, args.subset)
     check_labels(annotations, head.settings.labels, str(args.model))
     weights = head.settings.about["weights"], features.about["weights"]
-    if weights[0] != weights[1]:
+    known = "digest" in head.settings.about and "digest" in features.about  # and equal, by `check_alike`
+    if weights[0] != weights[1] and not known:
         print(f"{args.features} is of weights {weights[1]}, {args.model} of {weights[0]}: they must be the same ones")
     found = _found(head, videos)
     _report(annotations, found, args.tiou)
     if args.output:
         _write_json(args.output, as_results(found))
+
+
+def _lists_in(annotations: str) -> list[str]:
+    """Returns the lists in a folder of annotations; none of a file."""
+    return [str(file) for file in Path(annotations).glob("*.txt")]
+
+
+def _found_in(path: Path, annotations: Annotations) -> list[Found]:
+    """Reads results, under the names of the annotations; prints how many videos they do not name."""
+    found = read_results(path)
+    there = {one.video for one in found}
+    names = {file: name for name, file in matched(there, annotations.videos).items()}
+    if there and not names:
+        raise ValueError(
+            f"{path}: has results for {min(there)} and other videos, none of them of the {len(annotations.videos)} of "
+            f"the annotations, such as {annotations.videos[0]}: names must agree, or begin with v_"
+        )
+    if names.keys() < there:
+        others = len(there) - len(names)
+        print(f"{path}: what is found in {others} videos that are not of the subset is left out")
+    return [one._replace(video=names[one.video]) for one in found if one.video in names]
 
 
 def _found(head: Head, videos: dict[str, Video]) -> list[Found]:
@@ -257,7 +277,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
-    check_output(args.output)
+    check_output(args.output, *args.videos, args.checkpoint or "")
     _check_videos(args.videos, args.fps)
     head = load_head(args.model).to(_device(args))
     classifier = _backbone(head.settings.about, args)
@@ -301,6 +321,7 @@ def _backbone(about: dict[str, str], args: argparse.Namespace) -> VideoClassifie
     if checkpoint is None and Path(source).is_file():
         source, checkpoint = name, source
     model: Any = vov3d.create_model(model_name(source), pretrained=True, checkpoint_path=checkpoint).eval()
+    check_backbone(about, model, str(checkpoint or source), str(args.model))
     target = _device(args)
     model = vov3d.optimize_for_inference(model) if target.type == "cpu" else model.to(target)
     cfg, sampling = model.pretrained_cfg, about["sampling"]

@@ -102,8 +102,25 @@ def test_a_broken_pool_can_end_its_processes() -> None:
         (["none"], "none: no such file or folder"),
         (["{data}", "--csv", "nowhere/x.csv"], "there is no folder"),
         (["{data}", "--split", "val"], "--split val has no effect"),
+        (["{data}", "--csv", "{data}/run/good one.mp4"], "lies beside the data, and is no result of this command"),
     ],
 )
 def test_bad_arguments(data: Path, capsys, arguments: list[str], message: str) -> None:
     assert check_data.main([argument.format(data=data) for argument in arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_neither_lists_nor_names_of_classes_are_overwritten(tmp_path: Path, capsys) -> None:
+    write_video(tmp_path / "a.mp4", num_frames=12)
+    texts = {"val.csv": "a.mp4,left\n", "names.txt": "left\n", "other.csv": "b.mp4,right\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link.csv").symlink_to(tmp_path / "val.csv")
+    argv = [str(tmp_path / "val.csv"), "--classes", str(tmp_path / "names.txt"), "--workers", "1", "--csv"]
+    for name in (*texts, "link.csv"):
+        assert check_data.main([*argv, str(tmp_path / name)]) == 1
+        assert f"{name}: " in capsys.readouterr().err
+    assert check_data.main([str(tmp_path), "--csv", str(tmp_path / "val.csv")]) == 1
+    assert {name: (tmp_path / name).read_text() for name in texts} == texts
+    for _ in range(2):  # its own result it may replace
+        assert check_data.main([*argv, str(tmp_path / "checked.csv")]) == 0

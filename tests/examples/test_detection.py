@@ -365,6 +365,29 @@ def test_train_evaluate_and_predict_run_one_after_the_other(folder, tmp_path, ca
     assert Image.open(files["png"]).size == (384, 384)
 
 
+@pytest.mark.parametrize("name", ["film.csv", "film.mp4"])
+def test_predictions_do_not_replace_the_video_or_its_boxes(name, folder, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    paths = {file: tmp_path / ("" if file == name else "in") / file for file in ("film.csv", "film.mp4")}
+    for path in paths.values():
+        path.write_bytes(b"before")
+    argv = ["predict", str(paths["film.mp4"]), "--model", str(folder / "model"), "--boxes", str(paths["film.csv"])]
+    assert detect.main([*argv, "--output", str(tmp_path)]) == 1
+    assert f"{name}: is the file that is read, which would be lost" in capsys.readouterr().err
+    assert [path.read_bytes() for path in paths.values()] == [b"before"] * 2
+
+
+@pytest.mark.parametrize("name", ["data/val.csv", "data/train.csv", "data/ava_actions.pbtxt", "boxes.csv"])
+def test_detections_do_not_replace_what_is_read(name, folder, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    path = tmp_path / name
+    path.write_bytes(b"before")
+    argv = ["evaluate", "--data", str(tmp_path / "data"), "--model", str(folder / "model")]
+    assert detect.main([*argv, "--boxes", str(tmp_path / "boxes.csv"), "--output", str(path)]) == 1
+    assert "is the file that is read, which would be lost" in capsys.readouterr().err
+    assert path.read_bytes() == b"before"
+
+
 def test_boxes_by_a_detector_of_torchvision(folder, tmp_path, capsys):
     from torchvision.models import get_model
 

@@ -152,6 +152,25 @@ def test_errors_are_one_line(tmp_path: Path, capsys, monkeypatch, options, messa
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "a.mp4"], "a.mp4: is the file that is read, which would be lost"),
+        (["-o", "out.json", "--srt", "a.mp4"], "a.mp4: is the file that is read"),
+        (["-o", "out.json", "--checkpoint", "w.pth", "--srt", "w.pth"], "w.pth: is the file that is read"),
+        (["-o", "out.json", "--srt", "./out.json"], "out.json: is named for two outputs"),
+    ],
+)
+def test_what_is_read_is_not_overwritten(tmp_path: Path, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "a.mp4", num_frames=20)
+    (tmp_path / "w.pth").touch()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert localize.main(["a.mp4", "--seconds", "0.4", *options]) == 1
+    assert message in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize("options", [["--seconds", "1"], ["--model", "vov3d_n.shapes_stream", "--streaming"]])
 def test_frames_of_a_folder_are_as_far_apart_as_said(tmp_path: Path, options):
     (tmp_path / "frames").mkdir()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import localized_segments
@@ -16,7 +17,7 @@ from PIL import Image
 from reference import localize
 from reference.localization import shapes
 from reference.localization.annotations import read_annotations
-from reference.localization.features import Video, read_features
+from reference.localization.features import Video, check_backbone, matched, read_features
 from reference.localization.metrics import Truth, overlaps
 from reference.localization.model import Head, Settings, find, load_head, read_results, thinned
 from reference.localization.shapes import make_video, write_shapes
@@ -24,6 +25,7 @@ from reference.localization.training import targets_of
 
 import vov3d
 from vov3d.video import VideoClassifier, VideoReader
+from vov3d.weights.state_dict import digest
 
 ABOUT = {
     "model": "vov3d_n", "tag": "shapes_f8", "weights": "vov3d_n", "dimension": "6", "vector": "made up",
@@ -130,6 +132,43 @@ def test_overlaps_that_are_asked_for_and_weights_that_differ(data, capsys, tmp_p
         assert f"{share!r} is no overlap" in capsys.readouterr().err
 
 
+def test_results_under_the_names_of_files_are_those_of_the_videos(data, capsys, tmp_path):
+    out = tmp_path / "found.json"
+    evaluate = ["evaluate", "--found", str(out), "--annotations", str(data / "truth.json")]
+    assert localize.main(["evaluate", *arguments(data, "--output", str(out))]) == 0
+    measured, content = table(capsys.readouterr().out), json.loads(out.read_text())
+    content["results"] = {f"v_{name}": segments for name, segments in content["results"].items()}
+    out.write_text(json.dumps(content))
+    assert localize.main(evaluate) == 0
+    assert table(capsys.readouterr().out) == measured
+    content["results"] = {name[1:]: segments for name, segments in content["results"].items()}
+    out.write_text(json.dumps(content))
+    assert localize.main(evaluate) == 1
+    assert "has results for _6 and other videos, none of them of the 4 of the annotations, such as 6" in (
+        capsys.readouterr().err
+    )
+
+
+def test_names_of_files_are_matched_to_one_video_each():
+    assert matched(["v_a", "b", "v_b"], ["a", "b", "c"]) == {"a": "v_a", "b": "b"}
+    assert matched(["v_a"], ["a", "v_a"]) == {"v_a": "v_a"}
+
+
+@pytest.mark.parametrize("name", ["truth.json", "features.npz", "lists/run_test.txt"])
+def test_what_is_measured_is_not_overwritten(data, capsys, tmp_path, name):
+    for file in ("truth.json", "features.npz"):
+        shutil.copy(data / file, tmp_path)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "run_test.txt").write_text("v_6 1 4\n")
+    out = tmp_path / name
+    before = out.read_bytes()
+    annotations = out.parent if name.startswith("lists") else tmp_path / "truth.json"
+    argv = arguments(data, "--output", str(out), annotations=annotations, features=tmp_path / "features.npz")
+    assert localize.main(["evaluate", *argv]) == 1
+    assert "is the file that is read, which would be lost" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
 def test_no_segment_lies_across_a_cut(data):
     head = load_head(data / "head")
     for video in read_features(data / "features.npz").videos:
@@ -146,8 +185,8 @@ def test_parquet_is_read_alike(data, tmp_path):
     with np.load(data / "features.npz") as found:
         columns = {"path": found["paths"], "time": found["times"], "vector": list(found["vectors"])}
         columns |= {"shot_start": found["shot_starts"], "shot_end": found["shot_ends"]}
-    pq.write_table(pa.table(columns).replace_schema_metadata(ABOUT), tmp_path / "f.parquet")
-    mine, other = read_features(tmp_path / "f.parquet"), read_features(data / "features.npz")
+    pq.write_table(pa.table(columns).replace_schema_metadata(ABOUT), tmp_path / "f.PARQUET")
+    mine, other = read_features(tmp_path / "f.PARQUET"), read_features(data / "features.npz")
     assert mine.about == other.about
     for a, b in zip(mine.videos, other.videos, strict=True):
         assert (a.path, a.duration) == (b.path, b.duration)
@@ -265,6 +304,47 @@ def test_a_video_that_cannot_be_read_costs_no_other(predicts, capsys, tmp_path):
     assert "holds the others: " in line
     assert str(broken) in line
     assert str(missing) in line
+
+
+def test_a_video_is_not_overwritten_by_its_segments(data, capsys, tmp_path):
+    video = tmp_path / "film.mp4"
+    video.write_bytes(b"film")
+    assert localize.main(["predict", str(video), "--model", str(data / "head"), "-o", str(video)]) == 1
+    assert "film.mp4: is the file that is read, which would be lost" in capsys.readouterr().err
+    assert video.read_bytes() == b"film"
+
+
+def test_a_head_takes_the_network_of_its_training_only(data, capsys, tmp_path):
+    model = vov3d.create_model("vov3d_n", pretrained=True)
+    about = {**ABOUT, "digest": digest(model)}
+    check_backbone(about, model, "vov3d_n", "head")
+    check_backbone(ABOUT, model, "vov3d_n", "head")  # trained before features had a digest
+    for key, value in (("model", "vov3d_m"), ("tag", "k400_f16"), ("digest", "0" * 64)):
+        with pytest.raises(ValueError, match=f"head was trained on features of .*{value}.* named 'vov3d_n'"):
+            check_backbone({**about, key: value}, model, "vov3d_n", "head")
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    vov3d.save_pretrained(model, tmp_path / "other", label_names=vov3d.class_names(model))
+    head = load_head(data / "head")
+    for wrong in ({"weights": str(tmp_path / "other")}, {"tag": "other"}):
+        head.settings.about.update({**about, **wrong})
+        head.save(tmp_path / "head")
+        argv = ["predict", "film.mp4", "--model", str(tmp_path / "head"), "-o", str(tmp_path / "found.json")]
+        assert localize.main([*argv, "--device", "cpu"]) == 1
+        assert "was trained on features of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("mine", "status"), [("a" * 64, 1), ("b" * 64, 0), (None, 0)])
+def test_features_of_other_weights_are_refused_where_both_have_a_digest(data, capsys, tmp_path, mine, status):
+    head = load_head(data / "head")
+    head.settings.about["digest"] = "b" * 64
+    head.save(tmp_path / "head")
+    change = {"weights": "moved.pth"} | ({"digest": mine} if mine else {})
+    other = write_features(tmp_path / "f.npz", read_features(data / "features.npz").videos, **change)
+    assert localize.main(["evaluate", *arguments(data, features=other, model=tmp_path / "head")]) == status
+    out, err = capsys.readouterr()
+    assert ("was made with digest 'aaa" in err) == (status == 1)
+    assert ("they must be the same ones" in out) == (mine is None)
 
 
 def test_frames_of_a_folder_are_as_far_apart_as_said(tmp_path):

@@ -23,6 +23,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from helpers.numbered_videos import rotate_mp4
 from helpers.task_models import task_model
 
@@ -242,6 +243,26 @@ def test_frames_are_upright(clip, tmp_path):
     assert np.array_equal(found, wanted)
     with av.open(str(path)) as container:
         assert not np.array_equal(found, next(container.decode(video=0)).to_ndarray(format="rgb24"))
+
+
+def test_the_default_stream_of_a_file_is_read(tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=10) for _ in range(2)]
+        for stream, default in zip(streams, (0, Disposition.default), strict=True):
+            stream.width = stream.height = 64
+            stream.pix_fmt, stream.disposition = "yuv420p", default
+        for stream, shade in zip(streams, (20, 230), strict=True):
+            for _ in range(3):
+                frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), shade, np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    with LiveSource(str(path)) as source:
+        found = [frame.picture for frame in source]
+    wanted = next(VideoReader(path).stream([0]))[1].permute(1, 2, 0)
+    assert wanted.float().mean() > 200
+    assert len(found) == 3
+    assert np.array_equal(found[0], wanted)
 
 
 def test_a_file_that_is_cut_short_says_so(tmp_path):

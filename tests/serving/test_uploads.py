@@ -73,6 +73,38 @@ def test_a_plain_body_is_the_video(content, cuts):
     assert received(split(content, cuts), {}) == (None, content)
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br, identity", "GZIP", "x" * 100])
+@pytest.mark.parametrize("kind", [{"Content-Type": "video/mp4"}, FORM, {"Content-Type": "application/json"}])
+def test_encoded_bodies_are_refused(coding, kind):
+    with pytest.raises(
+        RefusedError, match="Content-Encoding is '.*': send the bytes of the video as they are"
+    ) as found:
+        received([in_form(b"x")], {**kind, "Content-Encoding": coding})
+    assert (found.value.status, found.value.code, found.value.close) == (415, "content_encoding", True)
+
+
+@pytest.mark.parametrize("coding", ["", "identity", " Identity"])
+def test_bodies_that_are_not_encoded_may_say_so(coding):
+    assert received([b"x"], {"Content-Encoding": coding}) == (None, b"x")
+
+
+@pytest.mark.parametrize(
+    ("header", "coding", "taken"),
+    [
+        ("Content-Transfer-Encoding", "binary", True),
+        ("Content-Transfer-Encoding", "base64", False),
+        ("content-encoding", "gzip", False),
+    ],
+)
+def test_encoded_parts_of_a_form_are_refused(header, coding, taken):
+    body = in_form(b"x").replace(b"\r\n\r\n", f"\r\n{header}: {coding}\r\n\r\n".encode(), 1)
+    if taken:
+        assert received([body], FORM) == (None, b"x")
+    else:
+        with pytest.raises(RefusedError, match=f"{header.title()} is '{coding}'"):
+            received([body], FORM)
+
+
 KINDS = (
     "multipart/form-data; boundary=b",
     "multipart/form-data",

@@ -14,7 +14,7 @@ import numpy as np
 
 from vov3d.video import VideoError
 from vov3d.video.decoders.base import printable
-from vov3d.video.decoders.index import FFmpegError
+from vov3d.video.decoders.index import FFmpegError, shown_stream
 from vov3d.video.sources import Media, is_address
 
 try:
@@ -231,9 +231,9 @@ class LiveSource:
                 yield picture, self._passed()
             return
         with self._opened() as container:
-            if not container.streams.video:
+            stream = shown_stream(container)
+            if stream is None:
                 raise ValueError("it holds no video")
-            stream = container.streams.video[0]
             check_size(container, stream, self.name)
             self._recorded = self.file or (is_address(self.source) and (container.size > 0 or bool(container.duration)))
             rate, first, seconds = stream.average_rate or stream.guessed_rate or 25, None, 0.0

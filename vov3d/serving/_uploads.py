@@ -137,6 +137,8 @@ async def receive(request: Request, upload: Upload, limits: Limits) -> str | Non
     Raises:
         RefusedError: For a body that is too large, too slow, empty or of another kind.
     """
+    for coding in request.headers.getlist("content-encoding"):
+        _check_coding("Content-Encoding", coding, ("", "identity"))
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     name = kind.decode("latin-1").lower()
     if name == "application/json":
@@ -152,6 +154,17 @@ async def receive(request: Request, upload: Upload, limits: Limits) -> str | Non
         raise RefusedError(415, "media_type", f"Content-Type is {_shown(name)}: {HOW}", close=True)
     upload.finish()
     return None
+
+
+def _check_coding(header: str, coding: str, plain: tuple[str, ...]) -> None:
+    """Refuses content that is compressed, or encoded in another way."""
+    if coding.strip().lower() not in plain:
+        raise RefusedError(
+            415,
+            "content_encoding",
+            f"{header} is {_shown(coding)}: send the bytes of the video as they are",
+            close=True,
+        )
 
 
 def _shown(text: str) -> str:
@@ -220,6 +233,8 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # --- forms -----------------------------------------------------------------------------------------------------------
 
+_PLAIN = {b"content-encoding": ("", "identity"), b"content-transfer-encoding": ("", "binary", "8bit", "7bit")}
+
 
 class _Form:
     """Passes the part `file` of a form on to an upload; every other part is an error."""
@@ -260,8 +275,11 @@ class _Form:
         self._value += data[start:end]
 
     def _header_end(self) -> None:
-        if self._field.lower() == b"content-disposition":
+        name = self._field.lower()
+        if name == b"content-disposition":
             self._disposition = self._value
+        elif name in _PLAIN:
+            _check_coding(name.decode().title(), self._value.decode("latin-1"), _PLAIN[name])
 
     def _headers_end(self) -> None:
         _, options = parse_options_header(self._disposition)

@@ -85,6 +85,11 @@ class Film:
         return int(np.abs(self.reader.timestamps - time).argmin())
 
 
+def result_files(video: Path, folder: Path, gif: bool) -> list[Path]:
+    """Returns the files that `save_results` writes for a video: CSV, picture and video."""
+    return [folder / f"{video.stem}{ending}" for ending in (".csv", ".png", ".gif" if gif else ".mp4")]
+
+
 def save_results(film: Film, found: list[Detection], folder: Path, threshold: float, gif: bool) -> list[Path]:
     """Writes all scores as AVA's CSV, key frames with boxes as a picture, and the video with boxes.
 
@@ -99,8 +104,7 @@ def save_results(film: Film, found: list[Detection], folder: Path, threshold: fl
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = film.path.stem
-    files = [folder / f"{stem}.csv", folder / f"{stem}.png", folder / f"{stem}.{'gif' if gif else 'mp4'}"]
+    files = result_files(film.path, folder, gif)
     write_rows(files[0], found)
     boxes = {
         moment.timestamp: captions((row for row in found if row.timestamp == moment.timestamp), film.actions, threshold)

@@ -1,14 +1,16 @@
 """Features of long videos: what `vov3d embed --every` writes."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from reference.localization.annotations import Annotations
+from vov3d.weights.state_dict import digest
 
 Array = np.ndarray
 
@@ -76,7 +78,7 @@ def read_features(path: str | Path) -> Features:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; vov3d embed VIDEOS --every 0.5s -o {path} writes one")
     try:
-        arrays, about = _parquet(path) if path.suffix == ".parquet" else _npz(path)
+        arrays, about = _parquet(path) if path.suffix.lower() == ".parquet" else _npz(path)
     except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: is no file of vov3d embed --every ({error})") from error
     if "every" not in about:
@@ -130,15 +132,27 @@ def videos_of(features: Features, annotations: Annotations, partial: bool = Fals
                 f"{by_name[video.name].path} and {video.path} have one name, so which is meant is not told"
             )
         by_name[video.name] = video
-    found = {name: by_name.get(name) or by_name.get(f"v_{name}") for name in annotations.videos}
-    missing = [name for name, video in found.items() if video is None]
-    if missing and (not partial or len(missing) == len(found)):
+    names = matched(by_name, annotations.videos)
+    missing = [name for name in annotations.videos if name not in names]
+    if missing and (not partial or not names):
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise FileNotFoundError(
-            f"{len(missing)} of {len(found)} annotated videos have no features ({named}): embed them too, or leave them"
-            " out of the measurement with --partial"
+            f"{len(missing)} of {len(annotations.videos)} annotated videos have no features ({named}): embed them too, "
+            "or leave them out of the measurement with --partial"
         )
-    return {name: video for name, video in found.items() if video is not None}
+    return {name: by_name[file] for name, file in names.items()}
+
+
+def matched(files: Container[str], videos: Iterable[str]) -> dict[str, str]:
+    """Returns the names of files by the names that annotations have for the videos, for those that are there.
+
+    Args:
+        files: Names without endings: those of the annotations, or with `v_` before them, as ActivityNet's are called.
+        videos: The names in the annotations.
+    """
+    names = dict.fromkeys(videos)
+    found = {name: name if name in files or f"v_{name}" in names else f"v_{name}" for name in names}
+    return {name: file for name, file in found.items() if file in files}
 
 
 def check_alike(about: dict[str, str], other: dict[str, str], what: str) -> None:
@@ -153,10 +167,35 @@ def check_alike(about: dict[str, str], other: dict[str, str], what: str) -> None
         ValueError: If something differs.
     """
     for key, value in about.items():
-        if key != "weights" and other.get(key) != value:
+        unknown = key == "digest" and key not in other  # of features made before it was written
+        if key != "weights" and not unknown and other.get(key) != value:
             raise ValueError(
                 f"{what} was made with {key} {other.get(key)!r}, the model's features with {value!r}; embed in the same"
                 " way"
+            )
+
+
+def check_backbone(about: dict[str, str], model: Any, source: str, head: str) -> None:
+    """Refuses a network other than the one whose features a head was trained on.
+
+    Args:
+        about: How the features of the training were made; those made before digests were written have none.
+        model: The network as it was loaded, not optimized.
+        source: Where its weights are from, for the message.
+        head: The head, for the message.
+
+    Raises:
+        ValueError: If its architecture, its tag or its weights are others.
+    """
+    found = {"model": model.pretrained_cfg["architecture"], "tag": model.pretrained_cfg.get("tag") or ""}
+    if "digest" in about:
+        found["digest"] = digest(model)
+    for key, value in found.items():
+        if value != about[key]:
+            what = "weights of digest" if key == "digest" else key
+            raise ValueError(
+                f"{source} has {what} {value!r}, and {head} was trained on features of {what} {about[key]!r}, then "
+                f"named {about['weights']!r}: have that network under this name, or give its weights with --checkpoint"
             )
 
 

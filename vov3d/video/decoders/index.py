@@ -103,7 +103,7 @@ def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
     """
     _check_file(media)
     container = open_container(media)
-    stream = _shown_stream(container)
+    stream = shown_stream(container)
     if stream is not None and stream.codec_context is not None:
         check_size(container, stream, media.name)
         return container, stream
@@ -117,7 +117,7 @@ def open_video(media: Media) -> tuple[InputContainer, VideoStream]:
     )
 
 
-def _shown_stream(container: InputContainer) -> VideoStream | None:
+def shown_stream(container: InputContainer) -> VideoStream | None:
     """Returns the video stream that FFmpeg takes by default; cover art does not count."""
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     best = container.streams.best("video")
