@@ -12,7 +12,7 @@ from torch import nn
 import vov3d
 from vov3d.deploy._conv2d import conv2d_graph_of
 from vov3d.deploy._stream_files import StreamGraph
-from vov3d.layers import MIDDLE_CONVS
+from vov3d.layers import MIDDLE_CONVS, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
 
 NANO = dict(stem_chs=4, mid_chs=(4, 8, 8, 8), out_chs=(4, 4, 8, 8), depths=(1, 2, 1, 1), head_chs=8, hidden_chs=8)
 TINY = dict(depths=(2,), stem_chs=4, mid_chs=(8,), out_chs=(6,), head_chs=8, hidden_chs=8, output_stride=4)
@@ -76,6 +76,14 @@ def test_it_gives_the_feature_maps_of_the_model(name):
     model = as_trained(vov3d.create_model(name, features_only=True, out_indices=(0, 2, 3), **NANO))
     clip = torch.randn(2, 3, 3, 50, 33, dtype=torch.float64)
     for found, expected in zip(conv2d_graph_of(model, (3, 50, 33))(clip), model(clip), strict=True):
+        torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def test_the_activation_of_a_shortcut_is_computed():
+    model = as_trained(vov3d.create_model("x3d_m", features_only=True, **NANO))
+    model["stages_1"].blocks[1] = as_trained(D2plus1D(4, 8, 4, shortcut=ConvNormAct3d(4, 4, act_layer="gelu")))
+    clip = torch.randn(2, 3, 2, 64, 40, dtype=torch.float64)
+    for found, expected in zip(conv2d_graph_of(model, (2, 64, 40))(clip), model(clip), strict=True):
         torch.testing.assert_close(found, expected, **CLOSE)
 
 
@@ -208,6 +216,15 @@ def test_models_that_it_cannot_express_are_refused_with_the_reason(tmp_path):
         model = vov3d.create_model("vov3d_m", num_classes=3, **TINY).eval()
         setattr(model.head, name, layer)
         with pytest.raises(ValueError, match=rf"files without conv3d need a Conv3d at head\.{name}, got "):
+            conv2d_graph_of(model, (3, 20, 20))
+    for kind, match in (
+        (type(model), "need a model of vov3d.create_model, .* got a Own"),
+        (ClassifierHead3d, "original head, but it was replaced by Own"),
+        (SqueezeExcite3d, r"need squeeze-and-excitation or Identity at .*\.se, got .*Own"),
+    ):
+        model = vov3d.create_model("vov3d_m", num_classes=3, **TINY).eval()
+        next(m for m in model.modules() if type(m) is kind).__class__ = type("Own", (kind,), {})
+        with pytest.raises(ValueError, match=match):
             conv2d_graph_of(model, (3, 20, 20))
     stream = vov3d.streaming(vov3d.create_model("x3d_m", num_classes=3, **TINY).eval())
     with pytest.raises(ValueError, match="a stream has no conv3d"):

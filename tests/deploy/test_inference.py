@@ -307,6 +307,16 @@ def test_a_network_whose_forward_is_another_of_its_methods_is_folded():
     assert not any(isinstance(m, nn.BatchNorm3d) for m in fast.model.stages.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_block_that_runs_twice_is_optimized_once(dtype):
+    block = vov3d.fold_batchnorm(as_trained(vov3d.TOSA(8, 16, 8))).to(dtype)
+    weights = {name: value.clone() for name, value in block.state_dict().items()}
+    net, x = nn.Sequential(block, block).eval(), clip(1, 8, 3, 6, 6).to(dtype)
+    torch.testing.assert_close(optimize_for_inference(net)(x), net(x), rtol=1e-4, atol=1e-4)
+    _fused.Aggregation(block)
+    assert all(torch.equal(value, weights[name]) for name, value in block.state_dict().items())
+
+
 def test_an_in_place_activation_never_overwrites_a_shared_tensor():
     class Net(nn.Module):
         def __init__(self):

@@ -11,9 +11,11 @@ from torch import nn
 
 import vov3d
 import vov3d.deploy
+from vov3d.deploy._conv2d import conv2d_graph_of
 from vov3d.deploy._metadata import Metadata
 from vov3d.deploy._streaming import FrameConv
-from vov3d.layers import MIDDLE_CONVS, SqueezeExcite3d
+from vov3d.layers import MIDDLE_CONVS, ConvNormAct3d, D2plus1D, SqueezeExcite3d
+from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
 from vov3d.models.budget import budget_of
 
 SMALL = dict(depths=(1, 2), mid_chs=(12, 16), out_chs=(6, 8), num_classes=7, head_chs=16, hidden_chs=24, stem_chs=6)
@@ -358,6 +360,11 @@ def test_models_that_cannot_be_streamed_are_refused_with_the_reason():
         vov3d.streaming(model)
 
 
+class Standardized(nn.Module):
+    def forward(self, x):
+        return x * x.abs().mean().sigmoid()
+
+
 @pytest.mark.parametrize(
     ("name", "layer", "match"),
     [
@@ -371,6 +378,11 @@ def test_models_that_cannot_be_streamed_are_refused_with_the_reason():
         ("act2", nn.PReLU(16), "each value alone"),
         ("se.fc1", nn.Sequential(nn.Conv3d(16, 8, 1)), r"need a Conv3d at stages\.1\.blocks\.0\.layers\.1\.se\.fc1"),
         ("drop_path", nn.Hardtanh(0, 1), r"stochastic depth or Identity at .*\.layers\.1\.drop_path, got Hardtanh"),
+        ("drop_path", nn.Hardtanh(), r"stochastic depth or Identity at .*\.layers\.1\.drop_path, got Hardtanh"),
+        ("act2", Standardized(), "each value alone"),
+        ("se.fc1", nn.Conv3d(16, 8, 3, padding=1), "a kernel of 1x1x1 without groups and padding"),
+        ("shortcut", nn.Softmax(dim=1), r"need Identity or ConvNormAct3d at .*\.shortcut, got Softmax"),
+        ("shortcut", nn.Sequential(nn.Conv3d(8, 8, 1), nn.BatchNorm3d(8)), r"at .*\.shortcut, got .*Sequential"),
         ("", nn.Identity(), "need D2plus1D"),
     ],
 )
@@ -379,6 +391,86 @@ def test_layers_that_a_stream_would_compute_in_another_way_are_refused(name, lay
     model.set_submodule(f"stages.1.blocks.0.layers.1.{name}".rstrip("."), layer)
     with pytest.raises(ValueError, match=match):
         vov3d.streaming(model)
+
+
+PUT_IN = {
+    "a shortcut with an activation": lambda: D2plus1D(8, 16, 8, causal=True, shortcut=ConvNormAct3d(8, 8)),
+    "a depthwise projection": lambda: D2plus1D(8, 8, 8, causal=True),
+    "a depthwise projection and its shortcut": lambda: D2plus1D(
+        8, 8, 8, causal=True, shortcut=ConvNormAct3d(8, 8, groups=8)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PUT_IN)
+def test_blocks_that_were_put_in_are_streamed_with_all_that_they_compute(kind):
+    model, block = small("x3d_m", causal=True), PUT_IN[kind]()
+    if "projection" in kind:
+        block.conv_pwl = nn.Conv3d(8, 8, 1, groups=8)
+    model.stages[1].blocks[1] = as_trained(block)
+    clip = torch.randn(2, 3, 6, 16, 17, dtype=torch.float64)
+    stream = vov3d.streaming(model, window=6)
+    with torch.no_grad():
+        expected = model.forward_frames(clip)
+    for steps in ((1,), (4, 2)):
+        torch.testing.assert_close(run(stream, clip, *steps), expected, rtol=1e-10, atol=1e-10)
+    _, state = stream(clip[:, :, 0], None)
+    kept = {name: value.clone() for name, value in state.items()}
+    stream(clip[:, :, 1], state)
+    assert all(torch.equal(value, kept[name]) for name, value in state.items())
+
+
+def subclass(module, name):
+    """Makes a module one of a class whose method of this name gives twice what it gave."""
+    kind = type(module)
+    module.__class__ = type("Doubled", (kind,), {name: lambda self, x: 2 * getattr(kind, name)(self, x)})
+
+
+CHANGED = {
+    "network": (lambda m: subclass(m, "forward_features"), "a Doubled cannot be made a stream"),
+    "head": (lambda m: subclass(m.head, "forward_frames"), "original head, but it was replaced by Doubled"),
+    "stem": (lambda m: subclass(m.stem, "forward"), r"need Stem3d at stem, got .*Doubled"),
+    "stage": (lambda m: subclass(m.stages[1], "forward"), r"need Stage at stages\.1, got .*Doubled"),
+    "series": (lambda m: subclass(m.stages[1].blocks, "forward"), r"need Sequential at stages\.1\.blocks"),
+    "block": (lambda m: subclass(m.stages[1].blocks[0], "forward"), r"need D2plus1D or TOSA at stages\.1\.blocks\.0"),
+    "gate": (
+        lambda m: [subclass(x, "forward") for x in m.modules() if type(x) is CausalSqueezeExcite3d],
+        r"need squeeze-and-excitation or Identity at .*\.se, got .*Doubled",
+    ),
+    "shortcut": (lambda m: subclass(m.stages[0].blocks[0].shortcut, "forward"), r"ConvNormAct3d at .*\.shortcut, got"),
+    "padding": (lambda m: setattr(m.stem, "pad", CausalPad3d(3)), r"need CausalPad3d\(4\) at stem\.pad"),
+    "pooling": (lambda m: subclass(m.head.global_pool, "forward"), r"SelectAdaptivePool2d at head\.global_pool"),
+    "dropout": (lambda m: setattr(m.head, "drop", nn.Hardtanh()), r"dropout or Identity at head\.drop, got Hardtanh"),
+    "a stem in a series": (
+        lambda m: setattr(m, "stem", nn.Sequential(m.stem)),
+        "need Stem3d at stem, got .*Sequential",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+@pytest.mark.parametrize("name", ["vov3d_m", "x3d_m"])
+def test_subclasses_whose_own_code_a_stream_would_drop_are_refused(name, kind):
+    model, (change, match) = small(name, causal=True), CHANGED[kind]
+    change(model)
+    with pytest.raises(ValueError, match=match):
+        vov3d.streaming(model)
+
+
+@pytest.mark.parametrize(
+    ("part", "layer", "match"),
+    [
+        ("shortcut.act", nn.ReLU(), r"need Identity at stages\.1\.blocks\.0\.shortcut\.act, got ReLU"),
+        ("conv_agg", nn.Conv3d(40, 8, (1, 3, 3), padding=(0, 1, 1)), r"of 1x1x1 .* as stages\.1\.blocks\.0\.conv_agg"),
+    ],
+)
+def test_aggregations_that_cannot_be_merged_are_refused_with_their_place(part, layer, match):
+    model = small().float()
+    model.set_submodule(f"stages.1.blocks.0.{part}", layer)
+    with pytest.raises(ValueError, match=match):
+        vov3d.streaming(model)
+    with pytest.raises(ValueError, match=match):
+        conv2d_graph_of(model, (3, 16, 16))
 
 
 def test_streaming_does_not_change_the_model():

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -53,6 +54,16 @@ RECORDED = {
     "synchronised norms": lambda: nn.SyncBatchNorm.convert_sync_batchnorm(nano()),
     "dropout": lambda: nano(drop_rate=0.3, drop_path_rate=0.2),
     "plain": lambda: nano(),
+    "tied parameters": lambda: changed(
+        lambda m: setattr(m.stages[0].blocks[0].se.fc1, "bias", m.stages[1].blocks[0].se.fc1.bias)
+    ),
+    "a shared layer": lambda: changed(lambda m: setattr(m.head, "act1", m.stem.act)),
+    "a place for a hook": lambda: changed(lambda m: setattr(m, "tap", nn.Identity())),
+    "backward hooks": lambda: changed(lambda m: m.stem.register_full_backward_hook(lambda *_: None)),
+    "compiled in place": lambda: changed(lambda m: m.compile(backend="eager")),
+    "a compiled method": lambda: changed(
+        lambda m: setattr(m.head, "forward", torch.compile(m.head.forward, backend="eager"))
+    ),
 }
 
 
@@ -82,6 +93,11 @@ def lora(model):
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["fc"]))
 
 
+def reordered(blocks):
+    """Returns blocks under their own names in the other order; they have equal widths but for the first."""
+    return nn.Sequential(OrderedDict(reversed(list(blocks.named_children()))))
+
+
 REFUSED = {
     "replaced blocks": (
         lambda m: vov3d.replace_blocks(m, {"stages.1.blocks.1": lambda old: vov3d.TOSA(8, 8, 8)}, (1, 3, 2, 16, 16)),
@@ -102,6 +118,34 @@ REFUSED = {
     "half precision": (lambda m: m.half(), r"is torch\.float16, not torch\.float32; call model\.float\(\)"),
     "a part in bfloat16": (lambda m: m.head.bfloat16(), r"is torch\.bfloat16, not torch\.float32"),
     "LoRA": (lora, "merge_and_unload"),
+    "no shortcut": (
+        lambda m: setattr(m.stages[1].blocks[1], "shortcut", None),
+        r"stages\.1\.blocks\.1\.shortcut was removed",
+    ),
+    "another order": (
+        lambda m: setattr(m.stages[1], "blocks", reordered(m.stages[1].blocks)),
+        r"stages\.1\.blocks runs its layers in the order 1, 0",
+    ),
+    "a forward hook": (
+        lambda m: m.stages[1].register_forward_hook(lambda module, args, out: 2 * out),
+        r"stages\.1 has a forward hook.*call remove\(\)",
+    ),
+    "a forward pre-hook": (
+        lambda m: m.head.fc.register_forward_pre_hook(lambda module, args: (2 * args[0],)),
+        r"head\.fc has a forward pre-hook.*call remove\(\)",
+    ),
+    "its own forward": (
+        lambda m: setattr(m.stages[1], "forward", lambda x: 2 * x),
+        r"stages\.1 has a forward that was set on the instance.*del module",
+    ),
+    "another method": (
+        lambda m: setattr(m, "forward_features", lambda x: 2 * m.stages(m.stem(x))),
+        "the model has a forward_features that was set on the instance",
+    ),
+    "a compiled function": (
+        lambda m: setattr(m, "forward", torch.compile(lambda x: 2 * x, backend="eager")),
+        "the model has a forward that was set on the instance",
+    ),
 }
 
 
@@ -115,6 +159,45 @@ def test_arguments_that_the_configuration_cannot_hold_are_refused(kind, tmp_path
             save()
     assert os.listdir(tmp_path) == []
     assert not hub.repos
+
+
+def test_what_accelerate_leaves_on_a_model_is_no_obstacle(tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    state = accelerate.state
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        trainer = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+        for keep in (True, False):
+            model = trainer.unwrap_model(trainer.prepare(nano()), keep_fp32_wrapper=keep)
+            assert "forward" in vars(model)
+            again = from_pretrained(save_pretrained(model, tmp_path / str(keep))).eval()
+            torch.testing.assert_close(again(X), nn.Module.eval(model)(X), rtol=0.05, atol=0.05)
+        model = nano()
+        accelerate.hooks.add_hook_to_module(model.head, accelerate.hooks.AlignDevicesHook())
+        save_pretrained(model, tmp_path / "hooked")
+        model = nano()
+        model.forward = lambda x: 2 * x
+        with pytest.raises(ValueError, match="has a forward that was set on the instance"):
+            save_pretrained(trainer.unwrap_model(trainer.prepare(model)), tmp_path / "own")
+    finally:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_the_temperature_of_the_model_in_memory_is_saved(tmp_path):
+    model = vov3d.create_model("vov3d_n", pretrained=True).eval()
+    with torch.no_grad():
+        model.head.fc.bias += 1e-3
+    clip = torch.randn(1, 3, 8, 64, 64)
+    again = from_pretrained(save_pretrained(model, tmp_path / "trained")).eval()
+    assert again.temperature == model.temperature != 1
+    torch.testing.assert_close(again.forward_dense(clip), model.forward_dense(clip))
+    model.reset_classifier(7)
+    assert from_pretrained(save_pretrained(model, tmp_path / "new")).temperature == model.temperature == 1
+    own = nano()
+    own.pretrained_cfg |= {"num_classes": 5, "temperature": 2.5}
+    for folder in ("once", "twice"):
+        own = from_pretrained(save_pretrained(own, tmp_path / folder))
+        assert own.temperature == 2.5
 
 
 def test_wrapped_models_say_what_to_save(tmp_path):

@@ -459,6 +459,29 @@ def test_modules_are_pytorchs_own_and_survive_copies():
         torch.testing.assert_close(other(x), plain(x, other))
 
 
+class Standardized(nn.Conv3d):
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight - weight.mean((1, 2, 3, 4), keepdim=True), bias)
+
+
+def test_a_class_that_is_assigned_later_runs_its_own_code():
+    conv = conv3d(4, 6, (3, 3))
+    conv.__class__ = Standardized
+    x = torch.randn(1, 4, 3, 5, 5).contiguous(memory_format=CHANNELS_LAST)
+    weight = conv.weight - conv.weight.mean((1, 2, 3, 4), keepdim=True)
+    torch.testing.assert_close(conv(x), nn.functional.conv3d(x, weight, padding=1))
+
+
+def test_a_shallow_copy_that_outlives_its_original_says_how_to_copy():
+    conv = conv3d(4, 4, (3, 1), groups=4)
+    other = copy.copy(conv)
+    x = torch.randn(1, 4, 3, 5, 5)
+    torch.testing.assert_close(other(x), conv(x))
+    del conv
+    with pytest.raises(RuntimeError, match=r"shallow copy .* copy\.deepcopy"):
+        other(x)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     t=st.integers(1, 4),

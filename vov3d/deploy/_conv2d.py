@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.models import FeatureDictNet
+from timm.models import FeatureDictNet, FeatureListNet
 from torch import nn
 
-from vov3d.deploy._fused import Aggregation, is_mergeable
-from vov3d.deploy._streaming import check_taken_over, parts_of
-from vov3d.layers import ClassifierHead3d, D2plus1D, SqueezeExcite3d
+from vov3d.deploy._fused import Aggregation
+from vov3d.deploy._streaming import check_mergeable, check_taken_over, parts_of
+from vov3d.layers import ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
+from vov3d.models.family import family_of
 from vov3d.models.network import VideoNetwork
 from vov3d.surgery import fold_batchnorm
 from vov3d.weights.tasks import task_of
@@ -176,7 +177,9 @@ class _Bottleneck(nn.Module):
         self.act2, self.project, self.act3 = block.act2, _point(block.conv_pwl), block.act3
         shortcut: Any = block.shortcut
         self.adds = shortcut is not None
-        self.shortcut = _convolutions(shortcut, ("conv",)) if hasattr(shortcut, "conv") else nn.ModuleList()
+        projects = isinstance(shortcut, ConvNormAct3d)
+        self.shortcut = _convolutions(shortcut, ("conv",)) if projects else nn.ModuleList()
+        self.shortcut_act = shortcut.act if projects else nn.Identity()
 
     def forward(self, m: _Map) -> _Map:
         m = m.frames() if isinstance(self.middle[0], _Spatial) else m  # the input has fewer channels than the middle
@@ -188,7 +191,7 @@ class _Bottleneck(nn.Module):
         if self.adds:
             for conv in self.shortcut:
                 m = conv(m)
-            out = out + m.lines().x
+            out = out + self.shortcut_act(m.lines().x)
         return y.with_values(self.act3(out))
 
 
@@ -342,11 +345,17 @@ def conv2d_graph_of(model: Any, clip: tuple[int, int, int]) -> Conv2dGraph:
         clip: Frames, height and width.
 
     Raises:
-        ValueError: If it returns a dictionary of features, has a head of another class or norms other than batch norm.
+        ValueError: If it is of another class, returns a dictionary of features, has a head of another class, norms
+            other than batch norm, or layers that were put in and are not those of this package.
     """
     if type(model) is FeatureDictNet:
         raise ValueError("cannot export features as a dictionary; leave out feature_cls='dict' to get a list")
-    if isinstance(model, VideoNetwork) and not isinstance(model.head, ClassifierHead3d):
+    if type(model) is not FeatureListNet and family_of(model) is None:
+        raise ValueError(
+            "files without conv3d need a model of vov3d.create_model, whole or with features_only=True, got a"
+            f" {type(model).__name__}"
+        )
+    if isinstance(model, VideoNetwork) and type(model.head) is not ClassifierHead3d:
         raise ValueError(
             f"files without conv3d need the original head, but it was replaced by {type(model.head).__name__}; replace"
             " only head.fc to keep it"
@@ -356,6 +365,5 @@ def conv2d_graph_of(model: Any, clip: tuple[int, int, int]) -> Conv2dGraph:
     for name, module in model.named_modules():
         if name.rpartition(".")[2].startswith("bn") and type(module) is not nn.Identity:
             raise ValueError(f"files without conv3d need batch norms to fold, but {name} is a {type(module).__name__}")
-        if hasattr(module, "conv_agg"):
-            assert is_mergeable(module)
+    check_mergeable(model, "files without conv3d")
     return Conv2dGraph(model, clip).eval()

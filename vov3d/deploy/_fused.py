@@ -57,9 +57,9 @@ def in_place(act: nn.Module) -> nn.Module:
 @torch.no_grad()
 def does_nothing(layer: nn.Module) -> bool:
     """Returns whether a layer, such as stochastic depth in eval mode, gives back what it is given."""
-    x = torch.linspace(-1, 1, 8).view(2, 1, 2, 2, 1)
+    x = torch.linspace(-1e3, 1e3, 48).view(2, 3, 2, 2, 2)
     try:
-        return torch.equal(layer(x), x)
+        return torch.equal(layer(x.clone()), x)
     except RuntimeError:
         return False
 
@@ -415,15 +415,25 @@ def _is_only_onednn(conv: Any, norm: nn.Module) -> bool:
     return type(conv) is Convolution and conv.epilogue == "none" and is_exactly(norm, nn.Identity)
 
 
+def _is_point(conv: Any) -> bool:
+    """Returns whether a layer is a full 1x1x1 convolution with a bias, strided at most in space, and nothing more."""
+    plain = is_only(conv, nn.Conv3d) and conv.bias is not None and conv.groups == 1 and conv.kernel_size == (1, 1, 1)
+    return plain and conv.padding in ((0, 0, 0), 0, "valid") and isinstance(conv.stride, (tuple, list))
+
+
 def is_mergeable(block: Any) -> bool:
-    """Returns whether T-OSA's aggregation and shortcut are convolutions with folded norms and nothing else."""
-    shortcut = block.shortcut
+    """Returns whether T-OSA's aggregation and shortcut are 1x1x1 convolutions with folded norms and nothing else."""
+    shortcut, stride = block.shortcut, 1
     if is_exactly(shortcut, ConvNormAct3d):
         parts = is_exactly(shortcut.bn, nn.Identity) and is_exactly(shortcut.act, nn.Identity)
-        plain = parts and shortcut.conv.bias is not None
+        plain = parts and _is_point(shortcut.conv)
+        stride = shortcut.conv.stride[1] if plain else 1
+        plain = plain and tuple(shortcut.conv.stride) == (1, stride, stride)
     else:
         plain = is_exactly(shortcut, nn.Identity)
-    return plain and is_exactly(block.bn_agg, nn.Identity) and block.conv_agg.bias is not None
+    fits = stride == 1 or not block.aggregates_input  # else the input comes with two strides
+    whole = _is_point(block.conv_agg) and tuple(block.conv_agg.stride) == (1, 1, 1)
+    return plain and fits and whole and is_exactly(block.bn_agg, nn.Identity)
 
 
 class Aggregation(nn.Module):
@@ -442,7 +452,8 @@ class Aggregation(nn.Module):
             self.stride = conv.stride[1]
             mix, bias = conv.weight.detach().double(), bias + conv.bias.detach().double()
         if block.aggregates_input:
-            weight[:, : mix.shape[1]] += mix
+            width = mix.shape[1]  # not in place: the weights of a float64 block are no copies
+            weight = torch.cat([weight[:, :width] + mix, weight[:, width:]], 1)
         else:
             weight = torch.cat([mix, weight], 1)
         dd: dict[str, Any] = {"device": agg.weight.device, "dtype": agg.weight.dtype}

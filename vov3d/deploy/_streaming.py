@@ -10,22 +10,24 @@ them.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.layers import SelectAdaptivePool2d
 from timm.models import FeatureDictNet, FeatureListNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vov3d.deploy._fused import Aggregation, does_nothing, in_place, is_mergeable, linear
-from vov3d.layers import TOSA, ClassifierHead3d, D2plus1D, SqueezeExcite3d, Stem3d
+from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d, Stem3d
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
 from vov3d.layers.conv import in_float32, is_followed, is_wrong_in_bf16
 from vov3d.layers.stem import check_clip
-from vov3d.models.network import VideoNetwork
+from vov3d.models.family import family_of
+from vov3d.models.network import Stage, VideoNetwork
 from vov3d.surgery.folding import fold_batchnorm
 from vov3d.surgery.hooks import check_own_code_runs
 from vov3d.surgery.kinds import is_only
@@ -181,7 +183,7 @@ class FrameConv(nn.Module):
         self.act = None if act is None or type(act) is nn.Identity else in_place(act)
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolves `(N, H, W, C)`, adds `other`, activates."""
+        """Convolves `(N, H, W, C)`, adds `other`, which a depthwise kernel of one point overwrites, and activates."""
         if self.scales or self.mixes:
             if self.stride != [1, 1]:
                 x = x[:, :: self.stride[0], :: self.stride[1]]
@@ -208,7 +210,8 @@ class FrameConv(nn.Module):
     def _scaled(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         """Applies a depthwise kernel of one point."""
         if other is not None:
-            return other.addcmul_(x, self.weight)
+            y = other.addcmul_(x, self.weight)
+            return y if self.bias is None else y.add_(self.bias)
         return x * self.weight if self.bias is None else torch.addcmul(self.bias, x, self.weight)
 
 
@@ -276,7 +279,8 @@ class _Bottleneck(nn.Module):
         se = None if isinstance(block.se, nn.Identity) else _Gate(f"{name}.se", block.se, delay)
         self.gate, self.act = se, in_place(block.act2)
         self.project = FrameConv(block.conv_pwl, act=block.act3)
-        self.shortcut = FrameConv(block.shortcut.conv) if hasattr(block.shortcut, "conv") else block.shortcut
+        added = block.shortcut
+        self.shortcut = FrameConv(added.conv, act=added.act) if isinstance(added, ConvNormAct3d) else added
         self.delay, self.reach = delay, delay - before
 
     def forward(self, x: torch.Tensor, step: _Step) -> torch.Tensor:
@@ -287,7 +291,8 @@ class _Bottleneck(nn.Module):
         y = self.act(y if self.gate is None else self.gate(y, step))
         if self.shortcut is None:
             return self.project(y)
-        return self.project(y, step.delayed(f"{self.name}.shortcut", self.shortcut(x), self.reach))
+        other = step.delayed(f"{self.name}.shortcut", self.shortcut(x), self.reach)
+        return self.project(y, other.clone() if self.project.scales else other)  # it may be of the state, or the input
 
 
 class _TOSA(nn.Module):
@@ -305,10 +310,6 @@ class _TOSA(nn.Module):
         self.layers, self.parts = nn.ModuleList(), nn.ModuleList()
         for number, weight in enumerate(parts):
             if number:
-                if type(block.layers[number - 1]) is not D2plus1D:
-                    raise ValueError(
-                        f"streams need D2plus1D at {name}.layers.{number - 1}, got {block.layers[number - 1]}"
-                    )
                 layer = _Bottleneck(f"{name}.layers.{number - 1}", block.layers[number - 1], delay)
                 self.layers.append(layer)
                 delay = layer.delay
@@ -371,9 +372,6 @@ class StreamingNetwork(nn.Module):
         pretrained_cfg: Frame settings of the weights.
         feature_info: Information about the model's feature maps.
         output_names: A name for each output.
-
-    Raises:
-        ValueError: If the model has blocks other than those of this package.
     """
 
     def __init__(self, model: Any, window: int) -> None:
@@ -394,9 +392,7 @@ class StreamingNetwork(nn.Module):
         for number, stage in enumerate(stages):
             blocks = []
             for i, block in enumerate(stage.blocks):
-                form: Any = _FORMS.get(type(block))
-                if form is None:
-                    raise ValueError(f"streams need the package's blocks, but stages.{number}.blocks.{i} is {block}")
+                form: Any = _FORMS[type(block)]
                 blocks.append(form(f"stages.{number}.blocks.{i}", block, delay))
                 delay = blocks[-1].delay
             self.stages.append(nn.ModuleList(blocks))
@@ -559,15 +555,15 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
 
     Raises:
         ValueError: If the model is not one of this package or was optimized, has hooks, or has layers that need the
-            whole clip: norms other than batch norms, pooling other than the average, or layers that were put in and
-            work in another way over time.
+            whole clip: norms other than batch norms, or pooling other than the average. Or if layers were put in
+            that a stream does not know, such as subclasses, or that work in another way over time.
     """
-    if type(model) not in (FeatureListNet, FeatureDictNet) and not isinstance(model, VideoNetwork):
+    if type(model) not in (FeatureListNet, FeatureDictNet) and family_of(model) is None:
         raise ValueError(
             f"a {type(model).__name__} cannot be made a stream: give a model of vov3d.create_model, whole or with"
             " features_only=True, and optimize the stream, not the model"
         )
-    if isinstance(model, VideoNetwork) and not isinstance(model.head, ClassifierHead3d):
+    if isinstance(model, VideoNetwork) and type(model.head) is not ClassifierHead3d:
         raise ValueError(
             f"a stream needs the original head, but it was replaced by {type(model.head).__name__}; replace only"
             " head.fc to keep it"
@@ -583,8 +579,9 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
 
 def _checked(model: Any) -> nn.Module:
     """Checks that a folded model has no layers that need a whole clip, and returns it."""
+    check_taken_over(model, "streams")
     _check_layers(model)
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         last = name.rpartition(".")[2]
         if last.startswith("bn") and type(module) is not nn.Identity:
             what = "that cannot be folded" if isinstance(module, _BatchNorm) else ""
@@ -593,68 +590,172 @@ def _checked(model: Any) -> nn.Module:
             )
         if isinstance(module, ClassifierHead3d) and module.global_pool.pool_type != "avg":
             raise ValueError(f"streams need average pooling, but global_pool is {module.global_pool.pool_type!r}")
-        if hasattr(module, "conv_agg"):
-            assert is_mergeable(module)
+    check_mergeable(model, "streams")
     return model
 
 
+def check_mergeable(model: nn.Module, what: str) -> None:
+    """Checks that T-OSA's aggregation and shortcut can be merged, once norms are folded.
+
+    Args:
+        model: A model with folded norms.
+        what: What merges them: `"streams"`.
+
+    Raises:
+        ValueError: If they are not 1x1x1 convolutions with a bias; names the block.
+    """
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, TOSA) and not is_mergeable(module):
+            raise ValueError(
+                f"{what} need convolutions of 1x1x1 with the bias of a folded norm, and no groups or padding, as"
+                f" {name}.conv_agg and {name}.shortcut, got {module.conv_agg} and {module.shortcut}"
+            )
+
+
 def _check_layers(model: nn.Module) -> None:
-    """Checks that layers that surgery put in are of kinds that a stream can take."""
+    """Checks that convolutions and activations that surgery put in are of kinds that a stream can take."""
     over_time: dict[str, bool] = {}  # convolutions whose past frames are kept, and whether they are causal
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Stem3d):
             over_time[f"{name}.conv_t"] = isinstance(module.pad, CausalPad3d)
         elif isinstance(module, D2plus1D):
             causal = any(isinstance(getattr(module, part), CausalPad3d) for part in module._middle)
             over_time |= {f"{name}.{part}": causal for part in module._middle}
-            for part in module._middle:
-                if not isinstance(layer := getattr(module, part), nn.Conv3d | CausalPad3d):
-                    raise ValueError(f"streams need a Conv3d at {name}.{part}, got {layer}")
-            if not isinstance(module.se, SqueezeExcite3d | CausalSqueezeExcite3d | nn.Identity):
-                raise ValueError(f"streams need squeeze-and-excitation or Identity at {name}.se, got {module.se}")
     example = next(model.parameters())
-    probe = torch.linspace(-4, 4, 120, dtype=example.dtype, device=example.device).view(2, 3, 4, 5)
-    check_taken_over(model, "streams")
-    for name, module in model.named_modules():
+    probe = torch.linspace(-4, 4, 24, dtype=example.dtype, device=example.device).view(2, 3, 2, 2)
+    for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.Conv3d):
             _check_conv(name, module, over_time.get(name))
         elif name.rpartition(".")[2].startswith("act") and not _is_elementwise(module, probe):
             raise ValueError(f"streams need activations that treat each value alone, but {name} is {module}")
 
 
-_CONVS: dict[type[nn.Module], tuple[str, ...]] = {
-    Stem3d: ("conv_s", "conv_t"),
-    D2plus1D: ("conv_pw", "conv_pwl"),
-    SqueezeExcite3d: ("fc1", "fc2"),
-    TOSA: ("conv_agg",),
-    ClassifierHead3d: ("conv", "hidden"),
-}
+class _Place(NamedTuple):
+    """A place in a network, whose code is taken over.
+
+    Attributes:
+        name: Its name.
+        layer: What is there.
+        kinds: What may be there; of these no subclass, but for convolutions, which are checked by themselves.
+        text: The same in words; the names of `kinds` if empty.
+    """
+
+    name: str
+    layer: Any
+    kinds: tuple[type[Any], ...]
+    text: str = ""
+
+
+def _convs(name: str, module: nn.Module, *parts: str) -> Iterator[_Place]:
+    for part in parts:
+        yield _Place(f"{name}.{part}", getattr(module, part), (nn.Conv3d,), "a Conv3d")
+
+
+def _places(model: Any) -> Iterator[_Place]:
+    """Yields the places of a network from the outside in: what is inside one is read once the reader has checked it."""
+    names = {module: name for name, module in model.named_modules()}
+    stem, stages, kept = parts_of(model)
+    yield _Place(names[stem], stem, (Stem3d,))
+    yield from _convs(names[stem], stem, "conv_s", "conv_t")
+    yield _Place(f"{names[stem]}.pad", stem.pad, (nn.Identity, CausalPad3d))
+    if kept is None:
+        yield _Place("stages", model.stages, (nn.Sequential,))
+    for stage in stages:
+        yield _Place(names[stage], stage, (Stage,))
+        yield _Place(f"{names[stage]}.blocks", stage.blocks, (nn.Sequential,))
+        for number, block in enumerate(stage.blocks):
+            name = f"{names[stage]}.blocks.{number}"
+            yield _Place(name, block, (D2plus1D, TOSA))
+            yield from _in_tosa(name, block) if isinstance(block, TOSA) else _in_bottleneck(name, block)
+    if kept is None:
+        yield _Place("head", model.head, (ClassifierHead3d,))
+        yield from _convs("head", model.head, "conv", "hidden")
+        yield _Place("head.global_pool", model.head.global_pool, (SelectAdaptivePool2d,))
+
+
+def _in_tosa(name: str, block: Any) -> Iterator[_Place]:
+    yield _Place(f"{name}.layers", block.layers, (nn.ModuleList,))
+    for number, layer in enumerate(block.layers):
+        yield _Place(f"{name}.layers.{number}", layer, (D2plus1D,))
+        yield from _in_bottleneck(f"{name}.layers.{number}", layer)
+    yield from _convs(name, block, "conv_agg")
+    yield from _in_shortcut(f"{name}.shortcut", block.shortcut)
+    if isinstance(block.shortcut, ConvNormAct3d):
+        yield _Place(f"{name}.shortcut.act", block.shortcut.act, (nn.Identity,))
+
+
+def _in_bottleneck(name: str, block: Any) -> Iterator[_Place]:
+    yield from _convs(name, block, "conv_pw", "conv_pwl")
+    for part in block._middle:
+        yield _Place(f"{name}.{part}", getattr(block, part), (nn.Conv3d, CausalPad3d), "a Conv3d")
+    gates = (SqueezeExcite3d, CausalSqueezeExcite3d)
+    yield _Place(f"{name}.se", block.se, (*gates, nn.Identity), "squeeze-and-excitation or Identity")
+    if isinstance(block.se, gates):
+        yield from _convs(f"{name}.se", block.se, "fc1", "fc2")
+    if block.shortcut is not None:
+        yield from _in_shortcut(f"{name}.shortcut", block.shortcut)
+
+
+def _in_shortcut(name: str, shortcut: Any) -> Iterator[_Place]:
+    yield _Place(name, shortcut, (nn.Identity, ConvNormAct3d))
+    if isinstance(shortcut, ConvNormAct3d):
+        yield from _convs(name, shortcut, "conv")
+
+
+def _named(layer: Any) -> str:
+    """Returns a layer in words, by its class alone if it has layers of its own."""
+    own = isinstance(layer, nn.Module) and next(layer.children(), None) is None
+    return str(layer) if own else f"{type(layer).__module__}.{type(layer).__qualname__}"
 
 
 def check_taken_over(model: nn.Module, what: str) -> None:
-    """Checks that convolutions of which only the kernel is taken are convolutions, and that nothing is left out.
+    """Checks that layers whose code is written anew are those of this package, and that none is left out.
 
     Args:
         model: The model.
         what: What takes them over: `"streams"`.
 
     Raises:
-        ValueError: If another layer was put in the place of a convolution, or of stochastic depth.
+        ValueError: If another layer, or a subclass, was put in the place of one; names the place.
     """
-    for name, module in model.named_modules():
-        for part in (part for kind, parts in _CONVS.items() if isinstance(module, kind) for part in parts):
-            if not isinstance(layer := getattr(module, part), nn.Conv3d):
-                raise ValueError(f"{what} need a Conv3d at {name}.{part}, got {layer}")
-        if isinstance(module, D2plus1D | TOSA) and not does_nothing(module.drop_path):
-            raise ValueError(f"{what} need stochastic depth or Identity at {name}.drop_path, got {module.drop_path}")
+    for place in _places(model):
+        known = type(place.layer) in place.kinds or (nn.Conv3d in place.kinds and isinstance(place.layer, nn.Conv3d))
+        if not known:
+            text = place.text or " or ".join(kind.__name__ for kind in place.kinds)
+            raise ValueError(f"{what} need {text} at {place.name}, got {_named(place.layer)}")
+    for name, module in model.named_modules(remove_duplicate=False):
+        left_out = {D2plus1D: "drop_path", TOSA: "drop_path", ClassifierHead3d: "drop"}.get(type(module))
+        if left_out and not does_nothing(layer := getattr(module, left_out)):
+            kind = "dropout" if left_out == "drop" else "stochastic depth"
+            raise ValueError(f"{what} need {kind} or Identity at {name}.{left_out}, got {layer}")
+        if isinstance(module, Stem3d):
+            _check_pads(name, module, ("pad", "conv_t"), what)
+        elif isinstance(module, D2plus1D):
+            _check_pads(name, module, module._middle, what)
+
+
+def _check_pads(name: str, owner: nn.Module, parts: tuple[str, ...], what: str) -> None:
+    """Checks that each `CausalPad3d` adds the frames that the kernel of the next layer needs."""
+    layers: list[Any] = [getattr(owner, part) for part in parts]
+    for part, pad, conv in zip(parts, layers, layers[1:], strict=False):
+        if isinstance(pad, CausalPad3d) and pad.frames != (wanted := conv.kernel_size[0] - 1):
+            raise ValueError(f"{what} need CausalPad3d({wanted}) at {name}.{part}, before {conv}, got {pad}")
+
+
+_LINEAR = ("fc1", "fc2", "hidden")  # convolutions that run on vectors
 
 
 def _check_conv(name: str, conv: nn.Conv3d, causal: bool | None) -> None:
-    frames = conv.kernel_size[0]
+    frames, last = conv.kernel_size[0], name.rpartition(".")[2]
+    sizes: tuple[Any, ...] = (conv.stride, conv.padding, conv.dilation)
     if not is_only(conv, nn.Conv3d):
         problem = "does more than convolve"
     elif isinstance(conv.padding, str) or conv.padding_mode != "zeros":
         problem = "needs padding in numbers, with zeros"
+    elif not all(isinstance(size, tuple | list) for size in sizes):
+        problem = "needs a number for each axis as stride, padding and dilation"
+    elif last in _LINEAR and (conv.groups > 1 or max(conv.kernel_size) > 1 or max(sizes[1])):
+        problem = "must have a kernel of 1x1x1 without groups and padding"
     elif conv.stride[0] != 1 or conv.dilation[0] != 1:
         problem = "has a stride or a dilation in time"
     elif frames > 1 and causal is None:
@@ -668,10 +769,12 @@ def _check_conv(name: str, conv: nn.Conv3d, causal: bool | None) -> None:
 
 @torch.no_grad()
 def _is_elementwise(act: nn.Module, probe: torch.Tensor) -> bool:
-    """Returns whether an activation gives the same for channels in the last dimension, as streams have them."""
+    """Returns whether an activation gives the same for each value alone: streams have single frames, channels last."""
+    bound = min(1e-2, 64 * torch.finfo(probe.dtype).eps)
     try:
-        moved = act(probe.movedim(1, -1).contiguous()).movedim(-1, 1)
-        return torch.allclose(act(probe.clone()), moved, rtol=1e-2, atol=1e-2)
+        whole = act(probe.clone())
+        alone = torch.cat([act(value.view(1, 1, 1, 1).clone()).flatten() for value in probe.flatten()])
+        return torch.allclose(whole, alone.view(probe.shape), rtol=bound, atol=bound)
     except RuntimeError:
         return False
 

@@ -1,11 +1,15 @@
 """Compares a network, module by module on the meta device, with the one that its configuration builds."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from timm.layers import DropPath
 from torch import nn
 
+from vov3d.layers.conv import FastForm
 from vov3d.surgery.kinds import is_batch_norm, is_only
 from vov3d.surgery.recipe import Recipe, follow_recipe, read_recipe
 from vov3d.surgery.statistics import FrozenBatchNorm
@@ -23,7 +27,13 @@ _CURES = {
     "weight_orig": "torch.nn.utils.prune.remove, or torch.nn.utils.remove_spectral_norm",
     "weight_g": "torch.nn.utils.remove_weight_norm",
     "lora": "merge_and_unload() of the PEFT model",
+    "hook": "call remove() of the handle that register_forward_hook or register_forward_pre_hook returned",
+    "on the instance": "del module.forward, or the method that is named",
 }
+
+# Tools that leave hooks and methods on models. Those of torch.nn.utils are seen by the tensors that they add; the
+# others convert, move or watch values and leave the outputs as they are.
+_TOOLS = ("accelerate.", "deepspeed.", "torch.distributed.", "torch.nn.utils.", "wandb.")
 
 
 def recipe_of(model: nn.Module, fresh: nn.Module) -> Recipe:
@@ -38,15 +48,15 @@ def recipe_of(model: nn.Module, fresh: nn.Module) -> Recipe:
     """
     recipe = read_recipe(model, fresh)
     again = follow_recipe(fresh, recipe) if recipe else fresh
-    if problems := [*_other_modules(model, again), *_other_tensors(model, again)]:
+    if problems := [*_other_modules(model, again), *_other_tensors(model, again), *_own_code(model)]:
         text = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         signs = " ".join((*problems, *model.state_dict())).lower()
         cures = [cure for sign, cure in _CURES.items() if sign in signs]
         cure = f"undo it first ({'; '.join(cures)})" if cures else "undo it"
         raise ValueError(
             f"cannot save this {type(model).__name__}: it is no longer what its configuration builds, and would not"
-            f" load: {text}. Either {cure}, or keep its tensors with torch.save(model.state_dict(), file) and load them"
-            " after making the same changes to a new model"
+            f" load as it is: {text}. Either {cure}, or keep its tensors with torch.save(model.state_dict(), file) and"
+            " load them after making the same changes to a new model"
         )
     return recipe
 
@@ -72,11 +82,11 @@ def _settings(module: nn.Module) -> Any:
 
 
 def _other_modules(model: nn.Module, wanted: nn.Module) -> list[str]:
-    own, others = dict(model.named_modules()), dict(wanted.named_modules())
+    own, others = (dict(network.named_modules(remove_duplicate=False)) for network in (model, wanted))
     problems: dict[str, str] = {}
     for name in [*others, *(name for name in own if name not in others)]:
         have, want = own.get(name), others.get(name)
-        if any(name.startswith(f"{outer}.") for outer in problems) or _is_dropped(have, want):
+        if any(name.startswith(f"{outer}.") for outer in problems) or _is_dropped(name, own, others):
             continue  # a difference of its parent is reported already
         if have is None or want is None:
             problems[name] = f"{name} was {'removed' if have is None else f'added, a {type(have).__name__}'}"
@@ -84,7 +94,16 @@ def _other_modules(model: nn.Module, wanted: nn.Module) -> list[str]:
             problems[name] = f"{name} is a {_title(have)}, not a {_title(want)}"
         elif _settings(have) != _settings(want):
             problems[name] = f"{name} has other settings ({have.extra_repr()}; not {want.extra_repr()})"
+        elif isinstance(want, nn.Sequential | nn.ModuleList) and (order := _other_order(have, want)):
+            problems[name] = f"{name} runs its layers in the order {', '.join(order)}"
     return list(problems.values())
+
+
+def _other_order(have: nn.Module, want: nn.Module) -> list[str]:
+    """Returns the names of the layers of a series in their order, if it is not the one that is wanted."""
+    own, others = ([name for name, _ in series.named_children()] for series in (have, want))
+    differs = [name for name in own if name in others] != [name for name in others if name in own]
+    return own if differs else []
 
 
 def _title(module: nn.Module) -> str:
@@ -92,10 +111,58 @@ def _title(module: nn.Module) -> str:
     return type(module).__qualname__ if known else f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def _is_dropped(have: nn.Module | None, want: nn.Module | None) -> bool:
-    """Returns whether one of the two is missing and the other does nothing in evaluation."""
-    there = have if want is None else want if have is None else None
-    return there is not None and _kind(there) == "Identity"
+def _is_dropped(name: str, own: dict[str, nn.Module], others: dict[str, nn.Module]) -> bool:
+    """Returns whether one of two networks has no such attribute, and the layer of the other does nothing in evaluation.
+
+    A None in place of a layer is no such case: of a shortcut, it adds nothing, where an Identity adds the input.
+    """
+    have, want = own.get(name), others.get(name)
+    outer, _, last = name.rpartition(".")
+    if have is None:
+        return want is not None and _kind(want) == "Identity" and not hasattr(own.get(outer), last)
+    return want is None and _kind(have) == "Identity" and not hasattr(others.get(outer), last)
+
+
+def _own_code(model: nn.Module) -> list[str]:
+    """Returns what a network runs besides the code of its classes, which a file cannot hold."""
+    problems = []
+    for name, module in model.named_modules():
+        place = name or "the model"
+        hooks = {"forward pre-hook": module._forward_pre_hooks, "forward hook": module._forward_hooks}
+        for kind, own in hooks.items():
+            if not all(map(_is_of_tool, own.values())):
+                problems.append(f"{place} has a {kind}, which cannot be saved")
+        problems += [f"{place} has a {method} that was set on the instance" for method in _own_methods(module)]
+    return problems
+
+
+def _is_of_tool(code: Any) -> bool:
+    while isinstance(code, functools.partial):
+        code = code.func
+    code = getattr(code, "__func__", code)
+    origin = code.__module__ if inspect.isfunction(code) else type(code).__module__
+    return f"{origin}.".startswith(_TOOLS)
+
+
+def _own_methods(module: nn.Module) -> list[str]:
+    """Returns the names of methods that a module has in place of those of its class."""
+    names = []
+    for name, value in vars(module).items():
+        method = getattr(type(module), name, None)
+        if inspect.isfunction(method) and type(value) is not FastForm and not _runs(module, value, method):
+            names.append(name)
+    return names
+
+
+def _runs(module: nn.Module, value: Any, method: Callable[..., Any]) -> bool:
+    """Returns whether a callable is a method, bound, compiled or wrapped by a tool."""
+    hooked = _is_of_tool(getattr(module, "_hf_hook", None))  # of Accelerate, for parts on several devices
+    wrapped = hooked or _is_of_tool(value) or hasattr(value, "_torchdynamo_orig_callable")
+    while (code := getattr(value, "__func__", value)) is not method:
+        if not wrapped or not hasattr(code, "__wrapped__"):
+            return False
+        value = code.__wrapped__
+    return True
 
 
 def _other_tensors(model: nn.Module, wanted: nn.Module) -> list[str]:

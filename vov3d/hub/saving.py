@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from timm.models._pretrained import filter_pretrained_cfg
 from torch import nn
 
@@ -27,7 +28,7 @@ WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
 # Fields of a tag that hold for its own weights only, not for a model trained further.
-_CLAIMS = ("tag", "top1", "top5", "views", "gmacs_per_view", "temperature")
+_CLAIMS = ("tag", "top1", "top5", "views", "gmacs_per_view")
 _TERMS = ("license", "origin_url")
 
 
@@ -44,7 +45,8 @@ def save_pretrained(
     weights, last: an interruption or a full disk leaves the previous files, and an interruption between the two
     renames is detected when the folder is loaded.
 
-    The changes of `factorize` and `fold_batchnorm` are saved with the model.
+    The changes of `factorize` and `fold_batchnorm` are saved with the model. Parameters that are tied are saved one by
+    one, and are no longer tied when they are loaded.
 
     Args:
         model: The model; it is not changed.
@@ -79,9 +81,8 @@ def write_folder(
     if transformers:
         config |= model_fields(config)
         texts |= {PROCESSOR: _json(processor_fields(config["pretrained_cfg"])), LOADER: LOADER_SOURCE}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     # save_file would create a file that only its owner can read
-    weights = safetensors.torch.save(tensors, metadata={"format": "pt", **(source or {})})
+    weights = safetensors.torch.save(_separate(model.state_dict()), metadata={"format": "pt", **(source or {})})
     config["pretrained_cfg"]["sha256"] = hashlib.sha256(weights).hexdigest()
     folder = folder.expanduser()
     if folder.exists() and not folder.is_dir():
@@ -102,6 +103,19 @@ def write_folder(
                 folder.rmdir()
         raise
     return folder
+
+
+def _separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns tensors on the CPU that share no memory, as safetensors wants them: tied ones are copied."""
+    tensors: dict[str, torch.Tensor] = {}
+    places = set()
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if (place := tensor.untyped_storage().data_ptr()) in places:
+            tensor = tensor.clone()
+        places.add(place)
+        tensors[name] = tensor
+    return tensors
 
 
 def _json(content: Mapping[str, Any]) -> str:
@@ -182,6 +196,8 @@ def known_cfg(model: Any, names: list[str] | None) -> dict[str, Any]:
         dropped.update(_TERMS)
     if task_of(model).single:
         dropped.update(("task", "heads"))
+    if getattr(model, "temperature", None) != cfg.get("temperature"):  # that of a former classifier
+        dropped.add("temperature")
     cfg = {k: v for k, v in cfg.items() if k not in dropped} | {"num_classes": getattr(model, "num_classes", 0)}
     cfg.setdefault("pool_size", None)  # a field that is missing is read as that of the published networks
     for key in ("input_size", "test_input_size"):

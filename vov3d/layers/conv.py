@@ -224,6 +224,13 @@ class FastForm:
     def __call__(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`."""
         conv: Any = self._conv()
+        if conv is None:
+            raise RuntimeError(
+                "this convolution is a shallow copy of one that is gone, and its settings went with it; copy it with"
+                " copy.deepcopy"
+            )
+        if type(conv)._conv_forward is not nn.Conv3d._conv_forward:  # a class that was assigned later has its own
+            return type(conv)._conv_forward(conv, input, weight, bias)
         plain = conv.padding_mode != "zeros" or not _has_own_sizes(conv) or conv.stride[0] != 1
         if not plain and _gains(input) and is_wrong_in_bf16(input, weight, conv.stride):
             return in_float32(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
