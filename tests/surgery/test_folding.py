@@ -315,3 +315,30 @@ def test_norms_that_stay_are_named(frozen):
         vov3d.freeze_batchnorm(model)
     with pytest.warns(UserWarning, match=r"2 batch norms are not folded.*: 0 \(\w+\), 2 \(\w*Activated\)"):
         check(model, torch.randn(2, 3, 4, 4).double(), left=1 if frozen else 2)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda x: torch.arange(x.shape[0]),
+        lambda x: torch.zeros(x.size(0), 2),
+        lambda x: torch.linspace(0, 1, x.shape[2]),
+        lambda x: torch.full((2,), x.shape[0]),
+        lambda x: torch.tensor(x.numel() // x.shape[0]),
+        lambda x: torch.ones(1).expand(x.shape[0]),
+        lambda x: torch.eye(x.mean(4).shape[1] * 2 + 1),
+    ],
+)
+def test_sizes_that_go_to_functions_in_c_end_a_trace_and_not_the_process(of):
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.part(x).mean((2, 3, 4)) + of(x).sum()
+
+    model, x = Sized().eval(), torch.randn(2, 3, 2, 4, 4)
+    folded = fold_batchnorm(model)
+    assert type(folded.part[1]) is nn.Identity  # what can be traced is folded still
+    torch.testing.assert_close(folded(x), model(x))
