@@ -220,3 +220,11 @@ def test_head_errors():
         ClassifierHead3d(6, 8, num_classes=0).forward_dense(x, (7, 7))
     with pytest.raises(ValueError, match="global_pool is 'max'"):
         ClassifierHead3d(6, 8, global_pool="max").forward_dense(x, (7, 7))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_temporal_receptive_fields_of_factorized_convolutions(causal):
+    block = vov3d.TOSA(4, 8, 4, conv="dw3d", causal=causal)
+    fields = block.temporal_receptive_fields()
+    vov3d.factorize(block)
+    assert block.temporal_receptive_fields() == fields == [1, 3, 5, 7, 9, 11]

@@ -526,3 +526,20 @@ def test_maps_come_out_in_the_format_in_which_clips_came(shape, order, chs):
     assert torch.equal(out, y)
     if x.is_contiguous():
         assert out.view(-1).shape == (out.numel(),)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [((3, 3, 1), (1, 1, 1)), ((3, 1, 3), (1, 3, 2)), ((1, 3, 3), (0, 4, 1))]
+)
+@pytest.mark.parametrize("stride", [2, 3])
+def test_gradients_in_bf16_of_more_padding_than_the_kernel_reaches(kernel, padding, stride):
+    torch.manual_seed(0)
+    conv = fast(nn.Conv3d(4, 4, kernel, (1, stride, stride), padding, groups=4)).bfloat16()
+    x = torch.randn(2, 4, 3, 8, 7).bfloat16().contiguous(memory_format=CHANNELS_LAST).requires_grad_()
+    out = conv(x)
+    found = torch.autograd.grad(out.float().square().sum(), (x, conv.weight))
+    exact = [v.detach().double().requires_grad_() for v in (x, conv.weight)]
+    y = F.conv3d(*exact, conv.bias.double(), conv.stride, conv.padding, groups=4)
+    wanted = torch.autograd.grad(y, exact, 2 * out.double())
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert (mine - theirs).norm() <= 0.02 * theirs.norm() + 1e-6

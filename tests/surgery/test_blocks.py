@@ -147,3 +147,32 @@ def test_new_parameters_of_a_wrapped_model_would_not_be_synchronized(tmp_path):
             factorize(nn.Sequential(wrapped))
     finally:
         torch.distributed.destroy_process_group()
+
+
+class Shared(nn.Module):
+    """Runs one block under two names."""
+
+    def __init__(self):
+        super().__init__()
+        block = D2plus1D(3, 6, 3)
+        self.a, self.b = block, block
+
+    def forward(self, x):
+        return self.b(self.a(x))
+
+
+def test_a_block_of_two_names_stays_one():
+    model, made = Shared(), []
+
+    def make(old):
+        made.append(old)
+        return D2plus1D(3, 4, 3)
+
+    assert replace_blocks(model, {"[ab]": make}) == ["a", "b"]
+    assert model.a is model.b
+    assert len(made) == 1
+    model = Shared()
+    old = model.a
+    assert replace_blocks(model, {"b": make}) == ["b"]
+    assert model.a is old
+    assert model.b is not old

@@ -282,3 +282,25 @@ def test_complex_kernels_are_split_and_those_without_values_left():
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="0: its weight is on the meta device"):
         vov3d.factorize(nn.Sequential(nn.Conv3d(2, 2, 3, groups=2, device="meta")))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_each_parameter_stays_as_frozen_as_it_was(frozen, order):
+    model = nn.Sequential(nn.Conv3d(4, 4, 3, groups=4))
+    model[0].get_parameter(frozen).requires_grad_(False)
+    factorize(model, order=order)
+    flags = {name: parameter.requires_grad for name, parameter in model[0].named_parameters()}
+    last = "conv_t" if order == "d2plus1d" else "conv_s"
+    assert flags.pop(f"{last}.bias") == (frozen == "weight")
+    assert set(flags.values()) == {frozen == "bias"}
+
+
+@pytest.mark.parametrize("init", ["svd", "random"])
+def test_tied_parameters_stay_tied(init):
+    model = nn.Sequential(*(nn.Conv3d(4, 4, 3, padding=1, groups=4) for _ in range(4)))
+    model[1].weight, model[3].bias = model[0].weight, model[0].bias
+    factorize(model, init=init)
+    pairs = [(pair.conv_s.weight, pair.conv_t.weight, pair.conv_t.bias) for pair in model]
+    tied = [tuple(own is first for own, first in zip(pair, pairs[0], strict=True)) for pair in pairs]
+    assert tied == [(True, True, True), (True, True, False), (False, False, False), (False, False, True)]

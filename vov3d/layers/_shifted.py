@@ -179,13 +179,16 @@ def _spread_gradient(x: Any, weight: Any, grad: Any, stride: Any, padding: Any, 
     """Computes the gradient of the clip of a depthwise kernel by a convolution of stride 1.
 
     The gradient of the output is spread out to where stride 1 would have it, with zeros between, and convolved with the
-    kernel turned around.
+    kernel turned around. What lies farther outside of the clip than the kernel reaches is cut off.
     """
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     sides = [n + 2 * p - r for n, p, r in zip(x.shape[2:], padding, reach, strict=True)]
     spread = grad.new_zeros(len(grad), *sides, grad.shape[1]).permute(0, 4, 1, 2, 3)
     spread[..., :: stride[1], :: stride[2]] = grad
-    around = tuple(r - p for r, p in zip(reach, padding, strict=True))
+    for axis, (r, p) in enumerate(zip(reach, padding, strict=True), 2):
+        if p > r:
+            spread = spread.narrow(axis, p - r, x.shape[axis] + r)
+    around = tuple(max(0, r - p) for r, p in zip(reach, padding, strict=True))
     return _clips(_forward(spread, weight.flip(2, 3, 4), None, (1, 1, 1), around, dilation, groups), len(grad))
 
 

@@ -116,7 +116,7 @@ class TOSA(nn.Module):
         """
         fields, seen = ([1] if self.aggregates_input else []), 1
         for layer in self.layers:
-            seen += sum(m.kernel_size[0] - 1 for m in layer.children() if isinstance(m, nn.Conv3d))
+            seen += sum(m.kernel_size[0] - 1 for m in layer.modules() if isinstance(m, nn.Conv3d))
             fields.append(seen)
         return fields
 

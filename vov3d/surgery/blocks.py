@@ -26,7 +26,8 @@ def replace_blocks(
         model: Any module.
         blocks: Functions that make a new block from the old one, by wildcards for names, as in
             `{"blocks.4.res_blocks.*": lambda old: vov3d.D2plus1D(192, 432, 192)}`. The first that matches a name is
-            used; modules inside a replaced block are not matched.
+            used; modules inside a replaced block are not matched. A block of several names stays one at those that
+            match.
         clip_shape: Shape `(B, C, T, H, W)` of an input that the model takes; a list of shapes if it takes a list of
             clips, as for SlowFast's two pathways.
 
@@ -47,9 +48,13 @@ def replace_blocks(
     except Exception as e:
         raise ValueError(f"the model does not run on clip_shape={clip_shape}: {e or type(e).__name__}") from e
     old = {name: model.get_submodule(name) for name in found}
+    new: dict[tuple[int, int], nn.Module] = {}
     try:
         for name, make in found.items():
-            model.set_submodule(name, _made(name, make, old[name]))
+            block = id(old[name]), id(make)
+            if block not in new:  # a block of several names stays one
+                new[block] = _made(name, make, old[name])
+            model.set_submodule(name, new[block])
         given = _shapes(model, list(found), clip_shape)
     except Exception as e:
         _restore(model, old)
@@ -63,7 +68,7 @@ def replace_blocks(
 
 def _matches(model: nn.Module, blocks: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, _ in model.named_modules():
+    for name, _ in model.named_modules(remove_duplicate=False):
         inside = any(name.startswith(f"{outer}.") for outer in found)
         pattern = next((p for p in blocks if name and fnmatchcase(name, p)), None)
         if pattern is not None and not inside:

@@ -6,7 +6,7 @@ to r C, one back. Rank 1 is D(2+1)D of VoV3D (https://arxiv.org/abs/2012.00317, 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from numbers import Integral
@@ -153,6 +153,7 @@ def factorize(
             params = (_count(module), _count(new))
             layer = FactorizedLayer(name, tuple(module.weight.shape), rank1, energy, params, macs)
             made[id(module)] = (new, layer)
+    _keep_ties_and_flags([(module, made[id(module)][0]) for module in chosen.values()])
     put(model, {name: made[id(module)][0] for name, module in chosen.items()})
     return Factorization(tuple(layer for _, layer in made.values()), left)
 
@@ -243,9 +244,22 @@ def _split(
         if module.bias is not None and last.bias is not None:
             last.bias.copy_(module.bias)
     pair = FactorizedConv3d(conv_s, conv_t, middle, order).train(module.training)
-    pair.requires_grad_(module.weight.requires_grad)
+    middle.requires_grad_(module.weight.requires_grad)
     energy = _energy(singular, kept) if init == "svd" else 0.0
     return pair, _energy(singular, 1), energy
+
+
+def _keep_ties_and_flags(pairs: Iterable[tuple[nn.Conv3d, FactorizedConv3d]]) -> None:
+    """Makes parameters of pairs require gradients, and be the same, where those of the convolutions do and are."""
+    known: dict[tuple[Any, ...], nn.Parameter] = {}
+    for module, pair in pairs:
+        for part in ("conv_s", "conv_t"):
+            conv = pair.get_submodule(part)
+            for kind, own in list(conv.named_parameters()):
+                source = module.get_parameter(kind)
+                parameter = known.setdefault((id(source), part, own.shape), own)
+                parameter.requires_grad = source.requires_grad
+                conv.register_parameter(kind, parameter)
 
 
 def _energy(singular: torch.Tensor, rank: int) -> float:
