@@ -342,3 +342,19 @@ def test_sizes_that_go_to_functions_in_c_end_a_trace_and_not_the_process(of):
     folded = fold_batchnorm(model)
     assert type(folded.part[1]) is nn.Identity  # what can be traced is folded still
     torch.testing.assert_close(folded(x), model(x))
+
+
+@pytest.mark.parametrize("order", ["d2plus1d", "d1plus2d"])
+def test_norms_after_factorized_convolutions_are_folded(order):
+    model = vov3d.create_model("x3d_m", mid_chs=(8, 8), out_chs=(4, 8), depths=(1, 2), output_stride=8, num_classes=5)
+    vov3d.factorize(model, order=order, norm="batchnorm3d")
+    with no_warnings():
+        check(as_trained(model), torch.randn(2, 3, 3, 17, 19).double(), left=0)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_folded_bias_is_frozen_where_the_bias_was(bias):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1, bias=bias), norm())
+    (model[0] if bias else model[1]).bias.requires_grad_(False)
+    folded = fold_batchnorm(model)[0]
+    assert (folded.weight.requires_grad, folded.bias.requires_grad) == (True, False)

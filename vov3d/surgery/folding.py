@@ -18,6 +18,7 @@ import torch.fx
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_weights
 
+from vov3d.layers.conv import as_given
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
 from vov3d.surgery.kinds import has_own_forward, is_batch_norm, is_exactly, is_only
 from vov3d.surgery.reach import Reach
@@ -170,9 +171,12 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> Any:
 
 def _source(owner: nn.Module, node: Any) -> torch.fx.Node | None:
     """Returns the call of a submodule that gives a value, if the value has a single reader."""
-    while isinstance(node, torch.fx.Node) and node.op == "call_module" and len(node.users) == 1:
-        if not is_exactly(owner.get_submodule(str(node.target)), nn.Identity):
-            return node
+    while isinstance(node, torch.fx.Node) and len(node.users) == 1:
+        if node.op == "call_module":
+            if not is_exactly(owner.get_submodule(str(node.target)), nn.Identity):
+                return node
+        elif node.target is not as_given:  # a change of memory format, as after a factorized convolution
+            return None
         node = node.args[0]
     return None
 
@@ -262,7 +266,8 @@ def _folded(layer: Any, norm: Any) -> nn.Module:
     folded = copy.deepcopy(layer)
     if isinstance(layer, nn.Linear):
         folded.__class__ = FoldedLinear
-    for name, value in (("weight", weight), ("bias", bias)):
-        parameter = nn.Parameter(value.detach().to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
+    shift_of = next(t for t in (layer.bias, norm.bias, layer.weight) if t is not None)
+    for name, value, source in (("weight", weight, layer.weight), ("bias", bias, shift_of)):
+        parameter = nn.Parameter(value.detach().to(layer.weight.dtype), requires_grad=source.requires_grad)
         folded.register_parameter(name, parameter)
     return folded
