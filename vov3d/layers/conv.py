@@ -232,9 +232,10 @@ class FastForm:
         if type(conv)._conv_forward is not nn.Conv3d._conv_forward:  # a class that was assigned later has its own
             return type(conv)._conv_forward(conv, input, weight, bias)
         plain = conv.padding_mode != "zeros" or not _has_own_sizes(conv) or conv.stride[0] != 1
-        if not plain and _gains(input) and is_wrong_in_bf16(input, weight, conv.stride):
+        gains = not plain and _gains(input)
+        if gains and is_wrong_in_bf16(input, weight, conv.stride):
             return in_float32(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        if plain or not _gains(input) or not input.is_contiguous(memory_format=torch.channels_last_3d):
+        if not gains or not input.is_contiguous(memory_format=torch.channels_last_3d):
             if plain or input.device.type not in MEASURED or not _is_chosen(input, weight, conv.groups):
                 return nn.Conv3d._conv_forward(conv, input, weight, bias)
             return chosen(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)

@@ -58,24 +58,25 @@ class _Tracer(torch.fx.Tracer):
         return has_hooks(m) or not any(True for _ in m.children())
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
-        return torch.fx.Proxy(node, self) if _is_size(node) else _Value(node, self)
+        node.meta["is_size"] = _is_size(node)
+        return torch.fx.Proxy(node, self) if node.meta["is_size"] else _Value(node, self)
 
 
 def _is_size(node: torch.fx.Node) -> bool:
-    """Returns whether a value is a size, a shape or a number computed from them.
+    """Returns whether a value is a size, a shape or a number computed from them; those before it are marked.
 
     C functions such as `torch.arange` read the memory of what calls itself a tensor where they expect a number, and end
     the process. Of a plain proxy they raise an error, which ends the trace.
     """
     if node.op == "call_method":
         owner = node.args[0]
-        return node.target in _GIVES_SIZES or (isinstance(owner, torch.fx.Node) and _is_size(owner))
+        return node.target in _GIVES_SIZES or (isinstance(owner, torch.fx.Node) and owner.meta.get("is_size", False))
     if node.op != "call_function":
         return False
     if node.target is getattr:
         return node.args[1] in ("shape", "ndim", "dtype", "device", "layout")
     plain = getattr(node.target, "__module__", "") in ("_operator", "math", "builtins")
-    return plain and all(map(_is_size, node.all_input_nodes))
+    return plain and all(before.meta.get("is_size", False) for before in node.all_input_nodes)
 
 
 def _trace(module: nn.Module) -> list[torch.fx.Graph] | None:

@@ -235,12 +235,16 @@ def roots_beside(file: Path, root: str | Path | None) -> list[Path]:
 
 def is_path_word(text: str) -> bool:
     """Returns True if a cell of the header names the column of the videos."""
-    return re.sub(r"[\W_]", "", text).lower() in _PATH_WORDS.split()
+    return _word(text) in _PATH_WORDS.split()
 
 
 def is_label_word(text: str) -> bool:
     """Returns True if a cell of the header names the column of the labels."""
-    return re.sub(r"[\W_]", "", text).lower() in _LABEL_WORDS.split()
+    return _word(text) in _LABEL_WORDS.split()
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[\W_]", "", text).lower()
 
 
 def class_key(name: str) -> str:
@@ -272,8 +276,7 @@ class _Reading(NamedTuple):
         first, others = self.paths[0], [path.name.lower() for path in self.paths[1:]]
         if self.there[0] or not others or first.name.lower().endswith(_VIDEOS):
             return False
-        words = [re.sub(r"[\W_]", "", word).lower() for word in (first.name, self.labels[0])]
-        if words[0] in _PATH_WORDS.split() and words[1] in _LABEL_WORDS.split():
+        if is_path_word(first.name) and is_label_word(self.labels[0]):
             return True
         numbers = [label.isdecimal() for label in self.labels]
         return all(name.endswith(_VIDEOS) for name in others) or (not numbers[0] and all(numbers[1:]))

@@ -208,7 +208,8 @@ def _many(
         numbers: Class numbers for labels.
     """
     rows = [list(dict.fromkeys(line.cells)) for line in lines] if flagged else _split(lines)
-    names = names if names is not None or not flagged else flagged
+    if flagged and names is None:
+        names = flagged
     given = [label for row in rows for label in row]
     if not given:
         raise ValueError(f"{lines[0].where}: no video of this list has a label; a list without labels is for predict")

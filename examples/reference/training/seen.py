@@ -28,6 +28,7 @@ TRAIN, HELD_OUT = "train", "held out"
 _COLUMNS = ("part", "class", "bytes", "folder", "file")
 
 _Identity = tuple[str, str, int]
+_Key = tuple[str, int]  # name and size
 _Span = tuple[str, str, float, float]  # folder and part, start and end
 
 
@@ -67,8 +68,8 @@ def parts_of(model: Path, items: Sequence[Path | Section | Member | np.ndarray])
     listed = (model.parent if model.is_file() else model) / VIDEOS
     if not listed.is_file():
         return [None] * len(items)
-    known: dict[tuple[str, int], dict[str, str]] = {}
-    spans: dict[tuple[str, int], list[_Span]] = {}
+    known: dict[_Key, dict[str, str]] = {}
+    spans: dict[_Key, list[_Span]] = {}
     with listed.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != _COLUMNS:
@@ -84,18 +85,18 @@ def parts_of(model: Path, items: Sequence[Path | Section | Member | np.ndarray])
                 folders[folder] = row["part"]
             video, start, end = _span(base)
             spans.setdefault((video, size), []).append((folder, row["part"], start, end))
-    found = []
-    for item in items:
-        folder, base, size = _identity(item)
-        folder, base = composed(folder), composed(base)
-        part = _of_folder(known.get((base, size), {}), folder)
-        if part != TRAIN:
-            video, start, end = _span(base)
-            shared = [(f, p) for f, p, first, last in spans.get((video, size), []) if first < end and start < last]
-            shares = _of_folder(dict(sorted(shared)), folder) == TRAIN  # TRAIN is after HELD_OUT
-            part = TRAIN if shares else part
-        found.append(part)
-    return found
+    return [_part(known, spans, *_identity(item)) for item in items]
+
+
+def _part(
+    known: Mapping[_Key, dict[str, str]], spans: Mapping[_Key, list[_Span]], folder: str, base: str, size: int
+) -> str | None:
+    """Returns the part of a video by its own name, or `TRAIN` if it shares a moment with something of that part."""
+    folder, base = composed(folder), composed(base)
+    part = _of_folder(known.get((base, size), {}), folder)
+    video, start, end = _span(base)
+    shared = {f: p for f, p, first, last in sorted(spans.get((video, size), [])) if first < end and start < last}
+    return TRAIN if _of_folder(shared, folder) == TRAIN else part  # in a folder, TRAIN is sorted after HELD_OUT
 
 
 def _of_folder(parts: Mapping[str, str], folder: str) -> str | None:
