@@ -22,6 +22,7 @@ from vov3d.cli import _kept, main
 from vov3d.cli import embed as command
 from vov3d.cli.arguments import span
 from vov3d.video import VideoClassifier, VideoError
+from vov3d.weights.state_dict import digest
 
 EVERY = ("--every", "0.1s", "--seconds", "200ms")
 
@@ -124,6 +125,7 @@ def test_folders_into_both_formats(capsys, classifier: VideoClassifier, clips: P
         assert np.load(tmp_path / "s.npz")["paths"].tolist() == paths
     assert (found["model"], found["tag"], found["dimension"]) == ("vov3d_n", "shapes_f8", 256)
     assert (found["vector"], found["views"]) == ("forward_head(pre_logits=True)", "1x1")
+    assert found["digest"] == digest(vov3d.create_model("vov3d_n", pretrained=True))
     assert found["sampling"] == "8 frames, in equal segments"
     for path, vector in zip(found["paths"], found["vectors"], strict=True):
         expected = classifier.embedding(path)

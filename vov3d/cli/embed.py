@@ -14,7 +14,7 @@ import torch
 from vov3d.cli._files import named_videos, share_of
 from vov3d.cli._kept import Kept, KeptRows
 from vov3d.cli.arguments import Progress, check_output, device, say_what_it_knows, show_warnings, span
-from vov3d.cli.predict import add_files, add_settings, built_model, classifier_for
+from vov3d.cli.predict import add_files, add_settings, classifier_for, fast_on, loaded_model
 from vov3d.deploy.formats import FORMATS
 from vov3d.extras import install
 from vov3d.files import replacing
@@ -86,11 +86,12 @@ def _embed(args: argparse.Namespace) -> int:
     if args.random_weights:
         print(_RANDOM, file=sys.stderr)
         torch.manual_seed(0)
-    model = built_model(args, target)
-    say_what_it_knows("embed", model)
-    about = _about(args, model)
+    network = loaded_model(args)
+    say_what_it_knows("embed", network)
+    about = _about(args, network)
+    model = fast_on(target, network)
     form: Any = KeptRows if args.every else Kept
-    with form(args.output, {**about, "fps": str(args.fps), "digest": digest(model)}) as kept:
+    with form(args.output, {**about, "fps": str(args.fps)}) as kept:
         broken = (_compute_over if args.every else _compute)(args, model, files, kept)
         names = [file for file in files if file in kept]
         if not names:
@@ -201,6 +202,7 @@ def _about(args: argparse.Namespace, model: Any) -> dict[str, str | int]:
         "model": cfg["architecture"],
         "tag": cfg.get("tag") or "",
         "weights": "random" if args.random_weights else str(args.checkpoint or args.model),
+        "digest": digest(model),  # of the weights, wherever they are
         "dimension": 0,  # not known yet
         "vector": _VECTOR,
         "views": args.views,

@@ -131,7 +131,7 @@ def _predict(args: argparse.Namespace) -> int:
         torch.manual_seed(0)
     model = exported_model(args, args.runtime)
     if model is None:
-        model, why = _accelerated(args, _model(args), target, len(files) * clips * crops)
+        model, why = _accelerated(args, loaded_model(args), target, len(files) * clips * crops)
     else:
         why = "the file"
     if args.verbose:
@@ -170,16 +170,15 @@ def exported_model(args: argparse.Namespace, runtime: str = "auto") -> torch.nn.
     return load_exported(args.model)
 
 
-def _model(args: argparse.Namespace) -> Any:
+def loaded_model(args: argparse.Namespace) -> Any:
     """Returns the requested model in eval mode."""
     return create_model(
         model_name(args.model), pretrained=not args.random_weights, checkpoint_path=args.checkpoint
     ).eval()
 
 
-def built_model(args: argparse.Namespace, target: torch.device) -> torch.nn.Module:
-    """Returns the requested model, optimized on CPUs, where this was measured to be faster."""
-    model = _model(args)
+def fast_on(target: torch.device, model: torch.nn.Module) -> torch.nn.Module:
+    """Returns a model on a device, optimized on CPUs, where this was measured to be faster."""
     return optimize_for_inference(model) if target.type == "cpu" else model.to(target)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vov3d.cli.arguments import device, positive, say_what_it_knows, span
-from vov3d.cli.predict import DEFAULT_MODEL, built_model, exported_model
+from vov3d.cli.predict import DEFAULT_MODEL, exported_model, fast_on, loaded_model
 from vov3d.serving.limits import Limits
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -117,7 +117,7 @@ def _serve(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     with listen(args.host, args.port) as sock:
-        model = exported_model(args) or built_model(args, target)
+        model = exported_model(args) or fast_on(target, loaded_model(args))
         say_what_it_knows("serve", model, option="vov3d serve ")
         classifier = VideoClassifier(
             model,
