@@ -30,7 +30,7 @@ def test_sizes_and_times_have_units():
     ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_made(words, message, capsys, monkeypatch):
-    monkeypatch.setattr("vov3d.cli.serve.built_model", lambda *_: pytest.fail("a model was made"))
+    monkeypatch.setattr("vov3d.cli.serve.loaded_model", lambda *_: pytest.fail("a model was made"))
     assert main(["serve", *words]) == 1
     assert message in capsys.readouterr().err
 
