@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections import OrderedDict
 
 import pytest
@@ -126,14 +127,6 @@ REFUSED = {
         lambda m: setattr(m.stages[1], "blocks", reordered(m.stages[1].blocks)),
         r"stages\.1\.blocks runs its layers in the order 1, 0",
     ),
-    "a forward hook": (
-        lambda m: m.stages[1].register_forward_hook(lambda module, args, out: 2 * out),
-        r"stages\.1 has a forward hook.*call remove\(\)",
-    ),
-    "a forward pre-hook": (
-        lambda m: m.head.fc.register_forward_pre_hook(lambda module, args: (2 * args[0],)),
-        r"head\.fc has a forward pre-hook.*call remove\(\)",
-    ),
     "its own forward": (
         lambda m: setattr(m.stages[1], "forward", lambda x: 2 * x),
         r"stages\.1 has a forward that was set on the instance.*del module",
@@ -159,6 +152,20 @@ def test_arguments_that_the_configuration_cannot_hold_are_refused(kind, tmp_path
             save()
     assert os.listdir(tmp_path) == []
     assert not hub.repos
+
+
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_forward_hooks_are_named_when_a_model_is_saved_without_them(tmp_path, kind):
+    model = nano().eval()
+    plain = model(X)
+    handle = getattr(model.stages[1], kind)(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"saved without the forward hooks of stages\.1: if they change values"):
+        save_pretrained(model, tmp_path / "hooked")
+    torch.testing.assert_close(from_pretrained(tmp_path / "hooked").eval()(X), plain)
+    handle.remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_pretrained(model, tmp_path / "plain")
 
 
 def test_what_accelerate_leaves_on_a_model_is_no_obstacle(tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,6 @@ _CURES = {
     "weight_orig": "torch.nn.utils.prune.remove, or torch.nn.utils.remove_spectral_norm",
     "weight_g": "torch.nn.utils.remove_weight_norm",
     "lora": "merge_and_unload() of the PEFT model",
-    "hook": "call remove() of the handle that register_forward_hook or register_forward_pre_hook returned",
     "on the instance": "del module.forward, or the method that is named",
 }
 
@@ -48,7 +48,7 @@ def recipe_of(model: nn.Module, fresh: nn.Module) -> Recipe:
     """
     recipe = read_recipe(model, fresh)
     again = follow_recipe(fresh, recipe) if recipe else fresh
-    if problems := [*_other_modules(model, again), *_other_tensors(model, again), *_own_code(model)]:
+    if problems := [*_other_modules(model, again), *_other_tensors(model, again), *_set_methods(model)]:
         text = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         signs = " ".join((*problems, *model.state_dict())).lower()
         cures = [cure for sign, cure in _CURES.items() if sign in signs]
@@ -57,6 +57,12 @@ def recipe_of(model: nn.Module, fresh: nn.Module) -> Recipe:
             f"cannot save this {type(model).__name__}: it is no longer what its configuration builds, and would not"
             f" load as it is: {text}. Either {cure}, or keep its tensors with torch.save(model.state_dict(), file) and"
             " load them after making the same changes to a new model"
+        )
+    if hooked := _hooked(model):
+        warnings.warn(
+            f"saved without the forward hooks of {', '.join(hooked[:3])}{', ...' if len(hooked) > 3 else ''}: if they"
+            " change values, the loaded model gives other outputs",
+            stacklevel=2,
         )
     return recipe
 
@@ -123,17 +129,22 @@ def _is_dropped(name: str, own: dict[str, nn.Module], others: dict[str, nn.Modul
     return want is None and _kind(have) == "Identity" and not hasattr(others.get(outer), last)
 
 
-def _own_code(model: nn.Module) -> list[str]:
-    """Returns what a network runs besides the code of its classes, which a file cannot hold."""
-    problems = []
-    for name, module in model.named_modules():
-        place = name or "the model"
-        hooks = {"forward pre-hook": module._forward_pre_hooks, "forward hook": module._forward_hooks}
-        for kind, own in hooks.items():
-            if not all(map(_is_of_tool, own.values())):
-                problems.append(f"{place} has a {kind}, which cannot be saved")
-        problems += [f"{place} has a {method} that was set on the instance" for method in _own_methods(module)]
-    return problems
+def _set_methods(model: nn.Module) -> list[str]:
+    """Returns which methods were set on modules of a network; a file holds only those of their classes."""
+    return [
+        f"{name or 'the model'} has a {method} that was set on the instance"
+        for name, module in model.named_modules()
+        for method in _own_methods(module)
+    ]
+
+
+def _hooked(model: nn.Module) -> list[str]:
+    """Returns the modules with forward hooks, which may change values or only watch them, but for those of tools."""
+    return [
+        name or "the model"
+        for name, module in model.named_modules()
+        if not all(map(_is_of_tool, [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]))
+    ]
 
 
 def _is_of_tool(code: Any) -> bool:
