@@ -1,5 +1,6 @@
 """fold_batchnorm on the zoo and on models made to mislead it."""
 
+import builtins
 import copy
 import warnings
 
@@ -327,9 +328,14 @@ def test_norms_that_stay_are_named(frozen):
         lambda x: torch.tensor(x.numel() // x.shape[0]),
         lambda x: torch.ones(1).expand(x.shape[0]),
         lambda x: torch.eye(x.mean(4).shape[1] * 2 + 1),
+        lambda x: torch.full((2,), x.mean()),
+        lambda x: torch.full((2,), x[0].mean() + 1),
+        lambda x: torch.scalar_tensor(2 * x.mean()),
+        lambda x: torch.ones(torch.sym_max(x.shape[0], 1)),
+        lambda x: Twice.apply(2 * x),
     ],
 )
-def test_sizes_that_go_to_functions_in_c_end_a_trace_and_not_the_process(of):
+def test_what_functions_in_c_do_not_expect_ends_a_trace_and_not_the_process(of):
     class Sized(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -358,3 +364,42 @@ def test_a_folded_bias_is_frozen_where_the_bias_was(bias):
     (model[0] if bias else model[1]).bias.requires_grad_(False)
     folded = fold_batchnorm(model)[0]
     assert (folded.weight.requires_grad, folded.bias.requires_grad) == (True, False)
+
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+
+class Branches(nn.Module):
+    """Adds the map of the convolution unless a question about it has the answer yes."""
+
+    def __init__(self, asks):
+        super().__init__()
+        self.a, self.n, self.asks = conv(), norm(), asks
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.n(y) if self.asks(y) else self.n(y) + y
+
+
+@pytest.mark.parametrize(
+    ("asks", "left"),
+    [
+        (lambda y: isinstance(y, torch.Tensor), 0),
+        (lambda y: isinstance(y, (tuple, torch.Tensor)), 0),
+        (lambda y: isinstance(y, list | torch.Tensor), 0),
+        (torch.is_tensor, 0),
+        (lambda y: isinstance(y, tuple), 1),
+        (lambda y: not torch.is_tensor(y), 1),
+        (lambda y: isinstance(y.shape[0], int), 1),
+        (lambda y: not isinstance(y.shape[0], int), 1),
+    ],
+)
+def test_results_are_tensors_to_the_code_of_models(asks, left):
+    before = builtins.isinstance
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(as_trained(Branches(asks)), torch.randn(2, 3, 4, 4).double(), left=left)
+    assert builtins.isinstance is before

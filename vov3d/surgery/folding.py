@@ -5,12 +5,9 @@ other code does more with than to call them are left out. Everything else is lef
 """
 
 import copy
-import inspect
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +16,11 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_weights
 
 from vov3d.layers.conv import as_given
-from vov3d.surgery.hooks import check_no_hooks, has_hooks
-from vov3d.surgery.kinds import has_own_forward, is_batch_norm, is_exactly, is_only
+from vov3d.surgery.hooks import check_no_hooks
+from vov3d.surgery.kinds import is_batch_norm, is_exactly, is_only
 from vov3d.surgery.reach import Reach
 from vov3d.surgery.statistics import FrozenBatchNorm
+from vov3d.surgery.tracing import trace
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -35,72 +33,6 @@ class Pair(NamedTuple):
     second: str
 
 
-class _Value(torch.fx.Proxy):
-    """A value of a trace. Results are tensors to the model's own code; what its arguments are is not known."""
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        reader = sys._getframe(1).f_globals.get("__name__", "")
-        if reader.partition(".")[0] == "torch":
-            return _Value
-        if self.node.op == "placeholder":
-            raise torch.fx.proxy.TraceError(f"{reader} asks for the class of an argument")
-        return torch.Tensor
-
-
-_GIVES_SIZES = ("size", "stride", "dim", "ndimension", "numel", "nelement", "element_size", "item", "tolist")
-
-
-class _Tracer(torch.fx.Tracer):
-    """Traces into modules that have submodules and no hooks: the effect of a hook on a value is unknown."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return has_hooks(m) or not any(True for _ in m.children())
-
-    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
-        node.meta["is_size"] = _is_size(node)
-        return torch.fx.Proxy(node, self) if node.meta["is_size"] else _Value(node, self)
-
-
-def _is_size(node: torch.fx.Node) -> bool:
-    """Returns whether a value is a size, a shape or a number computed from them; those before it are marked.
-
-    C functions such as `torch.arange` read the memory of what calls itself a tensor where they expect a number, and end
-    the process. Of a plain proxy they raise an error, which ends the trace.
-    """
-    if node.op == "call_method":
-        owner = node.args[0]
-        return node.target in _GIVES_SIZES or (isinstance(owner, torch.fx.Node) and owner.meta.get("is_size", False))
-    if node.op != "call_function":
-        return False
-    if node.target is getattr:
-        return node.args[1] in ("shape", "ndim", "dtype", "device", "layout")
-    plain = getattr(node.target, "__module__", "") in ("_operator", "math", "builtins")
-    return plain and all(before.meta.get("is_size", False) for before in node.all_input_nodes)
-
-
-def _trace(module: nn.Module) -> list[torch.fx.Graph] | None:
-    """Returns graphs of a module, with any optional arguments and without; None if it cannot be traced."""
-    if has_own_forward(module) and not _made_class(module):
-        return None
-    try:
-        arguments = inspect.signature(module.forward).parameters.values()
-        optional = {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
-        graphs = [_Tracer().trace(module)]
-        return [*graphs, _Tracer().trace(module, concrete_args=optional)] if optional else graphs
-    except Exception:  # any error of the model's own code on symbolic values
-        return None
-
-
-def _made_class(module: nn.Module) -> bool:
-    """Makes a method that was set on a module one of its class, which is what is traced; returns whether it is one."""
-    own = vars(module)["forward"]
-    if not isinstance(own, MethodType) or own.__self__ is not module:
-        return False
-    module.__class__ = type(type(module).__name__, (type(module),), {"forward": own.__func__})
-    return True
-
-
 def _graphs(name: str, module: nn.Module, reach: Reach) -> Iterator[tuple[str, nn.Module, list[torch.fx.Graph]]]:
     """Yields the largest parts of a model that can be traced, and that no code outside reaches into.
 
@@ -108,7 +40,7 @@ def _graphs(name: str, module: nn.Module, reach: Reach) -> Iterator[tuple[str, n
     """
     if isinstance(module, torch.jit.ScriptModule) or not any(True for _ in module.children()):
         return
-    graphs = None if module in reach.opened else _trace(module)
+    graphs = None if module in reach.opened else trace(module)
     if graphs is None:
         reach.read(module)
         parts = [child for child, _ in module.named_children()]

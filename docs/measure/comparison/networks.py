@@ -31,6 +31,7 @@ class Network:
         depths: Blocks of each stage.
         more: Other arguments of the model.
         tosa: Takes the place of T-OSA.
+        training: Keys of the recipe that differ.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Network:
     depths: tuple[int, ...]
     more: Mapping[str, Any] = field(default_factory=dict)
     tosa: type[vov3d.TOSA] = vov3d.TOSA
+    training: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def args(self) -> dict[str, Any]:
@@ -53,7 +55,8 @@ class Network:
         """Keys of a recipe that train this network by Muon; see `fallback`."""
         texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in self.args.items()}
         args = {f"model.args.{key}": text for key, text in texts.items()}
-        return args | {"model.name": self.model, "optimizer.args.fallback_list": json.dumps(fallback(self.conv))}
+        own = {"model.name": self.model, "optimizer.args.fallback_list": json.dumps(fallback(self.conv))}
+        return args | own | dict(self.training)
 
     def building(self) -> AbstractContextManager[Any]:
         """Lets VoV3D be built of `tosa` within the context."""
@@ -72,8 +75,8 @@ def fallback(conv: str) -> list[str]:
     return stem if conv in ("3d", "r2plus1d") else depthwise
 
 
-def _tosa(title: str, conv: str, *mid_chs: int, depths: tuple[int, ...] = (1, 1, 2), **more: Any) -> Network:
-    return Network(title, "vov3d_m", conv, mid_chs, (16, 32, 64), depths, **more)
+def _tosa(title: str, conv: str, *mid_chs: int, depths: tuple[int, ...] = (1, 1, 2), **rest: Any) -> Network:
+    return Network(title, "vov3d_m", conv, mid_chs, (16, 32, 64), depths, **rest)
 
 
 NETWORKS: Mapping[str, Network] = {
@@ -89,6 +92,13 @@ NETWORKS: Mapping[str, Network] = {
     "short": _tosa("VoV3D, 10 blocks of 2", "d2plus1d", 22, 44, 90, depths=(2, 3, 5), more={"num_blocks": 2}),
     "inner": _tosa("VoV3D, bottlenecks started at zero", "d2plus1d", 24, 48, 96, tosa=StartedAtZero),
     "unstarted": _tosa("VoV3D, no norm started at zero", "d2plus1d", 24, 48, 96, more={"zero_init_last": False}),
+    "warmed": _tosa(
+        "VoV3D, no norm started at zero, warm-up of a pass",
+        "d2plus1d",
+        *(24, 48, 96),
+        more={"zero_init_last": False},
+        training={"schedule.warmup_epochs": "1"},
+    ),
     "all_se": _tosa("VoV3D, SE in all bottlenecks", "d2plus1d", 24, 48, 94, more={"se_every_other": False}),
 }
 """All networks by name. Depths and heads are equal within a family, but for `short`; widths make up for what a kernel
@@ -102,6 +112,7 @@ WHY = {
     "short": "ten blocks of two bottlenecks, not four of five",
     "inner": "bottlenecks start as their shortcuts, too",
     "unstarted": "no norm starts at zero",
+    "warmed": "no norm starts at zero, and a warm-up of a pass",
     "all_se": "squeeze-and-excitation in all bottlenecks",
     "d2plus1d": "D(2+1)D alone",
 }

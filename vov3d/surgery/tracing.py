@@ -1,0 +1,119 @@
+"""Traces modules with `torch.fx`, also where their code asks whether a value is a tensor."""
+
+import builtins
+import inspect
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, MethodType
+from typing import Any
+
+import torch
+import torch.fx
+from torch import nn
+
+from vov3d.surgery.hooks import has_hooks
+from vov3d.surgery.kinds import has_own_forward
+
+_plain_isinstance = isinstance
+_ONE_TRACE = threading.RLock()
+
+_GIVE_SIZES = ("size", "stride", "dim", "ndimension", "numel", "nelement", "element_size", "item", "tolist")
+_SETTINGS = ("shape", "ndim", "dtype", "device", "layout")
+
+
+class _Value(torch.fx.Proxy):
+    """A value of a trace.
+
+    Python's `isinstance` takes results for tensors, nothing else does: C functions of PyTorch ask for the class where
+    they expect a number, and would read the memory of a tensor where there is none.
+    """
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        if _is_of_torch(sys._getframe(1)):
+            return _Value
+        raise torch.fx.proxy.TraceError("a function that expects no tensor, or the model's code, asks for a class")
+
+
+def _is_of_torch(frame: FrameType) -> bool:
+    """Returns whether code of PyTorch or of this file runs; `torch.is_tensor` stands for the code that calls it."""
+    name = frame.f_globals.get("__name__", "")
+    return (name == __name__ or name.partition(".")[0] == "torch") and frame.f_code is not torch.is_tensor.__code__
+
+
+def _isinstance(value: Any, kinds: Any) -> bool:
+    """Answers as `isinstance`, but to the model's own code results of a trace are tensors.
+
+    Raises:
+        TraceError: For an argument of the model, of which nothing is known, and for a size.
+    """
+    kind = type(value)
+    if not issubclass(kind, torch.fx.Proxy) or _is_of_torch(sys._getframe(1)):
+        return _plain_isinstance(value, kinds)
+    if issubclass(kind, kinds):
+        return True
+    if value.node.op == "placeholder" or value.node.meta.get("is_size"):
+        raise torch.fx.proxy.TraceError("the model's code asks for the class of an argument or a size")
+    return issubclass(torch.Tensor, kinds)
+
+
+@contextmanager
+def _tensors_for_isinstance() -> Iterator[None]:
+    """Replaces `isinstance`; one trace at a time, as `torch.fx` replaces methods of `nn.Module`, too."""
+    with _ONE_TRACE:
+        before = builtins.isinstance
+        builtins.isinstance = _isinstance
+        try:
+            yield
+        finally:
+            builtins.isinstance = before
+
+
+class _Tracer(torch.fx.Tracer):
+    """Traces into modules that have submodules and no hooks: the effect of a hook on a value is unknown."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return has_hooks(m) or not any(True for _ in m.children())
+
+    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        node.meta["is_size"] = _is_size(node)
+        return torch.fx.Proxy(node, self) if node.meta["is_size"] else _Value(node, self)
+
+
+def _is_size(node: torch.fx.Node) -> bool:
+    """Returns whether a value is a size, a shape or a number computed from them; those before it are marked."""
+    if node.op == "call_method":
+        owner = node.args[0]
+        return node.target in _GIVE_SIZES or (isinstance(owner, torch.fx.Node) and owner.meta.get("is_size", False))
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in _SETTINGS
+    name, home = getattr(node.target, "__name__", ""), getattr(node.target, "__module__", "")
+    plain = home in ("_operator", "math", "builtins") or name.startswith("sym_")
+    return plain and all(before.meta.get("is_size", False) for before in node.all_input_nodes)
+
+
+def trace(module: nn.Module) -> list[torch.fx.Graph] | None:
+    """Returns graphs of a module, with any optional arguments and without; None if it cannot be traced."""
+    if has_own_forward(module) and not _made_class(module):
+        return None
+    try:
+        arguments = inspect.signature(module.forward).parameters.values()
+        optional = {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
+        with _tensors_for_isinstance():
+            graphs = [_Tracer().trace(module)]
+            return [*graphs, _Tracer().trace(module, concrete_args=optional)] if optional else graphs
+    except Exception:  # any error of the model's own code on symbolic values
+        return None
+
+
+def _made_class(module: nn.Module) -> bool:
+    """Makes a method that was set on a module one of its class, which is what is traced; returns whether it is one."""
+    own = vars(module)["forward"]
+    if not isinstance(own, MethodType) or own.__self__ is not module:
+        return False
+    module.__class__ = type(type(module).__name__, (type(module),), {"forward": own.__func__})
+    return True
