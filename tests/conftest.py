@@ -1,5 +1,6 @@
 """Shared set-up: a Hub on the loopback interface in place of the real one, and one thread a worker."""
 
+import gc
 import os
 import random
 import signal
@@ -43,6 +44,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script: tests of Ctrl-C need it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported out of garbage collections, which take an eighth of the time else."""
+    gc.collect()
+    gc.freeze()
 
 
 class TorchRandom:

@@ -70,6 +70,7 @@ def test_roofline_is_the_longer_of_computing_and_moving():
     assert roofline.seconds(Budget(params=10, macs=1, activations=100), batch=1, itemsize=4, train=True) == 252
 
 
+@pytest.mark.slow
 def test_json_has_every_combination(capsys):
     assert main(["benchmark", *TINY, "--batch", "1", "2", "--backends", "eager,optimized", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -429,6 +429,7 @@ def test_windows_keep_within_shots(capsys, tmp_path: Path) -> None:
     np.testing.assert_allclose(found["times"], [0.1, 0.2, 0.3, 0.45, 0.6, 0.7], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_windows_go_on_after_an_error(capsys, clips: Path, tmp_path: Path) -> None:
     (clips / "notes.txt").unlink()
     whole, out = tmp_path / "whole.npz", tmp_path / "v.npz"

@@ -379,6 +379,7 @@ def test_text_in_pictures_is_broken_between_words(text: str, width: int) -> None
 # --- what computes the model -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_few_views_are_not_worth_a_conversion(capsys, tmp_path: Path, monkeypatch) -> None:
     video = str(write_video(tmp_path / "a.mp4", num_frames=9))
     monkeypatch.setattr("vov3d.deploy._runtimes.runtime_model", None)  # would convert

@@ -101,6 +101,7 @@ def test_copies_and_pickles_load_the_file_again(end, exported, tmp_path, monkeyp
         assert again.class_names == NAMES
 
 
+@pytest.mark.slow
 def test_weights_that_are_computed_in_each_call_are_written_as_values(tmp_path):
     model = tiny().eval()
     block = model.stages[0].blocks[0].layers[0]
@@ -149,6 +150,7 @@ def test_other_tools_can_read_the_metadata(files):
     assert json.loads(onnx_file["class_names"]) == json.loads(info["class_names"].astype(str)) == NAMES
 
 
+@pytest.mark.slow
 def test_a_published_tag_its_licence_and_the_clip_that_was_asked_for(tmp_path):
     model = tiny().train()
     model.weights_digest = digest(model)  # as if they had been loaded
@@ -184,6 +186,7 @@ def test_features_come_back_as_a_list(tmp_path):
         close(one, expected)
 
 
+@pytest.mark.slow
 def test_channels_that_the_configuration_has_no_mean_of(tmp_path):
     model = tiny(in_chans=2, num_classes=0).eval()
     found = vov3d.load_exported(vov3d.export(model, tmp_path / "c.pt2"))
@@ -562,6 +565,7 @@ def test_every_size_of_a_graph_is_loaded_with_bounds(files):
     assert all(bounds == {"min_val": 1, "max_val": None} for bounds in program["range_constraints"].values())
 
 
+@pytest.mark.slow
 def test_files_load_in_threads_and_leave_the_environment_alone(files, model):
     before = dict(os.environ)
     with ThreadPoolExecutor(2) as pool:

@@ -84,6 +84,7 @@ def test_a_factorized_network_is_scripted_as_before():
     torch.testing.assert_close(scripted(x), model.second(model.first(x)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_optimized_model_of_ours_is_traced_and_exported():
     model = vov3d.create_model("vov3d_n", num_classes=3, depths=(1, 1, 1)).eval()
     fast, x = vov3d.optimize_for_inference(model), torch.randn(1, 3, 2, 32, 32)

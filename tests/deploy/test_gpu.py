@@ -43,8 +43,15 @@ def model(name="vov3d_m", **more):
     return vov3d.create_model(name, num_classes=5, **more).eval()
 
 
-@pytest.mark.parametrize("name", ["vov3d_m", "x3d_xs"])
-@pytest.mark.parametrize("layout", ["channels_last", "as_given"])
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("vov3d_m", "channels_last"),
+        ("x3d_xs", "as_given"),
+        pytest.param("vov3d_m", "as_given", marks=pytest.mark.slow),
+        pytest.param("x3d_xs", "channels_last", marks=pytest.mark.slow),
+    ],
+)
 def test_an_optimized_model_agrees_and_measures_once(clock, name, layout):
     clock.times |= {layout: 0.5, "matmul": 0.5, "shifted": 0.6, "conv2d": 0.7}
     original = model(name)
@@ -193,12 +200,12 @@ def run_cases(*which):
 
 
 def test_kernels_agree_with_conv3d_in_the_interpreter():
-    run_cases("some", "odd", "modules")
+    run_cases("odd")
 
 
 @pytest.mark.slow
 def test_all_kernels_agree_with_conv3d_in_the_interpreter():
-    run_cases("all")
+    run_cases("all", "modules")
 
 
 @pytest.mark.slow

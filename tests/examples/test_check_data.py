@@ -58,6 +58,7 @@ def test_broken_videos_are_listed_with_their_cause(data: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "found.csv"]
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_are_written_with_escapes(tmp_path: Path, capsys) -> None:
     name = os.fsdecode(b"\xe4.mp4")
     for label in "ab":

@@ -195,6 +195,7 @@ def test_frames_have_the_label_of_their_middle():
     assert found.tolist() == [-1, 4, 4, 5, -1, -1]
 
 
+@pytest.mark.slow
 def test_scenes_are_several_clips_of_one_motion(tmp_path: Path):
     truth = localized_shapes.write_motions(tmp_path / "a.mp4", 2, seed=0, scenes=True)
     lengths = [round((s.end - s.start) * 10) for s in truth]
@@ -223,6 +224,7 @@ def test_a_stream_takes_every_frame_once(tmp_path, causal):
     assert ends[-1] == pytest.approx(truth[-1].end)
 
 
+@pytest.mark.slow
 def test_a_stream_labels_each_shot_as_if_it_were_alone(tmp_path):
     video = tmp_path / "motions.mp4"
     truth = localized_shapes.write_motions(video, 3, seed=6)

@@ -143,6 +143,7 @@ def test_rivals_are_trained_once_and_fine_tuned_from_there(tmp_path, monkeypatch
     assert torch.equal(again.stem.conv_s.weight, model.stem.conv_s.weight)
 
 
+@pytest.mark.slow
 def test_the_packaged_model_is_trained_further_once(tmp_path, monkeypatch):
     """Few clips; the real number takes half an hour."""
     monkeypatch.setattr(real_videos.people, "write_set", lambda path, _, seed: write_few(path, seed))

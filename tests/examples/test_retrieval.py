@@ -41,6 +41,7 @@ def here(files: Path, monkeypatch) -> None:
     monkeypatch.chdir(files)
 
 
+@pytest.mark.slow
 def test_npz_and_parquet_hold_the_same_vectors() -> None:
     npz, parquet = read_vectors(Path("clips.npz")), read_vectors(Path("clips.parquet"))
     assert (npz.paths, npz.about) == (parquet.paths, parquet.about)

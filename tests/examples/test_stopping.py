@@ -57,8 +57,8 @@ def before_call(number: int, function, deed):
     ("number", "place"),
     [
         (signal.SIGINT, "forward"),
-        (signal.SIGTERM, "data"),
-        (signal.SIGINT, "validation"),
+        pytest.param(signal.SIGTERM, "data", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "validation", marks=pytest.mark.slow),
         (signal.SIGTERM, "recalibration"),
         (signal.SIGTERM, "saving"),
     ],

@@ -430,7 +430,12 @@ def task_clips(folder: Path, task: str, number: int, seed: int = 0) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("task", "name", "least"), [("multilabel", "map", 90), ("regression", "r2", 0.5), ("multihead", "all_top1", 60)]
+    ("task", "name", "least"),
+    [
+        ("multilabel", "map", 90),
+        ("multihead", "all_top1", 60),
+        pytest.param("regression", "r2", 0.5, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_learns_is_measured_saved_and_predicts(task, name, least, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

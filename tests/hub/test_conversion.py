@@ -19,7 +19,10 @@ def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
-@pytest.mark.parametrize("reference", PUBLISHED)
+@pytest.mark.parametrize(
+    "reference",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "vov3d_l_ssv1" else name for name in PUBLISHED],
+)
 def test_the_published_formats_are_converted_without_naming_the_model(reference, tmp_path):
     path = published_file(reference, tmp_path)
     found, _ = convert(path, tmp_path / "out")
@@ -133,6 +136,7 @@ def test_a_trained_norm_that_pytorchvideo_lacks_is_folded():
     assert same(convert_state_dict(again, "pytorchvideo"), foreign)
 
 
+@pytest.mark.slow
 def test_what_the_older_codebases_cannot_hold():
     with pytest.raises(ValueError, match="format 'pytorchvideo' has no vov3d_m; it can be written as slowfast"):
         convert_state_dict(create_model("vov3d_m", device="meta"), "pytorchvideo")

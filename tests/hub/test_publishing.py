@@ -70,6 +70,7 @@ def test_names_that_no_repository_has_are_refused_before_anything_is_sent(name, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_uploaded_files_are_not_uploaded_again(hub):
     model = create_model("vov3d_m", num_classes=3, **NANO)
     push_to_hub(model, "me/mine")

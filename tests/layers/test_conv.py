@@ -412,6 +412,7 @@ def run_grid(first: int, last: int) -> int:
     return int(child.stdout)
 
 
+@pytest.mark.slow
 def test_narrow_convolutions_train_without_memory_errors():
     run_grid(0, 36)  # 12 to 16 channels, as the first shortcut of vov3d_n
 

@@ -56,7 +56,16 @@ def test_the_published_network_up_to_its_first_dilated_convolution(name, first):
 
 @pytest.mark.parametrize(
     ("name", "args"),
-    [*((name, {}) for name in vov3d.list_models()), *(("vov3d_m", dict(conv=conv)) for conv in MIDDLE_CONVS[:-1])],
+    [
+        ("vov3d_n", {}),
+        ("x3d_m", {}),
+        *(
+            pytest.param(name, {}, marks=pytest.mark.slow)
+            for name in vov3d.list_models()
+            if name not in ("vov3d_n", "x3d_m")
+        ),
+        *(("vov3d_m", dict(conv=conv)) for conv in MIDDLE_CONVS[:-1]),
+    ],
 )
 def test_every_model_keeps_its_tensors(name, args):
     published = vov3d.create_model(name, device="meta", **args)

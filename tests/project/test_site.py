@@ -39,6 +39,7 @@ def test_every_picture_has_its_script():
     assert {p.stem.removesuffix("_dark") for p in pictures} == {p.stem for p in FIGURES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
 def test_scripts_draw(script, tmp_path):
     module = loaded(script)

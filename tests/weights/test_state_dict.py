@@ -458,6 +458,7 @@ def test_ambiguous_or_unsupported_files_are_refused_by_name(kind, tensors, tmp_p
     assert str(error.value).startswith(str(path))
 
 
+@pytest.mark.slow
 def test_threads_load_while_others_change_the_safe_globals(tensors, tmp_path):
     path = save({"state_dict": tensors, "args": argparse.Namespace(lr=1)}, tmp_path / "last.ckpt")
     stop = threading.Event()

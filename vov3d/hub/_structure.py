@@ -1,17 +1,14 @@
 """Compares a network, module by module on the meta device, with the one that its configuration builds."""
 
-import functools
-import inspect
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from timm.layers import DropPath
 from torch import nn
 
-from vov3d.layers.conv import FastForm
 from vov3d.surgery.kinds import is_batch_norm, is_only
+from vov3d.surgery.methods import is_of_tool, methods_set_on
 from vov3d.surgery.recipe import Recipe, follow_recipe, read_recipe
 from vov3d.surgery.statistics import FrozenBatchNorm
 
@@ -30,10 +27,6 @@ _CURES = {
     "lora": "merge_and_unload() of the PEFT model",
     "on the instance": "del module.forward, or the method that is named",
 }
-
-# Tools that leave hooks and methods on models. Those of torch.nn.utils are seen by the tensors that they add; the
-# others convert, move or watch values and leave the outputs as they are.
-_TOOLS = ("accelerate.", "deepspeed.", "torch.distributed.", "torch.nn.utils.", "wandb.")
 
 
 def recipe_of(model: nn.Module, fresh: nn.Module) -> Recipe:
@@ -134,7 +127,7 @@ def _set_methods(model: nn.Module) -> list[str]:
     return [
         f"{name or 'the model'} has a {method} that was set on the instance"
         for name, module in model.named_modules()
-        for method in _own_methods(module)
+        for method in methods_set_on(module)
     ]
 
 
@@ -143,37 +136,8 @@ def _hooked(model: nn.Module) -> list[str]:
     return [
         name or "the model"
         for name, module in model.named_modules()
-        if not all(map(_is_of_tool, [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]))
+        if not all(map(is_of_tool, [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]))
     ]
-
-
-def _is_of_tool(code: Any) -> bool:
-    while isinstance(code, functools.partial):
-        code = code.func
-    code = getattr(code, "__func__", code)
-    origin = code.__module__ if inspect.isfunction(code) else type(code).__module__
-    return f"{origin}.".startswith(_TOOLS)
-
-
-def _own_methods(module: nn.Module) -> list[str]:
-    """Returns the names of methods that a module has in place of those of its class."""
-    names = []
-    for name, value in vars(module).items():
-        method = getattr(type(module), name, None)
-        if inspect.isfunction(method) and type(value) is not FastForm and not _runs(module, value, method):
-            names.append(name)
-    return names
-
-
-def _runs(module: nn.Module, value: Any, method: Callable[..., Any]) -> bool:
-    """Returns whether a callable is a method, bound, compiled or wrapped by a tool."""
-    hooked = _is_of_tool(getattr(module, "_hf_hook", None))  # of Accelerate, for parts on several devices
-    wrapped = hooked or _is_of_tool(value) or hasattr(value, "_torchdynamo_orig_callable")
-    while (code := getattr(value, "__func__", value)) is not method:
-        if not wrapped or not hasattr(code, "__wrapped__"):
-            return False
-        value = code.__wrapped__
-    return True
 
 
 def _other_tensors(model: nn.Module, wanted: nn.Module) -> list[str]:

@@ -1,0 +1,44 @@
+"""Finds methods that were set on modules, in place of those of their classes."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from vov3d.layers.conv import FastForm
+
+# Tools that leave hooks and methods on models. Those of torch.nn.utils are seen by the tensors that they add; the
+# others convert, move or watch values and leave the outputs as they are.
+_TOOLS = ("accelerate.", "deepspeed.", "torch.distributed.", "torch.nn.utils.", "wandb.")
+
+
+def is_of_tool(code: Any) -> bool:
+    """Returns whether a hook, or what took the place of a method, is code of such a tool."""
+    while isinstance(code, functools.partial):
+        code = code.func
+    code = getattr(code, "__func__", code)
+    origin = code.__module__ if inspect.isfunction(code) else type(code).__module__
+    return f"{origin}.".startswith(_TOOLS)
+
+
+def methods_set_on(module: nn.Module) -> list[str]:
+    """Returns the names of methods that a module has in place of those of its class."""
+    names = []
+    for name, value in vars(module).items():
+        method = getattr(type(module), name, None)
+        if inspect.isfunction(method) and type(value) is not FastForm and not _runs(module, value, method):
+            names.append(name)
+    return names
+
+
+def _runs(module: nn.Module, value: Any, method: Callable[..., Any]) -> bool:
+    """Returns whether a callable is a method, bound, compiled or wrapped by a tool."""
+    hooked = is_of_tool(getattr(module, "_hf_hook", None))  # of Accelerate, for parts on several devices
+    wrapped = hooked or is_of_tool(value) or hasattr(value, "_torchdynamo_orig_callable")
+    while (code := getattr(value, "__func__", value)) is not method:
+        if not wrapped or not hasattr(code, "__wrapped__"):
+            return False
+        value = code.__wrapped__
+    return True
