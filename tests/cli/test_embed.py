@@ -229,8 +229,7 @@ def listed(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("form", [_kept.Kept, _kept.KeptRows])
-@pytest.mark.parametrize("options", [(), EVERY], ids=["clips", "windows"])
+@pytest.mark.parametrize(("form", "options"), [(_kept.Kept, EVERY), (_kept.KeptRows, ())])
 def test_an_output_that_another_call_writes_is_refused(
     capsys, clips: Path, tmp_path: Path, monkeypatch, form: type[_kept.Kept], options: tuple[str, ...]
 ) -> None:

@@ -70,7 +70,7 @@ def test_shards_share_the_videos(capsys, tmp_path: Path) -> None:
     assert (code, err) == (1, ["vov3d predict: --shard 6/6: there are only 5 videos; make fewer shards"])
 
 
-@pytest.mark.parametrize("shards", [2, 3])
+@pytest.mark.parametrize("shards", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_each_video_has_its_own_picture_in_all_shards(shards: int, capsys, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     for number in range(3):
@@ -184,7 +184,7 @@ def test_a_list_of_json_is_whole_when_the_command_ends_early(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-@pytest.mark.parametrize("form", ["--json", "--csv", "--topk=1"])
+@pytest.mark.parametrize("form", ["--json", pytest.param("--csv", marks=pytest.mark.slow), "--topk=1"])
 def test_file_names_that_the_output_encoding_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, form: str, capfd
 ) -> None:

@@ -368,6 +368,7 @@ def test_importing_the_package_imports_no_runtime():
     assert not {"onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "executorch", "vov3d.video"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_a_file_with_wrong_outputs_is_not_kept(tmp_path, monkeypatch):
     def other_graph(model):
         model = tiny()

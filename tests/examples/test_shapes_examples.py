@@ -35,6 +35,7 @@ def test_the_table_of_factorized_networks_is_what_was_measured():
     )
 
 
+@pytest.mark.slow
 def test_the_factorization_script_runs_on_a_small_network(monkeypatch):
     monkeypatch.setattr(factorized_x3d, "NANO", factorized_x3d.NANO | {"depths": (1, 1, 1)})
     train_set = factorized_x3d.clips_of(64, 0)

@@ -68,7 +68,12 @@ RECORDED = {
 }
 
 
-@pytest.mark.parametrize("kind", RECORDED)
+LONG = ("compiled in place", "of VoV3D", "factorized and folded")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind for kind in RECORDED]
+)
 def test_arguments_survive_saving_and_loading(kind, tmp_path):
     model = RECORDED[kind]().eval()
     for folder in ("once", "twice"):

@@ -50,7 +50,8 @@ def test_classes_follow_the_head_and_names_do_not(kind):
     for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert same.num_classes == classes
         assert vov3d.class_names(same) is None
-    for shown in (model, vov3d.optimize_for_inference(model.eval())):
+    fast = [vov3d.optimize_for_inference(model.eval())] if "softmax" in kind else []
+    for shown in (model, *fast):
         classifier = vov3d.VideoClassifier(shown)
         assert classifier.class_names == [f"class {i}" for i in range(classes)]
         assert classifier(VIDEO, topk=1)[0].label.startswith("class ")

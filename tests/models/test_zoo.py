@@ -123,7 +123,7 @@ def test_forward_intermediates_options():
             model.forward_intermediates(clip(), indices=indices)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n[-2:] == "_l" else n for n in MODELS])
 def test_copies_and_state_dicts(name):
     model = built(name)
     buffer = io.BytesIO()
