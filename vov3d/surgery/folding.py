@@ -129,7 +129,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
     A norm is folded if the model's data flow shows that it is the only reader of a convolution (or a linear layer on
     rows) that runs once; `nn.Identity` replaces it. The sums are computed in float64. A warning names the norms that
-    are not folded.
+    are not folded. Another method of the model that ends between a layer and its norm then gives the normalised values.
 
     Args:
         model: Any module; it is not changed.
