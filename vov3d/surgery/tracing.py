@@ -37,6 +37,9 @@ class _Value(torch.fx.Proxy):
         raise torch.fx.proxy.TraceError("a function that expects no tensor, or the model's code, asks for a class")
 
 
+_PROXIES = frozenset((_Value, torch.fx.Proxy, torch.fx.proxy.Attribute))
+
+
 def _is_of_torch(frame: FrameType) -> bool:
     """Returns whether code of PyTorch or of this file runs; `torch.is_tensor` stands for the code that calls it."""
     name = frame.f_globals.get("__name__", "")
@@ -50,8 +53,8 @@ def _isinstance(value: Any, kinds: Any) -> bool:
         TraceError: For an argument of the model, of which nothing is known, and for a size.
     """
     kind = type(value)
-    if not issubclass(kind, torch.fx.Proxy) or _is_of_torch(sys._getframe(1)):
-        return _plain_isinstance(value, kinds)
+    if kind not in _PROXIES or type(value.tracer) is not _Tracer or _is_of_torch(sys._getframe(1)):
+        return _plain_isinstance(value, kinds)  # other threads trace, too
     if issubclass(kind, kinds):
         return True
     if value.node.op == "placeholder" or value.node.meta.get("is_size"):
