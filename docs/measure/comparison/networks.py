@@ -90,6 +90,7 @@ NETWORKS: Mapping[str, Network] = {
     "last": _tosa("VoV3D without aggregation", "d2plus1d", 26, 54, 108, tosa=LastAlone),
     "full": _tosa("VoV3D, outputs of full width", "d2plus1d", 18, 32, 68, tosa=FullWidth),
     "short": _tosa("VoV3D, 10 blocks of 2", "d2plus1d", 22, 44, 90, depths=(2, 3, 5), more={"num_blocks": 2}),
+    "shallow": _tosa("VoV3D, 4 blocks of 3", "d2plus1d", 34, 66, 130, more={"num_blocks": 3}),
     "inner": _tosa("VoV3D, bottlenecks started at zero", "d2plus1d", 24, 48, 96, tosa=StartedAtZero),
     "unstarted": _tosa("VoV3D, no norm started at zero", "d2plus1d", 24, 48, 96, more={"zero_init_last": False}),
     "warmed": _tosa(
@@ -110,6 +111,7 @@ WHY = {
     "last": "no aggregation: the last bottleneck alone is read",
     "full": "bottlenecks output all of their channels, not half",
     "short": "ten blocks of two bottlenecks, not four of five",
+    "shallow": "four blocks of three bottlenecks, which are wider",
     "inner": "bottlenecks start as their shortcuts, too",
     "unstarted": "no norm starts at zero",
     "warmed": "no norm starts at zero, and a warm-up of a pass",
