@@ -63,13 +63,20 @@ def test_every_form_of_every_model(name, conv, output_stride, features_only, bat
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize(("frames", "time_stride"), [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("groups", [1, 2, 8])
-def test_outputs_one_column_wide_in_bf16_do_not_depend_on_what_was_in_memory(groups, frames, time_stride, layout):
-    """Those of oneDNN do, for strided kernels but depthwise ones (torch 2.14)."""
+def test_small_outputs_in_bf16_do_not_depend_on_what_was_in_memory(groups, frames, time_stride, layout):
+    """Those of oneDNN one column wide or of one frame do, but for depthwise kernels (torch 2.14)."""
     torch.manual_seed(0)
-    for width, stride in ((1, 2), (2, 2), (3, 3)):
-        sizes = dict(stride=(time_stride, stride, stride), padding=(frames // 2, 1, 1), groups=groups, bias=False)
+    for width, stride, pad, length in (
+        (1, 2, 1, 3),
+        (2, 2, 1, 3),
+        (3, 3, 1, 3),
+        (4, 2, 0, 3),
+        (3, 2, 1, 1),
+        (8, 1, 1, 1),
+    ):
+        sizes = dict(stride=(time_stride, stride, stride), padding=(frames // 2, pad, pad), groups=groups, bias=False)
         conv = nn.Conv3d(8, 8, (frames, 3, 3), **sizes).bfloat16().requires_grad_(False)
-        x = torch.randn(2, 8, 3, 15, width).bfloat16().contiguous(memory_format=layout)
+        x = torch.randn(2, 8, length, 15, width).bfloat16().contiguous(memory_format=layout)
         wanted = F.silu(copy.deepcopy(conv).double()(x.double()))
         onednn = _fused.has_onednn("cpu", torch.bfloat16)
         forms = [_fused.Convolution(conv, nn.SiLU(), way) for way in {False, onednn}]
@@ -82,7 +89,7 @@ def test_outputs_one_column_wide_in_bf16_do_not_depend_on_what_was_in_memory(gro
             maps = x.transpose(1, 2).flatten(0, 1).permute(0, 2, 3, 1)
             for _ in range(3):
                 fill_free_memory()
-                out = one(maps).permute(0, 3, 1, 2).unflatten(0, (2, 3)).transpose(1, 2)
+                out = one(maps).permute(0, 3, 1, 2).unflatten(0, (2, length)).transpose(1, 2)
                 torch.testing.assert_close(out.double(), wanted, rtol=0.03, atol=0.03)
 
 

@@ -279,6 +279,33 @@ def test_outputs_one_column_wide_in_bf16_do_not_depend_on_what_was_in_memory(in_
             assert (found.double() - gradient).norm() <= 0.03 * gradient.norm()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, CHANNELS_LAST])
+@pytest.mark.parametrize(("in_chs", "out_chs", "groups"), [(3, 8, 1), (4, 8, 4), (6, 6, 2)])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "padding"),
+    [
+        ((8, 3), (3, 3, 3), (1, 2, 2), (1, 1, 1)),
+        ((5, 8), (5, 3, 3), (1, 1, 1), (2, 1, 1)),
+        ((3, 8), (3, 1, 5), (1, 1, 1), (1, 0, 2)),
+        ((9, 5), (1, 3, 5), (1, 2, 2), (0, 1, 0)),
+        ((15, 6), (1, 3, 5), (1, 3, 3), (0, 1, 0)),
+    ],
+)
+def test_bf16_of_one_frame_or_one_column_without_padding(
+    shape, kernel, stride, padding, in_chs, out_chs, groups, layout
+):
+    """oneDNN reads memory that nobody wrote for whole kernels on one frame and for one column (torch 2.14)."""
+    torch.manual_seed(0)
+    conv = fast(nn.Conv3d(in_chs, out_chs, kernel, stride, padding, groups=groups)).bfloat16()
+    for batch in (1, 3):
+        x = torch.randn(batch, in_chs, 1, *shape).bfloat16().contiguous(memory_format=layout)
+        exact = conv.weight.double(), conv.bias.double()
+        wanted = F.conv3d(x.double(), *exact, stride, padding, groups=groups)
+        for _ in range(3):
+            fill_free_memory()
+            torch.testing.assert_close(conv(x).double(), wanted, rtol=0.02, atol=0.02)
+
+
 def test_forward_derivatives_and_checkpointing_of_a_depthwise_kernel():
     conv = conv3d(4, 4, (3, 3), groups=4, dtype=torch.float64)
     x, tangent = (torch.randn(2, 4, 3, 5, 5).double().contiguous(memory_format=CHANNELS_LAST) for _ in range(2))

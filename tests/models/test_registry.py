@@ -191,6 +191,17 @@ def test_arguments_out_of_their_range(kwargs, message):
         vov3d.create_model("vov3d_n", device="meta", **kwargs)
 
 
+@pytest.mark.parametrize("name", vov3d.list_models())
+def test_feature_maps_of_every_model_rise(name):
+    levels = len(vov3d.create_model(name, features_only=True, device="meta").feature_info)
+    for wrong in ((2, 0), (1, 1), [levels - 1, -1]):
+        with pytest.raises(ValueError, match="must rise, without repeats"):
+            vov3d.create_model(name, features_only=True, out_indices=wrong, device="meta")
+    for wrong in ((), (0, levels), levels + 1):
+        with pytest.raises(ValueError, match=f"does not choose among {levels} feature maps"):
+            vov3d.create_model(name, features_only=True, out_indices=wrong, device="meta")
+
+
 def test_arguments_that_there_are_not():
     with pytest.raises(TypeError, match="vov3d_n has no argument num_labels; those of the model are act_layer, "):
         vov3d.create_model("vov3d_n", num_labels=3)

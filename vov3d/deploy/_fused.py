@@ -229,8 +229,9 @@ class Convolution(nn.Module):
         if not takes_other_forms(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
             # contiguous input gives contiguous output, which .view() takes
             weight = self.weight.reshape(self.shape).contiguous()
-            convolve: Any = in_float32 if takes_other_forms(x) and self._is_wrong(x, self.stride) else F.conv3d
-            out = convolve(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            sizes = self.stride, self.padding, self.dilation
+            convolve: Any = in_float32 if takes_other_forms(x) and self._is_wrong(x, *sizes) else F.conv3d
+            out = convolve(x, weight, self.bias, *sizes, self.groups)
             return self.act(_PLAIN.get(self.epilogue, _same)(out))
         return self.act(self._fast(x))
 
@@ -269,13 +270,13 @@ class Convolution(nn.Module):
         out = F.linear(rows, self.weight.movedim(1, -1).flatten(1), self.bias).unflatten(0, patches.shape[:4])
         return from_rows(_PLAIN.get(self.epilogue, _same)(out))
 
-    def _is_wrong(self, x: torch.Tensor, stride: Sequence[int]) -> bool:
-        return not self.is_point and is_wrong_in_bf16(x, self.weight, stride)
+    def _is_wrong(self, x: torch.Tensor, *sizes: Sequence[int]) -> bool:
+        return not self.is_point and is_wrong_in_bf16(x, self.weight, *sizes)
 
     def _convolve(
         self, x: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
     ) -> torch.Tensor:
-        if self._is_wrong(x, stride):
+        if self._is_wrong(x, stride, padding, dilation):
             out = in_float32(x, self.weight, self.bias, stride, padding, dilation, self.groups)
             return _PLAIN.get(self.epilogue, _same)(out)
         if self.epilogue is None:

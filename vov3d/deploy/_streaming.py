@@ -191,9 +191,10 @@ class FrameConv(nn.Module):
             x = self._scaled(x, other) if self.scales else self._mixed(x, other)
         else:
             x = x.permute(0, 3, 1, 2)
-            wrong = not is_followed() and is_wrong_in_bf16(x, self.weight, self.stride)
+            sizes = self.stride, self.padding, self.dilation
+            wrong = not is_followed() and is_wrong_in_bf16(x, self.weight, *sizes)
             convolve: Any = in_float32 if wrong else F.conv2d
-            x = convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            x = convolve(x, self.weight, self.bias, *sizes, self.groups)
             x = x.permute(0, 2, 3, 1)
             x = x if other is None else x.add_(other)
         return x if self.act is None else self.act(x)

@@ -168,13 +168,19 @@ def _convolve(
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def is_wrong_in_bf16(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int]) -> bool:
-    """Returns whether oneDNN reads memory that nobody wrote: for bf16 outputs one column wide of strided kernels.
+def is_wrong_in_bf16(
+    x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> bool:
+    """Returns whether oneDNN reads memory that nobody wrote, in bf16 (torch 2.14).
 
-    It does in `conv2d` and `conv3d`, channels-last or not, but for depthwise kernels (torch 2.14).
+    It does, channels-last or not, but for depthwise kernels: in `conv2d` and `conv3d` for outputs one column wide of
+    strided kernels, and in `conv3d` for a clip of one frame if the kernel spans space and time.
     """
-    narrow = 1 < stride[-1] >= x.shape[-1] and weight[0, 0].numel() > 1
-    return narrow and x.device.type == "cpu" and type_in_autocast(x) == torch.bfloat16
+    if x.device.type != "cpu" or type_in_autocast(x) != torch.bfloat16 or weight[0, 0].numel() == 1:
+        return False
+    room = x.shape[-1] + 2 * padding[-1] - dilation[-1] * (weight.shape[-1] - 1)  # places of the kernel in a row
+    whole = weight.ndim == 5 and weight.shape[2] > 1 and weight[0, 0, 0].numel() > 1
+    return 1 < stride[-1] >= room or (whole and x.shape[2] == 1)
 
 
 def in_float32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *sizes: Any) -> torch.Tensor:
@@ -233,7 +239,7 @@ class FastForm:
             return type(conv)._conv_forward(conv, input, weight, bias)
         plain = conv.padding_mode != "zeros" or not _has_own_sizes(conv) or conv.stride[0] != 1
         gains = not plain and _gains(input)
-        if gains and is_wrong_in_bf16(input, weight, conv.stride):
+        if gains and is_wrong_in_bf16(input, weight, conv.stride, conv.padding, conv.dilation):
             return in_float32(input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         if not gains or not input.is_contiguous(memory_format=torch.channels_last_3d):
             if plain or input.device.type not in MEASURED or not _is_chosen(input, weight, conv.groups):

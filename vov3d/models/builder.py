@@ -6,6 +6,7 @@ cannot adapt, and loads non-strictly as soon as the classifier differs.
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from inspect import signature
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,10 @@ def build_video_model(
         kwargs.setdefault("causal", True)
     given = {k: v for k, v in kwargs.items() if k not in _NOT_SAVED}
     kwargs = {**model_args, **kwargs}
-    if kwargs.get("features_only") and "depths" in kwargs:  # timm's default is five maps
-        kwargs.setdefault("out_indices", tuple(range(len(kwargs["depths"]) + 1)))
-        _check_levels(kwargs["out_indices"], len(kwargs["depths"]) + 1)
+    if kwargs.get("features_only"):
+        levels = len(kwargs.get("depths", signature(family.model_cls).parameters["depths"].default)) + 1
+        kwargs.setdefault("out_indices", tuple(range(levels)))  # timm's default is five maps
+        _check_levels(kwargs["out_indices"], levels)
     features = dict(flatten_sequential=True)
     model: Any = build_model_with_cfg(construct, variant, False, pretrained_cfg=cfg, feature_cfg=features, **kwargs)
     if not kwargs.get("features_only") and "pool_size" not in pretrained_cfg_overlay:
