@@ -207,6 +207,8 @@ def _actions(args: argparse.Namespace) -> dict[int, str]:
 def _data(args: argparse.Namespace, split: str, detector: Detector) -> Moments:
     if args.data != SCENES:
         return VideoMoments(Path(args.data), split, args.actions)
+    if split == "val" and Path(SCENES).is_dir():
+        print(f"{SCENES}: generated scenes; ./{SCENES} is the folder of this name")
     number = args.scenes if split == "train" else args.val_scenes
     return SceneMoments(number, _SEEDS[split], detector.settings.num_frames, detector.settings.size)
 
@@ -216,7 +218,9 @@ def _data(args: argparse.Namespace, split: str, detector: Detector) -> Moments:
 
 def _evaluate(args: argparse.Namespace) -> None:
     if args.found:
-        if args.data == SCENES or args.boxes or args.output:
+        if args.data == SCENES:
+            raise ValueError(f"--found is measured as it is, on a folder of videos; {SCENES} is none, ./{SCENES} is")
+        if args.boxes or args.output:
             raise ValueError("--found is measured as it is, on a folder of videos: leave --boxes and --output out")
         _check_box_score(args)
         actions = _actions(args)

@@ -476,6 +476,17 @@ def scenes_folder(folder: Path, number: int = 6) -> Path:
     return folder
 
 
+def test_a_folder_named_as_the_generated_scenes_is_told_apart(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("scenes").symlink_to(folder / "data")
+    words = ["evaluate", "--model", str(folder / "model"), "--data"]
+    for data, told, number in (("scenes", True, 3), ("./scenes", False, 2)):
+        assert detect.main([*words, data, "--val-scenes", "3"]) == 0
+        text = capsys.readouterr().out
+        assert ("./scenes is the folder of this name" in text) is told
+        assert f"({number} key frames)" in text
+
+
 def test_lists_with_a_byte_order_mark_and_excluded_key_frames(tmp_path, capsys):
     data = scenes_folder(tmp_path / "scenes", 1)
     for name in ("train.csv", "val.csv"):

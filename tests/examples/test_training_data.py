@@ -5,6 +5,7 @@ import io
 import random
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -236,6 +237,18 @@ def test_shards_that_lack_something_are_refused(videos, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             read_sources(recipe(data_path=tmp_path / name, **keys).data, recipe().shapes)
+
+
+def test_a_folder_named_as_the_generated_clips_is_told_apart(videos, tmp_path, monkeypatch):
+    monkeypatch.setenv("VOV3D_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    keys = recipe(shapes_clips=4, shapes_frames=2, shapes_size=16)
+    assert read_source("shapes", "train", keys.data, keys.shapes, None)[0].notes == ()
+    Path("shapes").symlink_to(videos)
+    generated, _ = read_source("shapes", "train", keys.data, keys.shapes, None)
+    assert generated.notes == ("shapes: generated clips; ./shapes is the folder of this name",)
+    there, _ = read_source("./shapes", "train", keys.data, keys.shapes, None)
+    assert len(there) == len(list(videos.glob("*/*.mp4")))
 
 
 def test_arrays_of_another_form_are_refused(tmp_path):

@@ -159,6 +159,27 @@ def test_names_with_spaces(tmp_path: Path, separator: str) -> None:
     assert pairs(videos, tmp_path / "clips") == {"my dog.mp4": "class 3", "b.mp4": "opening a door"}
 
 
+@pytest.mark.parametrize("between", [",", ", ", "\t", " "])
+def test_cells_in_quotes(tmp_path: Path, between: str) -> None:
+    touch(tmp_path, "a.mp4", "b, c.mp4")
+    start = "a.mp4" if between == " " else '"a.mp4"'
+    (tmp_path / "l.csv").write_text(f'{start}{between}"left, then ""right"""\nb, c.mp4{between}"up"\n')
+    assert pairs(read_list(tmp_path / "l.csv"), tmp_path) == {"a.mp4": 'left, then "right"', "b, c.mp4": "up"}
+
+
+def test_cells_in_quotes_behind_a_space_in_every_table(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    parts = tmp_path / "parts.csv"
+    parts.write_text('path, start, end, label\n"a.mp4", 0, 1, "left, then right"\n"b.mp4", 1, 2, "up"\n')
+    assert read_list(parts).classes == ("left, then right", "up")
+    many = tmp_path / "many.csv"
+    many.write_text('"path", "labels"\n"a.mp4", "left; up"\n"b.mp4", "up"\n')
+    assert read_targets(many, "multilabel").classes == ("left", "up")
+    names = tmp_path / "names.csv"
+    names.write_text('id, name\n0, "left, then right"\n1, "up"\n')
+    assert read_names(names) == ["left, then right", "up"]
+
+
 NAMES = st.text(st.sampled_from("ab ,._-7é'"), min_size=1, max_size=8).filter(
     lambda name: name.strip() == name and not name.startswith(".") and ",," not in name and name.strip(",") == name
 )

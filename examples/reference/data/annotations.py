@@ -11,7 +11,7 @@ from typing import Any
 
 from reference.data.finding import Row, folder_key
 from reference.data.published import DATA_SETS
-from reference.data.text import read_lines, read_table, read_text
+from reference.data.text import csv_reader, read_lines, read_table, read_text
 from reference.detection.ava import read_annotations, read_excluded, read_label_map
 from vov3d.labels import read_label_names
 
@@ -298,7 +298,7 @@ def rows_of_ids(file: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            cells = next(csv.reader([line.strip()], delimiter=";"))
+            cells = next(csv_reader([line.strip()], ";"))
         except csv.Error:
             cells = []
         name, label = (*(cell.strip() for cell in cells), "", "")[:2]
@@ -621,7 +621,7 @@ def _moments(files: Files, fold: int) -> Annotations:
     rows: dict[str, list[Row]] = {}
     for file, match in files:
         part = rows.setdefault(str(split_of(match["split"])), [])
-        reader = csv.reader(read_lines(file))
+        reader = csv_reader(read_lines(file))
         try:
             for cells in reader:
                 cells = [cell.strip() for cell in cells]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from reference.data.annotations import MOMENTS_NAMES, SPLITS, is_list_folder, numbered_names, split_of
 from reference.data.finding import Entry, composed, is_plain_folder, path_below
 from reference.data.prepared import is_prepared
-from reference.data.text import decoded, read_lines
+from reference.data.text import csv_reader, decoded, read_lines
 from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
 
 LISTS = ("something-something-v2-{}.json", "something-something-v1-{}.csv", "{}.csv", "{}.txt", "{}.json")
@@ -370,16 +370,19 @@ def _is_split_of_hmdb51(file: Path, reading: _Reading) -> bool:
 
 
 def _by_tab(line: str) -> tuple[str, str] | None:
-    path, _, label = line.rpartition("\t")
-    return (path.strip(), label.strip()) if path.strip() else None
+    return _by_sign(line, "\t")
 
 
 def _by_comma(line: str) -> tuple[str, str] | None:
+    return _by_sign(line, ",")
+
+
+def _by_sign(line: str, sign: str) -> tuple[str, str] | None:
     try:
-        *path, label = next(csv.reader([line]))
+        *path, label = next(csv_reader([line], sign))
     except csv.Error:  # a field that is too long
         return None
-    return (",".join(path).strip(), label.strip()) if any(path) and label.strip() else None
+    return (sign.join(path).strip(), label.strip()) if any(path) and label.strip() else None
 
 
 def split_by_space(line: str) -> tuple[str, str] | None:
@@ -390,9 +393,13 @@ def split_by_space(line: str) -> tuple[str, str] | None:
             if small.endswith(_VIDEOS, 0, gap.start()):
                 place = gap
     if place is not None:
-        return line[: place.start()], line[place.end() :]
+        return line[: place.start()], _unquoted(line[place.end() :])
     path, *label = line.rsplit(None, 1)
-    return (path, label[0]) if label else None
+    return (path, _unquoted(label[0])) if label else None
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace('""', '"') if re.fullmatch('".+"', text) else text
 
 
 def _three(line: str, separator: str | None) -> tuple[str, str] | None:

@@ -56,7 +56,7 @@ from reference.data.layouts import (
 )
 from reference.data.placing import place
 from reference.data.prepared import read_prepared
-from reference.data.text import read_lines
+from reference.data.text import csv_reader, read_lines
 from vov3d.labels import LABEL_SETS, load_labels, read_label_names
 from vov3d.video import Section
 
@@ -426,7 +426,7 @@ def _tabulated(path: Path) -> dict[int, str]:
     lines = [line for line in read_lines(path) if line.strip()]
     sign = max(",;\t", key=lambda sign: sum(sign in line for line in lines))
     try:
-        rows = [[cell.strip() for cell in cells] for cells in csv.reader(lines, delimiter=sign)]
+        rows = [[cell.strip() for cell in cells] for cells in csv_reader(lines, sign)]
     except csv.Error:  # a field that is too long
         return {}
     if not rows or any(len(cells) != 2 for cells in rows):

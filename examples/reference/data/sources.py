@@ -390,7 +390,8 @@ def _shapes(split: str, shapes: SimpleNamespace) -> Source:
     if not path.exists():
         make_shapes(path, number, seed, shapes.frames, shapes.size)
     labels = np.arange(number) % len(moving_shapes.CLASSES)
-    return Source(f"shapes:{split}", labels, moving_shapes.CLASSES, clips=np.load(path, mmap_mode="r"))
+    notes = (f"{SHAPES}: generated clips; ./{SHAPES} is the folder of this name",) if Path(SHAPES).is_dir() else ()
+    return Source(f"shapes:{split}", labels, moving_shapes.CLASSES, clips=np.load(path, mmap_mode="r"), notes=notes)
 
 
 def make_shapes(path: Path, number: int, seed: int, num_frames: int, size: int) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from reference.data.finding import composed, path_below
 from reference.data.layouts import class_key, is_label_word, is_path_word, roots_beside, short
 from reference.data.lists import first_label, read_names
-from reference.data.text import read_lines
+from reference.data.text import csv_reader, read_lines
 from vov3d.video import VIDEO_ENDINGS
 from vov3d.weights.tasks import SINGLE, Task, make_task
 
@@ -133,7 +133,7 @@ def _lines(file: Path, roots: Sequence[Path]) -> tuple[tuple[str, ...], list[_Li
     rows = []
     for number, text in texts:
         try:
-            cells = [cell.strip() for cell in next(csv.reader([text], delimiter="\t" if tab else ","))]
+            cells = [cell.strip() for cell in next(csv_reader([text], "\t" if tab else ","))]
         except csv.Error as error:
             raise ValueError(f"{file}:{number}: cannot be read as CSV ({error})") from error
         rows.append(_Line(f"{file}:{number}", cells[0], tuple(cells[1:])))

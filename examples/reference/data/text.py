@@ -2,8 +2,10 @@
 
 import codecs
 import csv
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -54,6 +56,19 @@ def read_lines(file: Path) -> list[str]:
     return read_text(file).split("\n")
 
 
+def csv_reader(lines: Iterable[str], delimiter: str = ",") -> Any:
+    """Returns a `csv.reader` of lines as people write them: a quoted cell may stand behind a space.
+
+    Without that, `a.mp4, "left, then right"` has three cells, and quotes in them. Spaces before cells without quotes
+    stay: they may be of a path such as `b, c.mp4`.
+
+    Args:
+        lines: The lines.
+        delimiter: What separates the cells.
+    """
+    return csv.reader((re.sub(f'(^|{delimiter}) +(?="(?!"))', r"\1", line) for line in lines), delimiter=delimiter)
+
+
 def read_table(file: Path, needed: Sequence[str], hint: str = "") -> Iterator[tuple[str, dict[str, str]]]:
     """Reads the rows of a CSV with a heading, by column; comma, semicolon or tab separate the columns.
 
@@ -72,7 +87,7 @@ def read_table(file: Path, needed: Sequence[str], hint: str = "") -> Iterator[tu
     start = next((number for number, line in enumerate(lines) if line.strip(" \t,;")), 0)
     heading = lines[start] if lines else ""
     delimiter = max(",;\t", key=lambda sign: sum(name in _names(heading, sign) for name in needed))
-    reader = csv.reader(lines[start:], delimiter=delimiter)
+    reader = csv_reader(lines[start:], delimiter)
     names: list[str] = []
     try:
         for cells in reader:
@@ -102,7 +117,7 @@ def read_table(file: Path, needed: Sequence[str], hint: str = "") -> Iterator[tu
 
 def _names(line: str, delimiter: str) -> list[str]:
     try:
-        return [cell.strip().casefold() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+        return [cell.strip().casefold() for cell in next(csv_reader([line], delimiter), [])]
     except csv.Error:
         return []
 

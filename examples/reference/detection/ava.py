@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from reference.data.text import read_lines, read_text
+from reference.data.text import csv_reader, read_lines, read_text
 from vov3d.files import replacing
 
 Box = tuple[float, float, float, float]
@@ -213,7 +213,7 @@ def _numbered(path: Path, text: str) -> Iterator[tuple[int, int, str]]:
         if place == 0 and not line[0].isdecimal():  # AVA's own has a heading
             continue
         first, separator, rest = line.partition(":" if ":" in line.split(",")[0] else ",")
-        name = next(csv.reader([rest.strip()]), [""])[0] if separator == "," else rest.strip()
+        name = next(csv_reader([rest.strip()]), [""])[0] if separator == "," else rest.strip()
         if not separator or not name:
             raise ValueError(f"{path}, line {number}: expected number,name or number: name, got {line[:80]!r}")
         try:
@@ -234,7 +234,7 @@ def _numbered_rows(path: Path, row: Callable[[list[str]], _T]) -> Iterator[tuple
     """Yields every line with its number, as `row` reads it; errors name file and line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    reader = csv.reader(read_lines(path))
+    reader = csv_reader(read_lines(path))
     try:
         for fields in reader:
             if any(field.strip() for field in fields):

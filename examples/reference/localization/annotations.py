@@ -273,7 +273,7 @@ def _epic_names(path: Path, column: str) -> tuple[dict[str, str], str]:
     """Returns the names of class numbers, from the file beside the annotations; empty where there is none."""
     kind = column.removesuffix("_class")
     for file in sorted(path.parent.glob(f"*{kind}_classes*.csv")) if kind != column else []:
-        rows = csv.DictReader(io.StringIO(_text(file), newline=""))
+        rows = csv.DictReader(io.StringIO(_text(file), newline=""), skipinitialspace=True)
         if {"id", "key"} <= set(rows.fieldnames or []):
             return {row["id"].strip(): row["key"].strip() for row in rows}, file.name
     return {}, ""
