@@ -206,6 +206,15 @@ def test_scenes_are_several_clips_of_one_motion(tmp_path: Path):
     assert all(0 <= share <= 100 for share in report["shares"].values())
 
 
+def test_a_stream_says_which_rate_it_takes_for_clips_of_unknown_length(tmp_path: Path, capsys):
+    write_video(tmp_path / "a.mp4", num_frames=60)
+    model = vov3d.create_model("vov3d_n", num_classes=2, causal=True)
+    vov3d.save_pretrained(model, tmp_path / "mine", label_names=["up", "down"])
+    for options, said in ((["--model", str(tmp_path / "mine")], True), ([], False)):
+        assert localize.main([str(tmp_path / "a.mp4"), "--streaming", "-o", str(tmp_path / "out.json"), *options]) == 0
+        assert ("2 frames/s, as for clips of 4 seconds" in capsys.readouterr().err) is said
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_stream_takes_every_frame_once(tmp_path, causal):
     video, folder = tmp_path / "motions.mp4", tmp_path / "model"

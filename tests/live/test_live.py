@@ -392,6 +392,26 @@ def test_a_classifier_waits_for_the_delay_and_takes_frames_of_any_size():
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+def test_the_rate_of_clips_of_unknown_length_is_said_to_be_assumed(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    vov3d.save_pretrained(vov3d.create_model("vov3d_n", num_classes=2), folder, label_names=["up", "down"])
+    write_clip(tmp_path / "a.mp4", make_clip(0, np.random.default_rng(3), 8), fps=10)
+    for options, said in (
+        (["--model", str(folder)], True),
+        (["--model", str(folder), "--fps", "5"], False),
+        ([], False),
+    ):
+        assert main(["live", str(tmp_path / "a.mp4"), *options]) == 0
+        err = capsys.readouterr().err
+        assert ("2 frames/s, as for clips of 4 seconds: if the model learned from others, give --fps" in err) is said
+
+
+@pytest.mark.parametrize(("name", "fps"), [("vov3d_m.ssv2_f16", 4), ("vov3d_n.shapes_f8", 5), ("x3d_m.k400_f16", 6)])
+def test_the_rate_of_published_clips_is_known(name, fps):
+    classifier = vov3d.StreamClassifier(vov3d.create_model(name))
+    assert (classifier.fps, classifier.fps_is_assumed) == (fps, False)
+
+
 def test_a_file_too_short_for_a_label_is_said_to_be(tmp_path, capsys):
     folder = tmp_path / "model"
     vov3d.save_pretrained(vov3d.create_model("vov3d_n", pretrained=True), folder)

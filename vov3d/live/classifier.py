@@ -16,8 +16,8 @@ from vov3d.weights.tasks import Task, task_of
 
 __all__ = ["StreamClassifier"]
 
-_SECONDS = {"shapes": 1.6}  # length of a clip, in data sets whose models sample the whole clip
-_USUAL = 4.0  # as in Something-Something
+_USUAL = 4.0
+_SECONDS = {"ssv1": _USUAL, "ssv2": _USUAL, "shapes": 1.6}  # length of a clip, where models sample the whole clip
 
 
 class StreamClassifier:
@@ -31,6 +31,8 @@ class StreamClassifier:
         class_names: the names, in index order.
         task: the model's task.
         fps: frames per second that the model was trained on.
+        fps_is_assumed: true for models of equal segments of clips whose length is not known, which are taken to
+            last 4 seconds.
         delay: frames between a frame and its predictions; 0 for causal models.
         frames: frames seen since the last reset.
 
@@ -77,6 +79,7 @@ class StreamClassifier:
         self.task: Task = task_of(stream)
         self._threshold = check_threshold(self.task, threshold, len(self.class_names))
         self.fps = rate_of(self._cfg)
+        self.fps_is_assumed = self._cfg["sampling"] == "segment" and self._cfg.get("label_set") not in _SECONDS
         self.delay: int = stream.delay
         self._topk = topk
         self._transform = eval_transform(self._cfg)
