@@ -190,7 +190,7 @@ def test_an_unfinished_call_goes_on_and_notices_what_changed(capsys, clips: Path
     assert (code, err) == (1, [f"vov3d embed: {part}: is damaged ('state'); delete it"])
 
 
-@pytest.mark.parametrize("options", [(), EVERY], ids=["clips", "windows"])
+@pytest.mark.parametrize("options", [(), pytest.param(EVERY, marks=pytest.mark.slow)], ids=["clips", "windows"])
 def test_a_folder_of_frames_that_was_written_over_is_computed_again(
     capsys, clips: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:

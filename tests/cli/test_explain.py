@@ -21,6 +21,7 @@ def video(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.slow
 def test_models_and_labels_are_shown_side_by_side(capsys, video, tmp_path):
     models = ["--model", "vov3d_n", "--model", "vov3d_n.shapes_stream"]
     labels = ["--label", "Pulling something", "--label", "18"]

@@ -139,6 +139,7 @@ def test_a_batch_in_pieces_equals_the_whole_batch(monkeypatch, features_only):
     assert seen == [2, 2, 1]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(batch=st.integers(1, 3), frames=st.integers(1, 7), limit=st.integers(1, 4000))
 def test_a_clip_in_parts_equals_the_whole_clip(batch, frames, limit):

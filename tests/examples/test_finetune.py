@@ -163,6 +163,7 @@ def test_parts_of_a_data_set_are_no_classes_and_a_folder_that_is_not_there_is_na
         finetune.find_videos(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_data_set_in_the_layout_of_the_hub_is_streamed(tmp_path, monkeypatch, capsys):
     pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

@@ -400,6 +400,7 @@ def test_what_is_filled_up_changes_nothing():
         torch.testing.assert_close(b[0, : len(video.times)], a[0])
 
 
+@pytest.mark.slow
 def test_generated_videos_are_what_their_annotations_say(tmp_path):
     frames, found = make_video(np.random.default_rng(1))
     spans = [one["segment"] for one in found]

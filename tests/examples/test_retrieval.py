@@ -48,6 +48,7 @@ def test_npz_and_parquet_hold_the_same_vectors() -> None:
     np.testing.assert_array_equal(npz.vectors, parquet.vectors)
 
 
+@pytest.mark.slow
 def test_windows_of_long_videos_are_named_with_their_times() -> None:
     options = ["--every", "0.5s", "--seconds", "0.4", "--across-cuts"]
     for ending in ("npz", "parquet"):

@@ -46,6 +46,7 @@ def test_the_factorization_script_runs_on_a_small_network(monkeypatch):
     assert any(m.weight[0, 0].numel() == 27 for m in whole.modules() if isinstance(m, torch.nn.Conv3d))
 
 
+@pytest.mark.slow
 def test_motions_turn_back_half_way(tmp_path):
     clip = new_motions.make_new_motion("Moving something up and back", np.random.default_rng(0))
     assert clip.shape == (16, 64, 64, 3)

@@ -68,7 +68,7 @@ RECORDED = {
 }
 
 
-LONG = ("compiled in place", "of VoV3D", "factorized and folded")
+LONG = ("compiled in place", "of VoV3D", "folded")
 
 
 @pytest.mark.parametrize(

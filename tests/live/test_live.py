@@ -66,7 +66,9 @@ def test_labels_are_announced_together_and_values_as_they_come():
     assert values.label == "speed -1.5, angle 20"
 
 
-@pytest.mark.parametrize("task", ["multilabel", "regression", "multihead"])
+@pytest.mark.parametrize(
+    "task", ["multilabel", *(pytest.param(t, marks=pytest.mark.slow) for t in ("regression", "multihead"))]
+)
 def test_live_tells_what_fits_the_task(task, clip, tmp_path, capsys):
     folder = str(vov3d.save_pretrained(task_model(task), tmp_path / "model"))
     assert main(["live", str(clip), "--model", folder, "--json", "-o", str(tmp_path / "out.mp4")]) == 0
@@ -481,7 +483,7 @@ def test_the_video_keeps_the_times_of_its_frames(clip, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system cannot send the signals to itself")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
 def test_a_session_that_is_stopped_finishes_its_video(name, clip, tmp_path, monkeypatch):
     number = getattr(signal, name)
     take, seen = live._Session.take, []

@@ -55,7 +55,8 @@ def test_a_block_of_its_own_is_causal():
         assert not torch.equal(usual(clip)[:, :, :3], usual(changed)[:, :, :3])
 
 
-@pytest.mark.parametrize("name", ["x3d_m", pytest.param("vov3d_m", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x3d_m", "vov3d_m"])
 def test_optimized_and_exported_forms_have_equal_outputs(name, tmp_path):
     model = small(name, causal=True).float()
     clip = torch.randn(2, 3, 6, 33, 32)
