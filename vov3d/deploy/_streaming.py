@@ -31,7 +31,7 @@ from vov3d.models.network import Stage, VideoNetwork
 from vov3d.surgery.folding import fold_batchnorm
 from vov3d.surgery.hooks import check_own_code_runs
 from vov3d.surgery.kinds import is_only
-from vov3d.surgery.methods import methods_set_on
+from vov3d.surgery.methods import set_methods
 
 State = dict[str, torch.Tensor]
 """State of streams: `frames` `(B,)`, those seen; maps `(B, H, W, C)`; means of frames `(B, window, C)`."""
@@ -582,12 +582,11 @@ def streaming(model: nn.Module, window: int | None = None) -> StreamingNetwork:
 
 def _check_methods(model: nn.Module) -> None:
     """Raises ValueError if a method was set on a module: a stream takes over layers, not calls."""
-    for name, module in model.named_modules():
-        for method in methods_set_on(module):
-            raise ValueError(
-                f"{name or 'the model'} has a {method} that was set on the instance, which a stream does not call;"
-                f" delete it with del {'.'.join(filter(None, ('model', name, method)))}"
-            )
+    for name, method in set_methods(model):
+        raise ValueError(
+            f"{name or 'the model'} has a {method} that was set on the instance, which a stream does not call;"
+            f" delete it with del {'.'.join(filter(None, ('model', name, method)))}"
+        )
 
 
 def _checked(model: Any) -> nn.Module:

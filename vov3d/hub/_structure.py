@@ -8,7 +8,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from vov3d.surgery.kinds import is_batch_norm, is_only
-from vov3d.surgery.methods import is_of_tool, methods_set_on
+from vov3d.surgery.methods import is_of_tool, set_methods
 from vov3d.surgery.recipe import Recipe, follow_recipe, read_recipe
 from vov3d.surgery.statistics import FrozenBatchNorm
 
@@ -124,11 +124,7 @@ def _is_dropped(name: str, own: dict[str, nn.Module], others: dict[str, nn.Modul
 
 def _set_methods(model: nn.Module) -> list[str]:
     """Returns which methods were set on modules of a network; a file holds only those of their classes."""
-    return [
-        f"{name or 'the model'} has a {method} that was set on the instance"
-        for name, module in model.named_modules()
-        for method in methods_set_on(module)
-    ]
+    return [f"{name or 'the model'} has a {method} that was set on the instance" for name, method in set_methods(model)]
 
 
 def _hooked(model: nn.Module) -> list[str]:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -23,14 +23,17 @@ def is_of_tool(code: Any) -> bool:
     return f"{origin}.".startswith(_TOOLS)
 
 
-def methods_set_on(module: nn.Module) -> list[str]:
-    """Returns the names of methods that a module has in place of those of its class."""
-    names = []
-    for name, value in vars(module).items():
-        method = getattr(type(module), name, None)
-        if inspect.isfunction(method) and type(value) is not FastForm and not _runs(module, value, method):
-            names.append(name)
-    return names
+def set_methods(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yields the methods that modules of a model have in place of those of their classes.
+
+    Yields:
+        Name of the module and of the method, as in `"stages.1", "forward"`.
+    """
+    for place, module in model.named_modules():
+        for name, value in vars(module).items():
+            method = getattr(type(module), name, None)
+            if inspect.isfunction(method) and type(value) is not FastForm and not _runs(module, value, method):
+                yield place, name
 
 
 def _runs(module: nn.Module, value: Any, method: Callable[..., Any]) -> bool:
