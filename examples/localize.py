@@ -412,8 +412,10 @@ def _localize(args: argparse.Namespace) -> None:
     if args.streaming:
         stream = _stream_of(args, target)
         stream.task.require(f"localizing, with {args.model},", "single")
-        if stream.fps_is_assumed:
-            text = f"{stream.fps:g} frames/s, as for clips of 4 seconds: if the model learned from others, leave"
+        if seconds := stream.assumed_seconds:
+            text = (
+                f"{stream.fps:g} frames/s, as for clips of {seconds:g} seconds: if the model learned from others, leave"
+            )
             print(f"localize: {text} --streaming out and give --seconds", file=sys.stderr)
         names = stream.class_names
         timeline = stream_over(stream, args.video, pictures, args.across_cuts, args.fps)

@@ -411,7 +411,7 @@ def test_the_rate_of_clips_of_unknown_length_is_said_to_be_assumed(tmp_path, cap
 @pytest.mark.parametrize(("name", "fps"), [("vov3d_m.ssv2_f16", 4), ("vov3d_n.shapes_f8", 5), ("x3d_m.k400_f16", 6)])
 def test_the_rate_of_published_clips_is_known(name, fps):
     classifier = vov3d.StreamClassifier(vov3d.create_model(name))
-    assert (classifier.fps, classifier.fps_is_assumed) == (fps, False)
+    assert (classifier.fps, classifier.assumed_seconds) == (fps, None)
 
 
 def test_a_file_too_short_for_a_label_is_said_to_be(tmp_path, capsys):

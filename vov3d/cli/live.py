@@ -79,8 +79,8 @@ def _live(args: argparse.Namespace) -> int:
     threshold = args.threshold if task.name == "multilabel" else None
     classifier = StreamClassifier(model, args.window, topk=args.topk, threshold=threshold)
     fps = classifier.fps if args.fps is None else args.fps
-    if args.fps is None and classifier.fps_is_assumed:
-        _say(f"{fps:g} frames/s, as for clips of 4 seconds: if the model learned from others, give --fps")
+    if args.fps is None and (seconds := classifier.assumed_seconds):
+        _say(f"{fps:g} frames/s, as for clips of {seconds:g} seconds: if the model learned from others, give --fps")
     size = _size(args.size)
     source = LiveSource(args.source, fps, args.realtime, size, args.stall, args.retries, tell=_say)
     session = _Session(args, classifier, Announcer(args.smooth, args.threshold, task), source)

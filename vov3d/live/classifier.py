@@ -31,8 +31,8 @@ class StreamClassifier:
         class_names: the names, in index order.
         task: the model's task.
         fps: frames per second that the model was trained on.
-        fps_is_assumed: true for models of equal segments of clips whose length is not known, which are taken to
-            last 4 seconds.
+        assumed_seconds: length of a clip that `fps` assumes, for models of equal segments whose data set is not
+            known; else None.
         delay: frames between a frame and its predictions; 0 for causal models.
         frames: frames seen since the last reset.
 
@@ -79,7 +79,8 @@ class StreamClassifier:
         self.task: Task = task_of(stream)
         self._threshold = check_threshold(self.task, threshold, len(self.class_names))
         self.fps = rate_of(self._cfg)
-        self.fps_is_assumed = self._cfg["sampling"] == "segment" and self._cfg.get("label_set") not in _SECONDS
+        known = self._cfg["sampling"] != "segment" or self._cfg.get("label_set") in _SECONDS
+        self.assumed_seconds = None if known else _USUAL
         self.delay: int = stream.delay
         self._topk = topk
         self._transform = eval_transform(self._cfg)
