@@ -47,7 +47,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of
 
 
 def pytest_collection_finish() -> None:
-    """Leaves what is imported out of garbage collections, which take an eighth of the time else."""
+    """Leaves what is imported out of garbage collections, which would take an eighth of the time."""
     gc.collect()
     gc.freeze()
 

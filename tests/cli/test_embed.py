@@ -229,7 +229,15 @@ def listed(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize(("form", "options"), [(_kept.Kept, EVERY), (_kept.KeptRows, ())])
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        (_kept.Kept, EVERY),
+        (_kept.KeptRows, ()),
+        pytest.param(_kept.Kept, (), marks=pytest.mark.slow),
+        pytest.param(_kept.KeptRows, EVERY, marks=pytest.mark.slow),
+    ],
+)
 def test_an_output_that_another_call_writes_is_refused(
     capsys, clips: Path, tmp_path: Path, monkeypatch, form: type[_kept.Kept], options: tuple[str, ...]
 ) -> None:

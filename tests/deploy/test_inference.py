@@ -34,7 +34,7 @@ def clip(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=25)
 @given(
     name=st.sampled_from(["vov3d_m", "x3d_m"]),
     conv=st.sampled_from(MIDDLE_CONVS),

@@ -42,21 +42,38 @@ EXCHANGED = {
 }
 
 
-@pytest.mark.parametrize("kind", EXCHANGED)
-def test_classes_follow_the_head_and_names_do_not(kind):
+def exchanged(kind: str) -> tuple[nn.Module, int]:
+    """Returns the packaged model with another classifier, and its number of classes."""
     make, classes = EXCHANGED[kind]
     model = packaged()
     model.head.fc = make(model.head.fc)
+    return model, classes
+
+
+def check_unnamed(model: nn.Module, classes: int) -> None:
+    classifier = vov3d.VideoClassifier(model)
+    assert classifier.class_names == [f"class {i}" for i in range(classes)]
+    assert classifier(VIDEO, topk=1)[0].label.startswith("class ")
+
+
+@pytest.mark.parametrize("kind", EXCHANGED)
+def test_classes_follow_the_head_and_names_do_not(kind):
+    model, classes = exchanged(kind)
     for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert same.num_classes == classes
         assert vov3d.class_names(same) is None
-    fast = [vov3d.optimize_for_inference(model.eval())] if "softmax" in kind else []
-    for shown in (model, *fast):
-        classifier = vov3d.VideoClassifier(shown)
-        assert classifier.class_names == [f"class {i}" for i in range(classes)]
-        assert classifier(VIDEO, topk=1)[0].label.startswith("class ")
+    check_unnamed(model, classes)
     model.pretrained_cfg["label_names"] = [f"mine {i}" for i in range(classes)]
     assert vov3d.class_names(model)[1] == "mine 1"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["softmax behind", *(pytest.param(k, marks=pytest.mark.slow) for k in EXCHANGED if k != "softmax behind")],
+)
+def test_the_optimized_form_has_the_classes_of_the_head(kind):
+    model, classes = exchanged(kind)
+    check_unnamed(vov3d.optimize_for_inference(model.eval()), classes)
 
 
 @pytest.mark.parametrize("classes", [9, 20])
