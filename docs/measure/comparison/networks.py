@@ -102,8 +102,8 @@ NETWORKS: Mapping[str, Network] = {
     ),
     "all_se": _tosa("VoV3D, SE in all bottlenecks", "d2plus1d", 24, 48, 94, more={"se_every_other": False}),
 }
-"""All networks by name. Depths and heads are equal within a family, but for `short`; widths make up for what a kernel
-costs."""
+"""All networks by name. Depths and heads are equal within a family, but for `short` and `shallow`; widths make up for
+what a kernel costs."""
 
 TABLE3 = ("baseline", "tosa", "d2plus1d", "both")
 WHY = {
