@@ -12,6 +12,7 @@ import argparse
 import csv
 import math
 import random
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,8 @@ def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
     if {name.lower() for name in classes} <= {"train", "training", "val", "valid", "validation", "test"}:
         raise SystemExit(f"{folder}: {' and '.join(classes)} are parts of a data set, not classes; see reference.train")
     train, held_out = list[tuple[Path, int]](), list[tuple[Path, int]]()
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("[!.]*") if path.is_file())  # no ._a.mp4 of macOS
-        files = [(path, label) for path in found if looks_like_video(path)]
+    for label, name in enumerate(classes):  # the pattern leaves out ._a.mp4 of macOS
+        files = [(p, label) for p in sorted((folder / name).rglob("[!.]*")) if p.is_file() and looks_like_video(p)]
         if len(files) < 2:
             raise SystemExit(f"{folder / name}: holds {len(files)} videos; a class needs two, one to be held out")
         random.Random(0).shuffle(files)
@@ -97,9 +97,8 @@ def arguments() -> argparse.Namespace:
     return args if args.epochs > 0 else parser.error(f"--epochs {args.epochs}: expected 1 or more")
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Fine-tunes, validates, saves, predicts."""
-    args = arguments()
     vov3d.keep_freed_memory()  # a sixth faster on CPUs
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -109,14 +108,15 @@ def main() -> None:
     if vov3d.class_names(model) not in (None, classes):  # as many classes, but others, or in another order
         model.reset_classifier(len(classes))
     cfg, streamed = model.pretrained_cfg, isinstance(train, VideoStream)
+    few = islice(train, 50) if streamed else train[:: len(train) // 50 or 1]
+    cfg["clip_seconds"] = vov3d.video.median_duration(video for video, _ in few)  # so that streams know the rate
     drawn, middle = Clips(train, cfg, train=True, flip=args.flip), Clips(held_out, cfg, train=False)
     data: Any = (train.map(drawn.load, shuffle=True), held_out.map(middle.load)) if streamed else (drawn, middle)
     batches = DataLoader(data[0], args.batch, shuffle=not streamed, num_workers=args.workers)
     measured = DataLoader(data[1], args.batch, num_workers=args.workers)
     cutmix = v2.RandomApply([v2.CutMix(num_classes=len(classes))])  # half of the batches
     by_adamw = ["*.conv_s.weight", "*.conv_t.weight", "head.fc.weight"]  # no matrix to orthogonalise
-    muon: dict[str, Any] = {"momentum": 0.95, "nesterov": True, "fallback_list": by_adamw}
-    optimizer = create_optimizer_v2(model, "muon", args.lr, weight_decay=0.05, **muon)
+    optimizer = create_optimizer_v2(model, "muon", args.lr, 0.05, 0.95, nesterov=True, fallback_list=by_adamw)
     steps = args.epochs * (updates := math.ceil(len(train) / args.batch))
     warmup = min(updates, steps // 2) + 1  # linear, then half a cosine
     schedule = LambdaLR(optimizer, lambda i: min((i + 1) / warmup, (1 + math.cos(math.pi * i / steps)) / 2))
@@ -145,6 +145,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        main(arguments())
     except (OSError, ValueError, vov3d.video.VideoError, vov3d.WeightsError) as error:
         raise SystemExit(str(error).strip().splitlines()[-1]) from None  # a worker's error begins with its traceback

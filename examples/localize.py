@@ -1,7 +1,7 @@
 """Finds out what happens when in a long video: slides a window over it and merges the labels to segments.
 
     python examples/localize.py match.mp4 --model vov3d_m.k400_f16 -o match.json --srt match.srt --picture match.png
-    python examples/localize.py shapes.mp4 --seconds 1.6 -o shapes.json      # vov3d_n takes whole clips: say how long
+    python examples/localize.py shapes.mp4 -o shapes.json
     python examples/localize.py shapes.mp4 --model vov3d_n.shapes_stream --streaming -o shapes.json
 
 Every --every seconds a window is labelled, or with --streaming every frame, each computed once. The scores of a moment
@@ -105,7 +105,8 @@ def look_over(
         classifier: What labels it.
         video: The file, or what else `VideoReader` takes.
         every: Seconds between two windows.
-        seconds: Length of the window, for models that take their frames from equal segments.
+        seconds: Length of the window, for models that take their frames from equal segments; that of their training
+            videos if None.
         pictures: Keeps some frames for a picture.
         across_cuts: Lets windows lie across cuts.
         fps: Frames per second of a folder; 12 if None.
@@ -381,7 +382,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", metavar="FILE", help="weights in place of the tag's")
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
     parser.add_argument(
-        "--seconds", type=span, metavar="S", help="window, for models that take their frames from equal segments"
+        "--seconds",
+        type=span,
+        metavar="S",
+        help="window, for models that take their frames from equal segments (default: as long as their training "
+        "videos, where they state it)",
     )
     parser.add_argument("--streaming", action="store_true", help="take every frame once; best with a causal model")
     parser.add_argument("--every", type=span, metavar="S", help="between windows, as 0.5, 0.5s, 500ms (default: 0.2)")

@@ -145,6 +145,8 @@ class Trainer:
         self.keys = self.keys | self.distillation.settings
         self.digest = self.source.digest()
         self.val_digest = self.val_source.digest() if self.val_source else ""
+        if self.network.pretrained_cfg["sampling"] == "segment":
+            self.network.pretrained_cfg["clip_seconds"] = self.source.clip_seconds()
         self.clips = open_clips(self.source, self.network.pretrained_cfg, self.recipe, train=True)
         self.views = train.val_views or default_views(self.network.pretrained_cfg["sampling"])
         parse_views(self.views)

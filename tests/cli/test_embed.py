@@ -614,7 +614,6 @@ def test_windows_of_a_video_given_twice_are_there_once(capsys, clips: Path, tmp_
         (["--seconds", "2"], "--seconds is for windows over long videos: give --every too"),
         (["--across-cuts"], "--across-cuts is for windows over long videos: give --every too"),
         (["--every", "1", "--views", "2x1"], "--views 2x1 has 2 clips, and with --every each window is one"),
-        (["--every", "1"], "seconds is None: this model takes its frames from equal segments"),
         (["--every", "1ms", "--seconds", "1"], "every 0.001 s is less than one frame of this video"),
         (["--every", "1", "--seconds", "1", "--model", "x3d_xs", "--random-weights"], "seconds=1 would have no effect"),
     ],

@@ -13,11 +13,13 @@ import pytest
 import torch
 from reference.training.recipe import load_recipe, sections
 from reference.training.seen import HELD_OUT, TRAIN, parts_of
+from timm.optim import create_optimizer_v2
 
 import vov3d
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
 
 NAMES = ("Moving something left", "Moving something right")
+SECONDS = 2.0  # of a clip of 16 frames; the clips of vov3d_n last 1.6
 
 
 def write_folder(folder: Path, each: int) -> None:
@@ -25,7 +27,7 @@ def write_folder(folder: Path, each: int) -> None:
         (folder / name).mkdir(parents=True)
         for i in range(each):
             rng = np.random.default_rng((CLASSES.index(name), i))
-            write_clip(folder / name / f"{i}.mp4", make_clip(CLASSES.index(name), rng))
+            write_clip(folder / name / f"{i}.mp4", make_clip(CLASSES.index(name), rng), fps=8)
 
 
 def test_the_script_is_short_and_stands_alone():
@@ -46,6 +48,7 @@ def test_two_motions_are_classified_after_two_epochs(tmp_path):
     assert "epoch 2: 100.0% of 4 held-out videos are right" in done.stdout
     model = vov3d.from_pretrained(tmp_path / "model")
     assert vov3d.class_names(model) == list(NAMES)
+    assert model.pretrained_cfg["clip_seconds"] == SECONDS
     assert vov3d.VideoClassifier(model)(tmp_path / "videos" / NAMES[1] / "0.mp4", topk=1)[0].label == NAMES[1]
     _, train, held_out = finetune.find_videos(tmp_path / "videos")
     parts = parts_of(tmp_path / "model", [path for path, _ in held_out + train])
@@ -63,7 +66,7 @@ def test_as_many_classes_as_the_model_has_get_a_fresh_classifier(tmp_path, monke
     monkeypatch.setattr(vov3d.VoV3D, "reset_classifier", lambda self, n: fresh.append(n) or reset(self, n))
     options = ["--output", str(tmp_path / "model"), "--epochs", "1", "--batch", "20", "--workers", "0"]
     monkeypatch.setattr(sys, "argv", ["finetune.py", str(tmp_path / "videos"), *options])
-    finetune.main()
+    finetune.main(finetune.arguments())
     assert fresh == [20]
     assert vov3d.class_names(vov3d.from_pretrained(tmp_path / "model")) == sorted(CLASSES)
 
@@ -72,8 +75,8 @@ def test_it_trains_by_finetune_nano(tmp_path, monkeypatch):
     class MadeError(Exception):
         """Ends the script before the training."""
 
-    def make(model, name, lr, **how):
-        found.update(name=name, lr=lr, **how)
+    def make(*args, **how):
+        found.update(inspect.signature(create_optimizer_v2).bind(*args, **how).arguments)
         raise MadeError
 
     found, mixing, share = dict[str, Any](), list[Any](), finetune.v2.RandomApply
@@ -82,10 +85,11 @@ def test_it_trains_by_finetune_nano(tmp_path, monkeypatch):
     monkeypatch.setattr(finetune.v2, "RandomApply", lambda transforms: mixing.extend(transforms))
     monkeypatch.setattr(sys, "argv", ["finetune.py", str(tmp_path / "videos"), "--output", str(tmp_path / "model")])
     with pytest.raises(MadeError):
-        finetune.main()
+        finetune.main(finetune.arguments())
     recipe = sections(load_recipe("finetune_nano", {}))
-    own = {key: getattr(recipe.optimizer, key) for key in ("name", "lr", "weight_decay")}
-    assert found == own | dict(recipe.optimizer.args)
+    own = {"opt": recipe.optimizer.name, "lr": recipe.optimizer.lr, "weight_decay": recipe.optimizer.weight_decay}
+    del found["model_or_params"]
+    assert found.pop("kwargs") | found == own | dict(recipe.optimizer.args)
     assert inspect.signature(share).parameters["p"].default == recipe.mix.share
     torch.manual_seed(0)
     clips = torch.stack([torch.full((3, 4, 8, 8), float(i)) for i in range(2)])
@@ -171,8 +175,10 @@ def test_a_data_set_in_the_layout_of_the_hub_is_streamed(tmp_path, monkeypatch, 
     write_folder(tmp_path / "videos" / "validation", 1)
     command = ["finetune.py", "--data", f"hf:{tmp_path / 'videos'}", "--output", str(tmp_path / "model")]
     monkeypatch.setattr("sys.argv", [*command, "--epochs", "1", "--batch", "4", "--workers", "0"])
-    finetune.main()
+    finetune.main(finetune.arguments())
     said = capsys.readouterr().out
     assert "% of 2 held-out videos are right" in said
     assert "the first held-out video shows" in said
-    assert vov3d.class_names(vov3d.from_pretrained(tmp_path / "model")) == sorted(NAMES)
+    model = vov3d.from_pretrained(tmp_path / "model")
+    assert vov3d.class_names(model) == sorted(NAMES)
+    assert model.pretrained_cfg["clip_seconds"] == SECONDS

@@ -135,7 +135,6 @@ def test_files_written_for_a_video_of_known_shots(tmp_path: Path, capsys):
         (["--min-length", "-1"], "--min-length is -1.0"),
         (["--srt", "nowhere/a.srt"], "nowhere/a.srt: there is no folder"),
         (["--picture", "a.txt"], "a picture's name must end in .png"),
-        ([], "seconds is None: this model takes its frames from equal segments"),
         (["--every", "0.01", "--seconds", "1"], "every 0.01 s is less than one frame of this video"),
         (["--fps", "25", "--seconds", "1"], "fps is for frames in an array or a folder; a file has its own rate"),
         (["--streaming", "--every", "1"], "--every 1 would have no effect: a stream has the window and the rate"),

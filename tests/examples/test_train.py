@@ -91,6 +91,8 @@ def test_a_folder_of_videos_is_finetuned_pushed_and_predicted_by_the_command_lin
         seen.append({p["label"]: p["score"] for p in result["predictions"]})
     assert seen[0].keys() == set(CLASSES[:2])
     assert seen[0] == seen[1]
+    cfg = vov3d.from_pretrained(tmp_path / "run/model").pretrained_cfg
+    assert cfg.get("clip_seconds") == (0.6 if cfg["sampling"] == "segment" else None)
 
 
 def test_the_options_of_a_run_work_together(tmp_path):

@@ -177,6 +177,45 @@ def test_what_is_none_stays_none(tmp_path):
     assert cfg["test_input_size"] == cfg["input_size"]
 
 
+@pytest.mark.parametrize(
+    ("make", "seconds"),
+    [
+        (lambda: create_model("vov3d_n", pretrained=True), 1.6),
+        (lambda: create_model("vov3d_n", num_classes=5), None),
+        (lambda: create_model("vov3d_n", num_classes=0), 1.6),
+        (lambda: create_model("vov3d_n", num_classes=5, pretrained_cfg_overlay={"clip_seconds": 3}), 3),
+        (lambda: reset_and_trained(2.5), 2.5),
+        (lambda: reset_and_trained(None), None),
+        (lambda: create_model("vov3d_n", pretrained_cfg_overlay={"sampling": "dense", "frame_stride": 2}), None),
+    ],
+)
+def test_the_length_of_clips_goes_with_the_classifier_that_learned_from_them(make, seconds, tmp_path):
+    model = make()
+    assert model.pretrained_cfg.get("clip_seconds") == seconds
+    folder = save_pretrained(model, tmp_path / "model")
+    assert vov3d.from_pretrained(folder).pretrained_cfg.get("clip_seconds") == seconds
+    assert json.loads((folder / "config.json").read_text())["pretrained_cfg"].get("clip_seconds") == seconds
+
+
+def reset_and_trained(seconds):
+    model = create_model("vov3d_n", pretrained=True)
+    model.reset_classifier(20)
+    if seconds:
+        model.pretrained_cfg["clip_seconds"] = seconds
+    return model
+
+
+def test_files_of_earlier_versions_do_not_state_the_length_of_their_clips(tmp_path):
+    folder = save_pretrained(create_model("vov3d_n", pretrained=True), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    del config["pretrained_cfg"]["clip_seconds"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert vov3d.from_pretrained(folder).pretrained_cfg["clip_seconds"] == 1.6
+    del config["label_names"], config["pretrained_cfg"]["label_set"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "clip_seconds" not in vov3d.from_pretrained(folder).pretrained_cfg
+
+
 def test_an_argument_is_not_taken_for_one_of_the_file(folder):
     with pytest.raises(TypeError, match="has no argument map_location"):
         vov3d.from_pretrained(folder, map_location="cpu")

@@ -48,6 +48,7 @@ def test_tags_say_what_was_published(entry):
     dense = entry["dataset"] == "k400"
     assert cfg["sampling"] == ("dense" if dense else "segment")
     assert cfg.get("frame_stride") == (entry.get("stride", 5) if dense else None)
+    assert cfg.get("clip_seconds") == (None if dense else 4)
     assert cfg["license"] == ("apache-2.0" if tag.endswith("ptv") else "cc-by-nc-4.0")
     assert set(cfg["mean"]) == {0.45}
     assert set(cfg["std"]) == {0.225}
@@ -117,6 +118,8 @@ def test_configuration_errors_say_what_is_known():
     ):
         with pytest.raises(ValueError, match=words):
             vov3d.create_model("vov3d_m", pretrained_cfg_overlay={field: value})
+    with pytest.raises(ValueError, match="clip_seconds must be a positive, finite number, got -1"):
+        vov3d.create_model("vov3d_n", pretrained_cfg_overlay={"clip_seconds": -1})
     with pytest.raises(ValueError, match="vov3d has no model 'vov3d_xl'; did you mean 'vov3d_"):
         vov3d.create_model("vov3d_xl")
     with pytest.raises(ValueError, match="vov3d has no model 'resnet50'; its models are vov3d_l, vov3d_m"):

@@ -122,6 +122,8 @@ def test_what_does_not_fit(tmp_path: Path):
         classifier.scores_over(video, 0.5, seconds=1)
     with pytest.raises(ValueError, match="seconds is None: this model takes its frames from equal segments"):
         VideoClassifier(StandIn(**SEGMENTS)).scores_over(video, 0.5)
+    stated = VideoClassifier(StandIn(**SEGMENTS, clip_seconds=0.3))
+    assert [w.end - w.start for w in stated.scores_over(video, 0.1)] == [pytest.approx(0.3, abs=0.04)] * 4
     with pytest.raises(ValueError, match="a window is one clip, but views has 2"):
         VideoClassifier(StandIn(), views="2x1").scores_over(video, 0.5)
     with pytest.raises(ValueError, match="has no forward_features"):

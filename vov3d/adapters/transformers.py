@@ -126,7 +126,8 @@ class VoV3DConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(names))
             self.label2id = label_maps(names)["label2id"]
         elif self.id2label is not None and wanted not in (None, len(self.id2label)):
-            self.id2label = self.label2id = None  # names of another classifier
+            self.id2label = self.label2id = None  # names of another classifier, as is the length of its videos
+            self.pretrained_cfg.pop("clip_seconds", None)
         if self.id2label is None and classes:
             kwargs.setdefault("num_labels", classes)
         super().__post_init__(**{k: v for k, v in kwargs.items() if k not in (*_REPEATED, "auto_map")})

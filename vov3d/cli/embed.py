@@ -61,8 +61,8 @@ def add_commands(commands: Any) -> None:
         "--seconds",
         type=span,
         metavar="TIME",
-        help="length of a window, for models that take their frames from equal segments (1.6 for moving shapes, 4 for "
-        "Something-Something); in others it follows from the stride",
+        help="length of a window, for models that take their frames from equal segments (default: that of their "
+        "training videos, where they state it); in others it follows from the stride",
     )
     over.add_argument("--across-cuts", action="store_true", help="windows may lie across cuts between shots")
     p.set_defaults(run=_embed)
@@ -192,7 +192,7 @@ def _about(args: argparse.Namespace, model: Any) -> dict[str, str | int]:
     own = args.frames or cfg["num_frames"], args.stride or cfg.get("frame_stride")
     every: dict[str, str | int] = {}
     if args.every:
-        window = args.seconds or (own[1] or math.nan) * own[0] / 30
+        window = args.seconds or cfg.get("clip_seconds") or (own[1] or math.nan) * own[0] / 30
         every = {"every": f"{args.every:g}", "window": f"{window:g}", "cuts": "crossed" if args.across_cuts else "kept"}
     if cfg["sampling"] == "segment":
         way = "in equal segments" if args.views.startswith("1x") else "drawn from equal segments"

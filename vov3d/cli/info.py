@@ -51,10 +51,9 @@ def _print_weights(cfg: dict[str, Any]) -> None:
     )
     if "top1" in cfg:
         print("published        top-1 {top1}, top-5 {top5} with {views[0]} x {views[1]} views".format(**cfg))
-    stride = cfg.get("frame_stride")
-    print(
-        f"clip             {cfg['num_frames']} frames, {f'every {stride} at 30 fps' if stride else 'in equal segments'}"
-    )
+    stride, seconds = cfg.get("frame_stride"), cfg.get("clip_seconds")
+    segments = f"in equal segments of videos of {seconds:g} s" if seconds else "in equal segments"
+    print(f"clip             {cfg['num_frames']} frames, {f'every {stride} at 30 fps' if stride else segments}")
     if "url" in cfg:
         print(f"from             {cfg['url']}")
 

@@ -118,7 +118,9 @@ def _description(cfg: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "multihead": f"gives the logits of its heads, {' before '.join(name for name, _ in task.heads)}",
     }[task.name]
     stride = cfg.get("frame_stride")
-    clip = f"{cfg['num_frames']} frames, " + (f"one in {stride} at 30 fps" if stride else "one from each equal segment")
+    length = f" of videos of {seconds:g} s" if (seconds := cfg.get("clip_seconds")) else ""
+    clip = f"{cfg['num_frames']} frames, "
+    clip += f"one in {stride} at 30 fps" if stride else f"one from each equal segment{length}"
     size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
     paper = {"vov3d": "A VoV3D", "x3d": "An X3D"}[_paper(cfg)]
     link = f"[paper](https://arxiv.org/abs/{cfg['paper_ids'].split(':')[1]})"

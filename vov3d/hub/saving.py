@@ -196,6 +196,8 @@ def known_cfg(model: Any, names: list[str] | None) -> dict[str, Any]:
         dropped.update(_TERMS)
     if task_of(model).single:
         dropped.update(("task", "heads"))
+    if cfg["sampling"] != "segment":
+        dropped.add("clip_seconds")
     if getattr(model, "temperature", None) != cfg.get("temperature"):  # that of a former classifier
         dropped.add("temperature")
     cfg = {k: v for k, v in cfg.items() if k not in dropped} | {"num_classes": getattr(model, "num_classes", 0)}

@@ -16,8 +16,7 @@ from vov3d.weights.tasks import Task, task_of
 
 __all__ = ["StreamClassifier"]
 
-_USUAL = 4.0
-_SECONDS = {"ssv1": _USUAL, "ssv2": _USUAL, "shapes": 1.6}  # length of a clip, where models sample the whole clip
+_USUAL = 4.0  # seconds of a video of Something-Something
 
 
 class StreamClassifier:
@@ -31,8 +30,8 @@ class StreamClassifier:
         class_names: the names, in index order.
         task: the model's task.
         fps: frames per second that the model was trained on.
-        assumed_seconds: length of a clip that `fps` assumes, for models of equal segments whose data set is not
-            known; else None.
+        assumed_seconds: length of a clip that `fps` assumes, for models of equal segments that do not state that of
+            their training videos (`clip_seconds` of their `pretrained_cfg`); else None.
         delay: frames between a frame and its predictions; 0 for causal models.
         frames: frames seen since the last reset.
 
@@ -79,7 +78,7 @@ class StreamClassifier:
         self.task: Task = task_of(stream)
         self._threshold = check_threshold(self.task, threshold, len(self.class_names))
         self.fps = rate_of(self._cfg)
-        known = self._cfg["sampling"] != "segment" or self._cfg.get("label_set") in _SECONDS
+        known = self._cfg["sampling"] != "segment" or self._cfg.get("clip_seconds")
         self.assumed_seconds = None if known else _USUAL
         self.delay: int = stream.delay
         self._topk = topk
@@ -155,5 +154,5 @@ class StreamClassifier:
 def rate_of(cfg: Mapping[str, Any]) -> float:
     """Returns the frames per second of a model's clips."""
     if cfg["sampling"] == "segment":
-        return cfg["num_frames"] / _SECONDS.get(cfg.get("label_set") or "", _USUAL)
+        return cfg["num_frames"] / (cfg.get("clip_seconds") or _USUAL)
     return 30 / cfg["frame_stride"]

@@ -128,7 +128,10 @@ def build_video_model(
         model.pretrained_cfg.pop("temperature", None)
     _fit_task(model, pretrained_cfg_overlay)
     _check_names(model, pretrained_cfg_overlay.get("label_names"))
-    if adopt_classes and getattr(model, "num_classes", cfg.num_classes) != cfg.num_classes:
+    classes = getattr(model, "num_classes", cfg.num_classes)
+    if classes not in (0, cfg.num_classes) and "clip_seconds" not in pretrained_cfg_overlay:
+        model.pretrained_cfg.pop("clip_seconds", None)  # it describes the videos of another classifier
+    if adopt_classes and classes != cfg.num_classes:
         # The default tag does not describe this file.
         for key in ("label_set", "label_names", "top1", "top5"):
             model.pretrained_cfg.pop(key, None)

@@ -464,6 +464,8 @@ class VideoNetwork(nn.Module):
                 another class.
         """
         self._own_head("reset_classifier").reset(num_classes, global_pool)
+        if num_classes:  # clip_seconds describes the videos of the former classifier
+            getattr(self, "pretrained_cfg", {}).pop("clip_seconds", None)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes blocks in the backward pass instead of keeping their activations."""

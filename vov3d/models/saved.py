@@ -204,6 +204,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "num_frames": _integer(1, 10_000),
     "frame_stride": _integer(1, 10_000),
     "sampling": _one_of("dense", "segment"),
+    "clip_seconds": _number(1e-3, 1e6),
     "label_set": _one_of(*LABEL_SETS),
     "pretrained_on": _one_of(*LABEL_SETS),
     "views": _list(_integer(1, 1000), 2, 2),

@@ -1,5 +1,6 @@
 """From a video file to frames, clips and a label. Needs the extra `video`: `pip install 'vov3d[video]'`."""
 
+from vov3d.video._durations import median_duration
 from vov3d.video._loading import plan_clips, plan_random_clip, stream_clips
 from vov3d.video.classifier import Prediction, Predictions, Result, VideoClassifier, Window
 from vov3d.video.decoders.base import VideoError
@@ -40,6 +41,7 @@ __all__ = [
     "eval_transform",
     "looks_like_picture",
     "looks_like_video",
+    "median_duration",
     "parse_views",
     "plan_clips",
     "plan_random_clip",

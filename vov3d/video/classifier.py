@@ -357,8 +357,8 @@ class VideoClassifier:
             frames: uint8 RGB frames `(H, W, 3)` or `(3, H, W)`, all of one size.
             hop: frames between two labels.
             fps: frames per second of the stream.
-            seconds: length of the window. Only for models that take their frames from equal segments (4 is the
-                usual length of a Something-Something clip); in others it follows from the stride.
+            seconds: length of the window. Only for models that take their frames from equal segments, and by default
+                that of their training videos, where they state it; in others it follows from the stride.
             topk: as for a call.
 
         Yields:
@@ -392,8 +392,7 @@ class VideoClassifier:
         Args:
             source: as for a call, but no list.
             every: seconds between two windows.
-            seconds: length of a window, for models that take their frames from equal segments; in others it follows
-                from the stride.
+            seconds: length of a window, as for `window`.
             across_cuts: does not look for cuts, so that windows lie across them.
             fps: as for a call.
 
@@ -419,7 +418,7 @@ class VideoClassifier:
         Args:
             source: as for a call, but no list.
             every: seconds between two windows.
-            seconds: as for `scores_over`.
+            seconds: as for `window`.
             across_cuts: as for `scores_over`.
             fps: as for a call.
 

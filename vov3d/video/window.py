@@ -179,10 +179,11 @@ def _plan(cfg: Mapping[str, Any], fps: float, seconds: float | None) -> tuple[in
     """Returns the length of a window in frames, and the indices of those that make the clip."""
     clip_len = cfg["num_frames"]
     if cfg["sampling"] == "segment":
+        seconds = cfg.get("clip_seconds") if seconds is None else seconds
         if seconds is None or not 0 < seconds < math.inf:
             raise ValueError(
                 f"seconds is {seconds}: this model takes its frames from equal segments of a whole video, so say how "
-                "long the window is, with --seconds or seconds=: 4 for Something-Something, 1.6 for moving shapes"
+                "long the window is, with --seconds or seconds=, best as long as the videos that it was trained on"
             )
         length = max(round(seconds * fps), 1)
         return length, segment_indices(length, clip_len)

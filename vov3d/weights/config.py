@@ -35,12 +35,13 @@ _SOURCES: dict[str, dict[str, Any]] = {
     ),
 }
 
-_SEGMENTS: dict[str, Any] = dict(num_classes=174, sampling="segment", frame_stride=None, views=(2, 3))
+_SEGMENTS: dict[str, Any] = dict(num_classes=174, sampling="segment", frame_stride=None, views=(2, 3), clip_seconds=4.0)
 _PROTOCOLS: dict[str, dict[str, Any]] = {
     "k400": dict(num_classes=400, sampling="dense", views=(10, 3)),
     "ssv1": _SEGMENTS,
     "ssv2": _SEGMENTS,
-    "shapes": _SEGMENTS | dict(num_classes=20, views=(1, 1), packaged=True, license="apache-2.0", origin_url=None),
+    "shapes": _SEGMENTS
+    | dict(num_classes=20, views=(1, 1), clip_seconds=1.6, packaged=True, license="apache-2.0", origin_url=None),
 }
 
 
@@ -64,6 +65,7 @@ class VideoPretrainedCfg(PretrainedCfg):
         num_frames: Frames of a clip.
         frame_stride: Frames between two frames of a clip at 30 frames per second; None for segment sampling.
         sampling: `"dense"` (a window of `num_frames * frame_stride` frames) or `"segment"` (the whole video).
+        clip_seconds: For segment sampling, the usual length of the training videos in seconds; None if it is not known.
         label_set: Names of the classes, one of `vov3d.labels.LABEL_SETS`.
         pretrained_on: Label set that the weights were fine-tuned from.
         views: Temporal clips and spatial crops of the published evaluation.
@@ -93,6 +95,7 @@ class VideoPretrainedCfg(PretrainedCfg):
     num_frames: int = 16
     frame_stride: int | None = 5
     sampling: str = "dense"
+    clip_seconds: float | None = None
     label_set: str | None = None
     pretrained_on: str | None = None
     views: tuple[int, int] = field(default=(10, 3))
@@ -202,6 +205,10 @@ def resolve_cfg(
     cfg = dataclasses.replace(cfg, **fields)
     if cfg.sampling == "segment":  # a stride has no effect, and saved files do not state that there is none
         cfg.frame_stride = None
+        if cfg.clip_seconds is None:  # files of earlier versions do not state it
+            cfg.clip_seconds = _PROTOCOLS.get(cfg.label_set or "", {}).get("clip_seconds")
+    else:
+        cfg.clip_seconds = None
     make_task(cfg.task, cfg.heads)
     _check_clip(cfg)
     for key in ("input_size", "test_input_size"):
@@ -217,9 +224,10 @@ def _check_clip(cfg: VideoPretrainedCfg) -> None:
         raise ValueError(f"sampling must be 'dense' or 'segment', got {cfg.sampling!r}")
     if not isinstance(cfg.num_frames, Integral) or cfg.num_frames < 1:
         raise ValueError(f"num_frames must be a whole number from 1, got {cfg.num_frames!r}")
-    stride = cfg.frame_stride
-    if stride is not None and not (isinstance(stride, Real) and 0 < stride < math.inf):
-        raise ValueError(f"frame_stride must be a positive, finite number, got {stride!r}")
+    for key in ("frame_stride", "clip_seconds"):
+        value = getattr(cfg, key)
+        if value is not None and not (isinstance(value, Real) and 0 < value < math.inf):
+            raise ValueError(f"{key} must be a positive, finite number, got {value!r}")
 
 
 def _registered(variant: str, tag: str | None) -> VideoPretrainedCfg:
