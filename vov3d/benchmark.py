@@ -147,11 +147,14 @@ def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
     return tensor.untyped_storage()
 
 
+OUTSIDE = "(outside)"
+
+
 class Operation(NamedTuple):
-    """An operator in a forward pass.
+    """An operator in a forward pass or a training step.
 
     Attributes:
-        layer: Name of the module that calls it.
+        layer: Name of the module that calls it; `OUTSIDE` for the loss, the backward pass and the optimizer.
         name: Name of the operator.
         seconds: Median time.
         flops: Operations of convolutions and matrix products, two for a multiply-add.
@@ -173,32 +176,37 @@ class Operation(NamedTuple):
         return "FLOPs" if self.flops / roofline.flops > self.bytes / roofline.bandwidth else "bytes"
 
 
-def by_operator(model: nn.Module, clip: torch.Tensor, repetitions: int = 10, warmup: int = WARMUP) -> list[Operation]:
-    """Times every operator of a forward pass on the CPU, in the order of their calls.
+def by_operator(
+    model: nn.Module, call: Callable[[], object], repetitions: int = 10, warmup: int = WARMUP
+) -> list[Operation]:
+    """Times every operator of a call on the CPU, in their order.
 
     Views, which move nothing, are left out. Bytes are those of whole tensors: an operator on data that is still in
     the cache can be faster than its bound.
 
     Args:
-        model: A model in eval mode.
-        clip: `(B, C, T, H, W)`.
-        repetitions: Timed passes, of which the median counts.
-        warmup: Untimed passes before.
+        model: The model, whose modules name the operators.
+        call: A forward pass or a training step of it.
+        repetitions: Timed calls, of which the median counts.
+        warmup: Untimed calls before.
     """
     layers: list[str] = []
     hooks = []
+
+    def leave(*_: Any) -> None:
+        layers.pop()
+
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: layers.append(name)))
-        hooks.append(module.register_forward_hook(lambda *_: layers.pop() and None, always_call=True))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
     passes = []
     try:
-        with torch.no_grad():
-            for _ in range(warmup):
-                model(clip)
-            for _ in range(repetitions):
-                with _Operators(layers) as operators:
-                    model(clip)
-                passes.append(operators.found)
+        for _ in range(warmup):
+            call()
+        for _ in range(repetitions):
+            with _Operators(layers) as operators:
+                call()
+            passes.append(operators.found)
     finally:
         for hook in hooks:
             hook.remove()
@@ -223,12 +231,12 @@ class _Operators(TorchDispatchMode):
         start = time.perf_counter()
         out = func(*args, **kwargs)
         seconds = time.perf_counter() - start
-        if not func.is_view:
+        if not func.is_view and func.namespace != "profiler":  # marks of optimizers
             given = {id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
             tensors = [*given.values(), *(x for x in tree_leaves(out) if isinstance(x, torch.Tensor))]
             moved = sum(x.numel() * x.element_size() for x in tensors)
             name = func.overloadpacket.__name__.strip("_")
-            layer = self._layers[-1] if self._layers else ""
+            layer = self._layers[-1] if self._layers else OUTSIDE
             self.found.append(Operation(layer, name, seconds, _flops(func, args, kwargs, out), moved))
         return out
 
@@ -239,6 +247,9 @@ def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
         names = [argument.name for argument in func._schema.arguments]
         weight = args[next(names.index(name) for name in ("W", "weight") if name in names)]
         return 2 * out.numel() * weight[0].numel()
+    if func.overloadpacket is torch.ops.aten.convolution_backward:  # PyTorch's count leaves groups out of account
+        grad, x, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[-1]
+        return 2 * (x if transposed else grad).numel() * weight[0].numel() * sum(wanted[:2])
     count = flop_registry.get(func.overloadpacket)
     return count(*args, **kwargs, out_val=out) if count else 0
 

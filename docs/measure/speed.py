@@ -3,6 +3,7 @@
     python docs/measure speed infer -o docs/results/benchmarks/speed.json     # batch 1, 16 x 224 x 224
     python docs/measure speed batch -o docs/results/benchmarks/speed.json     # batch 8
     python docs/measure speed train -o docs/results/benchmarks/speed.json     # 4 clips of 16 x 112 x 112, SGD
+    python docs/measure speed operators -o docs/results/benchmarks/speed.json # that step of VoV3D-M by operator
     python docs/measure speed memory -o docs/results/benchmarks/speed.json    # peak, 2 clips of 8 x 224 x 224
     python docs/measure speed zoo -o docs/results/benchmarks/speed.json       # one view of each network
     python docs/measure speed forms -o docs/results/benchmarks/speed.json     # the basis of layers/conv.py
@@ -26,11 +27,19 @@ from published_form import published_form
 from torch import nn
 
 import vov3d
-from vov3d.benchmark import machine, measure, peak_memory
+from vov3d.benchmark import by_operator, machine, measure, measure_roofline, peak_memory
 from vov3d.files import replacing
 
 CPU = torch.device("cpu")
 HAS_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # as instructions of the processor
+KINDS = {
+    "convolutions, forward": ("convolution",),
+    "convolutions, backward": ("convolution_backward",),
+    "batch norm, forward": ("native_batch_norm",),
+    "batch norm, backward": ("native_batch_norm_backward",),
+    "activations, both ways": ("relu", "threshold_backward", "silu", "silu_backward", "sigmoid", "sigmoid_backward"),
+}
+"""Names of the operators of each kind in a training step."""
 Calls = dict[str, Callable[[], object]]
 
 
@@ -96,6 +105,19 @@ def train_calls() -> Calls:
     return calls
 
 
+def operators() -> dict[str, dict[str, float]]:
+    """Measures a training step of VoV3D-M by kind of operator, beside the least time of each."""
+    model: Any = vov3d.create_model("vov3d_m")
+    step = training_step(model, torch.randn(4, 3, 16, 112, 112))
+    found, roofline = by_operator(model, step, repetitions=7), measure_roofline(CPU, torch.float32)
+    rows = {kind: {"seconds": 0.0, "least": 0.0} for kind in [*KINDS, "sums, products, copies"]}
+    for one in found:
+        kind = next((kind for kind, names in KINDS.items() if one.name in names), "sums, products, copies")
+        rows[kind]["seconds"] += one.seconds
+        rows[kind]["least"] += one.bound(roofline)
+    return rows
+
+
 def memory() -> dict[str, dict[str, float]]:
     """Measures peak bytes of a training step of VoV3D-M on 2 clips of 8 x 224 x 224."""
     x = torch.randn(2, 3, 8, 224, 224)
@@ -145,6 +167,7 @@ PARTS: dict[str, tuple[str, Callable[[], dict[str, dict[str, float]]]]] = {
     "batch": ("forward pass, 8 clips of 16 x 224 x 224", lambda: times(infer_calls(8), 5)),
     "zoo": ("one view of the published evaluation, optimized, float32", lambda: times(zoo_calls(), 7)),
     "train": ("training step, 4 clips of 16 x 112 x 112", lambda: times(train_calls(), 7)),
+    "operators": ("training step of vov3d_m by operator, 4 clips of 16 x 112 x 112", operators),
     "memory": ("peak memory of a training step, 2 clips of 8 x 224 x 224", memory),
     "forms": ("depthwise convolutions, forward and backward, 4 x 40 x 16 x 56 x 56", lambda: times(forms_calls(), 7)),
 }
@@ -167,9 +190,8 @@ def main() -> None:
     with replacing(args.output) as draft:
         draft.write_text(json.dumps(report, indent=2) + "\n")
     for form, row in report[name]["rows"].items():
-        print(
-            f"{form:36}", f"{1e3 * row['median']:8.1f} ms" if "median" in row else f"{row['peak_bytes'] / 1e6:6.0f} MB"
-        )
+        seconds = row.get("median", row.get("seconds"))
+        print(f"{form:36}", f"{row['peak_bytes'] / 1e6:6.0f} MB" if seconds is None else f"{1e3 * seconds:8.1f} ms")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from different machines, which are named. No GPU was available, so there are no 
 `vov3d benchmark vov3d_m x3d_m --backends eager,optimized`.
 """
 
-ORDER = ("infer", "batch", "train", "memory", "forms", "zoo")
+ORDER = ("infer", "batch", "train", "operators", "memory", "forms", "zoo")
 """Parts of the measurements in the order of the page; the last has a picture."""
 
 PICTURE = """![Published top-1 against the measured time of a view](../figures/accuracy_latency.png)
@@ -56,7 +56,8 @@ RULES = """## By layer
 the operator's operations (two for a multiply-add) and the bytes of the tensors that it reads and writes, the least time
 that these allow by the measured matrix product and copy, and the ratio of the two times; then the sums by kind of
 operator. A ratio below 1 means that the tensors were still in the cache. `--dtypes bf16`, `--batch 8` and
-`--backends eager` are other cases. The operations are twice the multiply-adds of `vov3d info`.
+`--backends eager` are other cases, and `--mode train` times a training step. The operations of a forward pass are twice
+the multiply-adds of `vov3d info`.
 
 ## Design decisions based on these measurements
 
@@ -97,7 +98,9 @@ def section(part: dict[str, Any]) -> str:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Returns rows with the ratio to the first form of the same network."""
+    """Returns rows with the ratio to the first form of the same network, of operators with that to the least time."""
+    if all("least" in row for row in rows.values()):
+        return operators(rows)
     if not any("," in name for name in rows):  # models, not forms of one
         cells = [(n, *(f"{1e3 * row[k]:.0f}" for k in ("median", "q1", "q3"))) for n, row in rows.items()]
         lines = ["| model.tag | ms (quartiles) |", "| --- | --- |"]
@@ -116,6 +119,16 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         else:
             shown = f"{value / 1e6:.0f} | {value / base:.2f}"
         lines.append(f"| {name} | {shown} |")
+    return "\n".join(lines)
+
+
+def operators(rows: dict[str, dict[str, float]]) -> str:
+    """Returns the times of kinds of operators beside their least times, with the sums."""
+    total = {key: sum(row[key] for row in rows.values()) for key in ("seconds", "least")}
+    lines = ["| operators | ms | least ms | ratio |", "| --- | --- | --- | --- |"]
+    for name, row in {**rows, "all": total}.items():
+        ratio = row["seconds"] / row["least"]
+        lines.append(f"| {name} | {1e3 * row['seconds']:.0f} | {1e3 * row['least']:.0f} | {ratio:.1f} |")
     return "\n".join(lines)
 
 

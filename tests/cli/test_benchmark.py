@@ -4,13 +4,15 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 import vov3d
-from vov3d.benchmark import Roofline, by_operator, measure, peak_memory
+from vov3d.benchmark import OUTSIDE, Roofline, by_operator, measure, peak_memory
 from vov3d.cli import _peers, main
 from vov3d.cli.benchmark import _table8_cells, _training_step
 from vov3d.models.budget import Budget, budget_of
@@ -154,7 +156,7 @@ def test_operators_add_up_to_the_budget_of_the_model():
     clip = torch.randn(2, 3, 4, 32, 32)
     budget = vov3d.measure_budget("vov3d_n", 4, 32)
     for network in (model, vov3d.optimize_for_inference(model)):
-        found = by_operator(network, clip, repetitions=2, warmup=0)
+        found = by_operator(network, partial(torch.no_grad()(network), clip), repetitions=2, warmup=0)
         assert sum(o.flops for o in found) == pytest.approx(2 * 2 * budget.macs, rel=0.01)
         assert all(o.seconds > 0 and o.bytes > 0 for o in found if "convolution" in o.name)
     assert {"cat", "silu", "addmm"} <= {o.name for o in found}
@@ -164,12 +166,22 @@ def test_operators_add_up_to_the_budget_of_the_model():
 
 def test_the_cost_of_an_operator_is_what_it_computes_and_moves():
     x, linear = torch.randn(4, 10), nn.Linear(10, 5)
-    (product, relu) = by_operator(nn.Sequential(linear, nn.ReLU()), x, repetitions=1, warmup=0)
+    network = nn.Sequential(linear, nn.ReLU())
+    (product, relu) = by_operator(network, partial(torch.no_grad()(network), x), repetitions=1, warmup=0)
     assert (product.layer, product.name, product.flops) == ("0", "addmm", 2 * 4 * 10 * 5)
     assert product.bytes == 4 * (4 * 10 + 10 * 5 + 5 + 4 * 5)
     assert (relu.layer, relu.name, relu.flops, relu.bytes) == ("1", "relu", 0, 4 * 2 * 4 * 5)
     assert product.bound(Roofline(flops=100, bandwidth=1e9)) == 4.0
     assert relu.bound(Roofline(flops=100, bandwidth=10)) == 16.0
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("kind", "positions"), [(nn.Conv3d, 2 * 3 * 4), (nn.ConvTranspose3d, 4 * 5 * 6)])
+def test_each_gradient_of_a_convolution_costs_a_forward_pass(kind, positions, groups):
+    conv, x = kind(4, 8, 3, groups=groups), torch.randn(2, 4, 4, 5, 6, requires_grad=True)
+    forward, *others = by_operator(conv, lambda: conv(x).sum().backward(), repetitions=1, warmup=0)
+    assert forward.flops == 2 * 2 * positions * 27 * 4 * 8 // groups
+    assert sum(o.flops for o in others) == 2 * forward.flops
 
 
 def test_memory_that_was_there_before_is_not_counted():
@@ -190,10 +202,27 @@ def test_the_table_by_layer_has_every_operator_and_their_sums(capsys):
     assert len(table["operations"]) == int(last[0])
 
 
+def test_the_operators_of_a_training_step(capsys):
+    assert main(["benchmark", "vov3d_n", *TINY[1:], "--by-layer", "--mode", "train", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    (table,) = json.loads(out)["tables"]
+    sums = Counter()
+    for row in table["operations"]:
+        sums[row["name"], row["layer"] == OUTSIDE] += row["flops"]
+    assert table["backend"] == "eager"
+    # the gradients of clip and weight cost a forward pass each, but the video needs none
+    forward, backward = sums["convolution", False], sums["convolution_backward", True]
+    assert 1.9 * forward < backward < 2 * forward
+    assert {("nll_loss_forward", True), ("native_batch_norm_backward", True), ("addmm", False)} <= sums.keys()
+    assert not any("record_function" in name for name, _ in sums)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--mode", "train"], "--mode train has no effect with --by-layer"),
+        (["--mode", "train", "--backends", "optimized"], "--backends optimized cannot train"),
+        (["--mode", "train", "--backends", "compile"], "cannot look into --backends compile"),
         (["--table8"], "--table8 has no effect with --by-layer"),
         (["--backends", "openvino"], "cannot look into --backends openvino"),
     ],

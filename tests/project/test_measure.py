@@ -1,10 +1,12 @@
 """Scripts that write measured parts of pages: how parts are filled, and how scripts are run."""
 
+import json
 import subprocess
 import sys
 
 import pytest
-from pages import ROOT, fill, filled, part_of
+import speed_tables
+from pages import DOCS, ROOT, STORED, fill, filled, part_of
 
 PAGE = "# Title\n\n<!-- a -->\nold\n<!-- /a -->\n\n<!-- b -->\n1 | 2\n<!-- /b -->\n"
 
@@ -29,6 +31,18 @@ def test_a_page_without_the_place_is_refused_and_left_as_it_is(page, tmp_path):
 def run(*words):
     command = [sys.executable, "docs/measure", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_page_of_benchmarks_is_what_is_stored():
+    speed = json.loads((STORED / "speed.json").read_text())
+    assert (DOCS / "results" / "benchmarks.md").read_text() == speed_tables.page(speed)
+    assert part_of((ROOT / "README.md").read_text(), "speed") == speed_tables.readme_table(speed)
+
+
+def test_operators_are_shown_beside_their_least_times_with_the_sums():
+    rows = {"a": {"seconds": 0.2, "least": 0.1}, "b": {"seconds": 0.1, "least": 0.1}}
+    lines = speed_tables.table(rows).splitlines()
+    assert lines[2:] == ["| a | 200 | 100 | 2.0 |", "| b | 100 | 100 | 1.0 |", "| all | 300 | 200 | 1.5 |"]
 
 
 @pytest.mark.slow

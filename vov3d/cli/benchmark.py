@@ -64,12 +64,12 @@ def add_commands(commands: Any) -> None:
     p.add_argument(
         "--backends",
         type=_choices(BACKENDS),
-        help=f"of {','.join(BACKENDS)} (default: eager; optimized with --by-layer)",
+        help=f"of {','.join(BACKENDS)} (default: eager; optimized with --by-layer for inference)",
     )
     p.add_argument(
         "--by-layer",
         action="store_true",
-        help="time every operator of a forward pass on the CPU, beside its own least time on this machine",
+        help="time every operator of a pass or step on the CPU, beside its own least time on this machine",
     )
     p.add_argument("--dtypes", type=_choices(tuple(_DTYPES)), default=["fp32"], help=f"of {','.join(_DTYPES)}")
     p.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
@@ -93,7 +93,7 @@ def _choices(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 def _benchmark(args: argparse.Namespace) -> int:
     target = device(args.device)
-    args.backends = args.backends or (["optimized"] if args.by_layer else ["eager"])
+    args.backends = args.backends or ["optimized" if args.by_layer and args.mode == "infer" else "eager"]
     _check(args, target)
     if args.by_layer:
         return _by_layer(args)
@@ -168,7 +168,6 @@ def _check_picture(path: Path) -> None:
 def _check_by_layer(args: argparse.Namespace, target: torch.device) -> None:
     """Raises ValueError for arguments that `--by-layer` cannot use."""
     without_effect = {
-        "--mode train": args.mode == "train",
         "--peers": args.peers,
         "--table8": args.table8,
         "--picture": args.picture is not None,
@@ -176,7 +175,7 @@ def _check_by_layer(args: argparse.Namespace, target: torch.device) -> None:
     }
     for option, given in without_effect.items():
         if given:
-            raise ValueError(f"{option} has no effect with --by-layer, which times inference on the CPU")
+            raise ValueError(f"{option} has no effect with --by-layer, which times operators on the CPU")
     if wrong := set(args.backends) - {"eager", "optimized"}:
         raise ValueError(f"--by-layer cannot look into --backends {wrong.pop()}; use eager or optimized")
 
@@ -188,14 +187,11 @@ def _by_layer(args: argparse.Namespace) -> int:
     tables = []
     for name, backend, dtype, batch in product(args.models, args.backends, args.dtypes, args.batch):
         clip = torch.randn(batch, 3, args.frames, args.size, args.size, generator=torch.Generator().manual_seed(0))
-        model: Any = create_model(name).eval()
-        made = optimize_for_inference(model, dtype=_DTYPES[dtype]) if backend == "optimized" else model
-        network = getattr(made, "model", made).to(_DTYPES[dtype])
-        x = clip.to(_DTYPES[dtype]).contiguous(memory_format=torch.channels_last_3d)
-        times = measure({name: partial(torch.no_grad()(network), x)}, cpu, args.repetitions)
+        network, call = (_step_of if args.mode == "train" else _pass_of)(name, backend, _DTYPES[dtype], clip)
+        times = measure({name: call}, cpu, args.repetitions)
         rows = [
             {**o._asdict(), "bound": o.bound(rooflines[dtype]), "limit": o.limit(rooflines[dtype])}
-            for o in by_operator(network, x, args.repetitions)
+            for o in by_operator(network, call, args.repetitions)
         ]
         case = {"model": name, "backend": backend, "dtype": dtype, "batch": batch, "seconds": times[name].median}
         tables.append({**case, "operations": rows})
@@ -204,10 +200,25 @@ def _by_layer(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**facts, "tables": tables}, indent=2))
         return 0
-    print(_conditions({**facts, "mode": "infer"}))
+    print(_conditions({**facts, "mode": args.mode}))
     for table in tables:
         print(f"\n{_layer_text(table)}")
     return 0
+
+
+def _pass_of(name: str, backend: str, dtype: torch.dtype, clip: torch.Tensor) -> tuple[nn.Module, Callable[[], object]]:
+    """Returns a network and its forward pass."""
+    model: Any = create_model(name).eval()
+    made = optimize_for_inference(model, dtype=dtype) if backend == "optimized" else model
+    network = getattr(made, "model", made).to(dtype)
+    x = clip.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+    return network, partial(torch.no_grad()(network), x)
+
+
+def _step_of(name: str, backend: str, dtype: torch.dtype, clip: torch.Tensor) -> tuple[nn.Module, Callable[[], object]]:
+    """Returns a network and its training step."""
+    model = create_model(name)
+    return model, partial(_training_step(model, backend, dtype), clip)
 
 
 def _layer_text(table: dict[str, Any]) -> str:
