@@ -1,6 +1,7 @@
 """Trains a detector, resumes it after a kill, and runs it on key frames."""
 
 import csv
+import hashlib
 import math
 import random
 import time
@@ -124,7 +125,8 @@ def train(detector: Detector, data: Moments, plan: Plan, output: Path, device: t
     optimizer = create_optimizer_v2(
         detector, "muon", lr=plan.lr, weight_decay=0.02, momentum=0.95, nesterov=True, fallback_list=_BY_ADAMW
     )
-    what = {"plan": asdict(plan), "settings": asdict(detector.settings), "moments": len(data.moments)}
+    settled = {key: value for key, value in asdict(plan).items() if key not in ("workers", "max_broken")}
+    what = {"plan": settled, "settings": asdict(detector.settings), "moments": _digest(data.moments)}
     start, spent = _restored(output, what, detector, optimizer)
     useful = np.array([i for i, moment in enumerate(data.moments) if len(moment.boxes)])
     per_epoch = math.ceil(len(useful) / plan.batch)
@@ -190,13 +192,28 @@ def _restored(folder: Path, what: dict[str, Any], detector: Detector, optimizer:
         print(f"{error}: using the checkpoint before it")
         path = files[1]
         saved = load_checkpoint(path, needed)
-    differing = [key for key, value in what.items() if saved[key] != value]
+    differing = [
+        f"{key}={saved[part].get(key)!r:.60} (now {value!r:.60})"
+        for part in ("plan", "settings")
+        for key, value in what[part].items()
+        if saved[part].get(key) != value
+    ]
+    differing += [] if saved["moments"] == what["moments"] else ["other key frames, boxes or actions"]
     if differing:
-        raise ValueError(f"{path} is of a run with other {', '.join(differing)}; give its options, or another --output")
+        raise ValueError(f"{path} is of a run with {', '.join(differing)}; give its options, or another --output")
     detector.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     print(f"resuming after epoch {saved['epoch']} ({path})")
     return saved["epoch"], saved["spent"]
+
+
+def _digest(moments: Iterable[Moment]) -> str:
+    """Returns a digest of what is trained on, wherever the videos are."""
+    digest = hashlib.sha256()
+    for moment in moments:
+        actions = [sorted(numbers) for numbers in moment.actions]
+        digest.update(repr((moment.video, moment.timestamp, moment.boxes.tolist(), actions)).encode())
+    return digest.hexdigest()
 
 
 def _set_rate(optimizer: Any, rate: float, done: float) -> None:
