@@ -196,7 +196,7 @@ def known_cfg(model: Any, names: list[str] | None) -> dict[str, Any]:
         dropped.update(_TERMS)
     if task_of(model).single:
         dropped.update(("task", "heads"))
-    if cfg["sampling"] != "segment":
+    if cfg.get("sampling") != "segment":
         dropped.add("clip_seconds")
     if getattr(model, "temperature", None) != cfg.get("temperature"):  # that of a former classifier
         dropped.add("temperature")
