@@ -37,7 +37,7 @@ from reference.training.recipe import load_recipe
 
 from vov3d.files import replacing
 from vov3d.synthetic import moving_shapes
-from vov3d.video import VideoReader, clip_indices, random_clip_indices
+from vov3d.video import VideoReader, clip_indices, eval_transform, random_clip_indices
 
 RESULTS, PAGE = DOCS / "results" / "real_videos", DOCS / "results" / "real_videos.md"
 WORK = Path("runs/real_videos")
@@ -165,11 +165,12 @@ PLAN = [Run(data, kind, seed) for kind, row in KINDS.items() for seed in row.see
 
 
 class Kept(VideoClips):
-    """Clips of videos that are decoded once; `frames` is one of `Kind`."""
+    """Clips of videos that are decoded once; `frames` is one of `Kind`, or "crops": in order, in three crops."""
 
     def __init__(self, source: Source, cfg: dict[str, Any], recipe: Any, train: bool, frames: str) -> None:
         super().__init__(source, cfg, recipe, train)
         self.frames, self._videos = frames, dict[int, tuple[torch.Tensor, float]]()
+        self._crops = eval_transform(cfg, 3)
 
     def _read(self, index: int, rng: random.Random) -> torch.Tensor:
         shown, fps = self._video(index)
@@ -181,7 +182,7 @@ class Kept(VideoClips):
             indices = [indices[len(indices) // 2]] * len(indices)
         elif self.frames == "shuffled":
             rng.shuffle(indices)
-        return self._cut(shown[indices], rng)
+        return self._crops(shown[indices]) if self.frames == "crops" else self._cut(shown[indices], rng)
 
     def _video(self, index: int) -> tuple[torch.Tensor, float]:
         """Returns the frames `(T, C, H, W)` of a video and their rate, decoded at the first call."""
@@ -194,10 +195,11 @@ class Kept(VideoClips):
 
 @torch.inference_mode()
 def answers(model: Any, clips: Kept) -> list[int]:
-    """Returns the best class of each video."""
+    """Returns the best class of each video, by the mean score of its crops."""
     model.eval()
     keys: list[list[Key]] = [[(0, i)] for i in range(len(clips))]
-    return [int(model.forward_dense(clips.__getitems__(key).clips).argmax()) for key in keys]
+    views = (clips.__getitems__(key).clips for key in keys)
+    return [int(model.forward_dense(some.reshape(-1, *some.shape[-4:])).mean(0).argmax()) for some in views]
 
 
 def pretrain(name: str, work: Path) -> dict[str, Any]:
@@ -290,8 +292,8 @@ def execute(run: Run, videos: Path, work: Path) -> dict[str, Any]:
 
 
 def _tests(kind: Kind) -> tuple[str, ...]:
-    """Returns the orders of frames that a network is tested on: the one that it learned, and for ordered ones all."""
-    return ("ordered", "shuffled", "single") if kind.frames == "ordered" else (kind.frames,)
+    """Returns what a network is tested on: the order of frames that it learned; for ordered ones all, and crops."""
+    return ("ordered", "crops", "shuffled", "single") if kind.frames == "ordered" else (kind.frames,)
 
 
 def right(labels: Sequence[int], said: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -320,7 +322,7 @@ def table(found: dict[str, dict[str, Any]], data: str) -> str:
         if not runs or name in CHOICES:
             continue
         for frames in _tests(kind):
-            if frames != kind.frames and name != "mixed":
+            if (frames != kind.frames and name != "mixed") or any(frames not in run["said"] for run in runs):
                 continue
             title = kind.title + ("" if frames == kind.frames else f", {_TESTED[frames]} in the test alone")
             mean, each = figure(runs, frames)
@@ -372,7 +374,7 @@ def network_table(found: Mapping[str, dict[str, Any]]) -> str:
 
 
 NOTHING = "*No run is done.*"
-_TESTED = {"shuffled": "shuffled frames", "single": "one frame"}
+_TESTED = {"crops": "three crops", "shuffled": "shuffled frames", "single": "one frame"}
 
 
 def _spread(each: Sequence[float]) -> str:

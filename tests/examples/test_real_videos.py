@@ -63,6 +63,26 @@ def test_clips_of_kept_videos_are_the_trainers_own(tmp_path, train):
             torch.testing.assert_close(*sums)
 
 
+def test_crops_are_the_left_the_centre_and_the_right(tmp_path):
+    write_videos(tmp_path / "videos", 2, seed=0, num_frames=9, size=32, classes=CLASSES[:2])
+    recipe = sections(load_recipe("finetune", {}))
+    source, _ = read_source(str(tmp_path / "videos"), "train", recipe.data, recipe.shapes, None)
+    clips = real_videos.Kept(source, CFG, recipe, False, "crops")
+    for i in range(len(source)):  # wide videos, whose three crops differ
+        shown, fps = clips._video(i)
+        clips._videos[i] = torch.cat([shown, shown.flip(3)], 3), fps
+    crops = clips.__getitems__([(0, 1)]).clips
+    assert crops.shape == (1, 3, 3, 4, 16, 16)
+    torch.testing.assert_close(crops[0, 0], crops[0, 2].flip(3))
+
+    class Reading(torch.nn.Module):
+        def forward_dense(self, views):
+            assert views.shape == (3, 3, 4, 16, 16)
+            return torch.tensor([[0.4, 0.6, 0], [0.4, 0.6, 0], [0.95, 0, 0.05]])
+
+    assert real_videos.answers(Reading(), clips) == [0] * len(source)
+
+
 def test_accuracy_is_balanced_over_the_classes():
     run = made("tuned", 0, [0, 0, 0, 0, 0, 1])
     mean, each = real_videos.figure([run, made("tuned", 1, [0, 0, 0, 1, 1, 1])], "ordered")
