@@ -163,6 +163,32 @@ def test_settings_of_a_convolution_can_be_read():
         assert getattr(on_gpus, name) == getattr(model.conv, name), name
 
 
+class CentralDifference(nn.Module):
+    """A central difference convolution, whose code reads the kernel of its convolution."""
+
+    def __init__(self, kernel) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(4, 6, kernel, padding=[size // 2 for size in kernel])
+
+    def forward(self, x):
+        weight = self.conv.weight
+        if weight.shape[2] > 1:
+            around = weight[:, :, 0].sum((2, 3)) + weight[:, :, 2].sum((2, 3))
+        else:
+            around = weight.sum((2, 3, 4))
+        return self.conv(x) - 0.7 * F.conv3d(x, around[:, :, None, None, None])
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (1, 3, 3), (3, 1, 1), (3, 3, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_kernel_of_a_convolution_can_be_read(kernel, dtype):
+    torch.manual_seed(0)
+    model, x = CentralDifference(kernel).to(dtype).eval(), torch.randn(2, 4, 3, 7, 8, dtype=dtype)
+    fast = vov3d.optimize_for_inference(model)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fast.model.conv.weight, model.conv.weight.detach())
+
+
 def test_torchscript_is_refused():
     scripted = torch.jit.trace(C3D(3, 1, "behind").eval(), torch.randn(1, 3, 3, 8, 8))
     with pytest.raises(ValueError, match="TorchScript"):

@@ -4,11 +4,13 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import detected_scenes
 import numpy as np
 import pytest
 import torch
+from helpers.numbered_videos import write_video
 from helpers.reference_files import published_file, published_state_dict
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -25,10 +27,10 @@ from reference.detection.ava import (
     write_label_map,
     write_rows,
 )
-from reference.detection.data import SceneMoments, annotations_of, batch_of, clip_around, find_video, moments_of
+from reference.detection.data import Moment, SceneMoments, annotations_of, batch_of, clip_around, find_video, moments_of
 from reference.detection.metrics import average_precision, frame_ap, mean_ap, overlaps, precision_recall
 from reference.detection.model import Detector, Settings, build_detector, load_detector
-from reference.detection.predicting import Film
+from reference.detection.predicting import Film, save_results
 from reference.detection.training import Plan, score_boxes, train
 from torch import nn
 
@@ -312,6 +314,20 @@ def test_a_loss_of_nan_ends_the_training(tmp_path):
     nn.init.constant_(detector.fc.weight, float("nan"))
     with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1: try a lower --lr"):
         train(detector, data, Plan(epochs=1, batch=2, lr=0.01), tmp_path, CPU)
+
+
+def test_scores_of_a_clip_do_not_depend_on_others_of_its_batch():
+    detector = small_detector().eval()
+    nn.init.normal_(detector.fc.weight)
+    random = np.random.default_rng(0)
+    sizes = [(32, 32), (32, 80), (32, 32), (48, 32)]
+    clips = [torch.from_numpy(random.integers(0, 256, (3, 8, *size), np.uint8)) for size in sizes]
+    boxes = np.array([[0.1, 0.2, 0.7, 0.9], [0.5, 0.1, 1, 0.6]], np.float32)
+    moments = [Moment(f"v{number}", 1.0, boxes[: 1 + number % 2], []) for number in range(len(clips))]
+    data = SimpleNamespace(moments=moments, clip=lambda index, _: clips[index])
+    together, alone = (score_boxes(detector, data, CPU, batch) for batch in (16, 1))
+    assert [row[:4] for row in together] == [row[:4] for row in alone]
+    assert [row.score for row in together] == pytest.approx([row.score for row in alone], abs=1e-5)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -607,6 +623,16 @@ def test_key_frames_of_a_folder_are_at_its_own_rate(folder, tmp_path):
             assert film.clip(0, own)[0, own.num_frames // 2, 0, 0] == 20 * frame
     words = ["predict", str(folder / "data" / "videos" / "scene_1_00000.mp4"), "--model", str(folder / "model")]
     assert detect.main([*words, "--boxes", str(folder / "data" / "val.csv"), "--fps", "25"]) == 1
+
+
+def test_the_video_with_boxes_lasts_as_long_as_its_source(folder, tmp_path):
+    times = [0, 40, 80, 120, 1160, 1200]  # milliseconds: a pause of one second
+    video = write_video(tmp_path / "film.mp4", times_ms=times)
+    with Film(video, load_detector(folder / "model").settings) as film:
+        film.moments = [Moment("film", time, np.zeros((0, 4), np.float32), []) for time in (0.04, 1.2)]
+        written = save_results(film, [], tmp_path / "out", 0.5, gif=False)[2]
+    with VideoReader(written) as reader:
+        assert reader.duration == pytest.approx(1.2, abs=0.05)
 
 
 def test_people_are_looked_for_in_one_frame_at_a_time(folder, monkeypatch):

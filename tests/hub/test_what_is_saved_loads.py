@@ -110,6 +110,10 @@ REFUSED = {
         r"stages\.1\.blocks\.1 is a TOSA, not a D2plus1D",
     ),
     "pruned": (lambda m: prune.l1_unstructured(m.head.fc, "weight", 0.5), r"prune\.remove"),
+    "a pruned convolution": (
+        lambda m: prune.l1_unstructured(m.stem.conv_s, "weight", 0.5),
+        r"stem\.conv_s is a Conv3d with tensors or code of its own, not a Conv3d.*prune\.remove",
+    ),
     "parametrized": (lambda m: parametrizations.weight_norm(m.head.fc), "remove_parametrizations"),
     "spectral norm": (lambda m: nn.utils.spectral_norm(m.head.fc), "remove_spectral_norm"),
     "own head": (lambda m: setattr(m.head, "fc", nn.Sequential(nn.Linear(8, 5))), r"head\.fc is a Sequential, not a"),

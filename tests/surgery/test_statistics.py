@@ -56,6 +56,32 @@ def test_without_clips_or_norms_nothing_changes():
         recalibrate(nn.Sequential(nn.Conv3d(1, 1, 1)), [])
 
 
+class Auxiliary(nn.Module):
+    """Has a norm that runs in training only, and one that counts no batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.aux, self.own = nn.BatchNorm3d(2), nn.BatchNorm3d(2), nn.BatchNorm3d(2)
+
+    def forward(self, x):
+        x = self.main(x)
+        nn.functional.batch_norm(x + 2, self.own.running_mean, self.own.running_var, training=True, momentum=1)
+        return (x, self.aux(x)) if self.training else x
+
+
+def test_norms_that_do_not_run_keep_their_statistics():
+    model = Auxiliary().train()
+    for norm in model.children():
+        norm.running_mean.fill_(7)
+        norm.running_var.fill_(5)
+        norm.num_batches_tracked.fill_(9)
+    assert recalibrate(model, [torch.randn(4, 2, 3, 4, 4)] * 2) == 2
+    assert model.main.num_batches_tracked == 2
+    assert model.own.running_mean == pytest.approx(2, abs=1e-5)
+    assert (model.aux.running_mean.eq(7).all(), model.aux.running_var.eq(5).all()) == (True, True)
+    assert model.aux.num_batches_tracked == 9
+
+
 def test_frozen_norms_stay_frozen():
     model = vov3d.create_model("vov3d_m", num_classes=5, **NANO)
     before = copy.deepcopy(model)

@@ -32,6 +32,7 @@ from helpers.numbered_videos import (
 from helpers.warnings_as_errors import no_warnings
 
 from vov3d.video import VideoError, VideoReader
+from vov3d.video.decoders.base import is_variable
 from vov3d.video.decoders.pyav import PyAVFrames
 
 OPEN_GOP = {"x264-params": "open-gop=1:b-adapt=0:bframes=3"}
@@ -210,6 +211,33 @@ def test_variable_rate(tmp_path: Path, name: str) -> None:
         assert reader.at_constant_rate(range(8)) == nearest
         assert nearest != list(range(8))
         assert frame_numbers(reader.read(nearest)) == nearest
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_rate_that_changes_is_variable(tmp_path: Path, name: str) -> None:
+    times = [round(1000 * second) for second in [*np.arange(60) / 30, *(2 + np.arange(48) / 24)]]
+    with VideoReader(write_video(tmp_path / name, times_ms=times)) as reader:
+        assert reader.variable
+        assert reader.at_constant_rate([54]) == [60]  # of 107 frames in 3.958 s
+    for rate in (23.976, 25, 29.97, 30, 59.94):  # rounded to milliseconds
+        rounded = [round(1000 * number / rate) for number in range(60)]
+        with VideoReader(write_video(tmp_path / name, times_ms=rounded)) as reader:
+            assert not reader.variable
+
+
+@pytest.mark.parametrize(
+    ("gaps", "variable"),
+    [
+        ([1] * 20 + [2] * 20, True),  # the time base is one frame, and every other frame of the second half is lost
+        ([1] * 20 + [2] + [1] * 20, False),
+        ([33] * 30 + [42] * 30, True),
+        ([33, 50] * 30, False),  # 24 frames a second as repeated fields
+        (np.diff(np.floor(np.arange(900) / 0.7)).astype(int), False),
+        ([], False),
+    ],
+)
+def test_frames_that_drift_from_the_average_rate(gaps: Any, variable: bool) -> None:
+    assert is_variable(np.array(gaps, dtype=np.int64)) is variable
 
 
 @pytest.mark.parametrize("name", ["a.ts", "a.mpg"])

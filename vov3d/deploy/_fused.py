@@ -211,14 +211,9 @@ class Convolution(nn.Module):
         self.epilogue = (_EPILOGUES.get(type(act), "none") if act else "none") if onednn else None
         fused = self.epilogue not in (None, "none")
         self.act = nn.Identity() if act is None or fused else in_place(act)
-        weight = conv.weight.detach()
-        self.shape = weight.shape
-        if self.matmul:
-            weight = weight.flatten(1)
-        elif self.one_frame:
-            weight = weight.squeeze(2).contiguous(memory_format=torch.channels_last)
-        else:  # oneDNN rearranges kernels in each call, from this format in less time
-            weight = weight.contiguous(memory_format=torch.channels_last_3d)
+        # The shape stays, since code around may read the kernel. oneDNN rearranges kernels in each call, from this
+        # format in less time.
+        weight = conv.weight.detach().contiguous(memory_format=torch.channels_last_3d)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
 
@@ -228,7 +223,7 @@ class Convolution(nn.Module):
         """Convolves and activates `(B, C, T, H, W)`, or `(C, T, H, W)`."""
         if not takes_other_forms(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
             # contiguous input gives contiguous output, which .view() takes
-            weight = self.weight.reshape(self.shape).contiguous()
+            weight = self.weight.contiguous()
             sizes = self.stride, self.padding, self.dilation
             convolve: Any = in_float32 if takes_other_forms(x) and self._is_wrong(x, *sizes) else F.conv3d
             out = convolve(x, weight, self.bias, *sizes, self.groups)
@@ -240,13 +235,13 @@ class Convolution(nn.Module):
         if self._has_few_positions(x):
             return self._as_product(x)
         if self.matmul:
-            return from_rows(F.linear(to_rows(x[:, :, ::t, ::h, ::w]), self.weight, self.bias))
+            return from_rows(F.linear(to_rows(x[:, :, ::t, ::h, ::w]), self.weight.flatten(1), self.bias))
         if not self.one_frame:
-            return self._convolve(x, self.stride, self.padding, self.dilation)
+            return self._convolve(x, self.weight, self.stride, self.padding, self.dilation)
         x = x[:, :, ::t]
         if self.is_point:
             x, h, w = x[..., ::h, ::w], 1, 1  # the positions that the kernel reads; see vov3d.layers.conv
-        frames = self._convolve(to_frames(x), [h, w], self.padding[1:], self.dilation[1:])
+        frames = self._convolve(to_frames(x), self.weight.squeeze(2), [h, w], self.padding[1:], self.dilation[1:])
         return from_frames(frames, len(x), x.shape[2])
 
     def _has_few_positions(self, x: torch.Tensor) -> bool:
@@ -254,7 +249,9 @@ class Convolution(nn.Module):
         if self.epilogue is None or self.groups > 1 or max(self.dilation) > 1 or x.dtype != torch.float32:
             return False
         count = len(x)
-        for size, pad, kernel, stride in zip(x.shape[2:], self.padding, self.shape[2:], self.stride, strict=True):
+        for size, pad, kernel, stride in zip(
+            x.shape[2:], self.padding, self.weight.shape[2:], self.stride, strict=True
+        ):
             count *= (size + 2 * pad - kernel) // stride + 1
         if x.is_contiguous() and count > len(x):  # one channel: PyTorch gives a map that .view() takes
             return False
@@ -264,7 +261,7 @@ class Convolution(nn.Module):
         """Convolves by a matrix product of the patches that the kernel reads."""
         t, h, w = self.padding
         patches = to_rows(F.pad(x, (w, w, h, h, t, t)) if any(self.padding) else x)
-        for axis, (kernel, stride) in enumerate(zip(self.shape[2:], self.stride, strict=True), 1):
+        for axis, (kernel, stride) in enumerate(zip(self.weight.shape[2:], self.stride, strict=True), 1):
             patches = patches.unfold(axis, kernel, stride)
         rows = patches.movedim(4, -1).flatten(4).flatten(0, 3)
         out = F.linear(rows, self.weight.movedim(1, -1).flatten(1), self.bias).unflatten(0, patches.shape[:4])
@@ -274,15 +271,20 @@ class Convolution(nn.Module):
         return not self.is_point and is_wrong_in_bf16(x, self.weight, *sizes)
 
     def _convolve(
-        self, x: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
     ) -> torch.Tensor:
         if self._is_wrong(x, stride, padding, dilation):
-            out = in_float32(x, self.weight, self.bias, stride, padding, dilation, self.groups)
+            out = in_float32(x, weight, self.bias, stride, padding, dilation, self.groups)
             return _PLAIN.get(self.epilogue, _same)(out)
         if self.epilogue is None:
             convolve: Any = F.conv3d if x.ndim == 5 else F.conv2d
-            return convolve(x, self.weight, self.bias, stride, padding, dilation, self.groups)
-        return _activated(x, self.weight, self.bias, stride, padding, dilation, self.groups, self.epilogue)
+            return convolve(x, weight, self.bias, stride, padding, dilation, self.groups)
+        return _activated(x, weight, self.bias, stride, padding, dilation, self.groups, self.epilogue)
 
 
 def _is_plain_gate(se: Any) -> bool:
@@ -349,7 +351,7 @@ class RectifiedSum(nn.Module):
 
     def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`, adds and rectifies."""
-        out = _rectified_sum(to_frames(x), self.weight, self.bias, to_frames(other))
+        out = _rectified_sum(to_frames(x), self.weight.squeeze(2), self.bias, to_frames(other))
         return from_frames(out, len(x), x.shape[2])
 
 
@@ -358,7 +360,7 @@ class ConvolvedParts(nn.Module):
 
     def __init__(self, conv: Convolution, widths: list[int]) -> None:
         super().__init__()
-        parts = conv.weight.split(widths, 1)
+        parts = conv.weight.squeeze(2).split(widths, 1)
         self.weights = nn.ParameterList(
             [nn.Parameter(part.contiguous(memory_format=torch.channels_last), requires_grad=False) for part in parts]
         )

@@ -63,7 +63,7 @@ class ChosenConvolution(nn.Module):
         self.groups: int
         take_settings(self, conv)
         self.act = conv.act
-        self.weight = nn.Parameter(conv.weight.detach().reshape(conv.shape).contiguous(), requires_grad=False)
+        self.weight = nn.Parameter(conv.weight.detach().contiguous(), requires_grad=False)
         self.bias = conv.bias
 
     __prepare_scriptable__ = refuse_scripting

@@ -90,7 +90,8 @@ def _other_modules(model: nn.Module, wanted: nn.Module) -> list[str]:
         if have is None or want is None:
             problems[name] = f"{name} was {'removed' if have is None else f'added, a {type(have).__name__}'}"
         elif _kind(have) != _kind(want):
-            problems[name] = f"{name} is a {_title(have)}, not a {_title(want)}"
+            own_parts = " with tensors or code of its own" if _title(have) == _title(want) else ""
+            problems[name] = f"{name} is a {_title(have)}{own_parts}, not a {_title(want)}"
         elif _settings(have) != _settings(want):
             problems[name] = f"{name} has other settings ({have.extra_repr()}; not {want.extra_repr()})"
         elif isinstance(want, nn.Sequential | nn.ModuleList) and (order := _other_order(have, want)):

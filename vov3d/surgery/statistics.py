@@ -19,7 +19,8 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
     """Estimates the running statistics of batch norms again, as plain averages over batches (precise BN).
 
     After surgery the old statistics no longer describe the inputs of the norms. Everything else, such as dropout, works
-    as in evaluation, and no gradient is kept. Frozen norms (`freeze_batchnorm`) are unchanged.
+    as in evaluation, and no gradient is kept. Frozen norms (`freeze_batchnorm`) are unchanged, and so are norms that do
+    not run in evaluation, as those of an auxiliary head.
 
     Args:
         model: Any module; its mode is kept.
@@ -59,7 +60,7 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
     finally:
         for norm, momentum, buffers in zip(norms, momenta, before, strict=True):
             norm.momentum = momentum
-            if not done:
+            if not done or _is_reset(norm):
                 for name, value in buffers.items():
                     getattr(norm, name).copy_(value)
         for module, training in modes.items():
@@ -67,6 +68,11 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
     if not count:
         raise ValueError("there were no clips to estimate statistics from")
     return count
+
+
+def _is_reset(norm: Any) -> bool:
+    """Returns whether a norm has the statistics that it starts with, as one that did not run."""
+    return not norm.running_mean.any() and bool((norm.running_var == 1).all())
 
 
 def _check_clip(clip: Any) -> None:

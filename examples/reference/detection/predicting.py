@@ -12,6 +12,7 @@ from reference.detection.data import Moment, clip_around
 from reference.detection.model import Settings
 from reference.detection.pictures import captions, draw, save_picture, save_video, side_by_side
 from vov3d.video import VideoReader
+from vov3d.video.window import steady_frames, steady_rate
 
 _SHOWN = 8  # key frames in the picture
 
@@ -115,15 +116,16 @@ def save_results(film: Film, found: list[Detection], folder: Path, threshold: fl
     frames = film.reader.read([film.frame_at(time) for time in times])
     pictures = [draw(_pixels(frame), boxes[time]) for frame, time in zip(frames, times, strict=True)]
     save_picture(side_by_side(pictures), files[1])
-    save_video(_labelled(film, boxes), files[2], film.reader.fps)
+    fps, _ = steady_rate(film.reader)
+    save_video(_labelled(film, boxes, fps), files[2], fps)
     return files
 
 
-def _labelled(film: Film, boxes: dict[float, list]) -> Iterator[Image.Image]:
-    """Yields every frame of the video with the boxes of the key frame nearest to it."""
+def _labelled(film: Film, boxes: dict[float, list], fps: float) -> Iterator[Image.Image]:
+    """Yields the frames of the video at a constant rate, with the boxes of the key frame nearest to each."""
     times = np.array(list(boxes))
-    for index, frame in film.reader.stream(range(film.reader.num_frames)):
-        nearest = float(times[np.abs(times - film.reader.timestamps[index]).argmin()])
+    for index, frame in enumerate(steady_frames(film.reader)):
+        nearest = float(times[np.abs(times - index / fps).argmin()])
         yield draw(_pixels(frame), boxes[nearest])
 
 

@@ -260,14 +260,31 @@ def score_boxes(
         if not read:
             continue
         clips, moments = zip(*read, strict=True)
-        pixels = batch_of(clips, [moment.boxes for moment in moments])
-        scores = detector(pixels.clips.to(device), [boxes.to(device) for boxes in pixels.boxes]).sigmoid()
-        found += _rows(moments, scores.cpu().numpy(), detector.settings.ids)
+        scores = _scores(detector, clips, [moment.boxes for moment in moments], device)
+        found += _rows(moments, scores, detector.settings.ids)
     if broken and not found:
         raise ValueError(f"no key frame can be read: {'; '.join(list(broken.values())[:5])}")
     for reason in broken.values():
         warnings.warn(f"nothing is found in what is broken: {reason}", RuntimeWarning, stacklevel=2)
     return found
+
+
+def _scores(
+    detector: Detector, clips: Sequence[torch.Tensor], boxes: Sequence[np.ndarray], device: torch.device
+) -> np.ndarray:
+    """Returns the scores of the boxes of all clips, `(boxes, actions)`.
+
+    Clips of one size run together: padding would change what the network averages over a clip, and so its scores.
+    """
+    by_size: dict[torch.Size, list[int]] = {}
+    for number, clip in enumerate(clips):
+        by_size.setdefault(clip.shape, []).append(number)
+    scores: dict[int, torch.Tensor] = {}
+    for numbers in by_size.values():
+        batch = batch_of([clips[number] for number in numbers], [boxes[number] for number in numbers])
+        found = detector(batch.clips.to(device), [own.to(device) for own in batch.boxes]).sigmoid().cpu()
+        scores |= zip(numbers, found.split([len(own) for own in batch.boxes]), strict=True)
+    return torch.cat([scores[number] for number in range(len(clips))]).numpy()
 
 
 def _rows(moments: Iterable[Moment], scores: np.ndarray, ids: Sequence[int]) -> list[Detection]:

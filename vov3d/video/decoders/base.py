@@ -56,6 +56,39 @@ def stack_pictures(pictures: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack([picture.movedim(-3, -1) for picture in pictures]).movedim(-1, -3)
 
 
+def middle(gaps: np.ndarray) -> int:
+    """Returns the median of whole numbers, the upper of two."""
+    return int(np.partition(gaps, len(gaps) // 2)[len(gaps) // 2])
+
+
+def has_far_gap(gaps: np.ndarray) -> bool:
+    """Returns whether some gap between frames is far from the median, beyond the rounding of coarse time bases.
+
+    Args:
+        gaps: whole numbers above 0, in units of the time base.
+    """
+    if not len(gaps):
+        return False
+    median = middle(gaps)
+    return bool((abs(gaps - median) > max(median / 2, 1)).any())
+
+
+def is_variable(gaps: np.ndarray) -> bool:
+    """Returns whether frames cannot be counted by their average rate: some gap is far from the median, or they drift.
+
+    They drift if a frame is more than a median gap from where the average puts it, as where a camera changes its rate
+    in the dark, or drops frames in a time base of one frame. Rounded times of a constant rate are closer.
+
+    Args:
+        gaps: as for `has_far_gap`.
+    """
+    if not len(gaps):
+        return False
+    times = np.concatenate([[0], np.cumsum(gaps)])
+    drift = abs(times - np.linspace(0, times[-1], len(times))).max()
+    return has_far_gap(gaps) or bool(drift > middle(gaps))
+
+
 class VideoError(RuntimeError):
     """A source cannot be read; the message names it, the cause and, if there is one, the remedy."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vov3d.extras import install
-from vov3d.video.decoders.base import VideoError
+from vov3d.video.decoders.base import VideoError, has_far_gap, is_variable, middle
 from vov3d.video.sources import Media
 
 try:
@@ -82,7 +82,7 @@ class FrameIndex:
         key_dts, key_at = np.full_like(key_pts, NO_TIME), np.full_like(key_pts, -1)
         key_dts[ours], key_at[ours] = self.key_dts[theirs], self.key_at[theirs]
         shown = without_jumps(pts, stream)
-        fps, variable = _frame_rate(stream, shown, ordered=True), _is_variable(np.diff(shown))
+        fps, variable = _frame_rate(stream, shown, ordered=True), is_variable(np.diff(shown))
         place, promised, cut, palettes = self.first, self.promised, self.cut, self.palettes
         return FrameIndex(
             pts, key_pts, key_dts, key_at, True, True, place, promised, fps, variable, cut, palettes=palettes
@@ -302,7 +302,7 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
         return None
     pts = dts + (first.pts - first.dts)
     at_keys, place = keys.astype(bool), (first.dts, first.pts, first.pos)
-    fps, variable = _frame_rate(stream, pts, True), _is_variable(gaps)
+    fps, variable = _frame_rate(stream, pts, True), is_variable(gaps)
     at = pts[at_keys], dts[at_keys], positions[at_keys]
     return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None, True, _palettes(first))
 
@@ -336,15 +336,15 @@ def _from_packets(container: InputContainer, stream: VideoStream, media: Media) 
     ordered = 0 < len(known) == len(pts) and bool((gaps > 0).all()) and timed and near
     pts, gaps = known, gaps if ordered else gaps[:0]
     shown = without_jumps(pts, stream) if ordered else pts
-    variable = ordered and _is_variable(np.diff(shown))
+    variable = ordered and is_variable(np.diff(shown))
     # where a file is cut, frames to be shown before the last ones can be missing
-    steady = not _is_variable(gaps[:-_REORDER] if len(gaps) > _REORDER else gaps)
+    steady = not has_far_gap(gaps[:-_REORDER] if len(gaps) > _REORDER else gaps)
     size, declared = _size(media), _declared_size(media)
     early = declared > size
     cut = packets.broken or early
     if cut and steady and len(gaps):
-        variable, pts = False, _without_holes(pts, _median(gaps))
-        shown = pts
+        pts = _without_holes(pts, middle(gaps))
+        shown, variable = pts, is_variable(np.diff(pts))
     fps = _frame_rate(stream, shown, ordered)
     promised = 0
     if cut:
@@ -453,11 +453,6 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
     return found
 
 
-def _median(gaps: np.ndarray) -> int:
-    """Returns the median of the gaps between frames, the upper of two."""
-    return int(np.partition(gaps, len(gaps) // 2)[len(gaps) // 2])
-
-
 def without_jumps(pts: np.ndarray, stream: VideoStream) -> np.ndarray:
     """Closes the jumps of over 10 seconds in the rising times of MPEG transport and program streams, as FFmpeg does.
 
@@ -467,17 +462,9 @@ def without_jumps(pts: np.ndarray, stream: VideoStream) -> np.ndarray:
     if stream.container.format.name not in ("mpegts", "mpeg") or len(pts) < 2 or not stream.time_base:
         return pts
     gaps = np.diff(pts)
-    usual = _median(gaps)
+    usual = middle(gaps)
     jumps = gaps > max(_JUMP / float(stream.time_base), 10 * usual)
     return pts if not jumps.any() else pts[0] + np.cumsum(np.concatenate([[0], np.where(jumps, usual, gaps)]))
-
-
-def _is_variable(gaps: np.ndarray) -> bool:
-    """Returns whether some gap between frames is far from the median, beyond the rounding of coarse time bases."""
-    if not len(gaps):
-        return False
-    median = _median(gaps)
-    return bool((abs(gaps - median) > max(median / 2, 1)).any())
 
 
 def _without_holes(pts: np.ndarray, gap: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from vov3d.video.decoders.base import FrameSource, VideoError
+from vov3d.video.decoders.base import FrameSource, VideoError, is_variable
 from vov3d.video.decoders.images import Image
 from vov3d.video.decoders.opening import check_pixels
 from vov3d.video.sources import Media, is_animated_webp
@@ -40,7 +40,7 @@ class WebPFrames(FrameSource):
         self.num_frames = len(durations)
         self.timestamps = np.concatenate([[0.0], np.cumsum(durations[:-1]) / 1000])
         self.fps = 1000 / float(np.mean(durations))
-        self.variable = bool((abs(durations - np.median(durations)) > np.median(durations) / 2).any())
+        self.variable = is_variable(durations)
 
     def frames(self, targets: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
         """Decodes frames, as `FrameSource.frames` does."""
