@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> None:
     if vov3d.class_names(model) not in (None, classes):  # as many classes, but others, or in another order
         model.reset_classifier(len(classes))
     cfg, streamed = model.pretrained_cfg, isinstance(train, VideoStream)
-    few = islice(train, 50) if streamed else train[:: len(train) // 50 or 1]
+    few: Any = islice(train.map(lambda *row: row, shuffle=True), 50) if streamed else train[:: len(train) // 50 or 1]
     cfg["clip_seconds"] = vov3d.video.median_duration(video for video, _ in few)  # so that streams know the rate
     drawn, middle = Clips(train, cfg, train=True, flip=args.flip), Clips(held_out, cfg, train=False)
     data: Any = (train.map(drawn.load, shuffle=True), held_out.map(middle.load)) if streamed else (drawn, middle)

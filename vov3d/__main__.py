@@ -22,7 +22,8 @@ def run() -> int:
     try:
         return main(begin=lambda: signal.signal(signal.SIGINT, _interrupt))
     finally:
-        signal.signal(signal.SIGINT, _leave)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # `vov3d serve` has answered everything
+            signal.signal(signal.SIGINT, _leave)
 
 
 def _stand_in() -> None:

@@ -60,6 +60,8 @@ def _named(argument: str, column: str) -> list[str]:
         return _column(argument, column)
     if is_remote(argument):
         return _listed(argument)
+    if is_address(argument):  # its ? begins a query
+        return [argument]
     if os.path.isdir(argument):
         return _in_folder(argument)
     if _GLOB.search(argument) and not os.path.exists(argument):
@@ -92,12 +94,18 @@ def _listed(address: str) -> list[str]:
     system, path = _fsspec().core.url_to_fs(address)
     if _GLOB.search(address):
         paths = system.glob(path)
-    elif address.endswith("/") or not os.path.splitext(path)[1]:
+    elif address.endswith("/") or _is_folder(system, path):
         paths = system.find(path)
     else:
         return [address]
     videos = sorted(str(each) for each in paths if os.path.splitext(str(each))[1].lower() in VIDEO_ENDINGS)
     return _some([str(system.unstrip_protocol(each)) for each in videos], address)
+
+
+def _is_folder(system: Any, path: str) -> bool:
+    """Returns whether a path in an object store is a folder, which is looked up for unusual extensions alone."""
+    ending = os.path.splitext(path)[1].lower()
+    return not ending or (ending not in VIDEO_ENDINGS and system.isdir(path))
 
 
 def _lines(name: str) -> list[str]:

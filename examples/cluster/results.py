@@ -3,14 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vov3d.files import replacing
+from vov3d.files import alone_in, replacing
 
 SETTINGS = "_settings.json"  # readers of Parquet folders pass over such names
 _PARTS = "part-*.parquet"
@@ -127,41 +128,40 @@ def write(folder: Path, table: pa.Table, shard: tuple[int, int] = (1, 1)) -> Pat
 
 
 def remove_repeats(folder: Path) -> int:
-    """Removes rows of videos that have another one in a file whose name sorts earlier; returns how many.
+    """Removes all rows of a video but one, and returns how many: a row with an error before one without.
 
     They come about when a machine is lost after it wrote a file and before it said so. Several runs may do this at
     once: all of them keep the same row.
     """
-    seen: set[str] = set()
-    removed = 0
-    for file in _parts(folder):
-        paths = _paths(file)
-        keep = []
-        for path in paths:
-            keep.append(path not in seen)
-            seen.add(path)
-        if not all(keep):
-            _keep(file, keep)
-            removed += len(keep) - sum(keep)
-    return removed
+    with alone_in(folder):
+        counts = Counter(path for file in _parts(folder) for path in _paths(file))
+        repeated = {path for path, count in counts.items() if count > 1}
+        if not repeated:
+            return 0
+        sound = {path for file in _parts(folder) for path, error in _errors(file) if error is None} & repeated
+        seen: set[str] = set()
+
+        def is_kept(path: str, error: str | None) -> bool:
+            kept = path not in seen and (error is None or path not in sound)
+            if kept and path in repeated:
+                seen.add(path)
+            return kept
+
+        return _filter(folder, is_kept)
 
 
 def forget_broken(folder: Path, videos: Iterable[str]) -> int:
     """Removes the rows of broken videos, so that they are done again; returns how many.
 
+    Several runs may do this at once, each for videos of its own.
+
     Args:
         folder: The folder.
         videos: Those that are meant; rows of others stay.
     """
-    meant, removed = {text_of(video) for video in videos}, 0
-    for file in _parts(folder):
-        table = pq.read_table(file, columns=["path", "error"])
-        columns = zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
-        keep = [error is None or path not in meant for path, error in columns]
-        if not all(keep):
-            _keep(file, keep)
-            removed += len(keep) - sum(keep)
-    return removed
+    meant = {text_of(video) for video in videos}
+    with alone_in(folder):
+        return _filter(folder, lambda path, error: error is None or path not in meant)
 
 
 def merged(counts: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -178,12 +178,36 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _paths(file: Path) -> list[str]:
+    return _read(file, ["path"])["path"].to_pylist()
+
+
+def _errors(file: Path) -> list[tuple[str, str | None]]:
+    """Returns the videos of a file, each with why it is broken or None."""
+    table = _read(file, ["path", "error"])
+    return list(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
+
+
+def _read(file: Path, columns: Sequence[str]) -> pa.Table:
+    """Returns columns of a file; no rows if another run has just deleted it, which it does where none is left."""
     try:
-        return pq.read_table(file, columns=["path"])["path"].to_pylist()
+        return pq.read_table(file, columns=list(columns))
+    except FileNotFoundError:
+        return pa.table({column: pa.array([], pa.string()) for column in columns})
     except (pa.ArrowException, KeyError) as error:
         raise ValueError(
             f"{file}: is no file of results ({error}); delete it, and its videos are done again"
         ) from error
+
+
+def _filter(folder: Path, is_kept: Callable[[str, str | None], bool]) -> int:
+    """Rewrites the files with rows that are not kept, by video and error; returns how many these are."""
+    removed = 0
+    for file in _parts(folder):
+        keep = [is_kept(path, error) for path, error in _errors(file)]
+        if not all(keep):
+            _keep(file, keep)
+            removed += len(keep) - sum(keep)
+    return removed
 
 
 def _keep(file: Path, rows: Sequence[bool]) -> None:

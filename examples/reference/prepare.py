@@ -325,6 +325,9 @@ def _conclude(data: DataSet, parts: dict[str, _Part], out: Path, args: argparse.
         print(f"prepare: no video is there; say where they are with --videos. {_expected(data)}", file=sys.stderr)
         return 1
     print(f"lists in {out}: {', '.join(f'{split}.csv ({len(part.files):,})' for split, part in kept.items())}")
+    for split in SPLITS:
+        if split not in kept and (left := out / f"{split}.csv").exists():
+            print(f"{left} is of an earlier run, and train and evaluate would take it: delete it, or move it elsewhere")
     if data.name == "ava":
         print(f"boxes:    python -m reference.detect train --data {shlex.quote(str(args.folder))} --output runs/ava")
     labelled = [split for split, part in kept.items() if part.videos.labels]

@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,9 +63,17 @@ def test_object_stores_are_listed(folder: Path) -> None:
     assert collect(["memory://shop/"]) == ["memory:///shop/b.mp4", "memory:///shop/deep/a.mkv"]
     assert collect(["memory://shop/*.mp4"]) == ["memory:///shop/b.mp4"]
     assert collect(["memory://shop/b.mp4"]) == ["memory://shop/b.mp4"]
+    store.pipe("/shop/day.1/c.mp4", b"content")
+    store.pipe("/shop/clip.bin", b"content")
+    assert collect(["memory://shop/day.1"]) == ["memory:///shop/day.1/c.mp4"]
+    assert collect(["memory://shop/clip.bin"]) == ["memory://shop/clip.bin"]
     with pytest.raises(FileNotFoundError, match="memory://none/"):
         collect(["memory://none/"])
     assert not is_remote("https://host/a.mp4")
+    assert collect(["https://host/a.mp4?key=1", "http://host/[1].mp4"]) == [
+        "https://host/a.mp4?key=1",
+        "http://host/[1].mp4",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +168,35 @@ def test_rows_of_broken_videos_are_removed(tmp_path: Path) -> None:
     results.write(tmp_path, rows(["d"]))
     assert results.forget_broken(tmp_path, ["a", "b", "d", "e"]) == 2
     assert results.done(tmp_path) == {"b", "c"}
+
+
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_of_repeated_rows_one_with_labels_stays(labelled: int, tmp_path: Path) -> None:
+    errors = [pa.array(["x", "x"], pa.string()), pa.array([None, "x"], pa.string())]
+    for number in (0, 1):
+        table = rows(["a", "b"]).set_column(rows([]).column_names.index("error"), "error", errors[number ^ labelled])
+        results.write(tmp_path, table, (number + 1, 2))
+    assert results.remove_repeats(tmp_path) == 2
+    stored = pq.read_table(tmp_path)
+    assert dict(zip(stored["path"].to_pylist(), stored["error"].to_pylist(), strict=True)) == {"a": None, "b": "x"}
+
+
+def test_shards_that_retry_at_once_do_not_bring_rows_back(tmp_path: Path, monkeypatch) -> None:
+    rewrite = results._keep
+    monkeypatch.setattr(results, "_keep", lambda file, keep: (time.sleep(0.2), rewrite(file, keep)))
+    results.write(tmp_path, rows(["a", "b", "c"]))
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(results.forget_broken, [tmp_path] * 2, [["a"], ["b"]])) == [1, 1]
+    assert results.done(tmp_path) == {"c"}
+
+
+def test_a_file_that_another_run_deletes_has_no_rows(tmp_path: Path, monkeypatch) -> None:
+    results.write(tmp_path, rows(["a"]))
+    listed = results._parts(tmp_path)
+    results.forget_broken(tmp_path, ["a"])
+    monkeypatch.setattr(results, "_parts", lambda folder: listed)
+    assert not results.done(tmp_path)
+    assert results.remove_repeats(tmp_path) == 0
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

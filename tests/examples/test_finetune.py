@@ -182,3 +182,29 @@ def test_a_data_set_in_the_layout_of_the_hub_is_streamed(tmp_path, monkeypatch, 
     model = vov3d.from_pretrained(tmp_path / "model")
     assert vov3d.class_names(model) == sorted(NAMES)
     assert model.pretrained_cfg["clip_seconds"] == SECONDS
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_length_is_that_of_videos_of_all_classes(streamed, tmp_path, monkeypatch):
+    class MeasuredError(Exception):
+        """Ends the script before the training."""
+
+    def measure(videos):
+        found.update(Path(video).parent.name for video in videos)
+        raise MeasuredError
+
+    found = set[str]()
+    if streamed:
+        pytest.importorskip("datasets")
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for part in ("train", "validation") if streamed else ("",):
+        for name in NAMES:
+            (tmp_path / "videos" / part / name).mkdir(parents=True)
+            for i in range(60):
+                (tmp_path / "videos" / part / name / f"{i}.mp4").touch()
+    data = ["--data", f"hf:{tmp_path / 'videos'}"] if streamed else [str(tmp_path / "videos")]
+    monkeypatch.setattr("vov3d.video.median_duration", measure)
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *data, "--output", str(tmp_path / "model")])
+    with pytest.raises(MeasuredError):
+        finetune.main(finetune.arguments())
+    assert found == set(NAMES)

@@ -277,6 +277,22 @@ def test_class_folders(tmp_path: Path, capsys) -> None:
     assert read_list(tmp_path / "out", split="train").classes == ("a", "b b")
 
 
+def test_a_list_of_an_earlier_run_is_told(tmp_path: Path, capsys) -> None:
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / "videos" / part / name).mkdir(parents=True)
+            (tmp_path / "videos" / part / name / f"{part}.mp4").touch()
+    command = ["folders", str(tmp_path / "videos"), "--output", str(tmp_path / "out")]
+    assert prepare.main(command) == 0
+    assert "of an earlier run" not in capsys.readouterr().out
+    for name in ("a", "b"):
+        (tmp_path / "videos/val" / name / "val.mp4").rename(tmp_path / "videos/train" / name / "val.mp4")
+        (tmp_path / "videos/val" / name).rmdir()
+    (tmp_path / "videos/val").rmdir()
+    assert prepare.main(command) == 0
+    assert f"{tmp_path / 'out/val.csv'} is of an earlier run" in capsys.readouterr().out
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 

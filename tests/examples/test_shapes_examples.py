@@ -1,6 +1,8 @@
 """Pages of moving shapes show the stored measurements; videos of new motions are as described."""
 
 import json
+import runpy
+import sys
 
 import factorized_x3d
 import new_motions
@@ -57,3 +59,19 @@ def test_motions_turn_back_half_way(tmp_path):
         assert len(found.paths) == 20
         assert found.classes == tuple(sorted(new_motions.NEW_CLASSES))
     assert not {path.name for path in videos["train"].paths} & {path.name for path in videos["val"].paths}
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("new_motions", []),
+        ("vov3d.synthetic.moving_shapes", []),
+        ("vov3d.synthetic.moving_tasks", ["regression"]),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_one_line(module, options, tmp_path, monkeypatch):
+    (tmp_path / "taken").touch()
+    monkeypatch.delitem(sys.modules, module, raising=False)  # it is run anew
+    monkeypatch.setattr(sys, "argv", [module, *options, "--to", str(tmp_path / "taken")])
+    with pytest.raises(SystemExit, match=rf"{module.rpartition('.')[2]}: .*taken"):
+        runpy.run_module(module, run_name="__main__")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import runpy
 import signal
 import sys
 import time
@@ -348,3 +349,17 @@ def test_the_space_is_described_as_the_hub_expects():
     assert (EXAMPLES / "space" / header["app_file"]).is_file()
     assert len(header["short_description"]) <= 60
     assert "vov3d[demo,explain]" in (EXAMPLES / "space" / "requirements.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--port", "99999"], "app: the port is 99999: give one from 1 to 65535"),
+        (["--seconds", "0"], r"app: seconds is 0\.0: a limit must be positive"),
+    ],
+)
+def test_the_script_says_in_one_line_what_it_cannot_do(options, says, monkeypatch):
+    script = Path(vov3d.__file__).parents[1] / "examples/app.py"
+    monkeypatch.setattr(sys, "argv", [script.name, *options])
+    with pytest.raises(SystemExit, match=says):
+        runpy.run_path(str(script), run_name="__main__")

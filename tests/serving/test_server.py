@@ -218,6 +218,20 @@ def test_a_life_among_hostile_clients(start, clip):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_signals_after_the_last_answer_change_nothing(start, clip, second):
+    server = start("--workers", "1", "--access-log")
+    assert server.predict(clip).status_code == 200
+    server.process.send_signal(signal.SIGTERM)
+    until(lambda: "Finished server process" in server.log())
+    while server.process.poll() is None:
+        server.process.send_signal(second)
+        time.sleep(0.05)
+    assert server.process.returncode == 0
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGKILL])
 def test_a_second_signal_ends_at_once_and_leaves_nothing(start, clip, second):
     server = start("--workers", "1")

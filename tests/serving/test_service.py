@@ -307,6 +307,8 @@ def test_a_hanging_decoder_is_killed_in_time(classifier, clips, limit, code):
         answer = asyncio.run(_while_stopped(service, app, clips[0], lambda *_: None))
         assert (answer.status_code, code_of(answer)) == (504, code)
         assert ask(app, "POST", "/predict", **form(clips[0])).status_code == 200
+        cause = {"timeout": "cancelled", "decode_timeout": "timeout"}[code]
+        assert f'vov3d_decoders_replaced_total{{cause="{cause}"}} 1.0' in service.metrics_text().decode()
         assert service.uploads.bytes == service.in_work == 0
 
 
@@ -322,7 +324,10 @@ def test_a_client_that_goes_frees_its_decoder(classifier, clips):
     with Service(classifier, "n", Limits(workers=1)) as service:
         assert asyncio.run(gone(service, create_app(service))).status_code == 200
         assert service.uploads.bytes == service.in_work == 0
-        assert 'vov3d_requests_total{code="gone",status="499"} 1.0' in service.metrics_text().decode()
+        counted = service.metrics_text().decode()
+        assert 'vov3d_requests_total{code="gone",status="499"} 1.0' in counted
+        assert 'vov3d_decoders_replaced_total{cause="cancelled"} 1.0' in counted
+        assert 'cause="timeout"' not in counted
 
 
 def test_a_fault_of_the_service_itself_is_counted(classifier, clips, monkeypatch):

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
 from dataclasses import fields
 from typing import Any
@@ -145,4 +146,7 @@ def _serve(args: argparse.Namespace) -> int:
             outputs = classifier.task.describe(len(classifier.class_names))
             said = f"vov3d serve: {name} ({outputs}) at http://{place}:{port}"
             whole = run(service, sock, hosts, args.access_log, lambda: print(said, file=sys.stderr, flush=True))
+            if whole:  # nothing is left that a second signal could give up
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
     return 0 if whole else 1

@@ -159,7 +159,8 @@ class Decoders:
         setup: Settings of the processes.
         workers: Number of processes.
         shape: Sizes of the crops of a clip, `(N, T, S, S, C)`.
-        lost: Called with `"crash"` or `"timeout"` for a process that had to be replaced.
+        lost: Called for a process that had to be replaced, with `"crash"`, with `"timeout"` if decoding took too long,
+            or with `"cancelled"` if nobody waited for the result any more.
     """
 
     def __init__(self, setup: Setup, workers: int, shape: tuple[int, ...], lost: Callable[[str], None]) -> None:
@@ -287,7 +288,7 @@ class Decoders:
         """Returns the error for a process that ended before the video was decoded."""
         code = None if worker is None else self._discard(worker)
         if decoding.cancelled:
-            self._lost("timeout")
+            self._lost("cancelled")
             return RefusedError(504, "timeout", "the request was given up")
         if not self._open:
             return RefusedError(503, "stopping", "the service is stopping: send the request to another")

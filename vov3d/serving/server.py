@@ -126,6 +126,12 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to `run`, which has to hear them after the server has ended, too."""
+        yield
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Has signals stop the server."""
         before = {name: signal.signal(name, self.handle_exit) for name in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -234,14 +240,15 @@ def run(
     )
     server = _Server(config, service)
 
-    async def serve() -> None:
+    async def serve() -> bool:
         running = asyncio.ensure_future(server.serve(sockets=[sock]))
         while not (server.started or running.done()):
             await asyncio.sleep(0.01)
         if not running.done():
             started()
         await running
+        return not server.force_exit
 
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(serve())
+    with server.signals(), contextlib.suppress(asyncio.CancelledError):
+        return asyncio.run(serve())
     return not server.force_exit

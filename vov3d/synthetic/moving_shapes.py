@@ -299,4 +299,7 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    try:
+        _main()
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"moving_shapes: {error}") from None
