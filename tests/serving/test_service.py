@@ -366,6 +366,27 @@ def test_hosts(service):
 
 
 @pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost:80/health/live", "evil.example", 200),
+        ("HTTPS://[::1]/health/live", "evil.example", 200),
+        ("http://evil.example/health/live", "localhost", 421),
+        ("http://localhost/none", "localhost", 404),
+        ("http://localhost", "localhost", None),
+        ("ftp://localhost/health/live", "localhost", 404),
+    ],
+)
+def test_whole_addresses_as_clients_send_them_to_a_proxy(service, target, host, status):
+    app = create_app(service, ["localhost", "[::1]"])
+
+    async def addressed(scope, receive, send):
+        await app({**scope, "path": target}, receive, send)
+
+    status = status or ask(app, "GET", "/", headers={"Host": "localhost"}).status_code
+    assert ask(addressed, "GET", "/", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
     "given", [{"queue": 0}, {"timeout": float("nan")}, {"max_bytes": 10, "temp_bytes": 9}, {"max_batch": 0}]
 )
 def test_limits_are_checked(given):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from contextlib import suppress
@@ -100,6 +101,8 @@ class _Frame:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})
             return
+        if scope["type"] == "http" and "://" in scope["path"]:
+            scope = _without_address(scope)
         if scope.get("method") == "HEAD":  # the server leaves the body out
             scope = {**scope, "method": "GET"}
 
@@ -117,6 +120,17 @@ class _Frame:
             await _refusal(refused)(scope, read, send)
             return
         await self._app(scope, read, send)
+
+
+def _without_address(scope: Any) -> Any:
+    """Returns the scope of a request for a whole address, as clients send it to a proxy; its host counts (RFC 9112)."""
+    found = re.fullmatch("https?://([^/]+)(/.*)?", scope["path"], re.IGNORECASE)
+    if found is None:
+        return scope
+    others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    path = found[2] or "/"
+    host = (b"host", found[1].encode("latin-1", "replace"))
+    return {**scope, "path": path, "raw_path": path.encode(), "headers": [host, *others]}
 
 
 def _host(scope: Any) -> str:
