@@ -189,8 +189,12 @@ def _columns(name: str, features: Any, video: str | None, label: str | None) -> 
         of_type = [column for column, kind in types.items() if kind == wanted]
         column = given or (of_type[0] if len(of_type) == 1 else fallback)
         if column not in types:
-            problem = f"has no column {given!r}" if given else f"which column holds the {what} cannot be told"
-            raise ValueError(f"{name}: {problem}; give {what}=... of {listed}")
+            problem = (
+                f"has no column {given!r}; give"
+                if given
+                else f"which column holds the {what} cannot be told; name it {fallback!r}, or give open_videos"
+            )
+            raise ValueError(f"{name}: {problem} {what}=... of {listed}")
         found.append(column)
     if types[found[1]] not in ("ClassLabel", "Value"):
         raise ValueError(
