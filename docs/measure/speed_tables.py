@@ -70,10 +70,10 @@ the multiply-adds of `vov3d info`.
   autograd functions that normalise and activate in one call of oneDNN and compute the normalised map again in the
   backward pass. On AVX2 with one thread the step was no faster: the statistics and their gradients still read the
   whole map, and the exponential of SiLU takes as long in oneDNN as in PyTorch.
-- Where the rest of a training step goes: the table by operator has what each would take if it computed at the speed of a
-  large matrix product and read and wrote its tensors once. The sum of these least times is less than half of the measured
-  time. Batch norm is farthest from it, since PyTorch reads the map up to five times; then come the convolutions. A quarter
-  of the published form's time is less than that sum.
+- Where the rest of a training step goes: the table by operator has what each would take if it computed at the speed of
+  a large matrix product and read and wrote its tensors once. The sum of these least times is less than half of the
+  measured time. Batch norm is farthest from it, since PyTorch reads the map up to five times; then come the
+  convolutions. A quarter of the published form's time is less than that sum.
 - `optimize_for_inference`: a batch on a CPU runs in pieces of two clips of 16 x 224 x 224 in float32 and four in bf16
   (`python docs/measure speed batch` compares with the whole batch): one clip keeps two threads less busy, and maps of
   more leave the cache. The bottleneck's expansion and spatial convolution run on a few frames at a time where their map
