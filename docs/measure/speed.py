@@ -39,7 +39,8 @@ KINDS = {
     "batch norm, backward": ("native_batch_norm_backward",),
     "activations, both ways": ("relu", "threshold_backward", "silu", "silu_backward", "sigmoid", "sigmoid_backward"),
 }
-"""Names of the operators of each kind in a training step."""
+"""Names of the operators of each kind in a training step; those of no kind are `OTHERS`."""
+OTHERS = "sums, products, copies"
 Calls = dict[str, Callable[[], object]]
 
 
@@ -110,9 +111,9 @@ def operators() -> dict[str, dict[str, float]]:
     model: Any = vov3d.create_model("vov3d_m")
     step = training_step(model, torch.randn(4, 3, 16, 112, 112))
     found, roofline = by_operator(model, step, repetitions=7), measure_roofline(CPU, torch.float32)
-    rows = {kind: {"seconds": 0.0, "least": 0.0} for kind in [*KINDS, "sums, products, copies"]}
+    rows = {kind: {"seconds": 0.0, "least": 0.0} for kind in (*KINDS, OTHERS)}
     for one in found:
-        kind = next((kind for kind, names in KINDS.items() if one.name in names), "sums, products, copies")
+        kind = next((kind for kind, names in KINDS.items() if one.name in names), OTHERS)
         rows[kind]["seconds"] += one.seconds
         rows[kind]["least"] += one.bound(roofline)
     return rows

@@ -625,6 +625,15 @@ def test_settings_of_windows_that_do_not_fit(capsys, clips: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
 
 
+def test_windows_of_a_model_that_states_no_length_need_one(capsys, clips: Path, tmp_path: Path) -> None:
+    folder = vov3d.save_pretrained(vov3d.create_model("vov3d_n", num_classes=2), tmp_path / "model")
+    words = [str(clips / "b.mp4"), "-o", str(tmp_path / "v.npz"), "--model", str(folder), "--every", "1"]
+    code, text, err = run(capsys, *words)
+    assert (code, text) == (1, "")
+    assert "seconds is None: this model takes its frames from equal segments" in err[-1]
+    assert not (tmp_path / "v.npz").exists()
+
+
 @pytest.mark.parametrize("text", ["0.5s", "0.5", "500ms", " 500 ms ", ".5 s", "0.50"])
 def test_times_as_people_write_them(text) -> None:
     assert span(text) == 0.5

@@ -151,6 +151,15 @@ def test_errors_are_one_line(tmp_path: Path, capsys, monkeypatch, options, messa
     assert not (tmp_path / "out.json").exists()
 
 
+def test_a_model_that_states_no_length_needs_one(tmp_path: Path, capsys):
+    folder = vov3d.save_pretrained(vov3d.create_model("vov3d_n", num_classes=2), tmp_path / "model")
+    video, out = write_video(tmp_path / "a.mp4", num_frames=20), tmp_path / "out.json"
+    assert localize.main([str(video), "--model", str(folder), "-o", str(out)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "seconds is None: this model takes its frames from equal segments" in line
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -31,7 +31,7 @@ from helpers.numbered_videos import (
 )
 from helpers.warnings_as_errors import no_warnings
 
-from vov3d.video import VideoError, VideoReader
+from vov3d.video import VideoError, VideoReader, median_duration
 from vov3d.video.decoders.base import is_variable
 from vov3d.video.decoders.pyav import PyAVFrames
 
@@ -211,6 +211,15 @@ def test_variable_rate(tmp_path: Path, name: str) -> None:
         assert reader.at_constant_rate(range(8)) == nearest
         assert nearest != list(range(8))
         assert frame_numbers(reader.read(nearest)) == nearest
+
+
+def test_the_median_length_leaves_out_what_does_not_open(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    lengths = {"a.mp4": 30, "b.mp4": 60, "c.mp4": 300}
+    videos = [write_video(tmp_path / name, num_frames=count) for name, count in lengths.items()]
+    assert median_duration([tmp_path / "broken.mp4", *videos, tmp_path / "none.mp4"]) == 2
+    assert median_duration(iter(videos[:2])) == 1.5
+    assert median_duration([tmp_path / "broken.mp4"]) is None
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])

@@ -17,7 +17,7 @@ import numpy as np
 
 from vov3d.synthetic.drawing import Track, check_clip, draw_clip, make_hand, make_progress, make_still
 
-__all__ = ["CLASSES", "PAIRS", "make_clip", "make_set", "write_clip", "write_videos"]
+__all__ = ["CLASSES", "FPS", "PAIRS", "make_clip", "make_set", "write_clip", "write_videos"]
 
 PAIRS = (
     ("Moving something left", "Moving something right"),
@@ -35,6 +35,9 @@ PAIRS = (
 
 CLASSES = tuple(name for pair in PAIRS for name in pair)
 """Class names in index order."""
+
+FPS = 10
+"""Frames per second of the files."""
 
 Array = np.ndarray
 Random = np.random.Generator
@@ -230,7 +233,7 @@ def write_videos(
     seed: int,
     num_frames: int = 16,
     size: int = 64,
-    fps: int = 10,
+    fps: int = FPS,
     classes: tuple[str, ...] = CLASSES,
 ) -> None:
     """Writes clips as H.264 files, one folder per class.
@@ -259,7 +262,7 @@ def write_videos(
             write_clip(target / f"{seed}_{i:05d}.mp4", make_clip(label, rng, num_frames, size), fps)
 
 
-def write_clip(path: str | Path, clip: Array, fps: int = 10) -> None:
+def write_clip(path: str | Path, clip: Array, fps: int = FPS) -> None:
     """Writes a clip as an H.264 file, at twice its size, since the codec halves the resolution of colours.
 
     Args:

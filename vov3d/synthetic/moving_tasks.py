@@ -17,7 +17,7 @@ import numpy as np
 
 from vov3d.files import replacing
 from vov3d.synthetic.drawing import Track, check_clip, draw_clip, make_progress, make_still
-from vov3d.synthetic.moving_shapes import write_clip
+from vov3d.synthetic.moving_shapes import FPS, write_clip
 
 __all__ = ["HEADS", "MOTIONS", "TASKS", "VALUES", "make_task_clip", "make_task_set", "write_task_videos"]
 
@@ -25,13 +25,10 @@ MOTIONS = ("moving left", "moving right", "moving up", "moving down", "turning c
 """Labels of the multilabel clips; each clip has one to three, each shown by its own shape."""
 
 VALUES = ("speed to the right (widths/s)", "speed upwards (heights/s)")
-"""Targets of the regression's clips: both from -0.5 to 0.5."""
+"""Targets of the regression's clips: both from -0.5 to 0.5, at the rate of the files."""
 
 HEADS = {"verb": ("move left", "move right", "move up", "move down"), "noun": ("one shape", "two shapes")}
 """Heads and classes of the clips with a verb and a noun."""
-
-FPS = 10
-"""Frames per second of the files; speeds are measured at this rate."""
 
 Array = np.ndarray
 Random = np.random.Generator

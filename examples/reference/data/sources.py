@@ -29,7 +29,6 @@ from vov3d.synthetic import moving_shapes
 from vov3d.video import VIDEO_ENDINGS, Section, median_duration
 
 SHAPES = "shapes"
-_SHAPES_FPS = 10  # of the files that moving_shapes writes
 
 _ARRAYS = ("clips", "labels", "classes", "heads")
 
@@ -107,7 +106,7 @@ class Source:
         """Returns the median length of some 50 of the videos in seconds; None for clips in memory of unknown rate."""
         if self.clips is None:
             return median_duration(map(self.content, range(0, len(self), len(self) // 50 or 1)))
-        return self.clips.shape[1] / _SHAPES_FPS if self.name.startswith(f"{SHAPES}:") else None
+        return self.clips.shape[1] / moving_shapes.FPS if self.name.startswith(f"{SHAPES}:") else None
 
     def label_name(self, index: int) -> str:
         """Returns the class of a video in words; of several, all of them."""
