@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 from av.stream import Disposition
-from helpers.numbered_videos import HEIGHT, WIDTH, frame_numbers, sequential_frames, write_video
+from av.video.frame import PictureType
+from helpers.numbered_videos import HEIGHT, WIDTH, frame_numbers, numbered_frame, sequential_frames, write_video
 
 import vov3d
 from vov3d.video import Predictions, VideoClassifier, VideoError, VideoReader
@@ -237,6 +238,48 @@ def test_a_recording_that_begins_between_key_frames(tmp_path: Path, name: str) -
         frames = reader.read(range(len(truth))).permute(0, 2, 3, 1).numpy()
     sound = [np.array_equal(ours, theirs) for ours, theirs in zip(frames, truth, strict=True)]
     assert all(sound)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4"])
+@pytest.mark.parametrize("kind", ["mp4", "mov", "mkv"])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_files_with_times_of_decoding_only_are_counted(tmp_path: Path, codec: str, kind: str) -> None:
+    path = _without_presentation_times(write_video(tmp_path / "a.mp4", 30, gop=10, codec=codec), kind)
+    with VideoReader(path) as reader:
+        assert frame_numbers(reader.read(range(reader.num_frames))) == list(range(30))
+    for index in (1, 2, 17):
+        with VideoReader(path) as reader:
+            assert frame_numbers(reader.read([index])) == [index]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_wrong_times_that_begin_late_are_noticed(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=30, options={"x264-params": "bframes=2:b-adapt=0"})
+        stream.width, stream.height = WIDTH, HEIGHT
+        for number in range(40):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
+            frame.pict_type = PictureType.P if 0 < number < 20 else PictureType.NONE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    path = _without_presentation_times(tmp_path / "a.mp4", "mp4")
+    with VideoReader(path) as reader:
+        assert frame_numbers(reader.read(range(40))) == list(range(40))
+
+
+def _without_presentation_times(path: Path, kind: str) -> Path:
+    """Copies a video so that each frame is to be shown when it is decoded, as some tools write MP4 from AVI."""
+    found = path.with_name(f"copy.{kind}")
+    with av.open(str(path)) as source, av.open(str(found), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        first = None
+        for packet in source.demux(video=0):
+            if packet.size:
+                first = packet.dts if first is None else first
+                packet.dts -= first
+                packet.pts, packet.stream = packet.dts, stream
+                target.mux(packet)
+    return found
 
 
 @pytest.mark.parametrize("name", ["h264.ts", "h264.mp4", "h264.mkv"])

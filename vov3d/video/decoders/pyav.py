@@ -168,6 +168,8 @@ class PyAVFrames(FrameSource):
         times = [packet.pts for packet in packets]
         if not packets or self._place(times[0]) or len(set(times)) < len(times) or -1 in map(self._place, times):
             return None
+        if context.has_b_frames and len({packet.pts - packet.dts for packet in packets if packet.dts is not None}) < 2:
+            return None  # a file that lacks the table of presentation times shows its frames at decoding times
         self._forget()
         frames = self._frames_of(packets[0]) + self._frames_of(None)
         frame = frames[0] if len(frames) == 1 and not self._broken else None
@@ -195,8 +197,12 @@ class PyAVFrames(FrameSource):
         waiting = deque(targets)
         if not self._careful or not self._by_count:
             fields = self._fields
-            with contextlib.suppress(UnsoundError, _OutOfOrderError):
+            try:
                 yield from self._by_seeking(waiting)
+            except _OutOfOrderError:
+                self._by_count = self._by_count or self._has_wrong_times()
+            except UnsoundError:
+                pass
             if self._fields != fields:  # known only now
                 with contextlib.suppress(UnsoundError, _OutOfOrderError):
                     yield from self._by_seeking(waiting)
@@ -214,7 +220,7 @@ class PyAVFrames(FrameSource):
                 if not waiting or index >= min(run[-1], waiting[0]):
                     break
             if waiting and waiting[0] <= run[-1]:
-                raise UnsoundError
+                raise UnsoundError if self._broken else _OutOfOrderError
 
     def _with_care(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
         """Yields the wanted frames of a damaged file by decoding from the start.
@@ -237,6 +243,16 @@ class PyAVFrames(FrameSource):
         self.missing += len(waiting)
         for target in waiting:
             yield target, last
+
+    def _has_wrong_times(self) -> bool:
+        """Returns whether all frames can be decoded, and none shows damage, so that only their times are wrong."""
+        self._careful = self._all_needed = True
+        count = 0
+        for _ in self._decoded():
+            if self._broken:
+                return False
+            count += 1
+        return count == self.num_frames
 
     def _runs(self, targets: Sequence[int]) -> list[tuple[int | None, list[int]]]:
         """Groups rising indices into runs decoded at once, each from a key frame's number (None: the start)."""
