@@ -50,10 +50,13 @@ def write_video(
     options: dict[str, str] | None = None,
     muxer: dict[str, str] | None = None,
 ) -> Path:
-    """Encodes frames 0, 1, 2, ... into `path`; `times_ms` (milliseconds) makes the rate variable."""
+    """Encodes frames 0, 1, 2, ... into `path`; `times_ms` (milliseconds) makes the rate variable.
+
+    A file has the same bytes each time; Matroska would have random numbers as identifiers.
+    """
     times = [Fraction(t, 1000) for t in times_ms] if times_ms else [Fraction(i, fps) for i in range(num_frames)]
     base = Fraction(1, 1000) if times_ms else Fraction(1, fps)
-    with av.open(str(path), "w", options=muxer or {}) as container:
+    with av.open(str(path), "w", options={"fflags": "+bitexact"} | (muxer or {})) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = WIDTH, HEIGHT
