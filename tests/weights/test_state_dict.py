@@ -382,6 +382,16 @@ def averaged(tensors) -> dict:
     return torch.optim.swa_utils.AveragedModel(model).state_dict()
 
 
+def others() -> dict:
+    """Tensors that differ from all networks made here, whose seeds are alike."""
+    return {name: value + 1 for name, value in small().state_dict().items()}
+
+
+def trained_beside(tensors, prefix: str) -> dict:
+    """The network that is trained, and its averages under a prefix."""
+    return under("net.", others()) | under(prefix, tensors)
+
+
 def lightning(tensors, prefix: str) -> dict:
     others = under("teacher.", small(stem_chs=8).state_dict()) | {"loss.weight": torch.ones(5)}
     hyper = argparse.Namespace(lr=0.1, root=Path("/data"), since=datetime.datetime(2026, 1, 1), sizes={1, 2})
@@ -393,7 +403,17 @@ TRAINED = {
     "lightning model.": lambda sd: lightning(sd, "model."),
     "lightning self.net.": lambda sd: lightning(sd, "self.net."),
     "averaged": averaged,
-    "averaged beside": lambda sd: {"model": small().state_dict(), "ema": {"module": sd, "updates": 9}},
+    "averaged beside": lambda sd: {"model": others(), "ema": {"module": sd, "updates": 9}},
+    "averaged under a prefix": lambda sd: {"state_dict": trained_beside(sd, "ema_model.module.")},
+    "averaged by a callback": lambda sd: {"state_dict": trained_beside(sd, "net_ema.") | under("teacher.", others())},
+    "averaged by MMEngine": lambda sd: {
+        "message_hub": {},
+        "state_dict": under("net.", sd),  # which the hook swaps
+        "ema_state_dict": {"steps": torch.tensor(9), **under("module.net.", others())},
+    },
+    "a name with ema in it": lambda sd: {
+        "state_dict": under("semantic.", sd) | under("teacher.", small().state_dict())
+    },
     "numpy": lambda sd: {"model_state": sd, "epoch": np.int64(3), "best": np.float64(0.5), "curve": np.zeros(3)},
     "numpy float32": lambda sd: {"model_state": sd, "best": np.float32(0.5), "type": np.dtype("float32")},
     "parts compiled": lambda sd: {k.replace("stages.0.", "stages.0._orig_mod."): v for k, v in sd.items()},
@@ -430,6 +450,10 @@ def test_training_checkpoints_load_the_trained_network(kind, zipped, tensors, tm
 
 REFUSED = {
     "two networks": (lambda sd: under("left.", sd) | under("right.", sd), r"2 networks, under 'left\.', 'right\.'"),
+    "two networks, ema in a name": (
+        lambda sd: under("semantic.", sd) | under("motion.", sd),
+        r"2 networks, under 'motion\.', 'semantic\.'",
+    ),
     "features": (lambda sd: small(features_only=True).state_dict(), r"made with features_only=True, which has no head"),
     "recognizer of ours": (
         lambda sd: (

@@ -47,8 +47,9 @@ _MOST_WRAPPED = 4  # nested wrappers
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_forward_module)\.")
 # How a network's own names begin; anything before is the prefix of a larger model.
 _BEGINNINGS = ("stem.conv_s.", "s1.pathway0_stem.conv_xy.", "blocks.0.conv.conv_t.")
-# Prefixes of networks that are trained along with the one that is meant.
-_OTHERS = re.compile(r"teacher|ema|momentum|target|frozen|reference", re.IGNORECASE)
+# Prefixes of networks that are trained along with the one that is meant, and of its averages.
+_OTHERS = re.compile(r"teacher|momentum|target|frozen|reference", re.IGNORECASE)
+_AVERAGES = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)[._]", re.IGNORECASE)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTER = "num_batches_tracked"
 _SAFE_TYPES = {
@@ -346,6 +347,8 @@ def _unwrap(content: Any) -> tuple[Mapping[str, Described], list[str]]:
     notes: list[str] = []
     for _ in range(_MOST_WRAPPED):
         inner = [key for key in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+        if "state_dict" in inner and "message_hub" in content:
+            inner = ["state_dict"]  # MMEngine's EMA hook puts the averages there, and what was trained in their place
         if not inner:
             break
         notes.append(f"its {inner[0]!r}")
@@ -397,12 +400,14 @@ def _network_of(tensors: dict[str, Described]) -> tuple[dict[str, Described], st
     """
     prefixes = sorted({name[: name.find(b)] for name in tensors for b in _BEGINNINGS if _begins(name, b)})
     if len(prefixes) > 1:
-        meant = [prefix for prefix in prefixes if not _OTHERS.search(prefix)]
+        own = [prefix for prefix in prefixes if not _OTHERS.search(prefix)]
+        meant, averages = ([p for p in own if bool(_AVERAGES.search(p)) is wanted] for wanted in (False, True))
         if len(meant) != 1:
             raise FileError(
                 f"holds {len(prefixes)} networks, under {some([repr(p) for p in prefixes])}; save only the one that you"
                 " mean: torch.save({name.removeprefix(prefix): tensor for those that begin with it}, ...)"
             )
+        meant = averages if len(averages) == 1 else meant
         others = tuple(prefix for prefix in prefixes if prefix not in meant)
         tensors = {name: value for name, value in tensors.items() if meant[0] or not name.startswith(others)}
         prefixes = meant
