@@ -33,9 +33,8 @@ class Clips(Dataset):
 
     def __init__(self, files: Any, cfg: dict[str, Any], train: bool, flip: bool = False) -> None:
         self.files, self.cfg, self.train = files, cfg, train
-        size = cfg["input_size"][-1]
-        scales = (size, round(size * 1.25))  # from the whole height on: the action may be at the border
-        self.transform = train_transform(cfg, scales, flip, color=0.4) if train else eval_transform(cfg)
+        size = cfg["input_size"][-1]  # crops begin at the whole height: the action may be at the border
+        self.transform = train_transform(cfg, (size, size * 5 // 4), flip, color=0.4) if train else eval_transform(cfg)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -117,9 +116,9 @@ def main(args: argparse.Namespace) -> None:
     cutmix = v2.RandomApply([v2.CutMix(num_classes=len(classes))])  # half of the batches
     by_adamw = ["*.conv_s.weight", "*.conv_t.weight", "head.fc.weight"]  # no matrix to orthogonalise
     optimizer = create_optimizer_v2(model, "muon", args.lr, 0.05, 0.95, nesterov=True, fallback_list=by_adamw)
-    steps = args.epochs * (updates := math.ceil(len(train) / args.batch))
-    warmup = min(updates, steps // 2) + 1  # linear, then half a cosine
-    schedule = LambdaLR(optimizer, lambda i: min((i + 1) / warmup, (1 + math.cos(math.pi * i / steps)) / 2))
+    seen, total, updates = 0, args.epochs * len(train), math.ceil(len(train) / args.batch)
+    warmup = min(updates, args.epochs * updates // 2) + 1  # linear, then half a cosine
+    schedule = LambdaLR(optimizer, lambda i: min((i + 1) / warmup, (1 + math.cos(math.pi * seen / total)) / 2))
     for epoch in range(1, args.epochs + 1):
         model.train()
         for clips, labels in (bar := tqdm(batches, f"epoch {epoch} of {args.epochs}", updates, leave=False)):
@@ -128,6 +127,7 @@ def main(args: argparse.Namespace) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            seen += len(labels)  # not batches: of a stream, each worker makes its own, which may be more in all
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.3f}")
         print(f"epoch {epoch}: {accuracy(model, measured, device):.1%} of {len(held_out)} held-out videos are right")

@@ -184,6 +184,25 @@ def test_a_data_set_in_the_layout_of_the_hub_is_streamed(tmp_path, monkeypatch, 
     assert model.pretrained_cfg["clip_seconds"] == SECONDS
 
 
+def test_the_rate_falls_to_the_end_of_more_batches_than_were_planned(tmp_path, monkeypatch):
+    class Recorded(finetune.LambdaLR):
+        def step(self, *args):
+            super().step(*args)
+            rates.append(self.get_last_lr()[0])
+
+    rates, whole = list[float](), finetune.DataLoader
+    write_folder(tmp_path / "videos", 4)
+    monkeypatch.setattr(finetune, "LambdaLR", Recorded)
+    monkeypatch.setattr(finetune, "DataLoader", lambda data, size, **how: whole(data, 1, **how))  # as many workers do
+    command = ["finetune.py", str(tmp_path / "videos"), "--output", str(tmp_path / "model"), "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", [*command, "--epochs", "1", "--batch", "4"])
+    finetune.main(finetune.arguments())
+    rates = rates[1:]  # the first is that of the first update
+    assert len(rates) == 6
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_the_length_is_that_of_videos_of_all_classes(streamed, tmp_path, monkeypatch):
     class MeasuredError(Exception):
