@@ -454,6 +454,14 @@ REFUSED = {
         lambda sd: under("semantic.", sd) | under("motion.", sd),
         r"2 networks, under 'motion\.', 'semantic\.'",
     ),
+    "averages without names": (
+        lambda sd: {"model": sd, "ema": {"decay": 0.9, "shadow_params": list(sd.values())}},
+        r"its 'ema' \(others: model\) holds values that are not tensors: decay, shadow_params; save the part with",
+    ),
+    "averages of parameters": (
+        lambda sd: {"model": sd, "ema": {k: v for k, v in sd.items() if "running" not in k}},
+        r"its 'ema' \(others: model\): \d+ tensors missing: stem\.bn\.running_mean",
+    ),
     "features": (lambda sd: small(features_only=True).state_dict(), r"made with features_only=True, which has no head"),
     "recognizer of ours": (
         lambda sd: (

@@ -351,7 +351,7 @@ def _unwrap(content: Any) -> tuple[Mapping[str, Described], list[str]]:
             inner = ["state_dict"]  # MMEngine's EMA hook puts the averages there, and what was trained in their place
         if not inner:
             break
-        notes.append(f"its {inner[0]!r}")
+        notes.append(f"its {inner[0]!r}" + (f" (others: {', '.join(inner[1:])})" if len(inner) > 1 else ""))
         content = content[inner[0]]
     if isinstance(content, Placeholder):
         raise CodeError(content.name)
@@ -365,6 +365,10 @@ def _unwrap(content: Any) -> tuple[Mapping[str, Described], list[str]]:
         raise CodeError(whole[0].name)
     if others or not content:
         what = f"values that are not tensors: {some(list(map(shown, others)))}" if others else "no tensors"
+        if notes:
+            raise FileError(
+                f"{', '.join(notes)} holds {what}; save the part with the weights alone: torch.save(content[KEY], ...)"
+            )
         raise FileError(f"holds {what}; expected tensors by name, or one of {', '.join(_WRAPPERS)}")
     return content, notes
 
