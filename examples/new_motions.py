@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vov3d.synthetic.drawing import check_set
 from vov3d.synthetic.moving_shapes import CLASSES, PAIRS, make_clip, write_clip
 
 TURNING_BACK = (0, 1, 2, 3, 5)
@@ -28,7 +29,12 @@ def make_new_motion(name: str, rng: np.random.Generator, num_frames: int = 16, s
 
 
 def write_new_motions(folder: Path, clips_per_class: int, seed: int) -> None:
-    """Writes `train` and `val` as class folders, with the same number of videos of each class in both."""
+    """Writes `train` and `val` as class folders, with the same number of videos of each class in both.
+
+    Raises:
+        ValueError: If there is no video, or the seed is below 0.
+    """
+    check_set(seed, clips=clips_per_class)
     for part, part_seed in (("train", seed), ("val", seed + 1)):
         for number, name in enumerate(NEW_CLASSES):
             target = folder / part / name

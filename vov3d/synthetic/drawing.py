@@ -124,6 +124,15 @@ def check_clip(num_frames: int, size: int) -> None:
         raise ValueError(f"a clip needs 2 frames of 16 pixels or more, not {num_frames} of {size}")
 
 
+def check_set(seed: int, **counts: int) -> None:
+    """Raises ValueError for a set without clips, or a seed that NumPy does not take."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be 1 or more, got {count}")
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
+
+
 def draw_clip(tracks: Sequence[Track], rng: Random, num_frames: int, size: int) -> Array:
     """Draws shapes on a random background, seen by a shaking camera: uint8 `(num_frames, size, size, 3)`."""
     shake = make_shaking(rng, num_frames)

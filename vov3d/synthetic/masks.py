@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vov3d.synthetic.drawing import Track, draw_tracks, make_shaking
+from vov3d.synthetic.drawing import Track, check_set, draw_tracks, make_shaking
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, make_tracks
 
 __all__ = ["make_masked_clip", "make_masked_set"]
@@ -56,7 +56,11 @@ def make_masked_set(num_clips: int, seed: int, num_frames: int = 16, size: int =
     Returns:
         uint8 clips `(num_clips, num_frames, size, size, 3)`, int64 labels `(num_clips,)` and bool masks
         `(num_clips, num_frames, size, size)`.
+
+    Raises:
+        ValueError: As `make_set`.
     """
+    check_set(seed, num_clips=num_clips)
     labels = np.arange(num_clips) % len(CLASSES)
     made = [
         make_masked_clip(int(label), np.random.default_rng((seed, i)), num_frames, size)

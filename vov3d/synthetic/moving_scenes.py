@@ -12,6 +12,7 @@ import numpy as np
 
 from vov3d.synthetic.drawing import (
     Track,
+    check_set,
     draw_track,
     filmed,
     make_background,
@@ -99,8 +100,9 @@ def make_scenes(num_scenes: int, seed: int, num_frames: int = 8, size: int = 64)
         size: Rows and columns, in pixels.
 
     Raises:
-        ValueError: As `make_scene`.
+        ValueError: If there is no scene or the seed is below 0, and as `make_scene`.
     """
+    check_set(seed, num_scenes=num_scenes)
     return [make_scene(np.random.default_rng((seed, i)), num_frames, size) for i in range(num_scenes)]
 
 

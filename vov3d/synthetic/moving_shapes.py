@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vov3d.synthetic.drawing import Track, check_clip, draw_clip, make_hand, make_progress, make_still
+from vov3d.synthetic.drawing import Track, check_clip, check_set, draw_clip, make_hand, make_progress, make_still
 
 __all__ = ["CLASSES", "FPS", "PAIRS", "make_clip", "make_set", "write_clip", "write_videos"]
 
@@ -219,7 +219,11 @@ def make_set(num_clips: int, seed: int, num_frames: int = 16, size: int = 64) ->
 
     Returns:
         uint8 clips `(num_clips, num_frames, size, size, 3)` and int64 labels `(num_clips,)`.
+
+    Raises:
+        ValueError: If there is no clip, the seed is below 0, or there are fewer than 2 frames or 16 pixels.
     """
+    check_set(seed, num_clips=num_clips)
     labels = np.arange(num_clips) % len(CLASSES)
     clips = np.empty((num_clips, num_frames, size, size, 3), np.uint8)
     for i, label in enumerate(labels):
@@ -248,9 +252,11 @@ def write_videos(
         classes: The classes to write.
 
     Raises:
-        ValueError: If a class is not known.
+        ValueError: If a class is not known, and as `make_set`; nothing is written.
         ImportError: If PyAV is not installed.
     """
+    check_set(seed, clips_per_class=clips_per_class)
+    check_clip(num_frames, size)
     if unknown := [name for name in classes if name not in CLASSES]:
         raise ValueError(f"there are no classes {unknown}; the classes are {', '.join(CLASSES)}")
     for name in classes:

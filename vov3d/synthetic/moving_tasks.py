@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vov3d.files import replacing
-from vov3d.synthetic.drawing import Track, check_clip, draw_clip, make_progress, make_still
+from vov3d.synthetic.drawing import Track, check_clip, check_set, draw_clip, make_progress, make_still
 from vov3d.synthetic.moving_shapes import FPS, write_clip
 
 __all__ = ["HEADS", "MOTIONS", "TASKS", "VALUES", "make_task_clip", "make_task_set", "write_task_videos"]
@@ -92,11 +92,15 @@ def make_task_clip(task: str, rng: Random, num_frames: int = 16, size: int = 64)
     Raises:
         ValueError: If the task is not known, or there are fewer than 2 frames or 16 pixels.
     """
-    if task not in _MAKERS:
-        raise ValueError(f"task is {task!r}: there are clips for {', '.join(TASKS)}")
+    _check_task(task)
     check_clip(num_frames, size)
     tracks, target = _MAKERS[task](rng, num_frames)
     return draw_clip(tracks, rng, num_frames, size), target
+
+
+def _check_task(task: str) -> None:
+    if task not in _MAKERS:
+        raise ValueError(f"task is {task!r}: there are clips for {', '.join(TASKS)}")
 
 
 def make_task_set(task: str, num_clips: int, seed: int, num_frames: int = 16, size: int = 64) -> tuple[Array, Array]:
@@ -111,7 +115,11 @@ def make_task_set(task: str, num_clips: int, seed: int, num_frames: int = 16, si
 
     Returns:
         uint8 clips `(num_clips, num_frames, size, size, 3)`, and their targets `(num_clips, ...)` of `make_task_clip`.
+
+    Raises:
+        ValueError: If there is no clip or the seed is below 0, and as `make_task_clip`.
     """
+    check_set(seed, num_clips=num_clips)
     made = [make_task_clip(task, np.random.default_rng((seed, i)), num_frames, size) for i in range(num_clips)]
     return np.stack([clip for clip, _ in made]), np.stack([target for _, target in made])
 
@@ -127,9 +135,11 @@ def write_task_videos(task: str, folder: str | Path, clips: int, val_clips: int,
         seed: Another seed gives other clips.
 
     Raises:
-        ValueError: If the task is not known.
+        ValueError: If the task is not known, a part has no clip, or the seed is below 0; nothing is written.
         ImportError: If PyAV is not installed.
     """
+    _check_task(task)
+    check_set(seed, clips=clips, val_clips=val_clips)
     folder = Path(folder)
     for part, number, part_seed in (("train", clips, 2 * seed), ("val", val_clips, 2 * seed + 1)):
         rows = [("path", *_columns(task))]

@@ -18,6 +18,7 @@ from reference.detection.ava import (
     write_rows,
 )
 from reference.detection.model import Settings
+from vov3d.synthetic.drawing import check_set
 from vov3d.synthetic.moving_scenes import ACTIONS, Scene, make_scenes
 from vov3d.synthetic.moving_shapes import write_clip
 from vov3d.video import VIDEO_ENDINGS, VideoReader
@@ -237,8 +238,10 @@ def write_scenes(folder: Path, number: int, val_number: int, seed: int, num_fram
     """Writes scenes as a folder for `VideoMoments`: videos at 10 fps, `train.csv`, `val.csv`, label map.
 
     Raises:
+        ValueError: If a part has no scene, or the seed is below 0; nothing is written.
         ImportError: If PyAV is not there.
     """
+    check_set(seed, number=number, val_number=val_number)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     write_label_map(folder / LABEL_MAP, dict(enumerate(ACTIONS, 1)))
     for split, count, own in (("train", number, seed), ("val", val_number, seed + 1)):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vov3d.files import replacing
+from vov3d.synthetic.drawing import check_set
 from vov3d.synthetic.moving_shapes import CLASSES, make_clip, write_clip
 
 FPS, SECONDS, EVERY = 10, 1.6, 0.2
@@ -27,7 +28,11 @@ def write_shapes(folder: Path, train: int, val: int, seed: int = 0) -> Path:
         train: Videos of the subset `training`.
         val: Videos of the subset `validation`.
         seed: Video `i` of a subset depends on it and `i` alone.
+
+    Raises:
+        ValueError: If a subset has no video, or the seed is below 0; nothing is written.
     """
+    check_set(seed, train=train, val=val)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     database: dict[str, Any] = {}
     for part, (subset, count) in enumerate((("training", train), ("validation", val))):
