@@ -234,6 +234,52 @@ def test_a_model_that_keeps_a_state_starts_without_one(change):
             torch.testing.assert_close(changed(part), model(part), rtol=1e-10, atol=1e-12)
 
 
+class Remembers(nn.Module):
+    """Adds what an earlier call kept between the convolution and the norm: a map, or the statistics of one."""
+
+    def __init__(self, what: str):
+        super().__init__()
+        self.a, self.n, self.what = conv(), norm(), what
+        self.register_buffer("mean", None)
+        self.register_buffer("ready", torch.tensor(False))
+
+    def forward(self, x):
+        y = self.a(x)
+        if self.what == "the map":
+            earlier, self.mean = self.mean, y
+            return self.n(y) if earlier is None else self.n(y) + earlier
+        if self.what == "the input" and self.mean is not None:
+            y = y + self.mean
+        if self.what == "whether it ran":
+            y = y + 1 if self.ready else y
+            self.ready.fill_(True)
+        self.mean = x.mean((2, 3), keepdim=True)
+        return self.n(y)
+
+
+class RemembersOne(Untraceable):
+    """Cannot be traced after it has kept a value."""
+
+    def forward(self, x):
+        self.last = x.mean()
+        return self.part(x) if self.last > 0 else self.part(-x)
+
+
+@pytest.mark.parametrize("what", ["the map", "the input", "whether it ran"])
+@pytest.mark.parametrize("change", [fold_batchnorm, vov3d.optimize_for_inference])
+def test_what_a_later_call_reads_is_not_folded(change, what):
+    model = as_trained(nn.Sequential(conv(), norm(), Remembers(what), nn.SiLU()))
+    changed, x = change(model), torch.randn(3, 1, 3, 4, 4).double()
+    assert norms(changed) == 1
+    with torch.no_grad():
+        for part in x:
+            torch.testing.assert_close(changed(part), model(part), rtol=1e-10, atol=1e-12)
+
+
+def test_a_trace_that_fails_leaves_nothing_behind():
+    check(as_trained(RemembersOne()), torch.randn(2, 3, 4, 4).double(), left=0)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("change", [fold_batchnorm, vov3d.optimize_for_inference])
 def test_weights_that_were_computed_with_gradients(change):

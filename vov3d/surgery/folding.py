@@ -20,7 +20,7 @@ from vov3d.surgery.hooks import check_no_hooks
 from vov3d.surgery.kinds import is_batch_norm, is_exactly, is_only
 from vov3d.surgery.reach import Reach
 from vov3d.surgery.statistics import FrozenBatchNorm
-from vov3d.surgery.tracing import trace
+from vov3d.surgery.tracing import copied, trace
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -65,9 +65,7 @@ def pairs(model: nn.Module) -> Iterator[Pair]:
 
     An `nn.Identity` between them is ignored.
     """
-    # A trace runs the model's code, which may keep values, such as the state of a stream: the copy takes them away.
-    traced = copied(model, {id(parameter): parameter for parameter in model.parameters()}).eval()
-    for name, part, graphs in _graphs("", traced, Reach()):
+    for name, part, graphs in _graphs("", model, Reach()):
         owner = model.get_submodule(name)
         first, *others = [list(_pairs(part, graph)) for graph in graphs]
         for pair in first:
@@ -85,21 +83,6 @@ def _pairs(owner: nn.Module, graph: torch.fx.Graph) -> Iterator[tuple[str, str]]
         source = _source(owner, node.args[0])
         if source is not None and calls[str(source.target)] == 1:
             yield str(source.target), str(node.target)
-
-
-def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> Any:
-    """Returns a deep copy, also of a model that keeps results with gradients, as after pruning or weight norm.
-
-    Args:
-        model: The model.
-        memo: What to use for objects in place of copies, by `id`.
-    """
-    memo = dict(memo or {})
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
 
 
 def _source(owner: nn.Module, node: Any) -> torch.fx.Node | None:

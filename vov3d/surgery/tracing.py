@@ -1,17 +1,20 @@
 """Traces modules with `torch.fx`, also where their code asks whether a value is a tensor."""
 
 import builtins
+import copy
 import inspect
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import is_
 from types import FrameType, MethodType
 from typing import Any
 
 import torch
 import torch.fx
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from vov3d.surgery.hooks import has_hooks
 from vov3d.surgery.kinds import has_own_forward
@@ -99,18 +102,70 @@ def _is_size(node: torch.fx.Node) -> bool:
     return plain and all(before.meta.get("is_size", False) for before in node.all_input_nodes)
 
 
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> Any:
+    """Returns a deep copy, also of a model that keeps results with gradients, as after pruning or weight norm.
+
+    Args:
+        model: The model.
+        memo: What to use for objects in place of copies, by `id`.
+    """
+    memo = dict(memo or {})
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
 def trace(module: nn.Module) -> list[torch.fx.Graph] | None:
-    """Returns graphs of a module, with any optional arguments and without; None if it cannot be traced."""
-    if has_own_forward(module) and not _made_class(module):
-        return None
+    """Returns graphs of a module, with any optional arguments and without; None if it cannot be traced.
+
+    A module that keeps something, such as the state of a stream, has those of a first and of a second call. What is
+    kept stays as it is: copies are traced.
+    """
     try:
         arguments = inspect.signature(module.forward).parameters.values()
         optional = {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
-        with _tensors_for_isinstance():
-            graphs = [_Tracer().trace(module)]
-            return [*graphs, _Tracer().trace(module, concrete_args=optional)] if optional else graphs
+        return _calls(module, None) + (_calls(module, optional) if optional else [])
     except Exception:  # any error of the model's own code on symbolic values
         return None
+
+
+def _calls(module: nn.Module, optional: dict[str, Any] | None) -> list[torch.fx.Graph]:
+    """Traces a call of a copy of a module, and a second one if the first changed what the copy keeps.
+
+    Raises:
+        TraceError: If the module has a `forward` of its own that is no method.
+    """
+    module = copied(module, {id(parameter): parameter for parameter in module.parameters()}).eval()
+    if has_own_forward(module) and not _made_class(module):
+        raise torch.fx.proxy.TraceError("forward was replaced by a function")
+    before, versions = _kept(module)
+    tracer = _Tracer()  # one for both calls: the second uses values of the first
+    with _tensors_for_isinstance():
+        graphs = [tracer.trace(module, concrete_args=optional)]
+        after = _read_later(module)
+        if len(after[0]) == len(before) and all(map(is_, before, after[0])) and versions == after[1]:
+            return graphs
+        graphs.append(tracer.trace(module, concrete_args=optional))
+        _read_later(module)
+    return graphs
+
+
+def _kept(module: nn.Module) -> tuple[list[Any], list[int]]:
+    """Returns all objects that modules keep, and how often each was changed in place if it is a tensor."""
+    values = [value for m in module.modules() for value in tree_leaves(dict(vars(m)))]
+    tensors = [value for value in values if issubclass(type(value), torch.Tensor) and not value.is_inference()]
+    return values, [tensor._version for tensor in tensors]
+
+
+def _read_later(module: nn.Module) -> tuple[list[Any], list[int]]:
+    """Adds readers, which a graph does not show, to the values that modules keep; returns what they keep."""
+    values, versions = _kept(module)
+    for value in values:
+        if type(value) in _PROXIES:
+            value.node.graph.call_function(_read_later, (value.node,))
+    return values, versions
 
 
 def _made_class(module: nn.Module) -> bool:
