@@ -234,6 +234,14 @@ def test_a_model_that_keeps_a_state_starts_without_one(change):
             torch.testing.assert_close(changed(part), model(part), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("change", [fold_batchnorm, vov3d.optimize_for_inference])
+def test_maps_with_gradients_that_a_model_keeps(change):
+    model, x = as_trained(Stream()), torch.randn(1, 3, 2, 5, 5).double()
+    model.maps = {"last": [model(x)]}
+    with torch.no_grad():
+        torch.testing.assert_close(change(model)(x), model(x), rtol=1e-10, atol=1e-12)
+
+
 class Remembers(nn.Module):
     """Adds what an earlier call kept between the convolution and the norm: a map, or the statistics of one."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.fx
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from vov3d.surgery.hooks import has_hooks
@@ -110,11 +111,15 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> Any:
         memo: What to use for objects in place of copies, by `id`.
     """
     memo = dict(memo or {})
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+    for value in (value for module in model.modules() for value in tree_leaves(dict(vars(module)))):
+        if isinstance(value, torch.Tensor) and not value.is_leaf and id(value) not in memo:
+            memo[id(value)] = value.detach().clone()
     return copy.deepcopy(model, memo)
+
+
+def with_own_state(model: nn.Module) -> Any:
+    """Returns a copy in eval mode that shares parameters only: what its code keeps does not reach the model."""
+    return copied(model, {id(p): p for p in model.parameters() if not is_lazy(p)}).eval()
 
 
 def trace(module: nn.Module) -> list[torch.fx.Graph] | None:
@@ -137,7 +142,7 @@ def _calls(module: nn.Module, optional: dict[str, Any] | None) -> list[torch.fx.
     Raises:
         TraceError: If the module has a `forward` of its own that is no method.
     """
-    module = copied(module, {id(parameter): parameter for parameter in module.parameters()}).eval()
+    module = with_own_state(module)
     if has_own_forward(module) and not _made_class(module):
         raise torch.fx.proxy.TraceError("forward was replaced by a function")
     before, versions = _kept(module)
