@@ -101,6 +101,32 @@ def test_a_model_that_takes_another_input_says_so():
         replace_blocks(TwoPathways(), {"pathways": lambda old: Pathways()})
 
 
+class Keeps(nn.Module):
+    """Keeps maps and positions, and makes and holds tensors without asking for the device of its input."""
+
+    def __init__(self, asks: bool):
+        super().__init__()
+        self.stem, self.block, self.asks = nn.Conv3d(3, 8, 1), nn.Conv3d(8, 8, 1), asks
+        self.positions, self.seen, self.mean = None, [], torch.ones(3, 1, 1, 1)
+
+    def forward(self, x):
+        if self.positions is None:
+            self.positions = torch.linspace(-1, 1, x.shape[-1], device=x.device)
+        x = self.block(self.stem(x - self.mean + self.positions))
+        self.seen.append(x)
+        return x.mean() if self.asks and x.mean() > 0 else x + torch.arange(x.shape[-1])
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_model_that_keeps_values_or_asks_for_them(asks):
+    model = Keeps(asks)
+    assert replace_blocks(model, {"block": lambda old: D2plus1D(8, 8, 8)}, (1, 3, 2, 8, 8)) == ["block"]
+    assert (model.positions, model.seen) == (None, [])
+    model(torch.randn(1, 3, 2, 8, 8))
+    with pytest.raises(ValueError, match=r"block gives \(1, 6, 2, 8, 8\), not \(1, 8, 2, 8, 8\)"):
+        replace_blocks(model, {"block": lambda old: D2plus1D(8, 8, 6)}, (1, 3, 2, 8, 8))
+
+
 def test_weights_that_hooks_compute_keep_their_values():
     model = nn.Sequential(nn.Conv3d(3, 4, 1), D2plus1D(4, 8, 4))
     prune.random_unstructured(model[0], "weight", 0.5)

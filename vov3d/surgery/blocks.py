@@ -1,15 +1,17 @@
 """Replaces whole blocks by others, all or none."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from vov3d.surgery.hooks import check_no_hooks
 from vov3d.surgery.placing import check_takes_new_parameters
+from vov3d.surgery.tracing import copied, with_own_state
 
 
 def replace_blocks(
@@ -19,8 +21,8 @@ def replace_blocks(
 ) -> list[str]:
     """Replaces blocks of a model, in place: bottlenecks by `D2plus1D`, chains of them by `TOSA`.
 
-    The model is run once on the meta device with the new blocks; if the output of one has another shape than that of
-    the old one, the model is left unchanged.
+    A copy of the model is run on the meta device before and after, or with random numbers if its code needs values; if
+    the output of a new block has another shape than that of the old one, the model is left unchanged.
 
     Args:
         model: Any module.
@@ -43,10 +45,7 @@ def replace_blocks(
     found = _matches(model, blocks)
     for name in found:
         check_no_hooks(name, model.get_submodule(name))
-    try:
-        wanted = _shapes(model, list(found), clip_shape)
-    except Exception as e:
-        raise ValueError(f"the model does not run on clip_shape={clip_shape}: {e or type(e).__name__}") from e
+    wanted, values = _wanted(model, list(found), clip_shape)
     old = {name: model.get_submodule(name) for name in found}
     new: dict[tuple[int, int], nn.Module] = {}
     try:
@@ -55,7 +54,7 @@ def replace_blocks(
             if block not in new:  # a block of several names stays one
                 new[block] = _made(name, make, old[name])
             model.set_submodule(name, new[block])
-        given = _shapes(model, list(found), clip_shape)
+        given = _shapes(model, list(found), clip_shape, values)
     except Exception as e:
         _restore(model, old)
         raise ValueError(f"the model does not run with the new blocks, and is unchanged: {e}") from e
@@ -109,48 +108,66 @@ def _made(name: str, make: Callable[[nn.Module], nn.Module], old: nn.Module) -> 
     return new
 
 
+def _wanted(model: nn.Module, names: list[str], clip_shape: Any) -> tuple[dict[str, Any], bool]:
+    """Returns the outputs of the old blocks, and whether the model's code needs values to compute them."""
+    try:
+        return _shapes(model, names, clip_shape, False), False
+    except Exception:
+        try:
+            return _shapes(model, names, clip_shape, True), True
+        except Exception as e:
+            raise ValueError(f"the model does not run on clip_shape={clip_shape}: {e or type(e).__name__}") from e
+
+
 def _shape(value: Any) -> Any:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else value
 
 
-def _shapes(model: nn.Module, names: list[str], clip_shape: Any) -> dict[str, Any]:
-    """Returns the output of each named block on the meta device, with shapes for tensors; the model is unchanged."""
+def _shapes(model: nn.Module, names: list[str], clip_shape: Any, values: bool) -> dict[str, Any]:
+    """Returns the output of each named block, with shapes for tensors.
+
+    A copy of the model runs, since its code may keep what it computes.
+
+    Args:
+        model: The model.
+        names: Names of the blocks.
+        clip_shape: Shape of an input, or a list of them.
+        values: Whether to compute with random numbers, not on the meta device, where tensors have no values.
+    """
+    tensors = {id(t): t for m in model.modules() for t in tree_leaves(dict(vars(m))) if isinstance(t, torch.Tensor)}
+    floats = (t for t in (*model.parameters(), *tensors.values()) if t.is_floating_point())
+    first = next(floats, torch.empty(0))
+    device = first.device if values else torch.device("meta")
+    model = with_own_state(model) if values else copied(model, {i: _on_meta(t) for i, t in tensors.items()}).eval()
     inputs: dict[str, Any] = {}
     shapes: dict[str, Any] = {}
-    handles = []
     for name in names:
         block = model.get_submodule(name)
-        handles.append(block.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args})))
-        handles.append(
-            block.register_forward_hook(lambda _, args, out, name=name: shapes.update({name: tree_map(_shape, out)}))
-        )
-    training = [module for module in model.modules() if module.training]
-    computed = [(m, k, v) for m in model.modules() for k, v in vars(m).items() if isinstance(v, torch.Tensor)]
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
+        block.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args}))
+        block.register_forward_hook(lambda _, args, out, name=name: shapes.update({name: tree_map(_shape, out)}))
     several = not all(isinstance(size, int) for size in clip_shape)
-    clips = [torch.empty(shape, device="meta", dtype=dtype) for shape in (clip_shape if several else [clip_shape])]
+    sizes = clip_shape if several else [clip_shape]
+    clips = [first.new_empty(size, device=device) for size in sizes]
+    if values:
+        clips = [clip.normal_(generator=torch.Generator(device).manual_seed(0)) for clip in clips]
     try:
-        with torch.no_grad():
-            torch.func.functional_call(model.eval(), meta, (clips if several else clips[0],))
+        with torch.no_grad(), nullcontext() if values else device:
+            model(clips if several else clips[0])
     except Exception as e:
         failed = next((name for name in names if name in inputs and name not in shapes), None)
         if failed is None:
             raise
         given = ", ".join(str(tree_map(_shape, value)) for value in inputs[failed])
         raise ValueError(f"{failed} fails for an input of {given}: {e or type(e).__name__}") from e
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in training:
-            module.training = True
-        for module, name, value in computed:  # weights that hooks compute, as of pruning, have no values now
-            setattr(module, name, value)
     missing = [name for name in names if name not in shapes]
     if missing:
         raise ValueError(f"the model does not run {', '.join(missing)}")
     return shapes
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    empty = tensor.detach().to("meta")
+    return nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
 
 
 def _restore(model: nn.Module, old: Mapping[str, nn.Module]) -> None:
