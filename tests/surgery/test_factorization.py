@@ -136,6 +136,36 @@ def test_random_factors_learn():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+class Around(nn.Module):
+    """Reads the settings of its convolution, and keeps a map."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.conv, self.last = nn.Conv3d(4, 4, 3, groups=4, **settings), None
+
+    def forward(self, x):
+        pad = [size // 2 for size in reversed(self.conv.kernel_size) for _ in range(2)]
+        x = nn.functional.pad(x, pad) if self.conv.padding == (0, 0, 0) else x
+        y = self.conv(x)
+        self.last = y if self.last is None else self.last + y
+        return self.last.reshape(len(x), self.conv.out_channels, -1)
+
+
+@pytest.mark.parametrize("order", ["d2plus1d", "d1plus2d"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"stride": (1, 2, 2)}, {"padding": "same", "padding_mode": "reflect"}, {"padding": (1, 0, 2), "dilation": 2}],
+)
+def test_code_around_a_convolution_reads_its_settings_and_starts_without_a_state(settings, order):
+    torch.manual_seed(0)
+    model, x = Around(**settings).double(), torch.randn(2, 4, 5, 8, 8).double()
+    before = copy.deepcopy(model)
+    factorize(model, rank=3, order=order, clip=torch.randn(1, 4, 5, 6, 6).double())
+    torch.testing.assert_close(model(x), before(x), rtol=1e-9, atol=1e-10)
+    for name in {*nn.Conv3d.__constants__} - {"output_padding"}:
+        assert getattr(model.conv, name) == getattr(before.conv, name), name
+
+
 def test_filters_choose_by_name_or_function():
     assert [row.name for row in factorize(x3d(), filter="stages.[01]*").layers] == [
         "stages.0.blocks.0.conv_st",

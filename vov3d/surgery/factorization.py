@@ -22,6 +22,7 @@ from vov3d.layers.norm_act import LayerType, create_norm
 from vov3d.surgery.hooks import check_no_hooks
 from vov3d.surgery.kinds import is_only
 from vov3d.surgery.placing import check_takes_new_parameters, put
+from vov3d.surgery.tracing import with_own_state
 
 ORDERS = ("d2plus1d", "d1plus2d")
 
@@ -90,6 +91,19 @@ class FactorizedConv3d(nn.Sequential):
         spatial, temporal = ("conv_s", conv_s), ("conv_t", conv_t)
         first, second = (spatial, temporal) if order == "d2plus1d" else (temporal, spatial)
         super().__init__(OrderedDict([first, ("norm", norm), second]))
+        # settings of the one convolution, which the code around may read
+        self.in_channels, self.out_channels = first[1].in_channels, second[1].out_channels
+        self.groups, self.padding_mode = first[1].groups, first[1].padding_mode
+        self.kernel_size, self.stride, self.dilation = (
+            (t[0], *s[1:])
+            for s, t in (
+                (conv_s.kernel_size, conv_t.kernel_size),
+                (conv_s.stride, conv_t.stride),
+                (conv_s.dilation, conv_t.dilation),
+            )
+        )
+        whole = isinstance(conv_s.padding, str) or isinstance(conv_t.padding, str)
+        self.padding = conv_s.padding if whole else (conv_t.padding[0], *conv_s.padding[1:])
 
     @keeps_layout
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -370,19 +384,13 @@ def _output_sizes(
 ) -> dict[str, tuple[torch.Size, torch.Size]]:
     """Returns the shapes of input and output of each convolution for an example clip."""
     sizes: dict[str, tuple[torch.Size, torch.Size]] = {}
-    handles = [
-        module.register_forward_hook(lambda _, args, out, name=name: sizes.update({name: (args[0].shape, out.shape)}))
-        for name, module in chosen.items()
-    ]
-    training = [module for module in model.modules() if module.training]
-    try:
-        with torch.no_grad():
-            model.eval()(clip)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in training:
-            module.training = True
+    model = with_own_state(model)
+    for name in chosen:
+        model.get_submodule(name).register_forward_hook(
+            lambda _, args, out, name=name: sizes.update({name: (args[0].shape, out.shape)})
+        )
+    with torch.no_grad():
+        model(clip)
     return sizes
 
 
