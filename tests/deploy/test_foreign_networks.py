@@ -94,6 +94,30 @@ def test_an_optimized_model_of_ours_is_traced_and_exported():
             torch.testing.assert_close(form(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+class Stream(nn.Module):
+    """Keeps frames, and needs contiguous maps after that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.calls = nn.Conv3d(3, 4, (1, 3, 3), padding=(0, 1, 1)), []
+        self.register_buffer("past", torch.zeros(1, 4, 2, 8, 8))
+
+    def forward(self, x):
+        y = self.conv(x)
+        both = torch.cat([self.past, y], 2)
+        self.past.copy_(both[:, :, -2:])
+        self.calls.append(1)
+        return (both.contiguous() * len(self.calls)).mean() + y.view(len(y), -1)
+
+
+def test_a_state_is_as_before_when_a_layout_was_tried():
+    model = Stream().eval()
+    fast = vov3d.optimize_for_inference(model)
+    with torch.no_grad():
+        for x in torch.randn(4, 1, 3, 1, 8, 8):
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 class SharedActivation(nn.Module):
     """Runs one activation in a part and beside it, on its input."""
 

@@ -36,6 +36,7 @@ from vov3d.models.family import family_of
 from vov3d.surgery.folding import fold_batchnorm, pairs
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
 from vov3d.surgery.kinds import has_own_forward, is_exactly, is_only
+from vov3d.surgery.tracing import with_own_state
 
 PIECE_BYTES = 2 * 4 * 16 * 224 * 224
 """Bytes of a channel that go through a model of this package at once on a CPU: two clips of 16 x 224 x 224 in float32,
@@ -159,6 +160,7 @@ class OptimizedModel(nn.Module):
         self.model = model
         self.device, self.dtype = device, dtype
         self._channels_last = True
+        self._shapes: set[tuple[torch.Size, ...]] = set()
         self._layout = layout
         self._in_pieces = in_pieces
         if compile:
@@ -255,13 +257,29 @@ class OptimizedModel(nn.Module):
     def _laid_out(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls with channels-last clips, or with clips as given once the model's own code failed on that layout."""
         if self._channels_last and (self._layout is None or self._layout.is_channels_last(call, args, kwargs)):
+            before = self._before_first_call(args, kwargs)
             try:
                 return run_channels_last(call, args, kwargs)
             except RuntimeError:
+                if before is not None:
+                    vars(self.model).update(vars(before))
                 outputs = call(*args, **kwargs)
                 self._channels_last = False
                 return outputs
         return call(*args, **kwargs)
+
+    def _before_first_call(self, args: Any, kwargs: Any) -> nn.Module | None:
+        """Returns a copy of a model that may keep a state, which a call that fails may have changed.
+
+        Shapes that went through before are not expected to fail.
+        """
+        if self._in_pieces or self._layout is not None or torch.compiler.is_compiling():
+            return None
+        shapes = tuple(x.shape for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor))
+        if shapes in self._shapes:
+            return None
+        self._shapes.add(shapes)
+        return with_own_state(self.model)
 
 
 def _join(outputs: Sequence[Any]) -> Any:
