@@ -242,6 +242,38 @@ def test_maps_with_gradients_that_a_model_keeps(change):
         torch.testing.assert_close(change(model)(x), model(x), rtol=1e-10, atol=1e-12)
 
 
+class Features(nn.Module):
+    """Has other calls, which end after a convolution or continue from its map, beside one that runs layers in full."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv3d(3, 3, 1), nn.BatchNorm3d(3)
+        self.last, self.last_norm, self.act = nn.Conv3d(3, 3, 1), nn.BatchNorm3d(3), nn.ReLU()
+
+    def forward_features(self, x):
+        return self.last(self.stem_norm(self.stem(x)))
+
+    def forward_head(self, x, pre_logits: bool = False):
+        x = self.last_norm(x)
+        return x if pre_logits else self.act(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+@pytest.mark.parametrize("change", [fold_batchnorm, vov3d.optimize_for_inference])
+@pytest.mark.parametrize("norm_layer", [nn.BatchNorm3d, nn.Identity])
+def test_other_calls_of_a_model_keep_their_outputs(norm_layer, change):
+    model, x = Features(), torch.randn(2, 3, 2, 4, 4).double()
+    model.last_norm = norm_layer(3)
+    changed = change(as_trained(model))
+    assert norms(changed) == (norm_layer is nn.BatchNorm3d)
+    with torch.no_grad():
+        for call in ("forward", "forward_features", "forward_head"):
+            expected = getattr(model, call)(x)
+            torch.testing.assert_close(getattr(changed, call)(x), expected, rtol=1e-10, atol=1e-12)
+
+
 class Remembers(nn.Module):
     """Adds what an earlier call kept between the convolution and the norm: a map, or the statistics of one."""
 

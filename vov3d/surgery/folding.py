@@ -20,7 +20,7 @@ from vov3d.surgery.hooks import check_no_hooks
 from vov3d.surgery.kinds import is_batch_norm, is_exactly, is_only
 from vov3d.surgery.reach import Reach
 from vov3d.surgery.statistics import FrozenBatchNorm
-from vov3d.surgery.tracing import copied, trace
+from vov3d.surgery.tracing import copied, trace, trace_other_calls
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -63,20 +63,30 @@ def _owners(name: str) -> Iterator[str]:
 def pairs(model: nn.Module) -> Iterator[Pair]:
     """Yields pairs of submodules: the second is the only reader of the first, and each runs once in a pass.
 
-    An `nn.Identity` between them is ignored.
+    An `nn.Identity` between them is ignored. Other calls of the model than `forward` have them as pairs too, or run
+    neither, as far as they can be traced.
     """
+    calls = [(set(_pairs(model, graph)), _counts(graph)) for graph in trace_other_calls(model)]
     for name, part, graphs in _graphs("", model, Reach()):
         owner = model.get_submodule(name)
         first, *others = [list(_pairs(part, graph)) for graph in graphs]
         for pair in first:
-            if all(pair in other for other in others):
+            whole = tuple(f"{name}.{one}".lstrip(".") for one in pair)
+            if all(pair in other for other in others) and all(
+                whole in found or not any(counts[one] for one in whole) for found, counts in calls
+            ):
                 yield Pair(owner, *pair)
 
 
+def _counts(graph: torch.fx.Graph) -> Counter[str]:
+    """Returns how often each submodule runs; a parameter that is read directly counts as a run of the layer."""
+    counts = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    counts.update(str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr")
+    return counts
+
+
 def _pairs(owner: nn.Module, graph: torch.fx.Graph) -> Iterator[tuple[str, str]]:
-    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    # A parameter that the owner reads directly counts as another call of the layer that has it.
-    calls.update(str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr")
+    calls = _counts(graph)
     for node in graph.nodes:
         if node.op != "call_module" or calls[str(node.target)] != 1 or len(node.args) != 1 or node.kwargs:
             continue
@@ -112,7 +122,8 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
     A norm is folded if the model's data flow shows that it is the only reader of a convolution (or a linear layer on
     rows) that runs once; `nn.Identity` replaces it. The sums are computed in float64. A warning names the norms that
-    are not folded. Another method of the model that ends between a layer and its norm then gives the normalised values.
+    are not folded. A `forward_features`, or another method of the model whose name begins with `forward_`, keeps its
+    outputs if it can be traced; any other that ends between a layer and its norm gives the normalised values.
 
     Args:
         model: Any module; it is not changed.

@@ -128,15 +128,35 @@ def trace(module: nn.Module) -> list[torch.fx.Graph] | None:
     A module that keeps something, such as the state of a stream, has those of a first and of a second call. What is
     kept stays as it is: copies are traced.
     """
+    graphs = [_traced(module, "forward", given) for given in _given(module, "forward")]
+    return [graph for traced in graphs for graph in traced] if all(graphs) else None
+
+
+def trace_other_calls(module: nn.Module) -> list[torch.fx.Graph]:
+    """Returns graphs of the methods `forward_...` of a module's class, without those that cannot be traced.
+
+    Those of this package end after whole blocks and are left out.
+    """
+    methods = {name: getattr(type(module), name) for name in dir(type(module)) if name.startswith("forward_")}
+    names = [name for name, m in methods.items() if inspect.isfunction(m) and m.__module__.split(".")[0] != "vov3d"]
+    return [graph for name in names for given in _given(module, name) for graph in _traced(module, name, given)]
+
+
+def _given(module: nn.Module, method: str) -> list[dict[str, Any] | None]:
+    """Returns the arguments that a method is traced with: none, and the defaults of those that have one."""
+    arguments = inspect.signature(getattr(module, method)).parameters.values()
+    optional = {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
+    return [None, optional] if optional else [None]
+
+
+def _traced(module: nn.Module, method: str, given: dict[str, Any] | None) -> list[torch.fx.Graph]:
     try:
-        arguments = inspect.signature(module.forward).parameters.values()
-        optional = {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
-        return _calls(module, None) + (_calls(module, optional) if optional else [])
+        return _calls(module, method, given)
     except Exception:  # any error of the model's own code on symbolic values
-        return None
+        return []
 
 
-def _calls(module: nn.Module, optional: dict[str, Any] | None) -> list[torch.fx.Graph]:
+def _calls(module: nn.Module, method: str, given: dict[str, Any] | None) -> list[torch.fx.Graph]:
     """Traces a call of a copy of a module, and a second one if the first changed what the copy keeps.
 
     Raises:
@@ -147,12 +167,13 @@ def _calls(module: nn.Module, optional: dict[str, Any] | None) -> list[torch.fx.
         raise torch.fx.proxy.TraceError("forward was replaced by a function")
     before, versions = _kept(module)
     tracer = _Tracer()  # one for both calls: the second uses values of the first
+    tracer.traced_func_name = method
     with _tensors_for_isinstance():
-        graphs = [tracer.trace(module, concrete_args=optional)]
+        graphs = [tracer.trace(module, concrete_args=given)]
         after = _read_later(module)
         if len(after[0]) == len(before) and all(map(is_, before, after[0])) and versions == after[1]:
             return graphs
-        graphs.append(tracer.trace(module, concrete_args=optional))
+        graphs.append(tracer.trace(module, concrete_args=given))
         _read_later(module)
     return graphs
 
