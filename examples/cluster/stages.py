@@ -214,7 +214,7 @@ class Model:
         """Returns the outputs of one pass, for uint8 views `(N, T, C, S, S)`."""
         import torch
 
-        from vov3d.weights.tasks import task_of
+        from vov3d.video.classifier import view_scores
 
         network = self._network
         parameter = next(network.parameters(), torch.zeros(()))
@@ -222,11 +222,7 @@ class Model:
             clips = self._transform.normalize(views.to(parameter.device)).to(parameter.dtype)
             if clips.device.type != "cpu":
                 clips = clips.contiguous()
-            if hasattr(network, "forward_dense"):
-                scores = network.forward_dense(clips)
-            else:
-                scores = task_of(network).scores(network(clips), network.pretrained_cfg.get("temperature") or 1.0)
-            outputs = [scores.double().cpu()]
+            outputs = [view_scores(network, clips).double().cpu()]
             if self._given.embedding:
                 features, self._features = torch.cat(self._features), []
                 outputs.append(network.forward_head(features, pre_logits=True).double().cpu())

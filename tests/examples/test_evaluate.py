@@ -400,6 +400,18 @@ def test_exported_files_are_evaluated(home: Path, clips: Path, capsys) -> None:
     assert "a checkpoint or a device has no effect" in capsys.readouterr().err
 
 
+def test_networks_that_pool_otherwise_are_evaluated_as_the_classifier_scores_them(home: Path, clips: Path) -> None:
+    """They have no `forward_dense`; the temperature counts all the same."""
+    model = vov3d.create_model("x3d_xs", depths=(1, 1, 1, 1), num_classes=len(NAMES), global_pool="max").eval()
+    sizes = dict(input_size=(3, 32, 32), test_input_size=(3, 32, 32))
+    model.pretrained_cfg.update(num_frames=4, frame_stride=2, temperature=3.0, num_classes=len(NAMES), **sizes)
+    vov3d.save_pretrained(model, "max", label_names=NAMES)
+    assert evaluate.main(["--data", str(clips), "--model", "max", "--views", "1x1"]) == 0
+    wanted = VideoClassifier(model).scores(np.load(clips)["clips"][0])
+    (row, *_) = table(home / "evaluation/max-1x1/videos.csv")
+    assert [float(row[f"score_{i}"]) for i in range(len(NAMES))] == pytest.approx(wanted.tolist(), rel=1e-3)
+
+
 def test_parquet_holds_what_the_csv_holds(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     begin(tmp_path, {})

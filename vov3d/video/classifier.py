@@ -373,7 +373,7 @@ class VideoClassifier:
             raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
         window = SlidingWindow(self._cfg, self._transform, hop, fps, seconds)
         self.model.eval()
-        return ((at, self.named(self._run(_scores, clip).mean(0), topk)) for at, clip in window.clips(frames))
+        return ((at, self.named(self._run(view_scores, clip).mean(0), topk)) for at, clip in window.clips(frames))
 
     def scores_over(
         self,
@@ -403,7 +403,7 @@ class VideoClassifier:
             ValueError: for settings that do not fit or would have no effect, such as several clips in `views`.
             VideoError: for a source that gives no frames.
         """
-        return self._over(_scores, source, every, seconds, across_cuts, fps)
+        return self._over(view_scores, source, every, seconds, across_cuts, fps)
 
     def embeddings_over(
         self,
@@ -469,7 +469,7 @@ class VideoClassifier:
         self, sources: Iterable[Source], topk: int | None, fps: float | None, errors: Literal["raise", "return"]
     ) -> Iterator[Result]:
         """Yields the results of `results`, whose arguments have been checked."""
-        for source, opened, scores, shown in self._averaged(_scores, sources, fps, errors):
+        for source, opened, scores, shown in self._averaged(view_scores, sources, fps, errors):
             if isinstance(scores, Exception):
                 yield Result(source, [], None, scores, self.views, [], 0.0, None)
             else:
@@ -511,7 +511,7 @@ class VideoClassifier:
         Returns:
             float64 `(B, num_classes)` on the CPU, one row a view.
         """
-        return self._of_crops(_scores, crops)
+        return self._of_crops(view_scores, crops)
 
     def named(self, scores: torch.Tensor, topk: int | None = None) -> Predictions:
         """Returns the predictions that follow from the scores of a video, `(num_classes,)`.
@@ -565,7 +565,7 @@ def _made(name: str | os.PathLike[str]) -> nn.Module:
     return create_model(model_name(name), pretrained=True).eval()
 
 
-def _scores(model: Any, views: torch.Tensor) -> torch.Tensor:
+def view_scores(model: Any, views: torch.Tensor) -> torch.Tensor:
     """Returns the scores `(B, num_classes)` of views: `forward_dense`, or those of `forward` if there is none.
 
     Nor is there one for a network that pools by more than the average.

@@ -18,7 +18,7 @@ from reference.evaluation.models import Model
 from reference.evaluation.samples import Samples
 from reference.evaluation.scores import Row, Scores, begin
 from vov3d.video import Result, VideoClassifier, parse_views
-from vov3d.weights.tasks import task_of
+from vov3d.video.classifier import view_scores
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class _Recorder(nn.Module):
 
     def forward_dense(self, x: torch.Tensor) -> torch.Tensor:
         """Returns scores `(B, num_classes)` of clips `(B, C, T, H, W)`."""
-        dense = hasattr(self.network, "forward_dense")
-        scores = self.network.forward_dense(x) if dense else task_of(self.network).scores(self.network(x))
+        scores = view_scores(self.network, x)
         self.kept.append(scores.float().cpu())
         return scores
 
