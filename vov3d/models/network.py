@@ -453,7 +453,7 @@ class VideoNetwork(nn.Module):
         return getattr(self.head, "fc", self.head)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier by a fresh one.
+        """Replaces the classifier by a fresh one, of one label a clip and without a temperature.
 
         Args:
             num_classes: Classes; 0 removes the classifier.
@@ -464,8 +464,9 @@ class VideoNetwork(nn.Module):
                 another class.
         """
         self._own_head("reset_classifier").reset(num_classes, global_pool)
-        if num_classes:  # clip_seconds describes the videos of the former classifier
-            getattr(self, "pretrained_cfg", {}).pop("clip_seconds", None)
+        if num_classes:
+            for key in ("clip_seconds", "temperature", "task", "heads"):  # of the former classifier
+                getattr(self, "pretrained_cfg", {}).pop(key, None)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes blocks in the backward pass instead of keeping their activations."""
