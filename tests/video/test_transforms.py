@@ -146,7 +146,11 @@ def test_colours_change_alike_in_all_frames_and_some_clips_become_grey() -> None
         (lambda: train_transform(CFG, scales=(36, 50), color=1.5), "color 1.5 must lie between 0"),
         (lambda: eval_transform(CFG)(torch.zeros(2, 3, 50, 50)), "float32"),
         (lambda: eval_transform(CFG)(noise(3, 50, 50)), r"\(3, 50, 50\)"),
+        (lambda: eval_transform(CFG)(noise(2, 50, 60, 3)), r"\(T, 3, H, W\).*permute\(0, 3, 1, 2\)"),
+        (lambda: eval_transform(CFG)(noise(2, 1, 50, 60)), r"\(T, 3, H, W\), got torch.uint8 \(2, 1, 50, 60\)"),
+        (lambda: eval_transform(CFG)(noise(2, 3, 50, 60).numpy()), "in a tensor, got ndarray"),
         (lambda: train_transform(CFG, scales=(36, 50))(torch.zeros(2, 3, 50, 50)), "float32"),
+        (lambda: train_transform(CFG, scales=(36, 50))(noise(2, 50, 60, 3)), r"permute\(0, 3, 1, 2\)"),
     ],
 )
 def test_bad_settings_are_refused(call, cause: str) -> None:

@@ -104,9 +104,10 @@ class EvalTransform:
         """Turns uint8 frames `(T, C, H, W)` into float32 crops `(num_crops, C, T, size, size)`.
 
         Raises:
-            ValueError: for anything but uint8 frames of four dimensions, or frames that `resize` does not take.
+            ValueError: for anything but uint8 frames with the network's channels, or frames that `resize` does not
+                take.
         """
-        _check_frames(frames)
+        _check_frames(frames, len(self._mean))
         return self.crop(self.resize(frames))
 
 
@@ -169,7 +170,7 @@ class TrainTransform:
         Raises:
             ValueError: as for a call.
         """
-        _check_frames(frames)
+        _check_frames(frames, len(self._mean))
         short = _randint(self.scales[0], self.scales[1])
         height, width = frames.shape[-2:]
         (height, width), _ = crop_boxes(height, width, short, 1)
@@ -195,7 +196,8 @@ class TrainTransform:
         """Turns uint8 frames `(T, C, H, W)` into one float32 crop `(C, T, size, size)`.
 
         Raises:
-            ValueError: for anything but uint8 frames of four dimensions, or a long side over 64 times the short one.
+            ValueError: for anything but uint8 frames with the network's channels, or a long side over 64 times the
+                short one.
         """
         return self.normalize(self.cut(frames))
 
@@ -257,10 +259,16 @@ def _interpolation(cfg: Mapping[str, Any]) -> InterpolationMode:
     return _MODES[name]
 
 
-def _check_frames(frames: torch.Tensor) -> None:
-    """Raises an error for anything but a stack of uint8 pictures."""
-    if frames.dtype != torch.uint8 or frames.ndim != 4:
-        raise ValueError(f"expected uint8 frames (T, C, H, W), got {frames.dtype} {tuple(frames.shape)}")
+def _check_frames(frames: torch.Tensor, channels: int) -> None:
+    """Raises an error for anything but a stack of uint8 pictures of so many channels; one mean is for any."""
+    if not isinstance(frames, torch.Tensor):
+        raise ValueError(f"expected uint8 frames (T, C, H, W) in a tensor, got {type(frames).__name__}")
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or channels not in (1, frames.shape[1]):
+        last = frames.ndim == 4 and frames.shape[3] == channels
+        raise ValueError(
+            f"expected uint8 frames (T, {channels}, H, W), got {frames.dtype} {tuple(frames.shape)}"
+            + ("; frames.permute(0, 3, 1, 2) puts the channels there" if last else "")
+        )
 
 
 def _resize(frames: torch.Tensor, size: tuple[int, int], mode: InterpolationMode, antialias: bool) -> torch.Tensor:
