@@ -156,8 +156,11 @@ def test_other_classes_get_a_fresh_classifier_and_lose_the_names(small, tmp_path
     assert named.config.label_names == ["no", "yes"]
 
 
-@pytest.mark.parametrize("other", [{"num_labels": 1}, {"id2label": {0: "no"}, "label2id": {"no": 0}}])
+@pytest.mark.parametrize("other", [{"num_labels": 2}, {"id2label": {0: "no", 1: "yes"}}, {}])
 def test_a_fresh_classifier_has_no_temperature_and_no_length_of_clips(packaged, other, tmp_path):
+    config = VoV3DConfig.from_pretrained(packaged)
+    config.num_labels = 2
+    other = other or {"config": config}
     model = VoV3DForVideoClassification.from_pretrained(packaged, ignore_mismatched_sizes=True, **other)
     model.save_pretrained(tmp_path)
     for network in (model.model, vov3d.from_pretrained(tmp_path)):

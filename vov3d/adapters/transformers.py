@@ -126,7 +126,8 @@ class VoV3DConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(names))
             self.label2id = label_maps(names)["label2id"]
         elif self.id2label is not None and wanted not in (None, len(self.id2label)):
-            self.id2label = self.label2id = None  # names of another classifier
+            self.id2label = self.label2id = None  # names of another classifier, as is the length of its videos
+            self.pretrained_cfg.pop("clip_seconds", None)
         if self.id2label is None and classes:
             kwargs.setdefault("num_labels", classes)
         super().__post_init__(**{k: v for k, v in kwargs.items() if k not in (*_REPEATED, "auto_map")})
@@ -147,11 +148,6 @@ class VoV3DConfig(PreTrainedConfig):
         own = own_arguments(_family(config_dict.get("architecture", cls.architecture))) - {"num_classes"}
         if given := {key: kwargs.pop(key) for key in own & kwargs.keys()}:
             config_dict = config_dict | {"model_args": {**(config_dict.get("model_args") or {}), **given}}
-        wanted = kwargs.get("num_labels") or len(kwargs.get("id2label") or ())
-        former, cfg = config_dict.get("num_classes"), config_dict.get("pretrained_cfg")
-        if wanted and cfg and former not in (None, wanted):
-            of_former = ("clip_seconds", "temperature", "label_set")
-            config_dict = config_dict | {"pretrained_cfg": {k: v for k, v in cfg.items() if k not in of_former}}
         return super().from_dict(config_dict, **kwargs)
 
     def match_task(self) -> Task:
@@ -312,6 +308,9 @@ class VoV3DPreTrainedModel(PreTrainedModel):
         if not info["missing_keys"] and not any(p.is_meta for p in network.parameters()):
             # The configuration describes these weights until they are trained.
             network.weights_digest = digest(network)
+            for key in ("clip_seconds", "temperature", "label_set") if info["mismatched_keys"] else ():
+                network.pretrained_cfg.pop(key, None)  # of the former classifier
+                cfg.pop(key, None)
             if cfg.get("temperature"):
                 network.pretrained_cfg["temperature"] = cfg["temperature"]
         return (model, info) if wanted else model
