@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import vov3d
+
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
@@ -59,6 +61,15 @@ def test_the_quick_start_runs(tmp_path, monkeypatch):
     assert "data:image/jpeg;base64," in shown[2]
     assert "broken.mp4 -> cannot be read" in shown[4]
     assert re.search("Something appearing.*Something disappearing", shown[5], re.DOTALL)
+
+
+def test_as_many_other_classes_get_a_new_classifier():
+    notebook = nbformat.read(FOLDER / "finetune.ipynb", as_version=4)
+    (cell,) = (cell for cell in code(notebook) if "create_model(" in cell.source)
+    names = {"classes": [f"motion {i}" for i in range(20)]}
+    exec(cell.source, names)
+    assert vov3d.class_names(names["model"]) is None
+    assert names["model"].temperature == 1
 
 
 @pytest.mark.slow
