@@ -14,9 +14,9 @@ MADE = [make_set, make_masked_set, make_scenes, lambda *args: make_task_set("reg
 WRITTEN = [
     write_videos,
     new_motions.write_new_motions,
-    lambda folder, *args: write_task_videos("regression", folder, 1, *args),
-    lambda folder, *args: write_shapes(folder, 1, *args),
-    lambda folder, *args: write_scenes(folder, 1, *args),
+    lambda folder, clips, seed: write_task_videos("regression", folder, clips, 0, seed),
+    lambda folder, clips, seed: write_shapes(folder, clips, 0, seed),
+    lambda folder, clips, seed: write_scenes(folder, clips, 0, seed),
 ]
 
 

@@ -135,11 +135,11 @@ def write_task_videos(task: str, folder: str | Path, clips: int, val_clips: int,
         seed: Another seed gives other clips.
 
     Raises:
-        ValueError: If the task is not known, a part has no clip, or the seed is below 0; nothing is written.
+        ValueError: If the task is not known, there is no clip to train on, or the seed is below 0; nothing is written.
         ImportError: If PyAV is not installed.
     """
     _check_task(task)
-    check_set(seed, clips=clips, val_clips=val_clips)
+    check_set(seed, clips=clips, val_clips=val_clips or 1)  # 0: no validation
     folder = Path(folder)
     for part, number, part_seed in (("train", clips, 2 * seed), ("val", val_clips, 2 * seed + 1)):
         rows = [("path", *_columns(task))]

@@ -238,10 +238,10 @@ def write_scenes(folder: Path, number: int, val_number: int, seed: int, num_fram
     """Writes scenes as a folder for `VideoMoments`: videos at 10 fps, `train.csv`, `val.csv`, label map.
 
     Raises:
-        ValueError: If a part has no scene, or the seed is below 0; nothing is written.
+        ValueError: If there is no scene to train on, or the seed is below 0; nothing is written.
         ImportError: If PyAV is not there.
     """
-    check_set(seed, number=number, val_number=val_number)
+    check_set(seed, number=number, val_number=val_number or 1)  # 0: no validation
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     write_label_map(folder / LABEL_MAP, dict(enumerate(ACTIONS, 1)))
     for split, count, own in (("train", number, seed), ("val", val_number, seed + 1)):

@@ -30,9 +30,9 @@ def write_shapes(folder: Path, train: int, val: int, seed: int = 0) -> Path:
         seed: Video `i` of a subset depends on it and `i` alone.
 
     Raises:
-        ValueError: If a subset has no video, or the seed is below 0; nothing is written.
+        ValueError: If there is no video to train on, or the seed is below 0; nothing is written.
     """
-    check_set(seed, train=train, val=val)
+    check_set(seed, train=train, val=val or 1)  # 0: no validation
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     database: dict[str, Any] = {}
     for part, (subset, count) in enumerate((("training", train), ("validation", val))):
