@@ -6,6 +6,7 @@ import random
 import signal
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from helpers.hub_server import HubServer, start_hub
 
@@ -50,6 +51,14 @@ def pytest_collection_finish() -> None:
     """Leaves what is imported out of garbage collections, which would take an eighth of the time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives each process a part of the suite in a row, so that few fixtures of a file are made in several."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 class TorchRandom:
