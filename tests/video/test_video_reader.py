@@ -273,6 +273,16 @@ def test_a_pause_lasts(tmp_path: Path, name: str, seconds: int) -> None:
         assert reader.timestamps == pytest.approx(np.array(times) / 1000)
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.flv"])
+def test_frames_at_one_time_are_counted_and_the_others_keep_their_times(tmp_path: Path, name: str) -> None:
+    times = [33 * number + 3000 * (number >= 20) for number in range(40)]
+    times[30] = times[29]
+    with VideoReader(write_video(tmp_path / name, times_ms=times, gop=10)) as reader:
+        assert reader.variable
+        assert reader.timestamps == pytest.approx(np.array(times) / 1000)
+        assert frame_numbers(reader.read([30, 19, 29, 20])) == [30, 19, 29, 20]
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "total"),
     [

@@ -46,7 +46,7 @@ class FrameIndex:
         key_pts: int64 presentation times of the frames that the file marks as key frames, rising.
         key_dts: int64 decoding times of the same, `NO_TIME` where there is none.
         key_at: byte positions of the same, -1 where they are not known.
-        ordered: whether `pts` identifies each frame; otherwise only counting decoded frames does.
+        ordered: whether `pts` are the times of the frames; in a list from packets they then identify each frame.
         timed: whether the times come from the file; FFmpeg invents some, in permuted order.
         first: decoding time (or `NO_TIME`), presentation time and byte position of the first packet.
         promised: number of frames that a file cut short should hold, else 0.

@@ -4,6 +4,7 @@ import contextlib
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -97,7 +98,7 @@ class PyAVFrames(FrameSource):
         self._seek_gap = _SEEK_GAP_ALONE if one and "mov" in self._container.format.name else _SEEK_GAP
 
     def _list_by_decoding(self) -> None:
-        """Lists the frames by decoding them all; by their times if they have any, else by counting."""
+        """Lists the frames by decoding them all; by their times if these tell them apart, else by counting."""
         self._careful = self._all_needed = True
         pts, keys = array("q"), array("q")
         for frame in self._decoded():
@@ -107,9 +108,14 @@ class PyAVFrames(FrameSource):
         if not pts:
             raise self._no_frame()
         times = np.asarray(pts, dtype=np.int64)
-        self._by_count = not (self._index.timed and NO_TIME not in pts and bool((np.diff(times) > 0).all()))
-        if not self._by_count:
+        gaps = np.diff(times)
+        known = self._index.timed and NO_TIME not in pts
+        self._by_count = not (known and bool((gaps > 0).all()))
+        # in recordings from a network two frames may have one time, to the millisecond
+        if known and bool((gaps >= 0).all()) and (gaps.any() or len(times) == 1):
             self._index = self._index.of_frames(times, np.asarray(keys, dtype=np.int64), self._stream)
+        else:
+            self._index = replace(self._index, ordered=False)
         self._count = len(pts)
 
     def _survey(self, first: Any) -> None:
@@ -121,7 +127,7 @@ class PyAVFrames(FrameSource):
         self._coded_size = first.width, first.height
         turned = self._upright(np.empty((first.height, first.width, 0)))
         self.height, self.width = turned.shape[:2]
-        self.timestamps = _timestamps(index, self._stream, self._by_count, self.num_frames)
+        self.timestamps = _timestamps(index, self._stream, self.num_frames)
 
     def _trial(self) -> Any:
         """Returns the first frame; if the first few are not those of the packets, lists the frames by decoding.
@@ -472,10 +478,10 @@ def upright(matrix: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
     return turned
 
 
-def _timestamps(index: FrameIndex, stream: Any, by_count: bool, num_frames: int) -> np.ndarray:
-    """Returns the seconds from the first frame; by the average rate where the file has no times."""
+def _timestamps(index: FrameIndex, stream: Any, num_frames: int) -> np.ndarray:
+    """Returns the seconds from the first frame; by the average rate where the file has no times that rise."""
     time_base = stream.time_base
-    if by_count or not time_base:
+    if not index.ordered or not time_base:
         return np.arange(num_frames) / index.fps
     shown = without_jumps(index.pts, stream)
     times = (shown - shown[0]) * time_base.numerator / time_base.denominator
