@@ -273,6 +273,22 @@ def test_a_pause_lasts(tmp_path: Path, name: str, seconds: int) -> None:
         assert reader.timestamps == pytest.approx(np.array(times) / 1000)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_a_pause_that_only_the_times_of_presentation_show(tmp_path: Path, codec: str) -> None:
+    plain, path = write_video(tmp_path / "plain.mp4", 60, gop=12, codec=codec), tmp_path / "a.mp4"
+    with av.open(plain) as source, av.open(path, "w") as paused:
+        stream = paused.add_stream_from_template(source.streams.video[0])
+        for packet in (packet for packet in source.demux(video=0) if packet.size):
+            frame = round(1 / 30 / packet.time_base)
+            packet.pts += frame * (packet.pts >= 30 * frame)  # the times of decoding stay equally far apart
+            packet.stream = stream
+            paused.mux(packet)
+    for number in (31, 36, 48, 54):
+        with VideoReader(path) as reader:
+            assert frame_numbers(reader.read([number])) == [number]
+    assert reader.timestamps == pytest.approx([(number + (number >= 30)) / 30 for number in range(60)], abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.flv"])
 def test_frames_at_one_time_are_counted_and_the_others_keep_their_times(tmp_path: Path, name: str) -> None:
     times = [33 * number + 3000 * (number >= 20) for number in range(40)]

@@ -278,7 +278,8 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
 
     Only MP4 and MOV are always read by such a table: Matroska's lists key frames alone, and AVI is read without it.
     The table has decoding times. They equal the presentation times up to a shift if no frame is shown before one
-    that is decoded earlier, or if all are equally far apart. Reading checks the time of each decoded frame.
+    that is decoded earlier, or if all are equally far apart, and no time is left out between the first and the last.
+    Reading checks the time of each decoded frame.
     """
     entries = stream.index_entries
     if "mov" not in container.format.name.split(",") or not 0 < len(entries) == stream.frames <= _MAX_PROMISED:
@@ -301,10 +302,23 @@ def _from_table(container: InputContainer, stream: VideoStream, media: Media) ->
     if first is None or first.pts is None or first.dts is None or first.dts != dts[0]:
         return None
     pts = dts + (first.pts - first.dts)
+    if stream.codec_context.has_b_frames and not _ends_at(container, stream, dts, int(pts[-1])):
+        return None
     at_keys, place = keys.astype(bool), (first.dts, first.pts, first.pos)
     fps, variable = _frame_rate(stream, pts, True), is_variable(gaps)
     at = pts[at_keys], dts[at_keys], positions[at_keys]
     return FrameIndex(pts, at[0], at[1], at[2], True, True, place, 0, fps, variable, None, True, _palettes(first))
+
+
+def _ends_at(container: InputContainer, stream: VideoStream, dts: np.ndarray, last: int) -> bool:
+    """Returns whether the latest time of the packets is this one; leaves the container at its start."""
+    try:
+        container.seek(int(dts[-min(_FARTHEST, len(dts))]), any_frame=True, stream=stream)
+        times = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
+        container.seek(int(dts[0]), stream=stream)
+    except FFmpegError:
+        return False
+    return max(times, default=None) == last
 
 
 def _all_pictures(positions: np.ndarray, sizes: np.ndarray, stream: VideoStream, media: Media) -> bool:
