@@ -31,6 +31,14 @@ def test_labels_are_those_that_reach_the_threshold(scores, threshold, topk):
     assert all(p.label == names[p.index] and p.score == row[p.index] for p in said)
 
 
+@pytest.mark.parametrize("topk", [1, 2, 5])
+def test_equal_scores_come_in_the_order_of_the_classes_however_many_are_named(topk):
+    for task, labels in ((SINGLE, 20), (make_task("multihead", {"verb": 5, "noun": 4}), 9)):
+        names = [f"label {i}" for i in range(labels)]
+        said = predictions_of(task, torch.full((labels,), 0.25), names, topk)
+        assert [p.index for p in said] == list(range(topk))
+
+
 def test_each_label_may_have_a_threshold():
     bound = check_threshold(MANY, [0.9, 0.1, 0.5], 3)
     said = predictions_of(MANY, torch.tensor([0.8, 0.2, 0.6]), ["a", "b", "c"], None, bound)

@@ -180,9 +180,14 @@ def predictions_of(
         ranked = torch.where(scores >= threshold, scores, scores - 2)  # those that are named first
     else:
         ranked, topk = scores, topk or _USUAL
-    indices = ranked.topk(min(topk or named, named)).indices
+    indices = _best(ranked, min(topk or named, named))
     chosen = zip(indices.tolist(), scores[indices].tolist(), strict=True)
     return Predictions(Prediction(index, names[index], score) for index, score in chosen)
+
+
+def _best(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Returns the indices of the highest scores; of equal ones the first, whatever the count, unlike `torch.topk`."""
+    return scores.sort(descending=True, stable=True).indices[:count]
 
 
 def _combinations(task: Task, scores: torch.Tensor, names: Sequence[str], topk: int) -> Predictions:
@@ -191,8 +196,8 @@ def _combinations(task: Task, scores: torch.Tensor, names: Sequence[str], topk: 
     per_head = max(int(_MOST_COMBINATIONS ** (1 / len(parts))), 1)
     best = []
     for part, own in zip(parts, head_names(task, names), strict=True):
-        found = part[0].topk(min(topk, per_head, len(own)))
-        pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        indices = _best(part[0], min(topk, per_head, len(own)))
+        pairs = zip(indices.tolist(), part[0][indices].tolist(), strict=True)
         best.append([Prediction(index, own[index], score) for index, score in pairs])
     rows = ((math.prod(p.score for p in row), row) for row in product(*best))
     chosen = heapq.nlargest(topk, rows, key=lambda pair: pair[0])
