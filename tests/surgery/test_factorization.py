@@ -166,6 +166,32 @@ def test_code_around_a_convolution_reads_its_settings_and_starts_without_a_state
         assert getattr(model.conv, name) == getattr(before.conv, name), name
 
 
+class Holding(nn.Module):
+    """Calls convolutions that it holds in a list or a dictionary of its own."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.conv, self.other = (nn.Conv3d(4, 4, 3, padding=1, groups=4) for _ in range(2))
+        self.held = [self.conv] if kind is list else {0: self.conv}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.other(self.held[0](x))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Holding(list), "the model's code holds it"),
+        (Holding(dict), "the model's code holds it"),
+    ],
+)
+def test_convolutions_that_code_around_them_needs_whole_are_left(model, reason):
+    report = vov3d.factorize(model)
+    assert [layer.name for layer in report.layers] == ["other"]
+    assert report.left["conv"].startswith(reason)
+    assert model(torch.randn(1, 4, 4, 6, 6)).shape == (1, 4, 4, 6, 6)
+
+
 def test_filters_choose_by_name_or_function():
     assert [row.name for row in factorize(x3d(), filter="stages.[01]*").layers] == [
         "stages.0.blocks.0.conv_st",

@@ -316,6 +316,27 @@ def test_what_a_later_call_reads_is_not_folded(change, what):
             torch.testing.assert_close(changed(part), model(part), rtol=1e-10, atol=1e-12)
 
 
+class Holds(nn.Module):
+    """Calls a convolution or a norm that a dictionary holds as well."""
+
+    def __init__(self, held: str) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4)
+        self.held = {held: getattr(self, held)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        conv, bn = self.held.get("conv", self.conv), self.held.get("bn", self.bn)
+        return bn(conv(x))
+
+
+@pytest.mark.parametrize("held", ["conv", "bn"])
+@pytest.mark.parametrize("change", [fold_batchnorm, vov3d.optimize_for_inference])
+@pytest.mark.filterwarnings("ignore:1 batch norms are not folded")
+def test_what_the_code_of_a_model_holds_apart_is_not_folded(held, change):
+    model, x = as_trained(Holds(held)), torch.randn(2, 3, 4, 8, 8).double()
+    torch.testing.assert_close(change(model)(x), model(x), rtol=1e-6, atol=1e-6)
+
+
 def test_a_trace_that_fails_leaves_nothing_behind():
     check(as_trained(RemembersOne()), torch.randn(2, 3, 4, 4).double(), left=0)
 

@@ -21,7 +21,7 @@ from vov3d.layers.conv import fast, keeps_layout
 from vov3d.layers.norm_act import LayerType, create_norm
 from vov3d.surgery.hooks import check_no_hooks
 from vov3d.surgery.kinds import is_only
-from vov3d.surgery.placing import check_takes_new_parameters, put
+from vov3d.surgery.placing import check_takes_new_parameters, held_elsewhere, put
 from vov3d.surgery.tracing import with_own_state
 
 ORDERS = ("d2plus1d", "d1plus2d")
@@ -204,6 +204,9 @@ def _candidates(
             left[name] = reason
         else:
             chosen[name] = module
+    for name in [name for name, module in chosen.items() if module in held_elsewhere(model)]:
+        left[name] = "the model's code holds it in an attribute, a list or a dictionary as well"
+        del chosen[name]
     return chosen, left
 
 

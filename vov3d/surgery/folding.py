@@ -18,6 +18,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 from vov3d.layers.conv import as_given
 from vov3d.surgery.hooks import check_no_hooks
 from vov3d.surgery.kinds import is_batch_norm, is_exactly, is_only
+from vov3d.surgery.placing import held_elsewhere
 from vov3d.surgery.reach import Reach
 from vov3d.surgery.statistics import FrozenBatchNorm
 from vov3d.surgery.tracing import copied, trace, trace_other_calls
@@ -67,11 +68,14 @@ def pairs(model: nn.Module) -> Iterator[Pair]:
     neither, as far as they can be traced.
     """
     calls = [(set(_pairs(model, graph)), _counts(graph)) for graph in trace_other_calls(model)]
+    held = held_elsewhere(model)
     for name, part, graphs in _graphs("", model, Reach()):
         owner = model.get_submodule(name)
         first, *others = [list(_pairs(part, graph)) for graph in graphs]
         for pair in first:
             whole = tuple(f"{name}.{one}".lstrip(".") for one in pair)
+            if any(owner.get_submodule(one) in held for one in pair):
+                continue  # the model's code would go on with the old one
             if all(pair in other for other in others) and all(
                 whole in found or not any(counts[one] for one in whole) for found, counts in calls
             ):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 _SYNCHRONIZED = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 
@@ -28,3 +29,13 @@ def put(model: nn.Module, new: Mapping[str, nn.Module]) -> None:
         for name, module in old.items():
             model.set_submodule(name, module)
         raise
+
+
+def held_elsewhere(model: nn.Module) -> set[nn.Module]:
+    """Returns modules that plain attributes, lists or dictionaries hold as well, which would keep the old ones."""
+    return {
+        value
+        for module in model.modules()
+        for value in tree_leaves({name: own for name, own in vars(module).items() if name != "_modules"})
+        if isinstance(value, nn.Module)
+    }
