@@ -166,6 +166,21 @@ def test_code_around_a_convolution_reads_its_settings_and_starts_without_a_state
         assert getattr(model.conv, name) == getattr(before.conv, name), name
 
 
+class Reading(nn.Module):
+    """Reads the weight of a convolution in a method that `forward` calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other = (nn.Conv3d(4, 4, 3, padding=1, groups=4) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.other(self.converted(x))
+
+    def converted(self, x: torch.Tensor) -> torch.Tensor:
+        conv = self.conv
+        return conv(x.to(conv.weight.dtype))
+
+
 class Holding(nn.Module):
     """Calls convolutions that it holds in a list or a dictionary of its own."""
 
@@ -181,6 +196,7 @@ class Holding(nn.Module):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
+        (Reading(), "the model's code reads its weight"),
         (Holding(list), "the model's code holds it"),
         (Holding(dict), "the model's code holds it"),
     ],

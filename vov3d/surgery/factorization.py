@@ -22,9 +22,13 @@ from vov3d.layers.norm_act import LayerType, create_norm
 from vov3d.surgery.hooks import check_no_hooks
 from vov3d.surgery.kinds import is_only
 from vov3d.surgery.placing import check_takes_new_parameters, held_elsewhere, put
+from vov3d.surgery.reach import attributes_read
 from vov3d.surgery.tracing import with_own_state
 
 ORDERS = ("d2plus1d", "d1plus2d")
+
+_LOST = {"weight", "bias", "_conv_forward"}
+"""What a pair of convolutions does not have."""
 
 Filter = str | Callable[[str, nn.Conv3d], bool]
 
@@ -204,8 +208,14 @@ def _candidates(
             left[name] = reason
         else:
             chosen[name] = module
-    for name in [name for name, module in chosen.items() if module in held_elsewhere(model)]:
-        left[name] = "the model's code holds it in an attribute, a list or a dictionary as well"
+    held, read = (held_elsewhere(model), attributes_read(model)) if chosen else (set(), {})
+    for name, module in list(chosen.items()):
+        if lost := sorted(_LOST & read.get(module, set())):
+            left[name] = f"the model's code reads its {lost[0]}"
+        elif module in held:
+            left[name] = "the model's code holds it in an attribute, a list or a dictionary as well"
+        else:
+            continue
         del chosen[name]
     return chosen, left
 

@@ -30,10 +30,12 @@ class Reach:
 
     Attributes:
         opened: These modules; the code of each is to be read too.
+        attributes: The names of what is taken from each.
     """
 
     def __init__(self) -> None:
         self.opened: set[nn.Module] = set()
+        self.attributes: dict[nn.Module, set[str]] = {}
         self._mentioned = {"forward"}
 
     def read(self, module: nn.Module) -> None:
@@ -75,6 +77,8 @@ class Reach:
         if _is_callee(value, use) or isinstance(use, (*_PASSED_ON, *_HARMLESS)):
             return
         if isinstance(use, ast.Attribute):
+            for module in found:
+                self.attributes.setdefault(module, set()).add(use.attr)
             if use.attr not in _NO_EFFECT:
                 self.opened |= found
         elif isinstance(use, ast.Subscript):
@@ -91,6 +95,14 @@ class Reach:
         """Notes that unknown code may use modules and all inside them."""
         for module in modules:
             self.opened.update(module.modules())
+
+
+def attributes_read(model: nn.Module) -> dict[nn.Module, set[str]]:
+    """Returns the names of the attributes that the code of a model takes from its modules, as far as it shows."""
+    reach = Reach()
+    for module in model.modules():
+        reach.read(module)
+    return reach.attributes
 
 
 class _Values:
