@@ -75,7 +75,7 @@ def find_videos(folder: Path) -> tuple[list[str], Any, Any]:
 def accuracy(model: Any, batches: DataLoader, device: torch.device) -> float:
     """Returns the share of videos whose best class is theirs."""
     model.eval()
-    right = [model.forward_dense(clips.to(device)).argmax(1).cpu() == labels for clips, labels in batches]
+    right = [vov3d.video.classifier.view_scores(model, x.to(device)).argmax(1).cpu() == y for x, y in batches]
     return torch.cat(right).float().mean().item()
 
 

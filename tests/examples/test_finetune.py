@@ -71,6 +71,13 @@ def test_as_many_classes_as_the_model_has_get_a_fresh_classifier(tmp_path, monke
     assert vov3d.class_names(vov3d.from_pretrained(tmp_path / "model")) == sorted(CLASSES)
 
 
+def test_a_network_that_pools_by_the_maximum_is_validated():
+    model = vov3d.create_model("vov3d_n", num_classes=2, global_pool="max")
+    clips = torch.randn(2, 3, 4, 32, 32)
+    best = model.eval()(clips).argmax(1)
+    assert finetune.accuracy(model, [(clips, best)], torch.device("cpu")) == 1
+
+
 def test_it_trains_by_finetune_nano(tmp_path, monkeypatch):
     class MadeError(Exception):
         """Ends the script before the training."""
