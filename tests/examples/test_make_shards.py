@@ -73,6 +73,21 @@ def test_shards_hold_all_videos_and_their_labels(data: Path, tmp_path: Path, sma
     assert (about["videos"], about["classes"]) == (12, ["jump é", "run"])
 
 
+def test_classes_of_shards_have_the_numbers_of_their_list(tmp_path: Path) -> None:
+    # Sorted by their letters, "class 10" would be the third, and a list of numbers would be measured as other classes.
+    labels = [*range(9), 10, 11]  # there is no video of class 9
+    for label in labels:
+        (tmp_path / f"{label}.mp4").write_bytes(bytes([label]))
+    (tmp_path / "list.csv").write_text("".join(f"{label}.mp4,{label}\n" for label in labels))
+    assert make(tmp_path / "list.csv", tmp_path / "out") == 0
+    tars, _ = shards_of(str(tmp_path / "out"), None)
+    source = read_shards("out", tars, None, None)
+    assert source.classes == tuple(f"class {number}" for number in range(12))
+    assert [file.read() for file in source.files or ()] == [bytes([label]) for label in source.labels]  # type: ignore[union-attr]
+    (tmp_path / "out" / "all.json").unlink()
+    assert read_shards("out", tars, None, None).classes == tuple(sorted(f"class {label}" for label in labels))
+
+
 def test_packed_videos_are_known_by_their_former_names(tmp_path: Path) -> None:
     """Clips of one video stay on one side of the split, and evaluation on the folder knows what was trained on."""
     files = [tmp_path / f"data/{c}/v_{c}_g{g}_c{n}.avi" for c in ("run", "jump") for g in range(10, 14) for n in (1, 2)]

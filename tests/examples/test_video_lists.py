@@ -141,6 +141,16 @@ def test_paths_and_numbers(tmp_path: Path, separator: str, heading: str) -> None
     assert read_list(tmp_path / "val.txt", classes=["x", "y", "z"]).classes == ("x", "y", "z")
 
 
+def test_whole_numbers_with_a_point_are_class_numbers(tmp_path: Path) -> None:
+    # pandas writes a column of numbers with gaps so; as names they would be sorted by their letters
+    touch(tmp_path, *(f"{number}.mp4" for number in range(12)))
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label\n" + "".join(f"{number}.mp4,{number}.0\n" for number in range(12)))
+    assert read_list(listed).labels == tuple(range(12))
+    assert read_list(listed, classes=[f"motion {number}" for number in range(12)]).labels == tuple(range(12))
+    assert read_targets(listed, "multilabel").labels.argmax(1).tolist() == list(range(12))
+
+
 def test_paths_of_windows(tmp_path: Path) -> None:
     touch(tmp_path, "a b/1.mp4", "c/2.mp4", "odd\\3.mp4")
     file = tmp_path / "list.csv"

@@ -252,6 +252,12 @@ def class_key(name: str) -> str:
     return " ".join(re.sub(r'[\[\]"]', "", composed(name)).replace("_", " ").split()).casefold()
 
 
+def whole_numbers(labels: Sequence[str]) -> list[str]:
+    """Returns labels, with `3.0` as `3` if all are such, as pandas writes whole numbers of a column with gaps."""
+    points = bool(labels) and all(re.fullmatch(r"[0-9]+\.0", label) for label in labels)
+    return [label.removesuffix(".0") if points else label for label in labels]
+
+
 # --- lists of paths --------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +331,7 @@ def _best_reading(
         for root in roots if len(pairs) == len(lines) else ():
             paths = [path_below(root, path) for path, _ in pairs]
             there = [path.name in listing(path.parent) for path in paths]
-            readings.append(_Reading(paths, [label for _, label in pairs], there))
+            readings.append(_Reading(paths, whole_numbers([label for _, label in pairs]), there))
     if not readings:
         raise ValueError(f"{file}: its lines use different separators; use one of space, comma and tab throughout")
     return max(readings, key=_Reading.rank)

@@ -478,7 +478,8 @@ def read_shards(pattern: str, tars: Sequence[Path], classes: tuple[str, ...] | N
     Args:
         pattern: Their name in logs.
         tars: The files.
-        classes: Class names in index order; None for those of the shards.
+        classes: Class names in index order; None for those of the shards, in the order that `make_shards` notes beside
+            them, else sorted.
         labels_from: The number of the first class, of labels that are numbers; 0 where there is a 0 if None.
 
     Raises:
@@ -493,7 +494,7 @@ def read_shards(pattern: str, tars: Sequence[Path], classes: tuple[str, ...] | N
     if _are_numbers(labels) and not _are_names(labels, classes):
         given = [int(label) for label in labels]
     else:
-        given, classes = _named(pattern, labels, classes, labels_from)
+        given, classes = _named(pattern, labels, classes or _noted_classes(tars, labels), labels_from)
         labels_from = None
     numbers, classes = _classes(pattern, np.array(given, np.int64), classes, labels_from)
     told = f"{pattern}, {len(tars)} shards: {len(files)} videos of {len(np.unique(numbers))} of {len(classes)} classes"
@@ -527,6 +528,19 @@ def _named(
     if unknown := sorted({label for label in labels if class_key(label) not in index}):
         raise ValueError(f"{pattern}: has the labels {', '.join(unknown[:5])}, which are no names of classes")
     return [index[class_key(label)] for label in labels], classes
+
+
+def _noted_classes(tars: Sequence[Path], labels: Sequence[str]) -> tuple[str, ...] | None:
+    """Returns the class names that `make_shards` notes in `PART.json` beside shards; None if it holds not all labels.
+
+    Their order is that of the list which the shards were made of: sorted, `class 10` would come before `class 2`.
+    """
+    notes = {tar.with_name(re.sub(r"-[0-9]+\.tar$", ".json", tar.name)) for tar in tars}
+    try:
+        found = {tuple(map(str, json.loads(file.read_text(encoding="utf-8"))["classes"])) for file in notes}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return next((names for names in found if len(found) == 1 and _are_names(labels, names)), None)
 
 
 def _expanded(pattern: str) -> list[Path]:

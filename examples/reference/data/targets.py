@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from reference.data.finding import composed, path_below
-from reference.data.layouts import class_key, is_label_word, is_path_word, roots_beside, short
+from reference.data.layouts import class_key, is_label_word, is_path_word, roots_beside, short, whole_numbers
 from reference.data.lists import first_label, read_names
 from reference.data.text import csv_reader, read_lines
 from vov3d.video import VIDEO_ENDINGS
@@ -289,6 +289,7 @@ class _Numbers:
             given: Where each stands, and what it says.
             names: Of the classes; those of the labels, sorted, if None.
         """
+        given = list(zip([where for where, _ in given], whole_numbers([label for _, label in given]), strict=True))
         whole = [re.fullmatch(r"-?\d+", label) is not None for _, label in given]
         where, label = next(
             ((w, label) for w, label in given if label.startswith("-") and label[1:].isdecimal()), ("", "")
