@@ -32,6 +32,7 @@ from reference.detection.metrics import average_precision, frame_ap, mean_ap, ov
 from reference.detection.model import Detector, Settings, build_detector, load_detector
 from reference.detection.predicting import Film, save_results
 from reference.detection.training import Plan, score_boxes, train
+from reference.training.checkpoints import save_atomically
 from torch import nn
 
 import vov3d
@@ -295,11 +296,15 @@ def test_a_resumed_training_gives_equal_results(tmp_path, monkeypatch):
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     train(whole, data, plan, tmp_path / "whole", CPU)
-    with monkeypatch.context() as patch:  # killed behind the first epoch
-        patch.setattr("reference.detection.training._log", lambda path, epoch, *_: 1 // (2 - epoch))
+    with monkeypatch.context() as patch:  # killed behind the second epoch, before its checkpoint
+        patch.setattr(
+            "reference.detection.training.save_atomically",
+            lambda content, *files: save_atomically(content, *files) if content["epoch"] == 1 else 1 // 0,
+        )
         with pytest.raises(ZeroDivisionError):
             train(first, data, plan, tmp_path / "parts", CPU)
     train(second, data, plan, tmp_path / "parts", CPU)
+    assert [line[:2] for line in (tmp_path / "parts" / "epochs.csv").read_text().splitlines()] == ["ep", "1,", "2,"]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
     train(second, data, replace(plan, workers=1, max_broken=1), tmp_path / "parts", CPU)  # which change no result
     with pytest.raises(ValueError, match=r"is of a run with epochs=2 \(now 3\), lr=0.01 \(now 0.1\); give its options"):
@@ -554,6 +559,16 @@ def test_boxes_proposed_in_frames_without_annotation_count_as_wrong(tmp_path):
     found = detect._measured(Sees(), data, CPU, 0, tmp_path / "boxes.csv")[1]
     assert {(row.video, row.timestamp) for row in found} >= {(data.moments[0].video, 7.0)}
     assert held_back not in {row.video for row in found}
+
+
+def test_lines_that_stand_twice_count_once(tmp_path, capsys):
+    data = scenes_folder(tmp_path / "scenes", 1)
+    lines = (data / "val.csv").read_text()
+    (data / "val.csv").write_text(lines + lines.splitlines()[0] + "\n")
+    rows = read_annotations(data / "val.csv")
+    write_rows(tmp_path / "found.csv", [Detection(*row[:4], 0.9) for row in rows[:-1]])
+    assert detect.main(["evaluate", "--data", str(data), "--found", str(tmp_path / "found.csv")]) == 0
+    assert "frame mAP at 0.5 IoU: 1.000" in capsys.readouterr().out
 
 
 def test_some_of_the_actions_count(tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Trains a detector, resumes it after a kill, and runs it on key frames."""
 
-import csv
 import hashlib
 import math
 import random
@@ -24,6 +23,7 @@ from reference.detection.model import Detector
 from reference.training.checkpoints import load_checkpoint, not_finite, save_atomically
 from reference.training.stopping import ignore_signals
 from reference.training.workers import Places, naming
+from vov3d.files import replacing
 from vov3d.video import VideoError
 
 CHECKPOINT, FORMER, LOG = "checkpoint.pt", "checkpoint-before.pt", "epochs.csv"
@@ -229,11 +229,10 @@ def _jittered(boxes: np.ndarray, share: float, rng: np.random.Generator) -> np.n
 
 
 def _log(path: Path, epoch: int, loss: float, seconds: float) -> None:
-    new = epoch == 1 or not path.exists()
-    with path.open("w" if new else "a", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerows([("epoch", "loss", "seconds")] if new else [])
-        writer.writerow((epoch, loss, round(seconds, 1)))
+    """Adds an epoch, in place of lines that a run left which was stopped before its checkpoint."""
+    lines = path.read_text().splitlines()[:epoch] if epoch > 1 and path.exists() else ["epoch,loss,seconds"]
+    with replacing(path) as draft:
+        draft.write_text("\n".join([*lines, f"{epoch},{loss},{round(seconds, 1)}"]) + "\n")
 
 
 @torch.inference_mode()
