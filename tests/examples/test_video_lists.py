@@ -151,6 +151,15 @@ def test_whole_numbers_with_a_point_are_class_numbers(tmp_path: Path) -> None:
     assert read_targets(listed, "multilabel").labels.argmax(1).tolist() == list(range(12))
 
 
+def test_json_lines_are_refused_by_their_form(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    listed = tmp_path / "list.jsonl"
+    listed.write_text('{"video": "a.mp4", "label": "x"}\n')
+    for read in (read_list, lambda file: read_targets(file, "multilabel")):
+        with pytest.raises(ValueError, match=r"list.jsonl:1: found .*, JSON lines, .*expected a path"):
+            read(listed)
+
+
 def test_paths_of_windows(tmp_path: Path) -> None:
     touch(tmp_path, "a b/1.mp4", "c/2.mp4", "odd\\3.mp4")
     file = tmp_path / "list.csv"

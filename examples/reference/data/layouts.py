@@ -258,6 +258,16 @@ def whole_numbers(labels: Sequence[str]) -> list[str]:
     return [label.removesuffix(".0") if points else label for label in labels]
 
 
+def check_no_json(file: Path, lines: Sequence[tuple[int, str]]) -> None:
+    """Raises ValueError if all lines of a list, given with their numbers, are objects of JSON."""
+    if lines and all(line.startswith("{") and line.endswith("}") for _, line in lines):
+        number, line = lines[0]
+        raise ValueError(
+            f"{file}:{number}: found {short(line)!r}, JSON lines, which no layout has: expected a path and a label, "
+            "separated by space, comma or tab; write such a list of them"
+        )
+
+
 # --- lists of paths --------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +301,7 @@ class _Reading(NamedTuple):
 def _from_paths(file: Path, layout: str | None, roots: Sequence[Path]) -> tuple[list[Entry], list[str]]:
     """Returns the videos of a list of paths and labels, and notes about them."""
     lines = [(number, line.strip()) for number, line in enumerate(read_lines(file), 1) if line.strip()]
+    check_no_json(file, lines)
     separators = _OF_FRAMES if layout == "frames" else _SEPARATORS
     expected = "a path, a number of frames and a label" if layout == "frames" else "a path and a label"
     for number, line in lines[layout == "frames" :]:  # the first may be a heading

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from reference.data.finding import composed, path_below
-from reference.data.layouts import class_key, is_label_word, is_path_word, roots_beside, short, whole_numbers
+from reference.data.layouts import (
+    check_no_json,
+    class_key,
+    is_label_word,
+    is_path_word,
+    roots_beside,
+    short,
+    whole_numbers,
+)
 from reference.data.lists import first_label, read_names
 from reference.data.text import csv_reader, read_lines
 from vov3d.video import VIDEO_ENDINGS
@@ -129,6 +137,7 @@ def read_targets(
 def _lines(file: Path, roots: Sequence[Path]) -> tuple[tuple[str, ...], list[_Line]]:
     """Returns the header, if there is one, and the lines."""
     texts = [(number, text) for number, text in enumerate(read_lines(file), 1) if text.strip()]
+    check_no_json(file, [(number, text.strip()) for number, text in texts])
     tab = bool(texts) and all("\t" in text for _, text in texts)
     rows = []
     for number, text in texts:
