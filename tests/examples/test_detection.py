@@ -98,6 +98,15 @@ def test_invalid_lines_are_refused(line, message, tmp_path):
         read_annotations(file, {1: "stand", 2: "sit"})
 
 
+def test_a_heading_of_the_columns_is_left_out(tmp_path):
+    file = tmp_path / "true.csv"
+    file.write_text(f"video_id,timestamp,x1,y1,x2,y2,action_id,person_id\n{GOOD},1,0\n")
+    assert read_annotations(file) == [Annotation("a", 1.0, (0.1, 0.2, 0.5, 0.6), 1, 0)]
+    file.write_text(f"{GOOD},1,0\nvideo_id,timestamp,x1,y1,x2,y2,action_id,person_id\n")
+    with pytest.raises(ValueError, match=r"true\.csv, line 2: action_id 'action_id' is not a whole number"):
+        read_annotations(file)
+
+
 def test_invalid_scores_are_refused(tmp_path):
     file = tmp_path / "found.csv"
     for line, message in ((f"{GOOD},1,1.5", "score 1.5 is not from 0 to 1"), (f"{GOOD},1", "got 7 columns")):

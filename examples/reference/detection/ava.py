@@ -4,7 +4,7 @@
     video_id,timestamp,x1,y1,x2,y2,action_id,score         detections; proposals leave action_id empty
 
 Timestamps are seconds from the video's start; boxes go from 0 to 1. A person who does two things has two lines. A line
-of the first two columns alone is a key frame with nobody in it.
+of the first two columns alone is a key frame with nobody in it. A heading of these names is left out.
 """
 
 import csv
@@ -77,7 +77,9 @@ def read_annotations(path: Path, actions: Mapping[int, str] | None = None) -> li
         _check_length(fields, (2, 7, 8), "video_id,timestamp,x1,y1,x2,y2,action_id[,person_id]")
         action = _action(fields[6], actions)
         if action is None:
-            raise ValueError("has no action_id, which only proposals leave out")
+            raise ValueError(
+                "has no action_id, which only proposals leave out; a key frame with nobody in it is video_id,timestamp"
+            )
         person = _integer("person_id", fields[7]) if len(fields) == 8 else None
         return Annotation(*_place(fields), action, person)
 
@@ -236,9 +238,10 @@ def _numbered_rows(path: Path, row: Callable[[list[str]], _T]) -> Iterator[tuple
         raise FileNotFoundError(f"{path}: there is no such file")
     reader = csv_reader(read_lines(path))
     try:
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                yield reader.line_num, row([field.strip() for field in fields])
+        for number, line in enumerate(reader):
+            fields = [field.strip() for field in line]
+            if any(fields) and not (number == 0 and fields[:2] == ["video_id", "timestamp"]):
+                yield reader.line_num, row(fields)
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
