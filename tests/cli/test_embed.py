@@ -233,7 +233,7 @@ def listed(folder: Path) -> dict[str, bytes]:
     ("form", "options"),
     [
         (_kept.Kept, EVERY),
-        (_kept.KeptRows, ()),
+        pytest.param(_kept.KeptRows, (), marks=pytest.mark.slow),
         pytest.param(_kept.Kept, (), marks=pytest.mark.slow),
         pytest.param(_kept.KeptRows, EVERY, marks=pytest.mark.slow),
     ],
@@ -290,7 +290,7 @@ def test_a_file_that_was_deleted_before_it_was_locked_is_made_again(tmp_path: Pa
         assert part.read_text() == "{}\n"
 
 
-@pytest.mark.parametrize("windows_first", [True, False])
+@pytest.mark.parametrize("windows_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_windows_and_whole_videos_are_told_apart(capsys, clips: Path, tmp_path: Path, windows_first: bool) -> None:
     out, part, bad = tmp_path / "v.npz", tmp_path / ".v.npz.part", tmp_path / "z.mp4"
     first, second = [EVERY, ()] if windows_first else [(), EVERY]

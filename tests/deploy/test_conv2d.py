@@ -23,8 +23,11 @@ def nano(name: str, **how) -> nn.Module:
     return as_trained(vov3d.create_model(name, **{"num_classes": 5, **NANO, **how}))
 
 
-@pytest.mark.parametrize("conv", MIDDLE_CONVS)
-@pytest.mark.parametrize(("name", "output_stride"), [("vov3d_m", 16), ("x3d_m", 32)])
+@pytest.mark.parametrize(
+    ("name", "output_stride", "conv"),
+    [("x3d_m", 32, conv) for conv in MIDDLE_CONVS]
+    + [pytest.param("vov3d_m", 16, c, marks=pytest.mark.slow if c != "d2plus1d" else ()) for c in MIDDLE_CONVS],
+)
 def test_it_equals_the_model(name, output_stride, conv):
     model = nano(name, conv=conv, output_stride=output_stride)
     clip = torch.randn(2, 3, 3, 256, 240, dtype=torch.float64)  # maps larger than the windows of 7 and 14

@@ -50,6 +50,7 @@ def stubs(monkeypatch):
     return names
 
 
+@pytest.mark.slow
 def test_networks_cost_the_same_to_5_percent():
     for figure in ("params", "macs"):
         for frames in (8, 16):

@@ -135,7 +135,11 @@ def test_files_written_for_a_video_of_known_shots(tmp_path: Path, capsys):
         (["--min-length", "-1"], "--min-length is -1.0"),
         (["--srt", "nowhere/a.srt"], "nowhere/a.srt: there is no folder"),
         (["--picture", "a.txt"], "a picture's name must end in .png"),
-        (["--every", "0.01", "--seconds", "1"], "every 0.01 s is less than one frame of this video"),
+        pytest.param(
+            ["--every", "0.01", "--seconds", "1"],
+            "every 0.01 s is less than one frame of this video",
+            marks=pytest.mark.slow,
+        ),
         (["--fps", "25", "--seconds", "1"], "fps is for frames in an array or a folder; a file has its own rate"),
         (["--streaming", "--every", "1"], "--every 1 would have no effect: a stream has the window and the rate"),
         (["--streaming", "--seconds", "1"], "--seconds 1 would have no effect"),
@@ -179,7 +183,10 @@ def test_what_is_read_is_not_overwritten(tmp_path: Path, capsys, monkeypatch, op
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("options", [["--seconds", "1"], ["--model", "vov3d_n.shapes_stream", "--streaming"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--seconds", "1"], pytest.param(["--model", "vov3d_n.shapes_stream", "--streaming"], marks=pytest.mark.slow)],
+)
 def test_frames_of_a_folder_are_as_far_apart_as_said(tmp_path: Path, options):
     (tmp_path / "frames").mkdir()
     for number in range(24):
@@ -214,6 +221,7 @@ def test_scenes_are_several_clips_of_one_motion(tmp_path: Path):
     assert all(0 <= share <= 100 for share in report["shares"].values())
 
 
+@pytest.mark.slow
 def test_a_stream_says_which_rate_it_takes_for_clips_of_unknown_length(tmp_path: Path, capsys):
     write_video(tmp_path / "a.mp4", num_frames=60)
     model = vov3d.create_model("vov3d_n", num_classes=2, causal=True)
@@ -223,7 +231,7 @@ def test_a_stream_says_which_rate_it_takes_for_clips_of_unknown_length(tmp_path:
         assert ("2 frames/s, as for clips of 4 seconds" in capsys.readouterr().err) is said
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_stream_takes_every_frame_once(tmp_path, causal):
     video, folder = tmp_path / "motions.mp4", tmp_path / "model"
     truth = localized_shapes.write_motions(video, 2, seed=5)

@@ -433,7 +433,7 @@ def task_clips(folder: Path, task: str, number: int, seed: int = 0) -> Path:
     ("task", "name", "least"),
     [
         ("multilabel", "map", 90),
-        ("multihead", "all_top1", 60),
+        pytest.param("multihead", "all_top1", 60, marks=pytest.mark.slow),
         pytest.param("regression", "r2", 0.5, marks=pytest.mark.slow),
     ],
 )

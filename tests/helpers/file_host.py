@@ -56,7 +56,7 @@ class FileHost(ThreadingHTTPServer):
         self.content = content
         self.requests: list[str] = []
         self.answer: Answer = lambda handler, n: handler.send_file()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:

@@ -304,7 +304,7 @@ def test_a_recording_at_an_address_is_read_once(tmp_path):
 
     write_clip(tmp_path / "left.mkv", make_clip(0, np.random.default_rng(3), 24), fps=10)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         with LiveSource(f"http://127.0.0.1:{server.server_port}/left.mkv", fps=5) as source:
             frames = iter(source)
             assert [round(next(frames).seconds, 3) for _ in range(12)] == [round(i / 5, 3) for i in range(12)]
@@ -408,7 +408,14 @@ def test_the_rate_of_clips_of_unknown_length_is_said_to_be_assumed(tmp_path, cap
         assert ("2 frames/s, as for clips of 4 seconds: if the model learned from others, give --fps" in err) is said
 
 
-@pytest.mark.parametrize(("name", "fps"), [("vov3d_m.ssv2_f16", 4), ("vov3d_n.shapes_f8", 5), ("x3d_m.k400_f16", 6)])
+@pytest.mark.parametrize(
+    ("name", "fps"),
+    [
+        ("vov3d_n.shapes_f8", 5),
+        pytest.param("vov3d_m.ssv2_f16", 4, marks=pytest.mark.slow),
+        pytest.param("x3d_m.k400_f16", 6, marks=pytest.mark.slow),
+    ],
+)
 def test_the_rate_of_published_clips_is_known(name, fps):
     classifier = vov3d.StreamClassifier(vov3d.create_model(name))
     assert (classifier.fps, classifier.assumed_seconds) == (fps, None)
@@ -575,8 +582,8 @@ def test_twenty_thousand_frames_leave_nothing_behind(tmp_path):
     [
         (["--threshold", "2"], "scores are from 0 to 1"),
         (["-o", "labels.txt"], "must end in .mp4"),
-        (["--size", "4"], "--size is '4'"),
-        (["--fps", "0"], "fps 0.0 must be positive"),
+        pytest.param(["--size", "4"], "--size is '4'", marks=pytest.mark.slow),
+        pytest.param(["--fps", "0"], "fps 0.0 must be positive", marks=pytest.mark.slow),
         (["--serve", "70000"], "--serve is 70000: give a port"),
     ],
 )

@@ -48,7 +48,7 @@ def test_published_outputs(name: str, index: int, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in ("vov3d_m_k400", "x3d_m_k400") else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED]
+    "name", [n if n == "vov3d_m_k400" else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED]
 )
 def test_float64_agrees(name: str, tmp_path):
     case = load_reference(name)["cases"][0]

@@ -44,7 +44,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @contextmanager
 def served(folder):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/try.html"
         server.shutdown()
 

@@ -27,8 +27,7 @@ from vov3d.surgery.tracing import with_own_state
 
 ORDERS = ("d2plus1d", "d1plus2d")
 
-_LOST = {"weight", "bias", "_conv_forward"}
-"""What a pair of convolutions does not have."""
+_LOST = {"weight", "bias", "_conv_forward"}  # a pair of convolutions has none of these
 
 Filter = str | Callable[[str, nn.Conv3d], bool]
 
