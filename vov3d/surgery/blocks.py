@@ -110,13 +110,12 @@ def _made(name: str, make: Callable[[nn.Module], nn.Module], old: nn.Module) -> 
 
 def _wanted(model: nn.Module, names: list[str], clip_shape: Any) -> tuple[dict[str, Any], bool]:
     """Returns the outputs of the old blocks, and whether the model's code needs values to compute them."""
-    try:
-        return _shapes(model, names, clip_shape, False), False
-    except Exception:
+    for values in (False, True):
         try:
-            return _shapes(model, names, clip_shape, True), True
-        except Exception as e:
-            raise ValueError(f"the model does not run on clip_shape={clip_shape}: {e or type(e).__name__}") from e
+            return _shapes(model, names, clip_shape, values), values
+        except Exception as e:  # of any code: on meta perhaps since there are no values, which the second pass has
+            error = e
+    raise ValueError(f"the model does not run on clip_shape={clip_shape}: {error or type(error).__name__}") from error
 
 
 def _shape(value: Any) -> Any:
