@@ -56,6 +56,8 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Gives each process a part of the suite in a row, so that few fixtures of a file are made in several."""
+    if config.getoption("dist") != "load":  # the default of `-n`; whoever asks for another gets it
+        return None
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
