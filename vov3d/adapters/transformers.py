@@ -58,7 +58,7 @@ from vov3d.models.network import init_weights
 from vov3d.models.saved import own_arguments, without_places
 from vov3d.video import VideoReader, eval_transform, plan_clips
 from vov3d.video.sources import is_file, is_frames
-from vov3d.weights.config import resolve_cfg
+from vov3d.weights.config import forget_classifier, resolve_cfg
 from vov3d.weights.state_dict import digest, some
 from vov3d.weights.tasks import Task, make_task, set_task, task_of
 
@@ -69,6 +69,7 @@ _CLIP_FIELDS = (
     *("input_size", "test_input_size", "interpolation", "crop_pct", "mean", "std", "pool_size"),
     *("num_frames", "frame_stride", "sampling", "first_conv", "classifier"),
 )
+_TASK = ("task", "heads")  # of a new classifier too: problem_type says which it has
 # Keys of timm's `config.json` that repeat others or describe the file.
 _REPEATED = ("num_features", "source")
 
@@ -126,8 +127,8 @@ class VoV3DConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(names))
             self.label2id = label_maps(names)["label2id"]
         elif self.id2label is not None and wanted not in (None, len(self.id2label)):
-            self.id2label = self.label2id = None  # names of another classifier, as is the length of its videos
-            self.pretrained_cfg.pop("clip_seconds", None)
+            self.id2label = self.label2id = None  # names of another classifier
+            forget_classifier(self.pretrained_cfg, keep=_TASK)
         if self.id2label is None and classes:
             kwargs.setdefault("num_labels", classes)
         super().__post_init__(**{k: v for k, v in kwargs.items() if k not in (*_REPEATED, "auto_map")})
@@ -308,9 +309,9 @@ class VoV3DPreTrainedModel(PreTrainedModel):
         if not info["missing_keys"] and not any(p.is_meta for p in network.parameters()):
             # The configuration describes these weights until they are trained.
             network.weights_digest = digest(network)
-            for key in ("clip_seconds", "temperature", "label_set") if info["mismatched_keys"] else ():
-                network.pretrained_cfg.pop(key, None)  # of the former classifier
-                cfg.pop(key, None)
+            if info["mismatched_keys"]:
+                forget_classifier(network.pretrained_cfg, keep=_TASK)
+                forget_classifier(cfg, keep=_TASK)
             if cfg.get("temperature"):
                 network.pretrained_cfg["temperature"] = cfg["temperature"]
         return (model, info) if wanted else model

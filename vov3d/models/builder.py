@@ -20,7 +20,7 @@ from vov3d.models.identify import identify
 from vov3d.models.network import VideoNetwork
 from vov3d.models.saved import SOURCES, check_params, check_saved, own_arguments, plain, without_places
 from vov3d.surgery.recipe import Recipe, follow_recipe
-from vov3d.weights.config import resolve_cfg, unnamed_protocol
+from vov3d.weights.config import forget_classifier, resolve_cfg, unnamed_protocol
 from vov3d.weights.sources import fetch
 from vov3d.weights.state_dict import CLASSIFIER, STEM, StateDict, WeightsError, differences, digest, load_weights, some
 from vov3d.weights.tasks import task_of
@@ -126,14 +126,14 @@ def build_video_model(
     model.weights_digest = digest(model) if described else None
     if not described:
         model.pretrained_cfg.pop("temperature", None)
+    classes = getattr(model, "num_classes", cfg.num_classes)
+    if classes not in (0, cfg.num_classes):
+        forget_classifier(model.pretrained_cfg, keep=pretrained_cfg_overlay)
     _fit_task(model, pretrained_cfg_overlay)
     _check_names(model, pretrained_cfg_overlay.get("label_names"))
-    classes = getattr(model, "num_classes", cfg.num_classes)
-    if classes not in (0, cfg.num_classes) and "clip_seconds" not in pretrained_cfg_overlay:
-        model.pretrained_cfg.pop("clip_seconds", None)  # it describes the videos of another classifier
     if adopt_classes and classes != cfg.num_classes:
         # The default tag does not describe this file.
-        for key in ("label_set", "label_names", "top1", "top5"):
+        for key in ("top1", "top5"):
             model.pretrained_cfg.pop(key, None)
         model.pretrained_cfg |= unnamed_protocol(model.num_classes)
     if isinstance(model, VideoNetwork):
@@ -217,8 +217,6 @@ def _fit_task(model: Any, overlay: Mapping[str, Any]) -> None:
     if outputs is None:  # feature maps
         return
     if overlay.get("task") not in (None, "single"):
-        if cfg.get("num_classes") != outputs:
-            cfg.pop("temperature", None)
         cfg["num_classes"] = outputs
     elif cfg.get("task") == "single" or cfg.get("num_classes") != outputs:
         cfg.pop("task", None)

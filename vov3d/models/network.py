@@ -16,6 +16,7 @@ from vov3d.layers.conv import as_given, channels_last, keeps_layout, refuse_scri
 from vov3d.layers.head import classes_of
 from vov3d.layers.norm_act import LayerType
 from vov3d.models.summary import Summary, summarize
+from vov3d.weights.config import forget_classifier
 from vov3d.weights.state_dict import StateDict, rename
 from vov3d.weights.tasks import task_of
 
@@ -465,8 +466,7 @@ class VideoNetwork(nn.Module):
         """
         self._own_head("reset_classifier").reset(num_classes, global_pool)
         if num_classes:
-            for key in ("clip_seconds", "temperature", "task", "heads"):  # of the former classifier
-                getattr(self, "pretrained_cfg", {}).pop(key, None)
+            forget_classifier(getattr(self, "pretrained_cfg", {}))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes blocks in the backward pass instead of keeping their activations."""

@@ -7,7 +7,7 @@ sizes; so the video fields are separate, and dictionaries are converted here bef
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -34,6 +34,8 @@ _SOURCES: dict[str, dict[str, Any]] = {
         paper_ids="arXiv:2004.04730",
     ),
 }
+
+_OF_CLASSIFIER = frozenset(("label_set", "label_names", "task", "heads", "temperature", "clip_seconds"))
 
 _SEGMENTS: dict[str, Any] = dict(num_classes=174, sampling="segment", frame_stride=None, views=(2, 3), clip_seconds=4.0)
 _PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -156,6 +158,17 @@ def unnamed_protocol(num_classes: int) -> dict[str, Any]:
     """Returns fields for weights without a tag; 174 classes mean Something-Something, sampled by segments."""
     segments = dict(sampling="segment", frame_stride=None, views=(2, 3)) if num_classes == 174 else {}
     return {"num_classes": num_classes, **segments}
+
+
+def forget_classifier(cfg: MutableMapping[str, Any], keep: Collection[str] = ()) -> None:
+    """Removes from a configuration what describes a classifier that is gone.
+
+    Args:
+        cfg: A model's `pretrained_cfg`.
+        keep: Fields that hold for the new classifier.
+    """
+    for key in _OF_CLASSIFIER.difference(keep):
+        cfg.pop(key, None)
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
