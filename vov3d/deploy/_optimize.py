@@ -292,7 +292,7 @@ def _join(outputs: Sequence[Any]) -> Any:
 def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
     """Rewrites a folded copy: blocks, then convolutions, then fuses inside the blocks."""
     _replace(model, _fast_block)
-    for owner, first, second in list(pairs(model)):
+    for owner, first, second in list(pairs(model)) if any(map(_is_plain, model.modules())) else ():
         conv: Any = owner.get_submodule(first)
         act = owner.get_submodule(second)
         if is_exactly(act, *ACTIVATIONS) and _is_plain(conv):

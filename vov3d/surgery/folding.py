@@ -7,7 +7,7 @@ other code does more with than to call them are left out. Everything else is lef
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -90,20 +90,20 @@ def _counts(graph: torch.fx.Graph) -> Counter[str]:
 
 
 def _pairs(owner: nn.Module, graph: torch.fx.Graph) -> Iterator[tuple[str, str]]:
-    calls = _counts(graph)
+    calls, layers = _counts(graph), dict(owner.named_modules(remove_duplicate=False))
     for node in graph.nodes:
         if node.op != "call_module" or calls[str(node.target)] != 1 or len(node.args) != 1 or node.kwargs:
             continue
-        source = _source(owner, node.args[0])
+        source = _source(layers, node.args[0])
         if source is not None and calls[str(source.target)] == 1:
             yield str(source.target), str(node.target)
 
 
-def _source(owner: nn.Module, node: Any) -> torch.fx.Node | None:
+def _source(layers: Mapping[str, nn.Module], node: Any) -> torch.fx.Node | None:
     """Returns the call of a submodule that gives a value, if the value has a single reader."""
     while isinstance(node, torch.fx.Node) and len(node.users) == 1:
         if node.op == "call_module":
-            if not is_exactly(owner.get_submodule(str(node.target)), nn.Identity):
+            if not is_exactly(layers[str(node.target)], nn.Identity):
                 return node
         elif node.target is not as_given:  # a change of memory format, as after a factorized convolution
             return None
@@ -151,6 +151,8 @@ def fold(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: If a layer that would be folded has hooks.
     """
+    if not any(_is_norm(module) for module in model.modules()):
+        return model
     for owner, first, second in list(pairs(model)):
         layer, norm = owner.get_submodule(first), owner.get_submodule(second)
         if _foldable(layer, norm):
@@ -161,8 +163,12 @@ def fold(model: nn.Module) -> nn.Module:
     return model
 
 
+def _is_norm(module: nn.Module) -> bool:
+    return is_batch_norm(module) or is_exactly(module, FrozenBatchNorm)
+
+
 def _foldable(layer: Any, norm: Any) -> bool:
-    if not (is_batch_norm(norm) or is_exactly(norm, FrozenBatchNorm)) or norm.running_mean is None:
+    if not _is_norm(norm) or norm.running_mean is None:
         return False
     if is_only(layer, nn.Linear):
         return norm.num_features == layer.out_features and _is_for_rows(norm)

@@ -7,7 +7,8 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -22,6 +23,7 @@ _NUMBERED = {"enumerate", "items", "named_children", "named_modules"}
 _CHILDREN = {"children", "named_children", "values", "items"}
 _NO_EFFECT = {"training", "append"}
 _PASSED_ON = (ast.List, ast.Tuple, ast.Starred, ast.IfExp, ast.BoolOp, ast.NamedExpr)  # judged as the outer expression
+_BINDING = (ast.Assign, ast.NamedExpr, ast.AnnAssign, ast.For, ast.comprehension)
 _HARMLESS = (ast.Compare, ast.If, ast.While, ast.UnaryOp, ast.Expr, ast.Assign, ast.AnnAssign, ast.Assert)
 
 
@@ -49,28 +51,22 @@ class Reach:
                 self._read_function(module, function)
 
     def _read_function(self, module: nn.Module, function: Any) -> None:
-        try:
-            tree: Any = parse(textwrap.dedent(inspect.getsource(function)))
-            arguments = tree.body[0].args
-        except (OSError, TypeError, SyntaxError, AttributeError):
-            self._escape([module])  # its code is unknown
+        code = _code(function)
+        if code is None:
+            self._escape([module])
             return
-        nodes = list(ast.walk(tree))
-        self._mentioned |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-        me = (arguments.posonlyargs + arguments.args)[:1]
-        if not me:
+        self._mentioned |= code.mentioned
+        if code.me is None:
             return
-        values = _Values({me[0].arg: {module}})
+        values = _Values({code.me: {module}})
         for _ in range(4):  # names of names
-            for node in nodes:
+            for node in code.binding:
                 values.bind(node)
-        for node in nodes:
-            for child in ast.iter_child_nodes(node):
-                is_read = isinstance(getattr(child, "ctx", None) or ast.Load(), ast.Load)
-                if is_read and isinstance(child, ast.expr) and (found := values.of(child)):
-                    self._judge(found - {module}, child, node)
-                    if module in found and _is_given_away(child, node):
-                        self._escape([module])
+        for child, node in code.read:
+            if found := values.of(child):
+                self._judge(found - {module}, child, node)
+                if module in found and _is_given_away(child, node):
+                    self._escape([module])
 
     def _judge(self, found: set[nn.Module], value: ast.expr, use: ast.AST) -> None:
         """Notes what becomes of an expression that gives modules."""
@@ -103,6 +99,34 @@ def attributes_read(model: nn.Module) -> dict[nn.Module, set[str]]:
     for module in model.modules():
         reach.read(module)
     return reach.attributes
+
+
+class _Code(NamedTuple):
+    """What the code of a function is made of."""
+
+    me: str | None  # its first argument
+    mentioned: set[str]  # names of attributes
+    binding: list[ast.AST]  # statements and loops that set names
+    read: list[tuple[ast.expr, ast.AST]]  # expressions whose values are read, and what uses each
+
+
+@lru_cache(maxsize=512)
+def _code(function: Any) -> _Code | None:
+    """Returns the code of a function; None if it is not known."""
+    try:
+        tree: Any = parse(textwrap.dedent(inspect.getsource(function)))
+        arguments = tree.body[0].args
+    except (OSError, TypeError, SyntaxError, AttributeError):
+        return None
+    nodes = list(ast.walk(tree))
+    me = (arguments.posonlyargs + arguments.args)[:1]
+    uses = [(child, node) for node in nodes for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+    return _Code(
+        me[0].arg if me else None,
+        {node.attr for node in nodes if isinstance(node, ast.Attribute)},
+        [node for node in nodes if isinstance(node, _BINDING)],
+        [(child, node) for child, node in uses if isinstance(getattr(child, "ctx", None) or ast.Load(), ast.Load)],
+    )
 
 
 class _Values:
