@@ -5,6 +5,7 @@ This file imports very little, so that Ctrl-C is handled from the start.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -14,16 +15,23 @@ def run() -> int:
     """Runs the command line; returns its exit code, 130 after Ctrl-C."""
     # During imports there is nothing to clean up, and some modules turn KeyboardInterrupt into other errors.
     signal.signal(signal.SIGINT, _leave)
+    gc.disable()  # a million objects of imports stay: searching them took an eighth of a short command
     _stand_in()
     from vov3d.cli import main
     from vov3d.memory import keep_freed_memory
 
     keep_freed_memory()
     try:
-        return main(begin=lambda: signal.signal(signal.SIGINT, _interrupt))
+        return main(begin=_begin)
     finally:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # `vov3d serve` has answered everything
             signal.signal(signal.SIGINT, _leave)
+
+
+def _begin() -> None:
+    gc.freeze()
+    gc.enable()
+    signal.signal(signal.SIGINT, _interrupt)
 
 
 def _stand_in() -> None:

@@ -37,6 +37,20 @@ def test_commands_without_a_model_import_nothing_slow(argv, without_heavy):
     assert done.stdout or argv == ["nothing"]
 
 
+def test_garbage_is_collected_while_a_command_runs_but_not_during_imports(without_heavy):
+    script = """
+import gc, vov3d.cli
+from vov3d.__main__ import run
+def main(begin):
+    print(gc.isenabled())
+    begin()
+    print(gc.isenabled())
+vov3d.cli.main = main
+run()
+"""
+    assert python("-c", script, PYTHONPATH=without_heavy).stdout.split() == ["False", "True"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="closes outputs by a shell")
 @pytest.mark.parametrize(("closed", "argv", "code"), [(">&-", "list", 0), ("2>&-", "list none", 1)])
 def test_closed_outputs(closed, argv, code, without_heavy):
