@@ -241,3 +241,52 @@ def test_small_maps_run_as_products(kernel, stride, padding):
         out = fast(x)
         torch.testing.assert_close(out, model(x), rtol=1e-4, atol=1e-5)
         assert out.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+class HoldsLayers(nn.Module):
+    """Calls its layers in a list of its own, by keyword as PyTorch names the argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.point = nn.Conv3d(3, 8, 3, padding=1), nn.Conv3d(8, 8, 1)
+        self.block, self.last = vov3d.TOSA(8, 8, 8, num_blocks=2), nn.Conv3d(8, 4, (1, 3, 3))
+        self.layers = [self.conv, self.point]
+        self.by_name = {"block": self.block}
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(input=x)
+        return self.last(input=self.by_name["block"](x))
+
+
+def test_layers_that_are_also_held_in_a_list_get_the_precision():
+    model, x = HoldsLayers().eval(), torch.randn(2, 3, 4, 8, 8)
+    expected = copy.deepcopy(model).double()(x.double())
+    for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+        found = vov3d.optimize_for_inference(model, dtype=dtype)(x)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), expected, rtol=bound, atol=bound)
+
+
+class Keyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv3d(8, 8, 3, padding=1, groups=8), nn.BatchNorm3d(8)
+
+    def forward(self, x):
+        return self.bn(input=self.conv(input=x)).relu()
+
+
+CHANGES = {
+    "optimized": vov3d.optimize_for_inference,
+    "factorized": lambda m: (vov3d.factorize(m, rank=3), m)[1],
+    "frozen": vov3d.freeze_batchnorm,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.filterwarnings("ignore:1 batch norms are not folded")
+def test_new_layers_take_their_input_by_the_name_of_pytorch(change):
+    model, x = Keyword().eval(), torch.randn(2, 8, 3, 8, 8)
+    expected = model(x)
+    torch.testing.assert_close(CHANGES[change](model)(x), expected, rtol=1e-4, atol=1e-5)

@@ -219,8 +219,9 @@ class Convolution(nn.Module):
 
     __prepare_scriptable__ = refuse_scripting
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolves and activates `(B, C, T, H, W)`, or `(C, T, H, W)`."""
+        x = input  # PyTorch's name, which calls by keyword use
         if not takes_other_forms(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
             # contiguous input gives contiguous output, which .view() takes
             weight = self.weight.contiguous()

@@ -68,12 +68,12 @@ class ChosenConvolution(nn.Module):
 
     __prepare_scriptable__ = refuse_scripting
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolves and activates `(B, C, T, H, W)`, or `(C, T, H, W)`."""
         settings = (self.stride, self.padding, self.dilation, self.groups)
-        if takes_other_forms(x) and (x.is_contiguous() or is_channels_last(x)):
-            return self.act(convolve(x, self.weight, self.bias, *settings))
-        return self.act(F.conv3d(x, self.weight, self.bias, *settings))
+        if takes_other_forms(input) and (input.is_contiguous() or is_channels_last(input)):
+            return self.act(convolve(input, self.weight, self.bias, *settings))
+        return self.act(F.conv3d(input, self.weight, self.bias, *settings))
 
 
 def _with_fused_middle(branch: nn.Sequential) -> nn.Sequential:

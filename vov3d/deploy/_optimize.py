@@ -36,6 +36,7 @@ from vov3d.models.family import family_of
 from vov3d.surgery.folding import fold_batchnorm, pairs
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
 from vov3d.surgery.kinds import has_own_forward, is_exactly, is_only
+from vov3d.surgery.placing import held_elsewhere
 from vov3d.surgery.tracing import with_own_state
 
 PIECE_BYTES = 2 * 4 * 16 * 224 * 224
@@ -291,7 +292,8 @@ def _join(outputs: Sequence[Any]) -> Any:
 
 def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
     """Rewrites a folded copy: blocks, then convolutions, then fuses inside the blocks."""
-    _replace(model, _fast_block)
+    held = held_elsewhere(model)  # called there too: only what is registered gets another device or precision
+    _replace(model, _fast_block, held)
     for owner, first, second in list(pairs(model)) if any(map(_is_plain, model.modules())) else ():
         conv: Any = owner.get_submodule(first)
         act = owner.get_submodule(second)
@@ -300,7 +302,7 @@ def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
             check_no_hooks(second, act)
             owner.set_submodule(first, Convolution(conv, act, onednn))
             owner.set_submodule(second, nn.Identity())
-    _replace(model, lambda module: Convolution(module, None, onednn) if _is_plain(module) else None)
+    _replace(model, lambda module: Convolution(module, None, onednn) if _is_plain(module) else None, held)
     for name, module in list(model.named_modules()):
         if type(module) in (Aggregation, Bottleneck):
             check_no_hooks(f"{name}.act", module.act)
@@ -311,11 +313,11 @@ def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
     return model
 
 
-def _replace(model: nn.Module, fast_form: Callable[[Any], nn.Module | None]) -> None:
-    """Replaces the modules inside a model that have a fast form."""
+def _replace(model: nn.Module, fast_form: Callable[[Any], nn.Module | None], held: set[nn.Module]) -> None:
+    """Replaces the modules inside a model that have a fast form, but for those that its code holds apart as well."""
     for owner_name, owner in list(model.named_modules()):
         for name, module in list(owner.named_children()):
-            fast = fast_form(module)
+            fast = None if module in held else fast_form(module)
             if fast is not None:
                 check_no_hooks(f"{owner_name}.{name}".lstrip("."), module)
                 setattr(owner, name, fast)

@@ -108,9 +108,12 @@ class FactorizedConv3d(nn.Sequential):
         whole = isinstance(conv_s.padding, str) or isinstance(conv_t.padding, str)
         self.padding = conv_s.padding if whole else (conv_t.padding[0], *conv_s.padding[1:])
 
-    @keeps_layout
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolves `(B, C, T, H, W)`."""
+        return self._in_series(input)
+
+    @keeps_layout
+    def _in_series(self, x: torch.Tensor) -> torch.Tensor:
         for layer in self:
             x = layer(x)
         return x

@@ -106,9 +106,9 @@ class FrozenBatchNorm(_NormBase):
         """Has no effect."""
         return super().train(False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalises `(B, C, ...)`."""
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
 class FrozenBatchNormAct(FrozenBatchNorm):
