@@ -6,9 +6,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import vov3d
+from vov3d.deploy._conv2d import conv2d_graph_of
+from vov3d.deploy.graphs import graph_of
+from vov3d.surgery.folding import fold
 
 VIDEO = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
 
@@ -102,6 +106,37 @@ def test_a_classifier_of_unknown_size_needs_the_number_of_classes():
     model.num_classes = 9
     assert vov3d.VideoClassifier(model).class_names[8] == "class 8"
     assert vov3d.VideoClassifier(vov3d.optimize_for_inference(model.eval())).class_names[8] == "class 8"
+
+
+class Angles(nn.Linear):
+    """A classifier by the angles between features and classes, of rows."""
+
+    def forward(self, x):
+        return 10 * F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
+
+
+ON_ROWS = {
+    "angles": lambda: Angles(256, 9, bias=False),
+    "norm": lambda: nn.Sequential(nn.BatchNorm1d(256), nn.Linear(256, 9)),
+    "softmax of rows": lambda: nn.Sequential(nn.Linear(256, 9), nn.LogSoftmax(1)),
+}
+
+
+@pytest.mark.parametrize("kind", ON_ROWS)
+@pytest.mark.filterwarnings("ignore:1 batch norms are not folded")
+def test_every_call_gives_the_classifier_rows(kind):
+    model = vov3d.create_model("vov3d_n", causal=True, num_blocks=1).eval()
+    model.head.fc = ON_ROWS[kind]().eval()
+    x = torch.randn(2, model.num_features, 3, 2, 2)  # of the last map
+    logits = model.forward_head(x)
+    torch.testing.assert_close(model.head.forward_frames(x)[:, -1], logits)
+    torch.testing.assert_close(model.head.forward_dense(x, (2, 2)), logits.softmax(1))
+    parts = [model.forward_head(x[..., h : h + 1, w : w + 1]).softmax(1) for h in range(2) for w in range(2)]
+    torch.testing.assert_close(model.head.forward_dense(x, (1, 1)), sum(parts) / 4)
+    for graph in graph_of(fold(model)), conv2d_graph_of(model, (3, 64, 64)):
+        clip = torch.randn(2, 3, 3, 64, 64)
+        for found, expected in zip(graph.eval()(clip), (model(clip), model.forward_dense(clip)), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_number_of_classes_without_effect_is_refused():

@@ -19,6 +19,7 @@ from vov3d.deploy._fused import Aggregation
 from vov3d.deploy._streaming import check_mergeable, check_taken_over, parts_of
 from vov3d.layers import ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
+from vov3d.layers.head import on_rows
 from vov3d.models.family import family_of
 from vov3d.models.network import VideoNetwork
 from vov3d.surgery import fold_batchnorm
@@ -277,7 +278,7 @@ class _Head(nn.Module):
 
     def _classify(self, x: torch.Tensor) -> torch.Tensor:
         """Computes logits at each position of `(B, C, H, W)`."""
-        return self.fc(self.act2(self.hidden(x)).movedim(1, -1)).movedim(-1, 1)
+        return on_rows(self.fc, self.act2(self.hidden(x)).movedim(1, -1)).movedim(-1, 1)
 
 
 # --- the graph -------------------------------------------------------------------------------------------------------

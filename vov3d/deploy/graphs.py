@@ -7,6 +7,7 @@ from timm.models import FeatureDictNet
 from torch import nn
 
 from vov3d.layers import ClassifierHead3d
+from vov3d.layers.head import on_rows
 from vov3d.models.network import VideoNetwork
 from vov3d.weights.tasks import task_of
 
@@ -62,7 +63,7 @@ class ClassifierGraph(nn.Module):
     def _classify(self, x: torch.Tensor) -> torch.Tensor:
         """Computes logits `(B, num_classes, T, H, W)` from pooled features `(B, C, T, H, W)`."""
         head = self.model.head
-        return head.fc(head.act2(head.hidden(x)).movedim(1, -1)).movedim(-1, 1)
+        return on_rows(head.fc, head.act2(head.hidden(x)).movedim(1, -1)).movedim(-1, 1)
 
 
 def _windows(length: int, window: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

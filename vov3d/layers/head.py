@@ -46,6 +46,11 @@ def softmax(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     return (logits / temperature).softmax(1)
 
 
+def on_rows(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Applies a classifier to features `(..., C)` as rows `(N, C)`, as it gets pooled ones: it may need that form."""
+    return classifier(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
 def classes_of(classifier: nn.Module) -> int | None:
     """Returns the number of classes of a classifier or a whole head.
 
@@ -161,7 +166,7 @@ class ClassifierHead3d(nn.Module):
         return self.drop(self.act2(self.hidden(x)))
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        return rearrange(self.fc(rearrange(x, "b c t h w -> b t h w c")), "b t h w k -> b k t h w")
+        return on_rows(self.fc, x.movedim(1, -1)).movedim(-1, 1)
 
     __prepare_scriptable__ = refuse_scripting
 
@@ -202,7 +207,7 @@ class ClassifierHead3d(nn.Module):
         if self.global_pool.pool_type != "avg":
             raise ValueError(f"forward_frames pools by the average, but global_pool is {self.global_pool.pool_type!r}")
         x = self._hidden(running_mean(self.act1(self.bn(self.conv(x)))))
-        return self.fc(x.flatten(2).transpose(1, 2))
+        return on_rows(self.fc, x.flatten(2).transpose(1, 2))
 
     @keeps_layout
     def forward_dense(
