@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from helpers.trained_like import without_zeros
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError
 from vov3d.deploy import export as package_export
 from vov3d.deploy._compare import compare
 from vov3d.deploy._metadata import Metadata
-from vov3d.deploy.formats import BOUNDS, base
+from vov3d.deploy.formats import BOUNDS, base, torch_export
 from vov3d.deploy.formats._archive import checked_archive
 from vov3d.deploy.graphs import graph_of
 from vov3d.layers import MIDDLE_CONVS
@@ -174,6 +175,32 @@ def test_files_are_complete_and_no_larger_than_their_weights(files, model):
     assert torch.export.load(files[".pt2"]).example_inputs is None
     for path in folder.iterdir():
         assert os.fsencode(Path(vov3d.__file__).parent) not in path.read_bytes(), f"{path.name} tells where it was made"
+
+
+class Cosine(nn.Linear):
+    """A classifier by the angle between features and classes."""
+
+    def forward(self, x):
+        return F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+@pytest.mark.slow  # an export
+def test_a_file_of_torch_export_takes_every_activation_and_usual_classifiers(tmp_path):
+    model = tiny("x3d_xs", depths=(1,), act_layer="hard_swish", mid_act_layer="mish").eval()
+    model.head.fc = Cosine(40, 5, bias=False)
+    found = vov3d.load_exported(vov3d.export(model, tmp_path / "a.pt2", frames=2, size=24))
+    clip = torch.randn(1, 3, 2, 17, 24)
+    close(found(clip), model(clip))
+
+
+class Sorts(nn.Module):
+    def forward(self, clip):
+        return (clip.mean((2, 3, 4)).sort()[0],)
+
+
+def test_an_operator_that_would_be_refused_is_named_before_the_file_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.pt2: the network runs aten\.sort\.default, .* write \.onnx or \.xml"):
+        torch_export.write(base.Job(Sorts(), {}, 3, (1, 4, 4), "fp32", None), tmp_path / "a.pt2")
 
 
 def test_features_come_back_as_a_list(tmp_path):

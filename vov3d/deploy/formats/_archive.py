@@ -65,10 +65,11 @@ _SIZES = re.compile(
 _OPERATORS = re.compile(
     "__and__|__or__|_assert_scalar|_assert_tensor_metadata|_to_copy|adaptive_(avg|max)_pool[123]d|addmm|alpha_dropout"
     "|amax|amin|arange|(avg|max)_pool[123]d|batch_norm|bmm|cat|chunk|clone|constant_pad_nd|contiguous|conv[123]d"
-    "|convolution|cumsum|detach|dropout_?|expand|expand_as|feature_dropout|flatten|full|full_like|glu|group_norm|instance_norm"
-    "|layer_norm|linear|log_softmax|mT|matmul|max|mean|min|mm|movedim|narrow|ones|ones_like|pad|permute|prelu|prod"
-    "|reshape|rms_norm|rrelu|select|slice|softmax|split|split_with_sizes|squeeze|stack|std|sum|sym_numel|sym_size|t|to"
-    "|transpose|unbind|unflatten|unsqueeze|var|view|view_as|zeros|zeros_like"
+    "|convolution|cosine_similarity|cumsum|detach|dropout_?|einsum|expand|expand_as|feature_dropout|flatten|flip|full|full_like"
+    "|glu|group_norm|hardswish_?|instance_norm|layer_norm|linalg_vector_norm|linear|log_sigmoid|log_softmax|logsumexp|mT"
+    "|matmul|max|mean|min|mm|movedim|narrow|ones|ones_like|pad|permute|prelu|prod|repeat|reshape|rms_norm|rrelu|select"
+    "|slice|softmax|split|split_with_sizes|squeeze|stack|std|sum|sym_numel|sym_size|t|to|transpose|unbind|unflatten|unsqueeze"
+    "|var|view|view_as|zeros|zeros_like"
 )
 
 
@@ -195,6 +196,12 @@ def _check_structure(spec: dict[str, Any]) -> None:
         raise _ForeignError(f"its graph takes or gives a {str(spec['type'])[:100]!a}")
     for child in spec["children_spec"]:
         _check_structure(child)
+
+
+def unknown_operator(program: torch.export.ExportedProgram) -> str | None:
+    """Returns the name of an operator that would be refused when the program is loaded, None if there is none."""
+    called = (node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OperatorBase))
+    return next((str(operator) for operator in called if not _is_known(f"torch.ops.{operator}")), None)
 
 
 def _is_known(target: Any) -> bool:

@@ -7,7 +7,7 @@ from threading import Lock
 
 import torch
 
-from vov3d.deploy.formats._archive import METADATA, checked_archive
+from vov3d.deploy.formats._archive import METADATA, checked_archive, unknown_operator
 from vov3d.deploy.formats.base import Job, Run
 from vov3d.deploy.graphs import trace
 
@@ -15,8 +15,17 @@ _ONE_AT_A_TIME = Lock()  # PyTorch keeps the file that it reads in a global vari
 
 
 def write(job: Job, path: Path) -> None:
-    """Writes one file with weights and metadata."""
+    """Writes one file with weights and metadata.
+
+    Raises:
+        ValueError: If the network runs an operator that `read` refuses.
+    """
     program = trace(job.graph, job.in_chans)
+    if unknown := unknown_operator(program):
+        raise ValueError(
+            f"{path.name}: the network runs {unknown}, which is not among the operators that are loaded from a .pt2"
+            " file; write .onnx or .xml, or replace the layer"
+        )
     program._example_inputs = None  # else the example clip is saved as well
     # Tracing excludes maps of one position; the graph is right for them too, and clips are checked before.
     program.range_constraints.clear()
