@@ -162,6 +162,8 @@ def test_bfloat16_takes_float_clips():
     out = fast(x)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.double(), model(x), rtol=0.1, atol=0.1)
+    scores = fast.forward_dense(x, 1)
+    torch.testing.assert_close(scores.double(), model.forward_dense(x, 1), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -237,6 +237,6 @@ class ClassifierHead3d(nn.Module):
             raise ValueError(f"forward_dense pools by the average, but global_pool is {self.global_pool.pool_type!r}")
         x = self.act1(self.bn(self.conv(x)))
         size = (x.shape[2], min(window[0], x.shape[3]), min(window[1], x.shape[4]))
-        half = x.dtype == torch.float16 and x.device.type == "cpu"  # for which PyTorch has no such pooling
+        half = x.dtype.itemsize == 2 and x.device.type == "cpu"  # for which PyTorch has no such pooling
         x = F.avg_pool3d(x.float() if half else x, size, stride=1).to(x.dtype)
         return scores(self._logits(self._hidden(x)), temperature).mean((2, 3, 4))
