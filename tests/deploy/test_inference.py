@@ -176,6 +176,16 @@ def test_autocast_around_it_changes_nothing(dtype):
     torch.testing.assert_close(out, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_made_inside_of_autocast(dtype):
+    before = _fused.has_onednn("cpu", dtype)
+    _fused.has_onednn.cache_clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _fused.has_onednn("cpu", dtype) == before
+        fast = optimize_for_inference(small(), dtype=dtype)
+    assert fast(clip(1, 3, 2, 16, 16)).dtype == dtype
+
+
 def test_a_network_with_autocast_inside():
     class Net(nn.Module):
         def __init__(self):

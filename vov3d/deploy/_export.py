@@ -118,6 +118,7 @@ def export(
     ).path
 
 
+@torch.autocast("cpu", enabled=False)  # the caller's would become a part of the file
 def export_and_report(
     model: Any,
     path: str | os.PathLike[str],

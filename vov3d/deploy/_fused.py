@@ -76,6 +76,7 @@ def _is_framewise(act: nn.Module) -> bool:
 
 
 @cache
+@torch.autocast("cpu", enabled=False)  # the caller's would give the convolutions another precision than is asked for
 def has_onednn(device_type: str, dtype: torch.dtype) -> bool:
     """Returns whether oneDNN's fused convolution and activation, which torch.compile uses, runs here and is correct.
 
