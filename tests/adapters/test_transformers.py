@@ -463,6 +463,19 @@ def test_the_pipeline_names_what_the_classifier_names(packaged, video, caplog):
     assert not [record for record in caplog.records if "not supported" in record.message]
 
 
+@pytest.mark.parametrize("pool", ["max", "catavgmax"])
+def test_dense_logits_of_networks_that_pool_by_the_maximum(tmp_path, pool):
+    vov3d.save_pretrained(vov3d.create_model("vov3d_n", num_classes=3, global_pool=pool), tmp_path, transformers=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"]["temperature"] = 0.01
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    frames = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    wanted = vov3d.VideoClassifier(str(tmp_path)).scores(frames)
+    pixels = VoV3DVideoProcessor.from_pretrained(tmp_path)(frames, return_tensors="pt")
+    model = VoV3DForVideoClassification.from_pretrained(tmp_path, dense_logits=True)
+    torch.testing.assert_close(model(**pixels).logits[0].softmax(0), wanted)
+
+
 FRESH = """
 import sys
 from transformers import AutoModelForVideoClassification, pipeline

@@ -86,8 +86,9 @@ class VoV3DConfig(PreTrainedConfig):
         pretrained_cfg: What clips the weights want, the `pretrained_cfg` of a model, or some of its fields; the others
             are those that the architecture was published with.
         num_frames: Frames of a clip; those of `pretrained_cfg` if None.
-        dense_logits: In evaluation, logits are the logarithm of what `forward_dense` gives, so that their softmax is
-            the score that `vov3d.VideoClassifier` shows; for one label a clip.
+        dense_logits: In evaluation, the softmax of the logits is the score that `vov3d.VideoClassifier` shows: they
+            are the logarithm of what `forward_dense` gives, or of a network that pools by more than the average its
+            logits divided by the temperature; for one label a clip.
 
     `problem_type` and the task of `pretrained_cfg` agree: one that is given decides, else it follows from the task.
 
@@ -488,7 +489,9 @@ class VoV3DForVideoClassification(VoV3DPreTrainedModel):
         return self._given(ImageClassifierOutput(loss=loss, logits=logits, hidden_states=maps), return_dict)
 
     def _dense_logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Returns logits whose softmax equals the result of `forward_dense`."""
+        """Returns logits whose softmax are the scores of `VideoClassifier`."""
+        if "max" in self.model.head.global_pool.pool_type:  # no window slides over the map
+            return self.model.forward_head(features) / self.model.temperature
         window = self.model.pretrained_cfg.get("pool_size") or features.shape[3:]
         scores = self.model.head.forward_dense(features, tuple(window), self.model.temperature)
         return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
