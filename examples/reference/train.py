@@ -78,6 +78,7 @@ from torch import nn
 import vov3d
 from vov3d.cli import print_any_name
 from vov3d.video import VideoError, parse_views
+from vov3d.weights.state_dict import CLASSIFIER
 
 # Keys that change neither what is computed nor its order. Data and teacher are compared by their content.
 WITHOUT_EFFECT = (
@@ -484,7 +485,7 @@ class Trainer:
         if self.recipe.train.keep == "best" and (rank > best or not self.best):
             self.best = {name: value, "loss": row["val_loss"], "epoch": self.epoch}
             if self.accelerator.is_main_process:
-                save_atomically(model.state_dict(), self.output / "best.pt")
+                save_atomically(self._stored(model=model.state_dict()), self.output / "best.pt")
 
     def recalibrate(self, model: nn.Module) -> None:
         """Estimates the statistics of norms anew from training clips (precise BN), by all processes together."""
@@ -558,8 +559,7 @@ class Trainer:
             "data": self.digest,
             "val": self.val_digest,
             "position": [self.epoch, self.update, self.step, self.total],
-            "model": self.network.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
+            **self._stored(model=self.network.state_dict(), ema=self.ema.state_dict() if self.ema else None),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
@@ -569,6 +569,23 @@ class Trainer:
         }
         save_atomically(content, self.checkpoint, self.former_checkpoint)
         self.saved = self.step
+
+    def _stored(self, **states: dict[str, torch.Tensor] | None) -> dict[str, Any]:
+        """Returns states of the network as a file has them, from which others load it: values in their own units.
+
+        Of a regression `scaled` holds the classifiers of the run, which goes on with them to the bit.
+        """
+        if not self.scale:
+            return states
+        scaled: dict[str, dict[str, torch.Tensor]] = {}
+        stored: dict[str, Any] = dict(states)
+        for name, state in states.items():
+            if state is not None:
+                names = [key for ending in CLASSIFIER for key in state if key.endswith(ending)]
+                scaled[name] = {key: state[key] for key in names}
+                real = self.scale.real_layer(*scaled[name].values())
+                stored[name] = {**state, **dict(zip(names, real, strict=True))}
+        return {**stored, "scaled": scaled}
 
     def restore(self) -> None:
         """Goes back to where the checkpoint was written."""
@@ -586,11 +603,11 @@ class Trainer:
                 f"{self.checkpoint} is of a run with other settings: {'; '.join(problems)}. Give its own settings, or "
                 "another --output"
             )
-        self.network.load_state_dict(content["model"])
+        self.network.load_state_dict(_own(content, "model"))
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         if self.ema:
-            self.ema.load_state_dict(content["ema"])
+            self.ema.load_state_dict(_own(content, "ema"))
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         self.broken, self.best = content["broken"], content["best"]
@@ -617,7 +634,8 @@ class Trainer:
         assert self.log is not None
         self.log.close()
         if self.best:
-            self.network.load_state_dict(load_checkpoint(self.output / "best.pt"))
+            best = load_checkpoint(self.output / "best.pt")
+            self.network.load_state_dict(_own(best, "model") if "model" in best else best)  # of an earlier version
         elif self.ema:
             self.network.load_state_dict(self.ema.module.state_dict())
         write_seen(folder / VIDEOS, self.source, self.val_source)
@@ -645,6 +663,11 @@ class Trainer:
             return f"best of epoch {self.best['epoch']}, loss {self.best['loss']:.3f}, {told} undefined"
         value = f"{self.best[name]:.3f}" if name == "r2" else f"{self.best[name]:.1f}%"
         return f"best of epoch {self.best['epoch']}, {told} {value}"
+
+
+def _own(content: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """Returns a state of a file that `Trainer._stored` made, as the run had it."""
+    return {**content[name], **content.get("scaled", {}).get(name, {})}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

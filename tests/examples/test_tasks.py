@@ -522,6 +522,24 @@ def test_going_on_from_a_regression_begins_where_it_ended(tmp_path):
     torch.testing.assert_close(again.scale.real(again.network.eval()(clip)), saved(clip), rtol=1e-4, atol=1e-3)
 
 
+def test_checkpoints_of_a_regression_give_real_values_and_are_resumed_to_the_bit(tmp_path):
+    data = task_clips(tmp_path, "regression", 8)
+    keys = dict(task_name="regression", data_val=data, train_ema=0.5, train_keep="best", train_val_views="1x1")
+    run = trainer(data, tmp_path / "run", **keys)
+    run.train_epoch()
+    run.validate()
+    run.save()
+    again = trainer(data, tmp_path / "run", True, **keys)
+    for one, other in ((run.network, again.network), (run.ema, again.ema)):
+        assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    folder = run.finish()
+    wanted = vov3d.from_pretrained(folder).get_classifier().bias
+    assert wanted[0] > 80  # values lie about 100
+    for name in ("best.pt", "checkpoint.pt"):  # both give the averaged weights
+        loaded = vov3d.create_model(f"local-dir:{folder}", checkpoint_path=tmp_path / "run" / name)
+        assert torch.equal(loaded.get_classifier().bias, wanted)
+
+
 def test_an_earlier_checkpoint_goes_on():
     recipe = with_defaults({"optimizer.lr": 1.0})
     assert (recipe["optimizer.lr"], recipe["task.name"], recipe["data.balance"]) == (1.0, "single", 0.0)

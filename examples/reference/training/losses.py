@@ -60,8 +60,13 @@ class Scale:
             layer.bias.copy_((layer.bias - mean) / deviation)
             layer.weight.div_(deviation[:, None])
         else:
-            layer.weight.mul_(deviation[:, None])
-            layer.bias.copy_(layer.bias * deviation + mean)
+            weight, bias = self.real_layer(layer.weight, layer.bias)
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+
+    def real_layer(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns weight and bias of a linear layer that gives real values, of one that gives scaled ones."""
+        return weight * self.deviation.to(weight)[:, None], self.real(bias)
 
 
 def scale_of(labels: np.ndarray) -> Scale:
