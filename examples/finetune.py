@@ -132,11 +132,11 @@ def main(args: argparse.Namespace) -> None:
             bar.set_postfix(loss=f"{loss.item():.3f}")
         print(f"epoch {epoch}: {accuracy(model, measured, device):.1%} of {len(held_out)} held-out videos are right")
     vov3d.save_pretrained(model.cpu(), args.output, label_names=classes)
-    if args.folder:  # so that reference.evaluate measures on the held-out videos alone
-        with (args.output / "videos.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-            print("part,class,bytes,folder,file", file=out)
-            for part, files in ("held out", held_out), ("train", train):
-                csv.writer(out).writerows((part, classes[i], f.stat().st_size, f.parent.name, f.name) for f, i in files)
+    listed: Any = () if args.data else (("held out", held_out), ("train", train))  # no list of an earlier run stays
+    with (args.output / "videos.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+        print("part,class,bytes,folder,file", file=out)  # so that reference.evaluate measures on what was held out
+        for part, files in listed:
+            csv.writer(out).writerows((part, classes[i], f.stat().st_size, f.parent.name, f.name) for f, i in files)
     video, label = next(iter(held_out))
     best = vov3d.VideoClassifier(vov3d.from_pretrained(args.output))(video, topk=1)[0]
     print(f"the first held-out video shows {classes[label]!r}; the model says {best.label!r}, {best.score:.0%}")

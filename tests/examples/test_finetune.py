@@ -180,6 +180,8 @@ def test_a_data_set_in_the_layout_of_the_hub_is_streamed(tmp_path, monkeypatch, 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     write_folder(tmp_path / "videos" / "train", 4)
     write_folder(tmp_path / "videos" / "validation", 1)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "videos.csv").write_text("part,class,bytes,folder,file\ntrain,a,3,a,1.mp4\n")
     command = ["finetune.py", "--data", f"hf:{tmp_path / 'videos'}", "--output", str(tmp_path / "model")]
     monkeypatch.setattr("sys.argv", [*command, "--epochs", "1", "--batch", "4", "--workers", "0"])
     finetune.main(finetune.arguments())
@@ -189,6 +191,9 @@ def test_a_data_set_in_the_layout_of_the_hub_is_streamed(tmp_path, monkeypatch, 
     model = vov3d.from_pretrained(tmp_path / "model")
     assert vov3d.class_names(model) == sorted(NAMES)
     assert model.pretrained_cfg["clip_seconds"] == SECONDS
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.mp4").write_bytes(b"abc")
+    assert parts_of(tmp_path / "model", [tmp_path / "a" / "1.mp4"]) == [None]
 
 
 def test_the_rate_falls_to_the_end_of_more_batches_than_were_planned(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,8 @@ def test_the_list_recognises_moved_files_and_files_of_one_name(tmp_path):
     assert parts_of(tmp_path / "model", [decomposed.rename(composed)]) == [TRAIN]
     (tmp_path / "model/mine.onnx").touch()
     assert parts_of(tmp_path / "model/mine.onnx", [composed]) == [TRAIN]
+    write_seen(tmp_path / "model/videos.csv", replace(source_of([composed]), name="shapes:train"), None)
+    assert parts_of(tmp_path / "model", [composed]) == [None]
     (tmp_path / "videos.csv").write_text("other\n")
     assert parts_of(x1.rename(tmp_path / "1.pt"), [x1]) == [None]
     with pytest.raises(ValueError, match="expected the columns part,class"):

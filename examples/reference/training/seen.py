@@ -33,7 +33,7 @@ _Span = tuple[str, str, float, float]  # folder and part, start and end
 
 
 def write_seen(path: Path, train: Source, val: Source | None) -> None:
-    """Writes the list, whole or not at all; generated shapes need none.
+    """Writes the list, whole or not at all; generated shapes need none, and one of an earlier run is deleted.
 
     Args:
         path: The file.
@@ -41,6 +41,7 @@ def write_seen(path: Path, train: Source, val: Source | None) -> None:
         val: The held-out data, or other data for validation.
     """
     if train.name.startswith(f"{SHAPES}:"):
+        path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
