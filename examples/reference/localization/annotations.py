@@ -64,7 +64,7 @@ class Annotations:
 
 
 def read_annotations(path: str | Path, column: str = "verb_class", mend: bool = False) -> Annotations:
-    """Reads annotations; the content tells in which form they are.
+    """Reads annotations; the content tells in which form they are. A segment that is there twice counts once.
 
     Args:
         path: A JSON, CSV or text file, or a folder of text files.
@@ -91,6 +91,10 @@ def read_annotations(path: str | Path, column: str = "verb_class", mend: bool = 
             found = _lines(path, text)
     if not found.segments:
         raise ValueError(f"{path}: names no segment")
+    once = tuple(dict.fromkeys(found.segments))  # a second true one could not be found: it would lower every mAP
+    if twice := len(found.segments) - len(once):
+        told = f"{twice} segments are there twice, and count once"
+        found = replace(found, segments=once, notes=(*found.notes, told))
     return checked(found, path, mend)
 
 
