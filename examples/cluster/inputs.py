@@ -2,13 +2,14 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from glob import glob
 from typing import Any
 
 from vov3d.cli.lists import names_in
 from vov3d.extras import install
-from vov3d.video import VIDEO_ENDINGS, looks_like_video
+from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
 from vov3d.video.sources import is_address
 
 _GLOB = re.compile(r"[*?\[]")
@@ -76,12 +77,21 @@ def _some(found: list[str], argument: str) -> list[str]:
 
 
 def _in_folder(folder: str) -> list[str]:
-    """Returns the videos of a folder and its subfolders; hidden ones are left out."""
-    found = []
+    """Returns the videos of a folder and its subfolders without hidden ones; prints what else it leaves out."""
+    found: list[str] = []
+    left_out: dict[str, list[str]] = {"links to folders": [], "folders of pictures": []}
     for parent, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (os.path.join(parent, name) for name in sorted(names) if not name.startswith("."))
-        found += [path for path in paths if looks_like_video(path)]
+        places = [os.path.join(parent, name) for name in folders]
+        left_out["links to folders"] += [path for path in places if os.path.islink(path)]
+        paths = [os.path.join(parent, name) for name in sorted(names) if not name.startswith(".")]
+        videos = [path for path in paths if looks_like_video(path)]
+        if not videos and any(map(looks_like_picture, paths)):
+            left_out["folders of pictures"].append(parent)
+        found += videos
+    for (what, paths), cure in zip(left_out.items(), ("name them beside it", "name them in a list"), strict=True):
+        if paths:
+            print(f"classify: {folder}: left out {len(paths)} {what}, as {paths[0]}; {cure}", file=sys.stderr)
     return _some(found, folder)
 
 

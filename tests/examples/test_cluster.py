@@ -54,6 +54,17 @@ def test_lists_may_be_utf_16(tmp_path: Path) -> None:
     assert collect([f"@{tmp_path}/list.txt"]) == ["a.mp4", "ü/b.mp4"]
 
 
+def test_links_and_frames_in_a_folder_are_left_out_with_a_note(folder: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "other").mkdir()
+    (folder / "link").symlink_to(tmp_path / "other")
+    (folder / "frames").mkdir()
+    (folder / "frames" / "0001.jpg").touch()
+    assert len(collect([str(folder)])) == 2
+    said = capsys.readouterr().err
+    assert f"left out 1 links to folders, as {folder / 'link'}; name them beside it" in said
+    assert f"left out 1 folders of pictures, as {folder / 'frames'}; name them in a list" in said
+
+
 def test_object_stores_are_listed(folder: Path) -> None:
     import fsspec
 
