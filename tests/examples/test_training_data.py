@@ -222,6 +222,18 @@ def test_shards_that_webdataset_wrote_give_the_videos(videos, tmp_path, ending):
     assert torch.equal(of_shards.clips, of_files.clips)
 
 
+def test_an_archive_beside_class_folders_is_no_shard(videos):
+    files = sorted(videos.glob("*/*.mp4"))
+    archive, keys = videos / "videos.tar", (recipe().data, recipe().shapes, None)
+    with tarfile.open(archive, "w") as tar:
+        tar.add(files[0], "left/0.mp4")
+    source, _ = read_source(str(videos), "train", *keys)
+    assert list(source.files) == files
+    archive.unlink()
+    shard(videos / "x-0.tar", files[:2], [0, 1])
+    assert len(read_source(str(videos), "train", *keys)[0]) == 2
+
+
 def test_shards_that_lack_something_are_refused(videos, tmp_path):
     files = sorted(videos.glob("*/*.mp4"))[:2]
     with webdataset.TarWriter(str(tmp_path / "bare.tar")) as writer:

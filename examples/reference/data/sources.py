@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,16 @@ from typing import Any
 import numpy as np
 from huggingface_hub import constants
 
-from reference.data.annotations import LABEL, LABELS, PAIR
-from reference.data.layouts import SplitError, chosen_split, class_key, list_in, short, split_of
+from reference.data.annotations import LABEL, LABELS, PAIR, SPLITS, published_lists
+from reference.data.layouts import (
+    SplitError,
+    chosen_split,
+    class_key,
+    holds_class_folders,
+    list_in,
+    short,
+    split_of,
+)
 from reference.data.lists import VideoList, described, first_label, is_published, read_list, read_names
 from reference.data.targets import HEADS, Classes, check_labels, label_text, read_targets
 from reference.data.text import decoded
@@ -428,15 +437,26 @@ def _make_some(job: tuple[Path, int, int, int]) -> None:
 
 
 def holds_shards(path: str) -> bool:
-    """Returns True for the path of shards, and for a folder of shards without lists."""
+    """Returns True for the path of shards, and for a folder of shards without lists.
+
+    A tar file without labels, beside class folders or published lists, is an archive that they were unpacked from.
+    """
     if path.endswith(".tar"):
         return True
     folder = Path(path)
-    return (
-        folder.is_dir()
-        and any(True for _ in _tars(folder))
-        and not any((folder / f"{split}.csv").is_file() for split in ("train", "val", "test"))
-    )
+    tars = list(_tars(folder)) if folder.is_dir() else []
+    if not tars or any((folder / f"{split}.csv").is_file() for split in SPLITS):
+        return False
+    others = holds_class_folders(folder) or published_lists(folder, None, 1) is not None
+    return not others or _has_labels(tars[0])
+
+
+def _has_labels(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return any(info.name.lower().endswith((".cls", ".json")) for info in islice(tar, 100))
+    except tarfile.TarError:
+        return False
 
 
 def _tars(folder: Path) -> Iterator[Path]:
