@@ -49,6 +49,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield draft
         _reach_disk(draft)
         _put(draft, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # writing names no file
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
     finally:
         draft.unlink(missing_ok=True)
         os.close(lock)

@@ -222,6 +222,21 @@ def test_a_video_that_changes_while_it_is_read_is_computed_again(tmp_path: Path)
             kept.forget()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+def test_a_full_disk_is_named_and_what_was_done_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("video")
+    with _kept.Kept(tmp_path / "v.npz", {}) as kept:
+        kept.add(str(tmp_path / "a.mp4"), torch.ones(3))
+    full = Path("/dev/full").open("wb")  # noqa: SIM115
+    with _kept.Kept(tmp_path / "v.npz", {}) as kept:
+        kept._file.close()
+        kept._file = full
+        with pytest.raises(OSError, match=r"No space left.*: '.*\.v\.npz\.part'"):
+            kept.add("b.mp4", torch.ones(3))
+    with _kept.Kept(tmp_path / "v.npz", {}) as kept:
+        assert list(kept.vectors) == [str(tmp_path / "a.mp4")]
+
+
 # --- two calls with one output ---------------------------------------------------------------------------------------
 
 

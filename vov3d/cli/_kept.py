@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,7 +57,7 @@ class Kept:
     def __exit__(self, *_: object) -> None:
         if not self._has_lines:
             self.forget()
-        self._file.close()
+        _close(self._file)
 
     def __len__(self) -> int:
         """Videos that are done."""
@@ -105,8 +106,9 @@ class Kept:
         return self._states.pop(video, None) or _state(video)
 
     def _put(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
+        with _naming(self._path):
+            self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.flush()
 
     def _read(self) -> int:
         """Reads the stored vectors; returns the length of the file up to the last complete line."""
@@ -196,7 +198,7 @@ class KeptRows(Kept):
         super().__init__(output, about)
 
     def __exit__(self, *_: object) -> None:
-        self._rows_file.close()
+        _close(self._rows_file)
         super().__exit__()
 
     def __len__(self) -> int:
@@ -213,11 +215,13 @@ class KeptRows(Kept):
         self._rows_file.seek(4 * self.dimension * first)
         for window in windows:
             self.dimension = self.dimension or len(window.values)
-            self._rows_file.write(window.values.contiguous().numpy().tobytes())
+            with _naming(self._rows_path):
+                self._rows_file.write(window.values.contiguous().numpy().tobytes())
             times.append(window.time)
             shots.append(window.shot)
             duration = window.duration
-        self._rows_file.flush()
+        with _naming(self._rows_path):
+            self._rows_file.flush()
         entry: dict[str, Any] = {"video": video, "state": state, "first": first, "dimension": self.dimension}
         entry |= {"times": times, "shots": shots, "duration": duration}
         self._reserve(entry)
@@ -260,6 +264,21 @@ class KeptRows(Kept):
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         self.rows[entry["video"]] = Rows(entry["first"], entry["times"], entry["shots"], entry["duration"])
+
+
+def _close(file: BinaryIO) -> None:
+    """Closes a file; what is still to be written has raised already, where it was written."""
+    with suppress(OSError):
+        file.close()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Names the file in an error of writing, which alone names none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; the same command continues", str(path)) from error
 
 
 def _open_locked(path: Path, output: Path) -> BinaryIO:
