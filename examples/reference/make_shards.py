@@ -270,6 +270,8 @@ def _begin(file: Path, shards: Sequence[Shard], videos: VideoList) -> None:
         if found != about["plan"]:
             raise ValueError(f"{file}: tells of shards of other videos or settings; name another folder")
         return
+    if there := sorted(file.parent.glob(f"{file.stem}-*.tar")):
+        raise ValueError(f"{there[0]}: is there without {file.name}, which says of what; name another folder")
     with replacing(file) as draft:
         draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 

@@ -201,6 +201,9 @@ def test_broken_videos_are_tried_again(tmp_path: Path) -> None:
     scores.close()
     with pytest.raises(ValueError, match=r"holds scores of another run \(views was 1x1, is 2x3\)"):
         begin(tmp_path, {"views": "2x3"})
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"holds scores without run.json, which says of what; remove the folder"):
+        begin(tmp_path, {"views": "2x3"})
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

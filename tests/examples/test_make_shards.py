@@ -159,6 +159,10 @@ def test_other_videos_or_settings_need_another_folder(data: Path, tmp_path: Path
         assert "name another folder" in capsys.readouterr().err
     (data / "run" / "more.mp4").write_bytes(b"1")
     assert make(data, out, "--shard-mb", "2") == 1
+    (out / "all.json").unlink()  # the shards that stay are of other videos
+    capsys.readouterr()
+    assert make(data, out, "--shard-mb", "2") == 1
+    assert "all-000000.tar: is there without all.json, which says of what" in capsys.readouterr().err
 
 
 def test_a_video_that_changes_meanwhile_leaves_no_shard(data: Path, tmp_path: Path) -> None:

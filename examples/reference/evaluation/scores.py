@@ -151,8 +151,10 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
         other = [key for key in {**settings, **found} if found.get(key) != settings.get(key)]
         if other:
             told = "; ".join(f"{key} was {str(found.get(key))[:40]}, is {str(settings.get(key))[:40]}" for key in other)
-            raise ValueError(f"{file.parent}: holds scores of another run ({told}); give another folder, or remove it")
+            raise ValueError(f"{folder}: holds scores of another run ({told}); give another folder, or remove this one")
         return
+    if (folder / "videos.csv").is_file():
+        raise ValueError(f"{folder}: holds scores without {file.name}, which says of what; remove the folder")
     with replacing(file) as draft:
         draft.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
 
