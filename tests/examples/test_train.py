@@ -279,11 +279,12 @@ def test_a_full_disk_leaves_the_former_checkpoint_and_says_so(tmp_path, monkeypa
 def test_resuming_with_other_settings_names_them(tmp_path, capsys):
     data, out = clips_file(tmp_path), tmp_path / "run"
     run_killed(data, out, 2, train_checkpoint_every=1)
-    words = command(data, out, "shapes_adamw", "--resume", "auto", optimizer_lr=0.5, train_checkpoint_every=5)
-    assert train.main(words) == 1
+    keys = dict(optimizer_lr=0.5, train_checkpoint_every=5, data_max_broken=0.9)
+    assert train.main(command(data, out, "shapes_adamw", "--resume", "auto", **keys)) == 1
     error = capsys.readouterr().err
     assert "optimizer.lr (was 0.004, is 0.5)" in error
     assert "checkpoint_every" not in error
+    assert "max_broken" not in error  # of a run that it ended
     assert train.main(command(clips_file(tmp_path, 22), out, "shapes_adamw", "--resume", "auto")) == 1
     assert "the training data is different" in capsys.readouterr().err
     assert train.main(command(data, out)) == 1
