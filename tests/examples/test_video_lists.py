@@ -480,6 +480,9 @@ HMDB = ["April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "Blonde_being_brushed_brush
 def test_a_label_before_its_video_is_told(tmp_path: Path, line: str) -> None:
     with pytest.raises(ValueError, match="mine.txt:1: found .*, the video behind its label: expected the path first"):
         read_list(a_list(tmp_path, [line.format(name) for name in "ab"], "mine.txt", there=False))
+    (tmp_path / "headed.csv").write_text("label,path\nwalk,a.mp4\nrun,b.mp4\n")
+    with pytest.raises(ValueError, match="headed.csv:2: found 'walk,a.mp4', the video behind its label"):
+        read_list(tmp_path / "headed.csv")
 
 
 @pytest.mark.parametrize(

@@ -361,7 +361,9 @@ def _check_columns(file: Path, lines: Sequence[tuple[int, str]], reading: _Readi
             "0 neither, and the class is in the list's own name; make a list of path and class of them, or give "
             "layout='csv' if the numbers are classes"
         )
-    if not any(reading.there) and all(label.lower().endswith(_VIDEOS) for label in reading.labels):
+    videos = [pair for pair, label in zip(lines, reading.labels, strict=True) if label.lower().endswith(_VIDEOS)]
+    if not any(reading.there) and len(videos) >= max(len(lines) - 1, 1):  # one line may be a heading
+        number, line = videos[0]
         raise ValueError(f"{file}:{number}: found {short(line)!r}, the video behind its label: expected the path first")
     cells = [re.split(r"[ ,\t]+", line) for _, line in lines]
     numbers = all(len(row) > 2 and row[-1].isdecimal() and row[-2].isdecimal() for row in cells)
