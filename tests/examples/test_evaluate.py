@@ -27,7 +27,7 @@ from reference.evaluation.metrics import (
     wilson,
 )
 from reference.evaluation.models import load_model
-from reference.evaluation.scores import Row, Scores, begin, to_parquet
+from reference.evaluation.scores import Row, Scores, begin, read_scores, to_parquet
 
 import vov3d
 from vov3d.video import VideoClassifier
@@ -204,6 +204,14 @@ def test_broken_videos_are_tried_again(tmp_path: Path) -> None:
     (tmp_path / "run.json").unlink()
     with pytest.raises(ValueError, match=r"holds scores without run.json, which says of what; remove the folder"):
         begin(tmp_path, {"views": "2x3"})
+
+
+def test_scores_are_kept_to_the_last_digit(tmp_path: Path) -> None:
+    given = np.array([1_000_000.5, 0.4999999, 0.49999994, 1e-9], np.float32)  # values of a regression, close scores
+    scores = Scores(tmp_path, 4, views=False)
+    scores.add(Row(0, "x", None), given)
+    scores.close()
+    assert np.array_equal(read_scores(tmp_path)[0].astype(np.float32), given)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

@@ -135,7 +135,8 @@ def to_parquet(folder: Path) -> list[Path]:
 
 
 def _texts(scores: np.ndarray) -> list[str]:
-    return [f"{score:.6g}" for score in scores]
+    """Returns the shortest texts that read as the same float32: rounded ones would tie, and be measured as such."""
+    return [str(score) for score in scores.astype(np.float32)]
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> None:
