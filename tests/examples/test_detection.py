@@ -71,6 +71,12 @@ def test_written_files_are_read_back(tmp_path_factory, true, found):
     assert [p.name for p in file.parent.iterdir()] == ["rows.csv"]
 
 
+def test_close_scores_keep_their_order_in_a_file(tmp_path):
+    scores = [float(np.float32(score)) for score in (0.9999998, 0.9999999, 1e-9)]
+    write_rows(tmp_path / "found.csv", [Detection("v", 1.0, (0.0, 0.0, 0.5, 0.5), 1, score) for score in scores])
+    assert [float(np.float32(row.score)) for row in read_detections(tmp_path / "found.csv")] == scores
+
+
 GOOD = "a,1,0.1,0.2,0.5,0.6"
 
 

@@ -139,7 +139,7 @@ def write_rows(path: Path, rows: Iterable[Annotation | Detection]) -> None:
         if row.box is not None:
             line += [f"{value:.6g}" for value in row.box]
             line.append("" if row.action is None else str(row.action))
-            last = f"{row.score:.6g}" if isinstance(row, Detection) else row.person
+            last = str(np.float32(row.score)) if isinstance(row, Detection) else row.person
             line += [] if last is None else [str(last)]
         lines.append(line)
     with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
