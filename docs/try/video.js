@@ -38,15 +38,16 @@ export class VideoFile {
     if (file.size > LARGEST) throw new Error(`${file.name} has ${Math.round(file.size / 1e6)} MB; the page takes up to ${LARGEST / 1e6} MB.`);
     const opened = new VideoFile(file);
     try {
-      await opened.prepare();
+      await opened.named(opened.prepare());
     } catch (error) {
       opened.close();
-      throw new Error(`${file.name} cannot be used: ${error.message}`);
+      throw error;
     }
     return opened;
   }
 
   constructor(file) {
+    this.name = file.name;
     this.address = URL.createObjectURL(file);
     this.video = document.createElement("video");
     Object.assign(this.video, { muted: true, playsInline: true, preload: "auto" });
@@ -57,6 +58,15 @@ export class VideoFile {
     this.video.removeAttribute("src");
     this.video.load();
     URL.revokeObjectURL(this.address);
+  }
+
+  // Waits for some work on the file; its errors get the file's name.
+  async named(work) {
+    try {
+      return await work;
+    } catch (error) {
+      throw new Error(`${this.name} cannot be used: ${error.message}`);
+    }
   }
 
   async prepare() {
@@ -92,6 +102,36 @@ export class VideoFile {
     return this.shown;
   }
 
+  // Shows the last frame. The browser may find out only on the way that a file is longer than it states: one whose
+  // first frame comes late, one in pieces, or one that does not say how long its last frame is shown.
+  async seekEnd() {
+    do {
+      this.duration = this.video.duration;
+      await this.seek(this.duration);
+    } while (this.video.duration > this.duration);
+    return this.shown;
+  }
+
+  // Shows the frame that begins nearest to a time, as in Python, of a file whose frames come at a variable rate.
+  async seekNearest(time) {
+    const near = 0.5 / TICKS;
+    const before = await this.seek(time);
+    if (time - before <= near) return;
+    let after = await this.seek(2 * time - before);
+    if (after <= time) {
+      await this.seek(time);
+      return;
+    }
+    // a pause may lie before a row of frames: the first of them is looked for
+    for (let low = time; after - low > near; ) {
+      const middle = (low + after) / 2;
+      const at = await this.seek(middle);
+      if (at > time) after = at;
+      else low = middle;
+    }
+    await this.seek(after + 1e-3); // times are rounded
+  }
+
   // Finds the number of frames and their distance, from the times of a few frames.
   async count() {
     if (!this.video.requestVideoFrameCallback) {
@@ -99,7 +139,7 @@ export class VideoFile {
       return;
     }
     this.first = await this.seek(0);
-    const last = await this.seek(Math.max(this.duration - 1e-4, 0));
+    const last = await this.seekEnd();
     let at = this.first;
     for (let ahead = 1 / 240; at <= this.first && this.first + ahead < this.duration; ahead *= 2) {
       at = await this.seek(this.first + ahead);
@@ -124,7 +164,11 @@ export class VideoFile {
   }
 
   // Returns `count` pictures, one of each equal part of the video, with their times in seconds.
-  async segments(count) {
+  segments(count) {
+    return this.named(this.read(count));
+  }
+
+  async read(count) {
     const canvas = document.createElement("canvas");
     canvas.width = this.video.videoWidth;
     canvas.height = this.video.videoHeight;
@@ -132,8 +176,8 @@ export class VideoFile {
     const pictures = [];
     const times = [];
     for (const index of segmentIndices(this.frames, count)) {
-      const time = this.first + (index + (this.variable ? 0 : 0.5)) * this.step;
-      await this.seek(Math.min(time, Math.max(this.duration - 1e-4, 0)));
+      if (this.variable) await this.seekNearest(this.first + index * this.step);
+      else await this.seek(this.first + (index + 0.5) * this.step);
       context.drawImage(this.video, 0, 0);
       pictures.push(context.getImageData(0, 0, canvas.width, canvas.height));
       times.push(index * this.step);

@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -152,6 +153,40 @@ def test_ten_clips_get_the_labels_of_python(tmp_path):
         assert send(page, tmp_path / "empty.mp4") == "empty.mp4 is empty."
         assert page.locator(".try-error").is_visible()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def write_timed(path, clip, times):
+    """Writes a clip whose frames begin at given milliseconds."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1000, options={"crf": "10"})
+        stream.width = stream.height = clip.shape[1]
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
+        for time, pixels in zip(times, clip, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = int(time), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.slow
+def test_files_of_odd_times_are_read_as_in_python(tmp_path):
+    needs_runtime()
+    classifier = vov3d.VideoClassifier("vov3d_n")
+    clip = make_clip(2, np.random.default_rng(41), 40)
+    even = np.arange(40) * 40
+    write_timed(tmp_path / "late.mp4", clip, even + 2500)  # the browser takes it to last 1.6 s at first
+    write_timed(tmp_path / "paused.mp4", clip, even + 1500 * (np.arange(40) > 20))
+    with opened() as page:
+        page.wait_for_selector("[data-label]", timeout=60_000)
+        page.click("[data-input=file]")
+        for name in ("late.mp4", "paused.mp4"):
+            assert send(page, tmp_path / name).startswith(f"{name}: ")
+            best = classifier(tmp_path / name)[0]
+            assert page.get_attribute("#vov3d-try", "data-label") == best.label
+            score = float(page.locator(".try-bar b").first.inner_text().rstrip("%"))
+            assert score == pytest.approx(100 * best.score, abs=5)  # the browser does not show their last frame
 
 
 DRAWN = """async (count) => {
