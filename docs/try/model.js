@@ -6,7 +6,7 @@ const BUILT = new URL("./built/", import.meta.url);
 
 // Runtimes by name: where each is to be found, and what it needs of the browser.
 export const RUNTIMES = {
-  wasm: { title: "WebAssembly", file: "ort.wasm.min.mjs", usable: () => typeof WebAssembly === "object" },
+  wasm: { title: "WebAssembly", file: "ort.wasm.min.mjs", usable: async () => typeof WebAssembly === "object" },
   webgpu: { title: "WebGPU", file: "ort.webgpu.min.mjs", usable: async () => Boolean(await navigator.gpu?.requestAdapter()) },
 };
 

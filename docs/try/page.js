@@ -246,6 +246,7 @@ function listen() {
       select(root.querySelector('[aria-pressed="true"]').dataset.input);
     } catch (error) {
       fail(new Error(`${RUNTIMES[event.target.value].title} cannot be used: ${error.message}`));
+      event.target.value = model.runtime;
     }
   });
   root.addEventListener("dragover", (event) => event.preventDefault());
@@ -256,7 +257,8 @@ function listen() {
     select("file");
     labelFile(file);
   });
-  document.addEventListener("visibilitychange", () => document.hidden && begin());
+  // a page that nobody sees draws nothing and uses no camera; a file that is being read is read to its end
+  document.addEventListener("visibilitychange", () => document.hidden && activity.after.length && begin());
 }
 
 async function start() {
@@ -265,7 +267,7 @@ async function start() {
     const motions = part("motion");
     configuration.labels.forEach((label, index) => motions.add(new Option(label, String(index))));
     for (const [name, { title, usable }] of Object.entries(RUNTIMES)) {
-      if (await usable()) part("runtime").add(new Option(title, name));
+      if (await usable().catch(() => false)) part("runtime").add(new Option(title, name));
     }
     await choose("wasm");
     listen();

@@ -228,6 +228,25 @@ def test_without_model_and_runtime_the_page_says_what_to_run(tmp_path):
         assert not page.locator(".try-columns").is_visible()
 
 
+@pytest.mark.slow
+def test_a_runtime_that_fails_leaves_the_other():
+    needs_runtime()
+    with chromium() as browser, served(DOCS) as address:
+        for adapter, titles in (("throw new Error('broken')", 1), ("return {}", 2)):
+            page = new_page(browser)
+            page.add_init_script(
+                f"Object.defineProperty(navigator, 'gpu', {{value: {{async requestAdapter() {{ {adapter} }}}}}})"
+            )
+            page.goto(address)
+            page.wait_for_selector("[data-label]", timeout=60_000)
+            assert page.locator("[data-part=runtime] option").count() == titles
+        page.click("[data-input=file]")
+        page.select_option("[data-part=runtime]", "webgpu")
+        page.wait_for_selector(".try-error")
+        assert status(page).startswith("WebGPU cannot be used: ")
+        assert page.input_value("[data-part=runtime]") == "wasm"
+
+
 ONCE = """async () => {
     const model = document.getElementById("vov3d-try").tryModel();
     const { frames, size } = model.configuration;
