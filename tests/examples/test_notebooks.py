@@ -1,12 +1,16 @@
 """The notebooks: committed without outputs, and they run from the first cell to the last."""
 
+import random
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import vov3d
+from vov3d.synthetic.moving_shapes import make_clip, write_clip
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -70,6 +74,22 @@ def test_as_many_other_classes_get_a_new_classifier():
     exec(cell.source, names)
     assert vov3d.class_names(names["model"]) is None
     assert names["model"].temperature == 1
+
+
+def test_workers_and_epochs_of_fine_tuning_draw_other_clips(tmp_path):
+    notebook = nbformat.read(FOLDER / "finetune.ipynb", as_version=4)
+    (cell,) = (cell for cell in code(notebook) if "class Clips" in cell.source)
+    write_clip(tmp_path / "a.mp4", make_clip(0, np.random.default_rng(0), 40))
+    cfg = vov3d.create_model("vov3d_n").pretrained_cfg
+    files = [(tmp_path / "a.mp4", 0)]
+    names = {"cfg": cfg, "train": files, "held_out": files, "random": random, "torch": torch}
+    exec(cell.source, names)
+    drawn = []
+    for seed in (1, 2, 1):  # a loader seeds torch in each worker; any other generator is a copy there
+        torch.manual_seed(seed)
+        drawn.append(next(iter(names["batches"]))[0])
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 @pytest.mark.slow
