@@ -148,7 +148,7 @@ def stream_over(
     length = classifier.stream.window
     with VideoReader(video, fps=fps) as reader:
         rate, count = steady_rate(reader)
-        hop = max(round(rate / classifier.fps), 1)
+        hop = rate / classifier.fps
         rows, spans, shots = list[np.ndarray](), list[tuple[float, float]](), list[float]()
         for shot, end, scores in _streamed(classifier, steady_frames(reader), hop, across_cuts):
             rows.append(scores)
@@ -163,12 +163,15 @@ def stream_over(
 
 
 def _streamed(
-    classifier: StreamClassifier, frames: Iterator[torch.Tensor], hop: int, across_cuts: bool
+    classifier: StreamClassifier, frames: Iterator[torch.Tensor], hop: float, across_cuts: bool
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yields first frame, frame behind the last, and the scores of every `hop`th frame, of each shot."""
+    """Yields first frame, frame behind the last, and the scores of the frames nearest to every `hop`, of each shot.
+
+    A hop below 1 takes frames several times, as clips do where a video has fewer than the model wants.
+    """
     told = ((False, frame) for frame in frames) if across_cuts else split_shots(frames)
     rows, some = list[torch.Tensor](), list[torch.Tensor]()
-    shot = count = 0
+    shot = count = taken = 0
 
     def ended() -> np.ndarray:
         flush = [some[-1] if some else last] * classifier.delay
@@ -180,13 +183,14 @@ def _streamed(
         if begins and number:
             yield shot, number, ended()
             classifier.reset()
-            rows, some, shot = [], [], number
-        if len(some) == _AT_ONCE:
-            rows.append(classifier.scores_of(some))
-            some = []
-        if (number - shot) % hop == 0:
+            rows, some, shot, taken = [], [], number, 0
+        while math.floor(taken * hop + 0.5) == number - shot:
+            if len(some) == _AT_ONCE:
+                rows.append(classifier.scores_of(some))
+                some = []
             last = frame
             some.append(frame)
+            taken += 1
         count = number + 1
     yield shot, count, ended()
     classifier.reset()

@@ -18,6 +18,7 @@ from pages import part_of
 from PIL import Image
 
 import vov3d
+from vov3d.synthetic.moving_shapes import make_clip
 from vov3d.video import VideoClassifier
 
 NAMES = ["up", "down", "left"]
@@ -247,6 +248,18 @@ def test_a_stream_takes_every_frame_once(tmp_path, causal):
     assert len(ends) == sum(steps)
     assert (max(ends[: steps[0]]), min(starts[steps[0] :])) == pytest.approx((truth[0].end, truth[1].start))
     assert ends[-1] == pytest.approx(truth[-1].end)
+
+
+@pytest.mark.parametrize(("rate", "taken"), [(15, [0, 3, 5, 8, 10, 13, 15, 18]), (3, [0, 1, 1, 2, 2, 3, 3, 4, 4])])
+def test_a_stream_keeps_the_rate_of_the_models_clips(rate, taken):
+    classifier = vov3d.StreamClassifier(vov3d.create_model("vov3d_n.shapes_stream", pretrained=True))
+    classifier.fps = 6
+    frames = make_clip(2, np.random.default_rng(0), taken[-1] + 1)
+    expected = classifier.scores_of(list(frames[taken])).numpy()
+    classifier.reset()
+    found = localize.stream_over(classifier, frames, across_cuts=True, fps=rate)
+    assert found.step == pytest.approx(1 / 6)
+    np.testing.assert_allclose(found.windows, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
