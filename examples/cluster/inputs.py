@@ -91,7 +91,7 @@ def _in_folder(folder: str) -> list[str]:
         found += videos
     for (what, paths), cure in zip(left_out.items(), ("name them beside it", "name them in a list"), strict=True):
         if paths:
-            print(f"classify: {folder}: left out {len(paths)} {what}, as {paths[0]}; {cure}", file=sys.stderr)
+            print(f"classify: {folder}: left out {what}: {len(paths)}, as {paths[0]}; {cure}", file=sys.stderr)
     return _some(found, folder)
 
 

@@ -38,7 +38,7 @@ def activitynet(path: Path, *segments, **entry) -> Path:
 def test_a_segment_that_is_there_twice_counts_once(tmp_path):
     found = read_annotations(activitynet(tmp_path / "a.json", (1, 2, "run"), (1, 3, "run"), (1, 2, "run")))
     assert found.segments == (Truth("v", 1, 2, "run"), Truth("v", 1, 3, "run"))
-    assert found.notes == ("1 segments are there twice, and count once",)
+    assert found.notes == ("segments that are there twice, and count once: 1",)
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff", "\r\n "])

@@ -93,7 +93,7 @@ def read_annotations(path: str | Path, column: str = "verb_class", mend: bool = 
         raise ValueError(f"{path}: names no segment")
     once = tuple(dict.fromkeys(found.segments))  # a second true one could not be found: it would lower every mAP
     if twice := len(found.segments) - len(once):
-        told = f"{twice} segments are there twice, and count once"
+        told = f"segments that are there twice, and count once: {twice}"
         found = replace(found, segments=once, notes=(*found.notes, told))
     return checked(found, path, mend)
 
