@@ -51,8 +51,9 @@ def _graphs(name: str, module: nn.Module, reach: Reach) -> Iterator[tuple[str, n
         parts = sorted({str(node.target) for node in nodes if node.op == "call_module"})
         owners = {owner for node in nodes for owner in _owners(str(node.target))}
         reach.opened.update(module.get_submodule(part) for part in parts if part in owners)
+    layers = dict(module.named_modules(remove_duplicate=False))
     for part in parts:
-        yield from _graphs(f"{name}.{part}".lstrip("."), module.get_submodule(part), reach)
+        yield from _graphs(f"{name}.{part}".lstrip("."), layers[part], reach)
 
 
 def _owners(name: str) -> Iterator[str]:
@@ -74,7 +75,7 @@ def pairs(model: nn.Module) -> Iterator[Pair]:
         first, *others = [list(_pairs(part, graph)) for graph in graphs]
         for pair in first:
             whole = tuple(f"{name}.{one}".lstrip(".") for one in pair)
-            if any(owner.get_submodule(one) in held for one in pair):
+            if held and any(owner.get_submodule(one) in held for one in pair):
                 continue  # the model's code would go on with the old one
             if all(pair in other for other in others) and all(
                 whole in found or not any(counts[one] for one in whole) for found, counts in calls

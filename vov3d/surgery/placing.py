@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+_REGISTERED = {"_modules", "_parameters", "_buffers"}
+_SIMPLE = {bool, int, float, str, type(None)}
 _SYNCHRONIZED = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 
 
@@ -36,6 +38,8 @@ def held_elsewhere(model: nn.Module) -> set[nn.Module]:
     return {
         value
         for module in model.modules()
-        for value in tree_leaves({name: own for name, own in vars(module).items() if name != "_modules"})
+        for name, own in vars(module).items()
+        if name not in _REGISTERED and type(own) not in _SIMPLE
+        for value in tree_leaves(own)
         if isinstance(value, nn.Module)
     }

@@ -25,6 +25,7 @@ _ONE_TRACE = threading.RLock()
 
 _GIVE_SIZES = ("size", "stride", "dim", "ndimension", "numel", "nelement", "element_size", "item", "tolist")
 _SETTINGS = ("shape", "ndim", "dtype", "device", "layout")
+_KEEP_NOTHING = ("vov3d.", "torch.nn.modules.", "timm.layers.")
 
 
 class _Value(torch.fx.Proxy):
@@ -165,12 +166,14 @@ def _calls(module: nn.Module, method: str, given: dict[str, Any] | None) -> list
     Raises:
         TraceError: If the module has a `forward` of its own that is no method.
     """
+    if not module.training and all(map(_keeps_nothing, module.modules())):
+        with _tensors_for_isinstance():
+            return [_tracer_of(method).trace(module, concrete_args=given)]
     module = with_own_state(module)
     if has_own_forward(module) and not _made_class(module):
         raise torch.fx.proxy.TraceError("forward was replaced by a function")
     before, versions = _kept(module)
-    tracer = _Tracer()  # one for both calls: the second uses values of the first
-    tracer.traced_func_name = method
+    tracer = _tracer_of(method)  # one for both calls: the second uses values of the first
     with _tensors_for_isinstance():
         graphs = [tracer.trace(module, concrete_args=given)]
         after = _read_later(module)
@@ -179,6 +182,18 @@ def _calls(module: nn.Module, method: str, given: dict[str, Any] | None) -> list
         graphs.append(tracer.trace(module, concrete_args=given))
         _read_later(module)
     return graphs
+
+
+def _tracer_of(method: str) -> _Tracer:
+    tracer = _Tracer()
+    tracer.traced_func_name = method
+    return tracer
+
+
+def _keeps_nothing(module: nn.Module) -> bool:
+    """Returns whether a module runs code of this package, or of a library's layers, that keeps nothing in eval mode."""
+    homes = type(module).__module__, getattr(type(module).forward, "__module__", "")
+    return all(home.startswith(_KEEP_NOTHING) for home in homes) and not has_own_forward(module)
 
 
 def _kept(module: nn.Module) -> tuple[list[Any], list[int]]:
