@@ -29,7 +29,7 @@ import vov3d
 from vov3d.deploy import ExportedClassifier, ExportedModel, ExportError
 from vov3d.deploy import export as package_export
 from vov3d.deploy._compare import compare
-from vov3d.deploy._metadata import Metadata
+from vov3d.deploy._metadata import Metadata, describe
 from vov3d.deploy.formats import BOUNDS, base, torch_export
 from vov3d.deploy.formats._archive import checked_archive
 from vov3d.deploy.graphs import graph_of
@@ -419,6 +419,14 @@ def test_outputs_of_nan_count_as_wrong(model, exported):
     assert (same.number, same.agreement) == (1, 1)
     found = ExportedModel(exported[".pt2"].metadata, lambda clip: [torch.full((1, 5), float("nan"))] * 2, Path("a.pt2"))
     assert compare("zeros", model, found, [clip]).relative == float("inf")
+
+
+def test_maps_of_logits_decide_no_class():
+    overlay = {"task": "multihead", "heads": {"verb": 2, "noun": 3}}
+    model, clip = tiny(global_pool="", pretrained_cfg_overlay=overlay).eval(), torch.randn(2, 3, 3, 16, 12)
+    metadata = describe(model, 3, 16, ("logits",), "fp32", 4, False)
+    same = compare("maps", model, ExportedModel(metadata, lambda clip: [model(clip)], Path("a.pt2")), [clip])
+    assert (same.number, same.difference, same.agreement) == (2, 0.0, None)
 
 
 def foreign_onnx(path: Path) -> None:

@@ -43,6 +43,7 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
     difference = relative = 0.0
     shapes: dict[tuple[int, ...], None] = {}  # used as an ordered set
     names = exported.metadata.outputs
+    decides = "logits" in names and task.name != "regression"
     if exported.metadata.dtype == "int8":  # the softmax magnifies its errors without limit
         names = [name for name in names if name not in SCORES]
     for clip in clips:
@@ -52,12 +53,13 @@ def compare(name: str, model: Any, exported: ExportedModel, clips: Iterable[torc
             off = (found[key] - expected).abs().amax().nan_to_num(float("inf"))
             difference = max(difference, float(off))
             relative = max(relative, float(off / expected.abs().amax().clamp(min=1e-12)))
-            if key == "logits" and task.name != "regression":
-                pairs = zip(*(task.decided(out.flatten(1)).unbind() for out in (found[key], expected)), strict=True)
+            if key == "logits" and expected.ndim > 2:  # a map of logits decides no class
+                decides = False
+            elif key == "logits" and decides:
+                pairs = zip(*(task.decided(out).unbind() for out in (found[key], expected)), strict=True)
                 agreement += sum(bool(torch.equal(ours, theirs)) for ours, theirs in pairs)
         number += len(clip)
         shapes[tuple(clip.shape)] = None
-    decides = "logits" in names and task.name != "regression"
     return Comparison(name, tuple(shapes), number, difference, relative, agreement if decides else None)
 
 
