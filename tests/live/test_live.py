@@ -278,6 +278,15 @@ def test_a_file_that_is_cut_short_says_so(tmp_path):
     assert "but it states 6.0 s: it is cut short" in told[0]
 
 
+@pytest.mark.parametrize(("rate", "fewer"), [(2, True), (5, False), (12, False)])
+def test_a_source_of_fewer_frames_than_wanted_says_so(rate, fewer, tmp_path):
+    write_clip(tmp_path / "a.mp4", make_clip(0, np.random.default_rng(3), 16), fps=rate)
+    told = []
+    with LiveSource(str(tmp_path / "a.mp4"), fps=5, tell=told.append) as source:
+        assert len(list(source)) > 5
+    assert [text.partition(": ")[2][:45] for text in told] == ["has 2 frames a second, fewer than the 5 to be"] * fewer
+
+
 def test_damage_within_a_file_costs_only_its_frames(tmp_path):
     path, rng = tmp_path / "hole.mp4", np.random.default_rng(0)
     with av.open(str(path), "w") as container:

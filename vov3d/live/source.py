@@ -30,6 +30,7 @@ __all__ = ["Captured", "LiveSource"]
 
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 _LONGEST_PAUSE = 10.0  # seconds between two attempts
+_MEASURED = 5.0  # seconds over which the rate of a source is measured
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class LiveSource:
         stall: seconds without a frame after which a stream is opened again.
         retries: consecutive attempts that may fail.
         pause: seconds before the first attempt to reopen.
-        tell: called in the thread with a line of text for each attempt that failed, and for a file that is cut short.
+        tell: called in the thread with a line of text for each attempt that failed, for a file that is cut short, and
+            for a source with fewer frames than `fps`.
 
     Attributes:
         dropped: frames that were replaced by a newer one before they were taken.
@@ -114,6 +116,7 @@ class LiveSource:
         self._newest: Captured | None = None
         self._error: Exception | None = None
         self._ended = self._closed = False
+        self._measured = fps is None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="vov3d-live", daemon=True)
 
@@ -187,10 +190,13 @@ class LiveSource:
 
     def _read(self) -> tuple[int, str]:
         """Reads until the source ends; returns the number of frames, and the error that ended it, if any."""
-        count, due, begun = 0, 0.0, None
+        count, due, begun, start, seconds = 0, 0.0, None, None, 0.0
         try:
             for picture, seconds in self._pictures():
                 count += 1
+                start = seconds if start is None else start
+                if seconds - start >= _MEASURED:
+                    self._measure(count, seconds - start)
                 begun = time.monotonic() - seconds if begun is None else begun
                 if self.realtime and self._recorded and (wait := begun + seconds - time.monotonic()) > 0:
                     begun -= max(wait - self.stall, 0)  # a longer gap between two frames is cut
@@ -208,7 +214,21 @@ class LiveSource:
             return count, f"it sent nothing for {self.stall:g} s"
         except (FFmpegError, OSError, ValueError) as error:
             return count, _reason(error)
+        if self._recorded and start is not None:
+            self._measure(count, seconds - start)
         return count, ""
+
+    def _measure(self, count: int, seconds: float) -> None:
+        """Tells once if a source has fewer frames than are to be taken."""
+        if self._measured or not seconds:
+            return
+        self._measured = True
+        assert self.fps is not None
+        if (rate := (count - 1) / seconds) < 0.9 * self.fps:
+            self._tell(
+                f"{self.name}: has {rate:.2g} frames a second, fewer than the {self.fps:.2g} to be taken: motion looks"
+                " faster to a model than it is"
+            )
 
     def _put(self, picture: np.ndarray, seconds: float) -> None:
         with self._changed:
