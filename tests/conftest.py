@@ -10,6 +10,7 @@ from typing import Any
 
 from helpers.hub_server import HubServer, start_hub
 
+gc.disable()  # until everything is imported: there is no garbage among it
 _HUB = start_hub()
 _HOME = tempfile.TemporaryDirectory(prefix="vov3d-hf-home-")
 # The Hub client reads these once, when it is imported.
@@ -51,6 +52,7 @@ def pytest_collection_finish() -> None:
     """Leaves what is imported out of garbage collections, which would take an eighth of the time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -82,6 +82,23 @@ def test_it_gives_the_feature_maps_of_the_model(name):
         torch.testing.assert_close(found, expected, **CLOSE)
 
 
+class Angles(nn.Linear):
+    """A classifier of rows, by the angles between features and classes."""
+
+    def forward(self, x):
+        return nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.weight))
+
+
+def test_an_exchanged_classifier_gets_rows():
+    model = nano("x3d_m", output_stride=16)
+    model.head.fc = Angles(model.head.fc.in_features, 5, bias=False).double()
+    clip = torch.randn(2, 3, 2, 130, 128, dtype=torch.float64)
+    with torch.inference_mode():
+        logits, probabilities = conv2d_graph_of(model, (2, 130, 128))(clip)
+        torch.testing.assert_close(logits, model(clip), **CLOSE)
+        torch.testing.assert_close(probabilities, model.forward_dense(clip), **CLOSE)
+
+
 def test_the_activation_of_a_shortcut_is_computed():
     model = as_trained(vov3d.create_model("x3d_m", features_only=True, **NANO))
     model["stages_1"].blocks[1] = as_trained(D2plus1D(4, 8, 4, shortcut=ConvNormAct3d(4, 4, act_layer="gelu")))

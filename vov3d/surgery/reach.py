@@ -102,7 +102,7 @@ def attributes_read(model: nn.Module) -> dict[nn.Module, set[str]]:
 
 
 class _Code(NamedTuple):
-    """What the code of a function is made of."""
+    """The parts of a function's code."""
 
     me: str | None  # its first argument
     mentioned: set[str]  # names of attributes
