@@ -3,6 +3,7 @@
 import builtins
 import copy
 import warnings
+from types import MethodType
 
 import pytest
 import torch
@@ -232,6 +233,19 @@ def test_a_model_that_keeps_a_state_starts_without_one(change):
     with torch.no_grad():
         for part in x.split(2, 2):
             torch.testing.assert_close(changed(part), model(part), rtol=1e-10, atol=1e-12)
+
+
+def test_a_method_that_was_set_on_a_layer_of_ours_keeps_its_state_elsewhere():
+    model = vov3d.create_model("vov3d_n", num_blocks=1).eval()
+
+    def counting(self, x):
+        self.calls = getattr(self, "calls", 0) + 1
+        return vov3d.VoV3D.forward_features(self, x)
+
+    model.forward_features = MethodType(counting, model)
+    folded = fold_batchnorm(model)
+    assert not hasattr(folded, "calls")
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in folded.modules())
 
 
 @pytest.mark.parametrize("change", [fold_batchnorm, vov3d.optimize_for_inference])

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from vov3d.surgery.hooks import has_hooks
 from vov3d.surgery.kinds import has_own_forward
+from vov3d.surgery.methods import set_methods
 
 _plain_isinstance = isinstance
 _ONE_TRACE = threading.RLock()
@@ -166,7 +167,7 @@ def _calls(module: nn.Module, method: str, given: dict[str, Any] | None) -> list
     Raises:
         TraceError: If the module has a `forward` of its own that is no method.
     """
-    if not module.training and all(map(_keeps_nothing, module.modules())):
+    if not module.training and all(map(_keeps_nothing, module.modules())) and not any(set_methods(module)):
         with _tensors_for_isinstance():
             return [_tracer_of(method).trace(module, concrete_args=given)]
     module = with_own_state(module)
