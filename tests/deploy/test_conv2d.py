@@ -136,7 +136,7 @@ def test_no_tensor_inside_has_five_dimensions_and_the_batch_is_open(name, conv):
     torch.testing.assert_close(program.module()(clip)[0], model(clip), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("features_only", [False, True])
+@pytest.mark.parametrize("features_only", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_stream_has_no_five_dimensions_either(features_only):
     how = dict(features_only=True) if features_only else dict(num_classes=3)
     stream = vov3d.streaming(vov3d.create_model("x3d_m", **how, **TINY).eval(), window=3)

@@ -295,6 +295,7 @@ def test_published_weights_in_one_line(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), detector.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_few_scenes_are_learnt(tmp_path):
     data = SceneMoments(4, 0, 8, 32)
     detector = small_detector()

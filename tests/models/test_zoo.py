@@ -137,7 +137,8 @@ def test_copies_and_state_dicts(name):
             assert torch.equal(other(clip()), expected)
 
 
-@pytest.mark.parametrize("name", [n if n == "vov3d_n" else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
+@pytest.mark.slow  # test_export does it with small networks
+@pytest.mark.parametrize("name", MODELS)
 def test_export_with_dynamic_batch_and_frames(name):
     model = built(name)
     shapes = ({0: torch.export.Dim("batch", min=1, max=64), 2: torch.export.Dim("frames", min=1, max=512)},)
