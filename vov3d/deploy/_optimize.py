@@ -294,7 +294,8 @@ def _rewrite(model: nn.Module, onednn: bool, add_up: bool) -> nn.Module:
     """Rewrites a folded copy: blocks, then convolutions, then fuses inside the blocks."""
     held = held_elsewhere(model)  # called there too: only what is registered gets another device or precision
     _replace(model, _fast_block, held)
-    for owner, first, second in list(pairs(model)) if any(map(_is_plain, model.modules())) else ():
+    plain = any(map(_is_plain, model.modules()))  # a stream has none, and takes a trace of each of its layers
+    for owner, first, second in list(pairs(model)) if plain else ():
         conv: Any = owner.get_submodule(first)
         act = owner.get_submodule(second)
         if is_exactly(act, *ACTIVATIONS) and _is_plain(conv):

@@ -44,16 +44,17 @@ def _graphs(name: str, module: nn.Module, reach: Reach) -> Iterator[tuple[str, n
     graphs = None if module in reach.opened else trace(module)
     if graphs is None:
         reach.read(module)
-        parts = [child for child, _ in module.named_children()]
+        parts = dict(module.named_children())
     else:
         yield name, module, graphs
+        layers = dict(module.named_modules(remove_duplicate=False))
         nodes = [node for graph in graphs for node in graph.nodes if node.op in ("call_module", "get_attr")]
-        parts = sorted({str(node.target) for node in nodes if node.op == "call_module"})
+        called = sorted({str(node.target) for node in nodes if node.op == "call_module"})
+        parts = {part: layers[part] for part in called}
         owners = {owner for node in nodes for owner in _owners(str(node.target))}
-        reach.opened.update(module.get_submodule(part) for part in parts if part in owners)
-    layers = dict(module.named_modules(remove_duplicate=False))
-    for part in parts:
-        yield from _graphs(f"{name}.{part}".lstrip("."), layers[part], reach)
+        reach.opened.update(layer for part, layer in parts.items() if part in owners)
+    for part, layer in parts.items():
+        yield from _graphs(f"{name}.{part}".lstrip("."), layer, reach)
 
 
 def _owners(name: str) -> Iterator[str]:
@@ -152,7 +153,7 @@ def fold(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: If a layer that would be folded has hooks.
     """
-    if not any(_is_norm(module) for module in model.modules()):
+    if not any(map(_is_norm, model.modules())):  # as in a stream, which takes a trace of each of its layers
         return model
     for owner, first, second in list(pairs(model)):
         layer, norm = owner.get_submodule(first), owner.get_submodule(second)

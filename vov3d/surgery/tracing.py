@@ -112,10 +112,11 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> Any:
         model: The model.
         memo: What to use for objects in place of copies, by `id`.
     """
+    memo = memo or {}
     try:
-        return copy.deepcopy(model, dict(memo or {}))
+        return copy.deepcopy(model, dict(memo))
     except RuntimeError:  # results with gradients are not copied
-        memo = dict(memo or {})
+        memo = dict(memo)
     for value in (value for module in model.modules() for value in tree_leaves(dict(vars(module)))):
         if isinstance(value, torch.Tensor) and not value.is_leaf and id(value) not in memo:
             memo[id(value)] = value.detach().clone()
