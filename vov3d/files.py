@@ -23,6 +23,18 @@ PICTURE_ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".
 """Extensions of the pictures in a folder of frames, in lower case."""
 
 _DAY = 86400.0
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # a write that fails names no file
+
+
+@contextmanager
+def naming(path: Path, hint: str = "") -> Iterator[None]:
+    """Names the file, and what to do, in an error of writing that names none, such as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OF_WRITING and error.filename is None:
+            raise OSError(error.errno, f"{error.strerror}{hint}", str(path)) from error
+        raise
 
 
 @contextmanager
@@ -46,13 +58,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     _sweep(path)
     draft, lock = _new_draft(path)
     try:
-        yield draft
-        _reach_disk(draft)
-        _put(draft, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # writing names no file
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        raise
+        with naming(path):
+            yield draft
+            _reach_disk(draft)
+            _put(draft, path)
     finally:
         draft.unlink(missing_ok=True)
         os.close(lock)

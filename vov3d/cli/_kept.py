@@ -5,19 +5,21 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from vov3d.files import PICTURE_ENDINGS
+from vov3d.files import PICTURE_ENDINGS, naming
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
+
+_AGAIN = "; the same command continues"
 
 
 class Kept:
@@ -106,7 +108,7 @@ class Kept:
         return self._states.pop(video, None) or _state(video)
 
     def _put(self, line: Mapping[str, Any]) -> None:
-        with _naming(self._path):
+        with naming(self._path, _AGAIN):
             self._file.write(json.dumps(line).encode() + b"\n")
             self._file.flush()
 
@@ -215,12 +217,12 @@ class KeptRows(Kept):
         self._rows_file.seek(4 * self.dimension * first)
         for window in windows:
             self.dimension = self.dimension or len(window.values)
-            with _naming(self._rows_path):
+            with naming(self._rows_path, _AGAIN):
                 self._rows_file.write(window.values.contiguous().numpy().tobytes())
             times.append(window.time)
             shots.append(window.shot)
             duration = window.duration
-        with _naming(self._rows_path):
+        with naming(self._rows_path, _AGAIN):
             self._rows_file.flush()
         entry: dict[str, Any] = {"video": video, "state": state, "first": first, "dimension": self.dimension}
         entry |= {"times": times, "shots": shots, "duration": duration}
@@ -270,15 +272,6 @@ def _close(file: BinaryIO) -> None:
     """Closes a file; what is still to be written has raised already, where it was written."""
     with suppress(OSError):
         file.close()
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Names the file in an error of writing, which alone names none."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; the same command continues", str(path)) from error
 
 
 def _open_locked(path: Path, output: Path) -> BinaryIO:
