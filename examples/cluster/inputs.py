@@ -5,8 +5,10 @@ import re
 import sys
 from collections.abc import Sequence
 from glob import glob
+from pathlib import Path
 from typing import Any
 
+from vov3d.cli.files import LeftOut
 from vov3d.cli.lists import names_in
 from vov3d.extras import install
 from vov3d.video import VIDEO_ENDINGS, looks_like_picture, looks_like_video
@@ -78,20 +80,18 @@ def _some(found: list[str], argument: str) -> list[str]:
 
 def _in_folder(folder: str) -> list[str]:
     """Returns the videos of a folder and its subfolders without hidden ones; prints what else it leaves out."""
-    found: list[str] = []
-    left_out: dict[str, list[str]] = {"links to folders": [], "folders of pictures": []}
+    found, left_out = list[str](), LeftOut(Path(folder))
     for parent, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         places = [os.path.join(parent, name) for name in folders]
-        left_out["links to folders"] += [path for path in places if os.path.islink(path)]
+        left_out.add("links to folders", [path for path in places if os.path.islink(path)])
         paths = [os.path.join(parent, name) for name in sorted(names) if not name.startswith(".")]
         videos = [path for path in paths if looks_like_video(path)]
         if not videos and any(map(looks_like_picture, paths)):
-            left_out["folders of pictures"].append(parent)
+            left_out.add("folders of pictures", [parent])
         found += videos
-    for (what, paths), cure in zip(left_out.items(), ("name them beside it", "name them in a list"), strict=True):
-        if paths:
-            print(f"classify: {folder}: left out {what}: {len(paths)}, as {paths[0]}; {cure}", file=sys.stderr)
+    if str(left_out):
+        print(f"classify: {left_out}; give them by name, in a list", file=sys.stderr)
     return _some(found, folder)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._files import named_videos, share_of
 from vov3d.cli._kept import Kept, KeptRows
 from vov3d.cli.arguments import Progress, check_output, device, say_what_it_knows, show_warnings, span
+from vov3d.cli.files import named_videos, share_of
 from vov3d.cli.predict import add_files, add_settings, classifier_for, fast_on, loaded_model
 from vov3d.deploy.formats import FORMATS
 from vov3d.extras import install

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._files import videos_in
 from vov3d.cli.arguments import check_output, positive
+from vov3d.cli.files import videos_in
 from vov3d.deploy import check_path, export_and_report
 from vov3d.deploy.formats import BOUNDS, FORMATS, FORMS, OPSETS
 from vov3d.models import create_model

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from vov3d.cli._files import named_videos, share_of
 from vov3d.cli.arguments import (
     Progress,
     check_output,
@@ -21,6 +20,7 @@ from vov3d.cli.arguments import (
     shard,
     show_warnings,
 )
+from vov3d.cli.files import named_videos, share_of
 from vov3d.deploy import BACKENDS, load_exported, optimize_for_inference
 from vov3d.deploy.formats import FORMATS
 from vov3d.files import check_not_sources
