@@ -48,6 +48,28 @@ def test_an_exported_file_gives_the_labels_of_its_source(capsys, saved, video, t
         own = run(capsys, "predict", video, "--model", saved, "--views", views)
         assert own[0] == 0
         assert run(capsys, "predict", video, "--model", file, "--views", views)[:2] == own[:2]
+    described = run(capsys, "info", file)[1].splitlines()
+    assert described[0] == run(capsys, "info", saved)[1].splitlines()[0] == "model            x3d_xs"
+    assert described[1].rstrip() == "weights          its own: 3 classes of its own labels"
+    assert described[-3].startswith("file             OpenVINO, fp32, conv3d, written by vov3d 0.")
+    assert described[-2:] == [
+        "input            B x 3 x T x H x W, from 4 pixels on",
+        "outputs          logits, probabilities",
+    ]
+
+
+@pytest.mark.slow  # an export
+def test_a_stream_in_a_file_is_described_and_refused_for_whole_videos(capsys, video, tmp_path):
+    file = str(vov3d.export(vov3d.streaming(vov3d.create_model("vov3d_n")), tmp_path / "stream.onnx", size=32))
+    code, out, _ = run(capsys, "info", file)
+    assert code == 0
+    assert out.splitlines()[-3:-1] == [
+        "input            B x 3 x 32 x 32, frame after frame, and the state",
+        "stream           22 frames of delay, 45 seen, 8 averaged",
+    ]
+    code, _, err = run(capsys, "predict", video, "--model", file)
+    assert code == 1
+    assert "ExportedStream is a stream, which takes frame after frame, not clips" in err.splitlines()[-1]
 
 
 @pytest.mark.slow  # nncf takes its time
@@ -108,3 +130,15 @@ def test_options_without_effect_on_exported_files_are_refused(arguments, message
     code, out, err = run(capsys, "predict", "clip.mp4", "--model", "a.onnx", *arguments)
     assert (code, out) == (1, "")
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--layers", "--layers has no effect on a.onnx, an exported file"), ("--time", "--time has no effect")],
+)
+def test_info_of_a_file_takes_no_settings_of_a_model(capsys, monkeypatch, tmp_path, option, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "info", "a.onnx", option)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert message in err
+    assert "a.onnx: no such file" in run(capsys, "info", "a.onnx")[2]

@@ -262,6 +262,8 @@ def test_unfit_models_are_refused() -> None:
         VideoClassifier(nn.DataParallel(vov3d.create_model("vov3d_n", device="meta")))
     with pytest.raises(ValueError, match=r"Linear.pretrained_cfg lacks num_frames"):
         VideoClassifier(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="StreamingNetwork is a stream, .*: label videos as they run with"):
+        VideoClassifier(vov3d.streaming(vov3d.create_model("vov3d_n")))
 
 
 @pytest.mark.parametrize(

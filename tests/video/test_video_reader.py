@@ -453,6 +453,12 @@ def test_what_is_no_video_is_refused_by_name(tmp_path: Path, make, cause: str) -
     assert not before or len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize("backend", [None, "pyav"])
+def test_an_empty_name_is_no_folder(backend) -> None:
+    with pytest.raises(VideoError, match="the name of a video is empty"):
+        VideoReader("", backend=backend)
+
+
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=1)
     path.chmod(0)

@@ -1,9 +1,12 @@
-"""`vov3d info`: shows the cost of a model and its clips."""
+"""`vov3d info`: shows the cost of a model and its clips, or what an exported file takes and gives."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from vov3d.cli.arguments import positive
+from vov3d.deploy import load_exported
+from vov3d.deploy.formats import FORMATS
 from vov3d.layers import MIDDLE_CONVS
 from vov3d.models import Budget, create_model, measure_budget
 from vov3d.models.names import model_name
@@ -13,7 +16,9 @@ from vov3d.weights.tasks import make_task
 def add_commands(commands: Any) -> None:
     """Adds `info` to the parser's commands."""
     p = commands.add_parser("info")
-    p.add_argument("name", metavar="NAME", help="a model or model.tag of 'vov3d list', or a saved model's folder")
+    p.add_argument(
+        "name", metavar="NAME", help="a model or model.tag of 'vov3d list', a saved model's folder, or an exported file"
+    )
     p.add_argument("--frames", type=positive, help="frames of the clip (default: the tag's)")
     p.add_argument(
         "--size", type=positive, help="height and width of the clip in pixels (default: the tag's test crop)"
@@ -25,6 +30,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
+    if Path(args.name).suffix in FORMATS:
+        _print_exported(args)
+        return 0
     kwargs: dict[str, Any] = {"conv": args.conv} if args.conv else {}
     name = model_name(args.name)
     skeleton: Any = create_model(name, device="meta", **kwargs)
@@ -39,6 +47,33 @@ def _info(args: argparse.Namespace) -> int:
         model: Any = create_model(name, **kwargs) if args.time else skeleton
         print(f"\n{model.summary(frames, size, args.time)}")
     return 0
+
+
+def _print_exported(args: argparse.Namespace) -> None:
+    """Prints what the metadata of an exported file say.
+
+    Raises:
+        ValueError: For options that describe a model in PyTorch.
+    """
+    for option in ("frames", "size", "conv", "layers", "time"):
+        if getattr(args, option):
+            raise ValueError(
+                f"--{option} has no effect on {args.name}, an exported file: give the model it was made from"
+            )
+    file = load_exported(args.name).metadata
+    _print_weights(file.pretrained_cfg | {"architecture": file.architecture, "num_classes": file.num_classes})
+    made = f"{FORMATS[Path(args.name).suffix].title}, {file.dtype}, {file.form}"
+    print(f"file             {made}, written by vov3d {file.vov3d_version}")
+    frames, *size = file.clip or ("T", "H", "W")
+    if file.stream:
+        print(f"input            B x {file.in_chans} x {' x '.join(map(str, size))}, frame after frame, and the state")
+        print(
+            "stream           {delay} frames of delay, {receptive_field} seen, {window} averaged".format(**file.stream)
+        )
+    else:
+        least = "" if file.clip else f", from {file.min_size} pixels on"
+        print(f"input            B x {file.in_chans} x {' x '.join(map(str, (frames, *size)))}{least}")
+    print(f"outputs          {', '.join(file.outputs)}")
 
 
 def _print_weights(cfg: dict[str, Any]) -> None:

@@ -147,8 +147,8 @@ class VideoClassifier:
 
         Raises:
             ValueError: for views, a batch size, names, a threshold or a backend that do not fit; a model without
-                classes or settings; a threshold for a model of another task, or a stride for a model that takes its
-                frames from equal segments, where they have no effect.
+                classes or settings, or a stream, which takes frame after frame; a threshold for a model of another
+                task, or a stride for a model that takes its frames from equal segments, where they have no effect.
             ImportError: for a backend that cannot be used.
         """
         self.views = parse_views(views)
@@ -159,6 +159,11 @@ class VideoClassifier:
         self.progress = progress
         self.model: Any = _made(model) if isinstance(model, (str, os.PathLike)) else model
         model = self.model
+        if hasattr(model, "initial_state"):
+            raise ValueError(
+                f"{type(model).__name__} is a stream, which takes frame after frame, not clips: label videos as they "
+                "run with vov3d.live.StreamClassifier or `vov3d live`"
+            )
         self._cfg = checked_cfg(model, stride, num_frames)
         self.class_names = checked_names(model, class_names)
         self.task: Task = task_of(model)

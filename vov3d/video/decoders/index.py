@@ -142,6 +142,8 @@ def _codec_word(media: Media) -> str:
 
 def _check_file(media: Media) -> None:
     """Raises an error for files that FFmpeg would report badly or wait for without end."""
+    if not media.name:  # whose absolute path is the current folder
+        raise VideoError("the name of a video is empty: give a file, a folder of frames or an address")
     try:
         if media.path is None:
             size = len(media.data or b"")
