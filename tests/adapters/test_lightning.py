@@ -16,6 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "guides" / "huggingface.md"
 CONNECTOR = "lightning.pytorch.trainer.connectors.signal_connector._SignalConnector"
 
 
+@pytest.mark.slow
 def test_the_module_of_the_guide_trains_and_its_checkpoint_loads(tmp_path, monkeypatch):
     # It sets the handlers of all signals back to Python's, so that later faults would end pytest without a word.
     monkeypatch.setattr(f"{CONNECTOR}.register_signal_handlers", lambda self: None)

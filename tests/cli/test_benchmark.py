@@ -90,6 +90,7 @@ def test_table_8_counts_views():
     assert cells == ("m", "eager", "fp32", "1", "3.20", "55.0", "80", "10.00", "2.00")
 
 
+@pytest.mark.slow
 def test_text_and_picture(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     assert main(["benchmark", *TINY, "--mode", "train", "--batch", "2", "--picture", str(tmp_path / "bars.png")]) == 0
@@ -151,6 +152,7 @@ def test_peers_take_clips(monkeypatch):
 # --- by layer --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_operators_add_up_to_the_budget_of_the_model():
     model = vov3d.create_model("vov3d_n", pretrained=True).eval()
     clip = torch.randn(2, 3, 4, 32, 32)

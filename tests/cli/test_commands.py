@@ -72,6 +72,7 @@ def test_info_prints_the_papers_table(capsys):
     assert "top-1 74.7, top-5 92.1 with 10 x 3 views" in out
 
 
+@pytest.mark.slow
 def test_info_takes_the_tags_clip_another_convolution_and_a_saved_folder(capsys, tmp_path):
     assert "input            3 x 13 x 182 x 182" in run(capsys, "info", "x3d_s")[1]
     default, dw3d = (run(capsys, "info", "vov3d_m", *more)[1] for more in ((), ("--conv", "dw3d")))
@@ -180,6 +181,7 @@ def test_list_weights_shows_local_weights(capsys, tmp_path, monkeypatch):
     assert "https://dl.dropbox.com/s/usbcudmhpknqvtd/vov3d_M_f16_ssv1.pth" in rows["vov3d_m.ssv1_f16"]
 
 
+@pytest.mark.slow
 def test_convert_prints_what_it_found(capsys, tmp_path):
     file = published_file("pytorchvideo_x3d_s", tmp_path)
     code, out, err = run(capsys, "convert", str(file), "-o", str(tmp_path / "out"))

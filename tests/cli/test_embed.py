@@ -244,6 +244,7 @@ def listed(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "options"),
     [
@@ -275,6 +276,7 @@ def test_an_output_that_another_call_writes_is_refused(
     assert sorted(listed(tmp_path)) == ["v.npz", "w.npz"]
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_call_is_gone(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from vov3d.cli._kept import Kept\n"
@@ -305,6 +307,7 @@ def test_a_file_that_was_deleted_before_it_was_locked_is_made_again(tmp_path: Pa
         assert part.read_text() == "{}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_windows_and_whole_videos_are_told_apart(capsys, clips: Path, tmp_path: Path, windows_first: bool) -> None:
     out, part, bad = tmp_path / "v.npz", tmp_path / ".v.npz.part", tmp_path / "z.mp4"
@@ -409,6 +412,7 @@ def rows(path: Path) -> dict:
         return {key: found[key] for key in found}
 
 
+@pytest.mark.slow
 def test_windows_in_both_formats(capsys, classifier: VideoClassifier, clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "v.npz"
     code, text, _ = run(capsys, str(clips), "-o", str(out), *EVERY, "--across-cuts")

@@ -30,6 +30,7 @@ def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
     return code, out, [line for line in err.splitlines() if "RANDOM WEIGHTS" not in line]
 
 
+@pytest.mark.slow
 def test_pictures_of_several_videos(capsys, tmp_path: Path) -> None:
     video = str(write_video(tmp_path / "a \U0001f4aa.mp4", num_frames=30))
     folder = str(folder_of_frames(tmp_path / "frames", 20))
@@ -57,6 +58,7 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_shards_share_the_videos(capsys, tmp_path: Path) -> None:
     for number in range(5):
         write_video(tmp_path / f"{number}.mp4", num_frames=9)

@@ -124,7 +124,9 @@ def ranks_and_operators(program: torch.export.ExportedProgram) -> tuple[list[int
     return ranks, {str(node.target).split(".")[1] for node in calls if "." in str(node.target)}
 
 
-@pytest.mark.parametrize(("name", "conv"), [("vov3d_m", "d2plus1d"), ("x3d_m", "3d")])
+@pytest.mark.parametrize(
+    ("name", "conv"), [pytest.param("vov3d_m", "d2plus1d", marks=pytest.mark.slow), ("x3d_m", "3d")]
+)
 def test_no_tensor_inside_has_five_dimensions_and_the_batch_is_open(name, conv):
     model = vov3d.create_model(name, conv=conv, num_classes=3, **TINY).eval()
     program = conv2d_graph_of(model, (3, 20, 17)).trace()

@@ -167,6 +167,7 @@ def test_a_published_tag_its_licence_and_the_clip_that_was_asked_for(tmp_path):
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_files_are_complete_and_no_larger_than_their_weights(files, model):
     weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     folder = files[".onnx"].parent
@@ -203,6 +204,7 @@ def test_an_operator_that_would_be_refused_is_named_before_the_file_is_written(t
         torch_export.write(base.Job(Sorts(), {}, 3, (1, 4, 4), "fp32", None), tmp_path / "a.pt2")
 
 
+@pytest.mark.slow
 def test_features_come_back_as_a_list(tmp_path):
     model = vov3d.create_model("x3d_xs", features_only=True, out_indices=(0, 1), **TINY).eval()
     with torch.autocast("cpu", torch.bfloat16):  # of the caller, which does not become a part of the file

@@ -124,6 +124,7 @@ def test_every_model_of_the_zoo_can_be_streamed(name, causal):
     assert_exact(model, torch.randn(1, 3, frames, 32, 32, dtype=torch.float64), 6, (8,))
 
 
+@pytest.mark.slow
 def test_other_kernels_dilated_stages_and_blocks():
     clip = torch.randn(1, 3, 40, 34, 36, dtype=torch.float64)
     for kwargs in (
@@ -136,6 +137,7 @@ def test_other_kernels_dilated_stages_and_blocks():
         assert_exact(small(**kwargs), clip, 5, (4,))
 
 
+@pytest.mark.slow
 def test_delay_and_receptive_field_of_the_published_networks():
     for name, delay, field in (("vov3d_m", 42, 85), ("x3d_m", 28, 57)):
         stream = vov3d.streaming(vov3d.create_model(name))

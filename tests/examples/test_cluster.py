@@ -120,6 +120,7 @@ def rows(paths: list[str]) -> pa.Table:
     return pa.table({**columns, "path": paths, "error": ["is broken"] * len(paths)}, schema=empty.schema)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=5, unique=True), max_size=6))
 def test_repeated_rows_are_removed_and_no_video_is_lost(tmp_path_factory, parts: list[list[str]]) -> None:

@@ -677,6 +677,7 @@ def test_people_are_looked_for_in_one_frame_at_a_time(folder, monkeypatch):
 TINY_RUN = ["--backbone", "vov3d_n", "--size", "32", "--interval", "0.1", "--epochs", "1", "--batch", "4"]
 
 
+@pytest.mark.slow
 def test_a_broken_video_is_replaced_counted_and_listed(tmp_path, capsys):
     data = scenes_folder(tmp_path / "scenes")
     broken = data / "videos/scene_0_00002.mp4"

@@ -250,6 +250,7 @@ def test_a_teacher_changes_the_loss_and_nothing_that_is_drawn(tmp_path):
     assert losses[1][1] != losses[1][0]
 
 
+@pytest.mark.slow
 def test_resuming_with_another_teacher_is_refused_and_with_the_moved_one_not(tmp_path, capsys):
     data, out = clips_file(tmp_path, 8), tmp_path / "run"
     path = folder(tmp_path / "teacher")

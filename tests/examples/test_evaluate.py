@@ -369,6 +369,7 @@ def test_a_killed_run_is_continued(home: Path, tmp_path: Path) -> None:
         assert (home / "killed/a-3x3" / name).read_bytes() == (home / "whole/a-3x3" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_tempo_of_two_models(home: Path, clips: Path, capsys) -> None:
     command = ["--data", str(clips), "--model", "a", "b", "--views", "1x1", "--tempo", "1,2,2.5"]
     assert evaluate.main(command) == 0
@@ -386,6 +387,7 @@ def test_tempo_of_two_models(home: Path, clips: Path, capsys) -> None:
     assert one != two
 
 
+@pytest.mark.slow
 def test_two_models_are_compared(home: Path, clips: Path, capsys) -> None:
     assert evaluate.main(["--data", str(clips), "--compare", "a", "b", "--views", "1x1"]) == 0
     out = capsys.readouterr().out

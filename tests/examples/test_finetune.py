@@ -196,6 +196,7 @@ def test_a_data_set_in_the_layout_of_the_hub_is_streamed(tmp_path, monkeypatch, 
     assert parts_of(tmp_path / "model", [tmp_path / "a" / "1.mp4"]) == [None]
 
 
+@pytest.mark.slow
 def test_the_rate_falls_to_the_end_of_more_batches_than_were_planned(tmp_path, monkeypatch):
     class Recorded(finetune.LambdaLR):
         def step(self, *args):

@@ -109,6 +109,7 @@ def test_windows_are_those_of_the_classifier(tmp_path: Path, times):
         assert len(found.windows) == 1 + (40 - 8) // 3
 
 
+@pytest.mark.slow
 def test_files_written_for_a_video_of_known_shots(tmp_path: Path, capsys):
     video, out = tmp_path / "shots.mp4", tmp_path / "out.json"
     truth = localized_shapes.write_motions(video, 4, seed=7)

@@ -92,6 +92,7 @@ def table(text: str) -> list[float]:
     return [float(value) for value in text.splitlines()[-1].split()[1:]]
 
 
+@pytest.mark.slow
 def test_it_finds_what_is_plain_to_see(data, capsys, tmp_path):
     out = tmp_path / "found.json"
     assert localize.main(["evaluate", *arguments(data, "--output", str(out))]) == 0

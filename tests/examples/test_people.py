@@ -66,6 +66,7 @@ def test_hands_move_as_their_class_says(label, axis, way):
     assert not steps[:, 1 - axis].any()
 
 
+@pytest.mark.slow
 def test_written_sets_are_data_of_the_trainer(tmp_path):
     clips.write_set(tmp_path / "set.npz", 60, 7)
     recipe = sections(load_recipe("shapes_nano", {}))

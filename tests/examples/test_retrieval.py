@@ -111,6 +111,7 @@ def test_another_video_of_the_same_name_is_found(capsys, tmp_path: Path, monkeyp
     assert found("a.mp4") == [["/c.mp4", "b.mp4", "d.mp4"]]
 
 
+@pytest.mark.slow
 def test_endings_in_upper_case(capsys) -> None:
     for ending in ("NPZ", "PARQUET"):
         assert vov3d_command(["embed", "clips", "-o", f"UPPER.{ending}"]) == 0

@@ -39,6 +39,7 @@ def test_the_published_formats_are_converted_without_naming_the_model(reference,
     assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_weights_without_a_tag_state_no_published_accuracy(tmp_path):
     found, model = convert(published_file("vov3d_l_ssv1", tmp_path), tmp_path / "out")
     assert (found.num_classes, model.pretrained_cfg["sampling"]) == (174, "segment")
@@ -62,6 +63,7 @@ def test_a_tag_brings_what_was_published(how, tmp_path):
     assert names[6] == "arm wrestling"
 
 
+@pytest.mark.slow
 def test_widths_classes_channels_and_names_of_ones_own(tmp_path):
     model = create_model("vov3d_m", num_classes=3, in_chans=2, conv="d1plus2d", **NANO)
     torch.save(convert_state_dict(create_model("x3d_m", num_classes=3, **NANO), "pytorchvideo"), tmp_path / "x.pth")

@@ -130,6 +130,7 @@ def test_dry_run_writes_folders_and_sends_nothing(hub, weights, tmp_path, capsys
     assert config["pretrained_cfg"]["top1"] == 74.7
 
 
+@pytest.mark.slow
 def test_publish_all_goes_on_after_a_failure_and_says_which(hub, weights, monkeypatch, capsys):
     names = [TAG, "x3d_m.k400_f16"]
     monkeypatch.setattr("vov3d.cli.weights.list_pretrained", lambda *_: names)
@@ -189,6 +190,7 @@ def test_the_card_has_a_pipeline_for_the_tasks_that_it_scores(task):
     assert ("pipeline(" in code) == (", pipeline\n" in code) == (task != "multihead")
 
 
+@pytest.mark.slow
 def test_the_code_of_the_card_runs_in_transformers(hub, tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     model = create_model("vov3d_m", num_classes=3, pretrained_cfg_overlay={"test_input_size": (3, 32, 32)}, **NANO)

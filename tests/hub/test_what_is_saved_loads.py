@@ -199,6 +199,7 @@ def test_what_accelerate_leaves_on_a_model_is_no_obstacle(tmp_path):
         state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 def test_the_temperature_of_the_model_in_memory_is_saved(tmp_path):
     model = vov3d.create_model("vov3d_n", pretrained=True).eval()
     with torch.no_grad():

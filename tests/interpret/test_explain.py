@@ -219,6 +219,7 @@ def test_the_map_lies_on_the_moving_shape(trained):
     assert right >= 18
 
 
+@pytest.mark.slow
 def test_videos_are_sampled_and_named_as_by_the_classifier(trained, tmp_path):
     path = tmp_path / "clip.mp4"
     write_clip(path, make_masked_clip(18, np.random.default_rng(3))[0])

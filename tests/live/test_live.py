@@ -403,6 +403,7 @@ def test_a_classifier_waits_for_the_delay_and_takes_frames_of_any_size():
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_rate_of_clips_of_unknown_length_is_said_to_be_assumed(tmp_path, capsys):
     folder = tmp_path / "mine"
     vov3d.save_pretrained(vov3d.create_model("vov3d_n", num_classes=2), folder, label_names=["up", "down"])
@@ -430,6 +431,7 @@ def test_the_rate_of_published_clips_is_known(name, fps):
     assert (classifier.fps, classifier.assumed_seconds) == (fps, None)
 
 
+@pytest.mark.slow
 def test_a_file_too_short_for_a_label_is_said_to_be(tmp_path, capsys):
     folder = tmp_path / "model"
     vov3d.save_pretrained(vov3d.create_model("vov3d_n", pretrained=True), folder)
@@ -460,6 +462,7 @@ def test_the_command_on_a_file(clip, tmp_path, capsys):
     assert "ms behind" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_newest_frame(clip, monkeypatch, capsys):
     seen = {}
     show = output.Page.show
@@ -492,6 +495,7 @@ def test_a_browser_that_goes_away_leaves_no_traceback(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_the_video_keeps_the_times_of_its_frames(clip, tmp_path):
     assert main(["live", str(clip), "--fps", "30", "-o", str(tmp_path / "out.mp4")]) == 0
     with av.open(str(tmp_path / "out.mp4")) as container:

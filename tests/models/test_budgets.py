@@ -33,7 +33,9 @@ def test_budget_is_the_published_one(name: str):
         assert budget.params == BUDGETS[name]["params"]
 
 
-@pytest.mark.parametrize("clip", CLIPS, ids=str)
+@pytest.mark.parametrize(
+    "clip", [pytest.param(clip, marks=pytest.mark.slow) if "_l" in clip[0] else clip for clip in CLIPS], ids=str
+)
 def test_published_multiply_adds_are_those_of_the_test_crop(clip: tuple[str, int, int]):
     budget = measure_budget(*clip)
     for name in CLIPS[clip]:

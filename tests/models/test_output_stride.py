@@ -91,6 +91,7 @@ def test_features_only(name, feature_cls):
         assert out.shape[2:] == (2, 32 // reduction, 48 // reduction)
 
 
+@pytest.mark.slow
 def test_weights_load_and_the_model_saves(tmp_path):
     folder = save_pretrained(vov3d.create_model("vov3d_m", **SMALL, output_stride=16), tmp_path / "strided")
     x = clip(1, 3, 2, 16, 16).float()

@@ -6,6 +6,7 @@ from helpers.reference_files import PUBLISHED, load_reference, published_file, r
 
 import vov3d
 
+LONG = (("vov3d_l_ssv1", 0), ("vov3d_m_k400", 1))
 CASES = [(name, i) for name in PUBLISHED for i in range(len(load_reference(name)["cases"]))]
 
 
@@ -30,7 +31,9 @@ def check_stage(x: torch.Tensor, expected: dict) -> None:
         assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize(("name", "index"), CASES)
+@pytest.mark.parametrize(
+    ("name", "index"), [pytest.param(*case, marks=pytest.mark.slow) if case in LONG else case for case in CASES]
+)
 def test_published_outputs(name: str, index: int, tmp_path):
     case = load_reference(name)["cases"][index]
     model = vov3d.create_model(PUBLISHED[name], checkpoint_path=published_file(name, tmp_path)).eval()

@@ -248,6 +248,7 @@ def test_classifier_can_be_replaced_and_left_out(name):
         assert vov3d.create_model(name, num_classes=0).eval()(x).shape == (2, model.head_hidden_size)
 
 
+@pytest.mark.slow
 def test_dense_window():
     model = built("vov3d_m")
     x = clip(1, 3, 2, 96, 64)
@@ -388,6 +389,7 @@ def test_torch_func_transforms_work(name):
     torch.testing.assert_close(outs[0], outs[1])
 
 
+@pytest.mark.slow
 def test_a_trace_is_made_of_plain_convolutions_and_takes_other_clips():
     model = built("vov3d_n")
     with warnings.catch_warnings():

@@ -180,6 +180,7 @@ def test_uploads_are_deleted_after_an_hour_at_most(app):
     assert sum(app.delete_cache) <= 3600
 
 
+@pytest.mark.slow
 def test_a_page_of_half_a_megabyte_and_a_model_that_is_not_there(tmp_path, capsys):
     missing = str(tmp_path / "none <b>")
     small = build_app([missing], PageLimits(megabytes=0.5))

@@ -179,6 +179,7 @@ def test_cut_five_times_and_loaded(authors, hub, expected):
     assert len(authors.requests) == 6
 
 
+@pytest.mark.slow
 def test_two_at_once_download_once(authors, hub, expected):
     models = []
     threads = [threading.Thread(target=lambda: models.append(load())) for _ in range(2)]
@@ -223,6 +224,7 @@ def test_a_damaged_copy_says_what_to_delete(authors, hub, tmp_path):
         load()
 
 
+@pytest.mark.slow
 def test_an_address_given_for_one_call_is_the_only_one_and_is_cached_separately(authors, hub, expected):
     other = FileHost(authors.content)
     assert same(load(pretrained_cfg_overlay={"url": other.url}), expected)
