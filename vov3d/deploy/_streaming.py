@@ -62,6 +62,7 @@ class _Step:
         self.begins = not ask or bool((seen < delay + window).any())
         self._checks = not torch.compiler.is_compiling() and not _exporting()
         self._autocast = torch.is_autocast_enabled(frames.device.type)  # converts what is kept
+        self._alive = dict[tuple[int, torch.dtype], torch.Tensor]()
 
     def _kept(self, name: str, x: torch.Tensor, *shape: int) -> torch.Tensor:
         """Returns what the state before the call keeps as `name`; zeros at the start."""
@@ -94,8 +95,9 @@ class _Step:
         """
         if not delay or not self.begins:
             return x
-        alive = (self.numbers >= delay).to(x.dtype).flatten()
-        return x * alive.view(-1, *[1] * (x.ndim - 1))
+        if (key := (delay, x.dtype)) not in self._alive:  # of two layers of a block, often
+            self._alive[key] = (self.numbers >= delay).to(x.dtype).flatten()
+        return x * self._alive[key].view(-1, *[1] * (x.ndim - 1))
 
     def mean(self, name: str, x: torch.Tensor, delay: int) -> torch.Tensor:
         """Returns the means `(B t, C)` of maps of `delay` frames ago over the window that ends there.
@@ -179,7 +181,7 @@ class FrameConv(nn.Module):
         self.scales = point and conv.groups == conv.in_channels == conv.out_channels > 1
         self.mixes = point and conv.groups == 1
         if self.scales or self.mixes:
-            weight = weight.flatten() if self.scales else weight.flatten(1).mT
+            weight = weight.flatten(0 if self.scales else 1)
         self.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format), requires_grad=False)
         self.act = None if act is None or type(act) is nn.Identity else in_place(act)
 
@@ -201,13 +203,11 @@ class FrameConv(nn.Module):
 
     def _mixed(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         """Applies a kernel of one point; for a single frame, a matrix product is faster than oneDNN's convolution."""
-        rows, shape = x.reshape(-1, x.shape[3]), (*x.shape[:3], self.weight.shape[1])
-        if self.bias is not None:
-            y = torch.addmm(self.bias, rows, self.weight).view(shape)
+        if other is None or self.bias is not None or _exporting():  # rows of any number of streams are slow to trace
+            y = F.linear(x, self.weight, self.bias)
             return y if other is None else y.add_(other)
-        if other is not None:
-            return torch.addmm(other.view(-1, shape[3]), rows, self.weight).view(shape)
-        return torch.mm(rows, self.weight).view(shape)
+        rows = x.reshape(-1, x.shape[3])
+        return torch.addmm(other.view(-1, len(self.weight)), rows, self.weight.mT).view(other.shape)
 
     def _scaled(self, x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         """Applies a depthwise kernel of one point."""
