@@ -69,6 +69,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _reach_disk(path.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder for results, and those above it.
+
+    Args:
+        folder: The folder, which may be there.
+
+    Raises:
+        OSError: If it cannot be made, or is not writable; says what to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+    check_writable(folder, folder)
+
+
+def check_writable(folder: Path, output: Path) -> None:
+    """Raises PermissionError, which names `output`, unless files can be made in a folder."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{output}: {folder} is not writable; change its permissions or name another")
+
+
 def check_not_source(path: str | os.PathLike[str], *sources: object) -> None:
     """Checks that one file to write is none of the files that are read: see `check_not_sources`."""
     check_not_sources([path], sources)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vov3d.files import alone_in, replacing
+from vov3d.files import alone_in, make_folder, replacing
 
 SETTINGS = "_settings.json"  # readers of Parquet folders pass over such names
 _PARTS = "part-*.parquet"
@@ -59,7 +59,7 @@ def begin(folder: Path, settings: Mapping[str, Any], start: str | None = None) -
     Raises:
         ValueError: If they were not, or their names start from another folder; the message names what differs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file = folder / SETTINGS
     wanted = json.loads(json.dumps(settings))
     found: dict[str, Any] = {}

@@ -53,7 +53,7 @@ from reference.evaluation.models import best_device
 from reference.training.stopping import Stop, Stopped, say_stopped
 from reference.training.workers import WorkerError
 from vov3d.cli.arguments import check_output, device, positive, show_warnings
-from vov3d.files import check_not_sources
+from vov3d.files import check_not_sources, make_folder
 from vov3d.memory import keep_freed_memory
 from vov3d.synthetic.moving_scenes import ACTIONS
 
@@ -177,7 +177,7 @@ def _train(args: argparse.Namespace) -> None:
         interval=args.interval or (1 / SCENE_FPS if args.data == SCENES else None),
         checkpoint_path=args.checkpoint,
     )
-    args.output.mkdir(parents=True, exist_ok=True)
+    make_folder(args.output)
     data, held_out = _data(args, "train", detector), _data(args, "val", detector)
     both = {moment.video for moment in data.moments} & {moment.video for moment in held_out.moments}
     if both:

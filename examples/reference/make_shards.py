@@ -29,7 +29,7 @@ from reference.data.annotations import LABEL
 from reference.data.lists import LAYOUTS, VideoList, described, read_list
 from reference.training.stopping import run_resumable
 from vov3d.cli.arguments import positive
-from vov3d.files import replacing
+from vov3d.files import make_folder, replacing
 from vov3d.video import VIDEO_ENDINGS
 
 _MB = 1_000_000
@@ -101,7 +101,7 @@ def _make(args: argparse.Namespace) -> int:
     )
     print(*described(videos), sep="\n", file=sys.stderr)
     entries = entries_of(videos, args.data)
-    args.output.mkdir(parents=True, exist_ok=True)
+    make_folder(args.output)
     part = args.split or "all"
     shards = plan(entries, args.output, part, args.shard_mb * _MB, args.seed)
     _begin(args.output / f"{part}.json", shards, videos)

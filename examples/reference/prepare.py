@@ -36,7 +36,7 @@ from reference.data.prepared import write_prepared
 from reference.data.published import DATA_SETS, DataSet, against_published, data_set, shown
 from reference.data.sources import holds_shards, read_shards, shards_of
 from vov3d.cli.arguments import positive
-from vov3d.files import replacing
+from vov3d.files import make_folder, replacing
 from vov3d.video import Section
 
 _CRASH = "the decoder crashes on it"
@@ -94,7 +94,7 @@ def _prepare(args: argparse.Namespace) -> int:
     parts = _read(data, args)
     for split, part in parts.items():
         print(*_told(data, split, part), sep="\n")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if args.short_side:
         _make_small(parts, out, args)
     else:

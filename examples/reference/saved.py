@@ -8,14 +8,14 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from vov3d.files import replacing
+from vov3d.files import make_folder, replacing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def save_network(network: nn.Module, settings: Any, folder: Path) -> None:
     """Writes weights and settings, a dataclass, into a folder; both files are put in place, or none."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     text = json.dumps(asdict(settings), indent=2, ensure_ascii=False) + "\n"
     with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:

@@ -77,6 +77,7 @@ from torch import nn
 
 import vov3d
 from vov3d.cli import print_any_name
+from vov3d.files import make_folder
 from vov3d.video import VideoError, parse_views
 from vov3d.weights.state_dict import CLASSIFIER
 
@@ -201,7 +202,7 @@ class Trainer:
         """Refuses to write over a run."""
         if self._checkpoints() and not resume:
             raise ValueError(f"{self.output} holds a run: continue it with --resume auto, or give another --output")
-        self.output.mkdir(parents=True, exist_ok=True)
+        make_folder(self.output)
 
     def _check_settings(self) -> None:
         """Refuses settings that cannot work or would have no effect."""

@@ -259,3 +259,19 @@ def test_convert_does_not_overwrite_what_it_reads(capsys, tmp_path):
     assert code == 1
     assert "is the file that is read, which would be lost" in err
     assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [["demo", "-o"], ["convert", "{source}", "--to", "slowfast", "-o"]])
+@pytest.mark.parametrize("below", [False, True])
+def test_a_folder_that_cannot_be_made_is_named(capsys, tmp_path, checkpoint, command, below):
+    file = tmp_path / "notes.txt"
+    file.write_text("kept")
+    output = file / "more" / "x" if below else file
+    if command[0] == "convert":  # it writes a file into the folder
+        output = output / "model.pyth"
+    code, _, err = run(capsys, *[word.format(source=checkpoint) for word in command], str(output))
+    assert (code, err.count("\n")) == (1, 1)
+    named = output.parent if command[0] == "convert" else output
+    assert f"{named}: cannot be made (" in err
+    assert "; name another folder" in err
+    assert file.read_text() == "kept"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vov3d.files import check_not_source
+from vov3d.files import check_not_source, check_writable
 
 
 def positive(text: str) -> int:
@@ -86,8 +86,7 @@ def check_output(path: str | os.PathLike[str], *sources: str) -> None:
         raise FileNotFoundError(f"{path}: there is no folder {folder}; make it first")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; name a file")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path}: {folder} is not writable; change its permissions or name another")
+    check_writable(folder, path)
     check_not_source(path, *sources)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from vov3d.cli.arguments import positive
 from vov3d.cli.predict import DEFAULT_MODEL
 from vov3d.deploy import optimize_for_inference
+from vov3d.files import make_folder
 from vov3d.models import create_model
 
 _FOLDER = "vov3d_demo"
@@ -73,7 +74,7 @@ def _clips(args: argparse.Namespace) -> int:
     seed = random.randrange(10**6) if args.seed is None else args.seed
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.resize(rng.permutation(len(CLASSES)), count))
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     files = [output / f"{seed}_{i:02d}.mp4" for i in range(count)]
     for file, label in zip(files, labels, strict=True):
         write_clip(file, make_clip(int(label), rng))

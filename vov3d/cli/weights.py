@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vov3d.files import check_not_source, replacing
+from vov3d.files import check_not_source, make_folder, replacing
 from vov3d.hub import convert, convert_state_dict, from_pretrained, publish
 from vov3d.labels import read_label_names
 from vov3d.layers import MIDDLE_CONVS
@@ -74,7 +74,7 @@ def _convert_back(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if output.is_dir():
         raise ValueError(f"{output}: is a folder; --to writes a file, such as {output / 'model.pyth'}")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     with replacing(output) as draft:
         torch.save({"model_state": tensors}, draft)
     print(f"written   {output}: {len(tensors)} tensors, format {args.to}")

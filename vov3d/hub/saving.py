@@ -12,7 +12,7 @@ import torch
 from timm.models._pretrained import filter_pretrained_cfg
 from torch import nn
 
-from vov3d.files import alone_in, replacing
+from vov3d.files import alone_in, make_folder, replacing
 from vov3d.hub._structure import recipe_of
 from vov3d.hub.transformers_files import LOADER, LOADER_SOURCE, PROCESSOR, model_fields, processor_fields
 from vov3d.labels import check_names, class_names, load_labels
@@ -88,7 +88,7 @@ def write_folder(
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is a file; a model is saved in a folder, so name another")
     new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         with alone_in(folder), replacing(folder / CONFIG) as draft:
             draft.write_text(_json(config), encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from vov3d.files import alone_in, replacing
+from vov3d.files import alone_in, make_folder, replacing
 
 _FIELDS = ("index", "path", "label", "prediction", "rank", "error", "note")
 
@@ -145,7 +145,7 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If it holds scores of something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file = folder / "run.json"
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
