@@ -438,6 +438,7 @@ def test_parquet_holds_what_the_csv_holds(tmp_path: Path) -> None:
     assert (content["rank"], content["error"]) == ([1, None], ["", "torn"])
 
 
+@pytest.mark.slow
 def test_published_accuracy_stands_beside_untouched_weights_only(models: Path, tmp_path: Path) -> None:
     from helpers.reference_files import published_file
 

@@ -60,7 +60,7 @@ def before_call(number: int, function, deed):
         pytest.param(signal.SIGTERM, "data", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, "validation", marks=pytest.mark.slow),
         (signal.SIGTERM, "recalibration"),
-        (signal.SIGTERM, "saving"),
+        pytest.param(signal.SIGTERM, "saving", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_stopped_by_a_signal_resumes_bit_identically(tmp_path, monkeypatch, capsys, number, place):

@@ -99,6 +99,7 @@ def test_a_file_gives_every_frame_to_a_slow_reader(clip):
         assert [round(frame.seconds, 3) for frame in source] == [round(i / 5, 3) for i in range(12)]
 
 
+@pytest.mark.slow
 def test_a_file_in_real_time_drops_what_comes_too_late(clip):
     begun = time.monotonic()
     with LiveSource(str(clip), realtime=True) as source:

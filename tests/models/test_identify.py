@@ -53,6 +53,7 @@ def networks(draw):
     return variant, args | ({"num_blocks": draw(st.integers(1, 6))} if variant == "vov3d_m" else {})
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(networks())
 def test_networks_of_any_width_are_recognised(network):
