@@ -144,7 +144,7 @@ def test_a_stream_has_no_five_dimensions_either(features_only):
     stream = vov3d.streaming(vov3d.create_model("x3d_m", **how, **TINY).eval(), window=3)
     ranks, operators = ranks_and_operators(StreamGraph(stream, (20, 17)).trace())
     assert max(ranks) == 4
-    assert "conv3d" not in operators
+    assert not {"conv3d", "addmm"} & operators  # products of rows are slow to trace where the number of streams is open
 
 
 @pytest.fixture(scope="module")
