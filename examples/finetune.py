@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classes, train, held_out = open_videos(args.data) if args.data else find_videos(args.folder)
-    args.output.mkdir(parents=True, exist_ok=True)  # fails now rather than after the training
+    vov3d.files.make_folder(args.output)  # fails now rather than after the training
     model: Any = vov3d.create_model(args.model, pretrained=True, num_classes=len(classes)).to(device)
     if vov3d.class_names(model) not in (None, classes):  # as many classes, but others, or in another order
         model.reset_classifier(len(classes))
@@ -146,5 +146,5 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     try:
         main(arguments())
-    except (OSError, ValueError, vov3d.video.VideoError, vov3d.WeightsError) as error:
-        raise SystemExit(str(error).strip().splitlines()[-1]) from None  # a worker's error begins with its traceback
+    except (OSError, ValueError, KeyboardInterrupt, vov3d.video.VideoError, vov3d.WeightsError) as error:
+        raise SystemExit((str(error).strip() or "stopped").splitlines()[-1]) from None  # workers add their traceback

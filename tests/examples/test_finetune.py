@@ -132,13 +132,25 @@ def test_a_broken_video_and_an_output_that_is_a_file_are_one_line_each(tmp_path,
 
     write_folder(tmp_path / "videos", 2)
     (tmp_path / "file").write_text("notes")
-    assert said("file", "0").endswith(f"File exists: '{tmp_path / 'file'}'")
+    assert said("file", "0") == f"{tmp_path / 'file'}: cannot be made (File exists); name another folder"
     for video in (tmp_path / "videos").rglob("*.mp4"):
         video.write_bytes(b"no video")
     for workers in ("0", "1"):
         line = said("model", workers)
         assert f"{tmp_path / 'videos'}" in line
         assert "\n" not in line
+
+
+@pytest.mark.parametrize(("error", "line"), [(KeyboardInterrupt(), "stopped"), (ValueError("a\nb"), "b")])
+def test_ctrl_c_and_errors_end_in_one_line(tmp_path, monkeypatch, error, line):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(vov3d, "keep_freed_memory", fail)
+    monkeypatch.setattr(sys, "argv", ["finetune.py", str(tmp_path), "--output", str(tmp_path / "model")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(finetune.__file__, run_name="__main__")
+    assert end.value.code == line
 
 
 @pytest.mark.parametrize(("option", "value"), [("--epochs", "0"), ("--epochs", "-1"), ("--batch", "0")])

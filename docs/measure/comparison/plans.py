@@ -20,6 +20,7 @@ PLANS: Mapping[str, tuple[Sequence[str], int, int]] = {
     "table4": (tuple(TABLE4), 8, 4),
     "table5": (("baseline", "both"), 16, 4),
     "longer": (("baseline", "both", "d2plus1d", "tosa"), 8, 12),
+    "longest": (("baseline", "both", "d2plus1d", "tosa"), 8, 24),
     "rates": (TABLE3, 8, 4),
     "why": (tuple(WHY), 8, 4),
 }
