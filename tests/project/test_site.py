@@ -135,6 +135,7 @@ clip = torch.randn(2, 3, 4, 64, 64)
 logits = model(clip)
 assert logits.shape == (2, 3)
 assert len(vov3d.create_model("plain3d_l", features_only=True)(clip)) == 5
+assert len(vov3d.create_model("plain3d_s", features_only=True, chs=(16, 32))(clip)) == 3
 vov3d.save_pretrained(model, sys.argv[2])
 torch.testing.assert_close(vov3d.from_pretrained(sys.argv[2]).eval()(clip), logits)
 fast = vov3d.optimize_for_inference(model)
@@ -143,7 +144,6 @@ print(vov3d.list_models("plain*"))
 """
 
 
-@pytest.mark.slow
 def test_a_model_in_one_file(tmp_path):
     block = re.search(r"^```python plain3d.py\n(.*?)^```", (DOCS / "contribute.md").read_text(), re.M | re.S)[1]
     file = tmp_path / "plain3d.py"

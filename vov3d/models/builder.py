@@ -109,7 +109,7 @@ def build_video_model(
     given = {k: v for k, v in kwargs.items() if k not in _NOT_SAVED}
     kwargs = {**model_args, **kwargs}
     if kwargs.get("features_only"):
-        levels = len(kwargs.get("depths", signature(family.model_cls).parameters["depths"].default)) + 1
+        levels = _num_maps(family.model_cls, kwargs)
         kwargs.setdefault("out_indices", tuple(range(levels)))  # timm's default is five maps
         _check_levels(kwargs["out_indices"], levels)
     features = dict(flatten_sequential=True)
@@ -162,6 +162,15 @@ def _check_names(model: Any, names: Any) -> None:
     classes = getattr(model, "num_classes", None)
     if names is not None and classes and (isinstance(names, str) or len(names) != classes):
         raise ValueError(f"label_names must be {classes} names, one for each class, got {len(names)}: {names!r:.100}")
+
+
+def _num_maps(model_cls: Any, kwargs: Mapping[str, Any]) -> int:
+    """Returns the number of feature maps that a network has, those of its stem and of each stage."""
+    known = signature(model_cls).parameters
+    if "depths" in known:
+        return 1 + len(kwargs.get("depths", known["depths"].default))
+    given = {key: value for key, value in kwargs.items() if key in known}
+    return len(model_cls(**{**given, "device": "meta"}).feature_info)
 
 
 def _check_levels(out_indices: Any, levels: int) -> None:
