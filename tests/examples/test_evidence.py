@@ -150,6 +150,11 @@ def test_long_training_is_shown_at_other_strides(stubs, tmp_path):
     assert "(evidence/tempo_longer.png)" in part
     assert part.count("| T-OSA alone | ") == 1
     assert (tmp_path / "pictures" / "tempo_longer.png").stat().st_size > 1000
+    evidence.run("longest", tmp_path, tmp_path / "work", Sizes(), most=2)
+    page = filled(evidence.PAGE.read_text(), plans.read(tmp_path), tmp_path / "pictures")
+    part = page.split("<!-- longest -->")[1].split("<!-- /longest -->")[0]
+    assert part.count("| X3D: depthwise 3D | ") == part.count("| T-OSA and D(2+1)D: VoV3D | ") == 2
+    assert "| T-OSA alone |" not in part
 
 
 def test_a_page_without_a_place_for_a_table_is_refused(tmp_path):

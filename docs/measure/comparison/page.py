@@ -30,7 +30,7 @@ def done(plan: str, found: Found) -> Rows:
 
 def parts(found: Found, pictures: Path) -> dict[str, str]:
     """Returns Markdown by the name of its place in the page; draws the pictures into a folder."""
-    table3, longer = done("table3", found), done("longer", found)
+    table3, longer, longest = done("table3", found), done("longer", found), done("longest", found)
     if table3:
         draw_errors(table3, pictures / "errors.png")
         draw_tempo(table3, pictures / "tempo.png")
@@ -46,6 +46,7 @@ def parts(found: Found, pictures: Path) -> dict[str, str]:
         "table5": more(done("table5", found), table3, "16 frames", "8 frames"),
         "longer": more(longer, table3, "48,000 clips", "16,000 clips") + ("\n\n" + pairs(longer) if longer else ""),
         "tempo_longer": tempo(longer, "tempo_longer.png") if longer else NOTHING,
+        "longest": more(longest, longer, "96,000 clips", "48,000 clips") + ("\n\n" + pairs(longest) if longest else ""),
         "missing": missing(found),
         "runs": every(found),
     }
