@@ -28,10 +28,11 @@ from reference.data.annotations import PAIR
 from reference.data.layouts import list_in
 from reference.data.lists import LAYOUTS, VideoList, described, is_published, label_name, read_list
 from reference.data.targets import label_text, read_targets, task_of_data
-from reference.training.stopping import ignore_interrupt
+from reference.training.stopping import follow_main
 from vov3d.cli import print_any_name
 from vov3d.cli.arguments import check_output, positive
 from vov3d.files import check_not_source, replacing
+from vov3d.signals import signals_as_ctrl_c
 from vov3d.video import Section, VideoError, VideoReader
 from vov3d.video.decoders.base import printable
 from vov3d.weights.tasks import TASKS
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     print_any_name()
     try:
-        return _checked(args)
+        with signals_as_ctrl_c():
+            return _checked(args)
     except (OSError, ValueError) as error:
         print(f"check_data: {error}", file=sys.stderr)
         return 1
@@ -190,7 +192,7 @@ def in_processes(work: Callable[[Any], Any], items: Sequence[Any], workers: int)
     context.set_forkserver_preload(["vov3d.video"])  # imported once, not in each process
     for start in range(0, len(items), _AHEAD * workers):
         part = items[start : start + _AHEAD * workers]
-        with ProcessPoolExecutor(workers, context, initializer=ignore_interrupt) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=follow_main) as pool:
             futures = [pool.submit(work, item) for item in part]
             try:
                 for item, future in zip(part, futures, strict=True):
@@ -200,13 +202,13 @@ def in_processes(work: Callable[[Any], Any], items: Sequence[Any], workers: int)
                         result = _alone(work, item, context)
                     yield result
             except BaseException:  # the caller has stopped: items that wait are not begun
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
                 raise
 
 
 def _alone(work: Callable[[Any], Any], item: Any, context: Any) -> Any:
     """Returns the result of `work` from a process of its own, None if that dies."""
-    with ProcessPoolExecutor(1, context, initializer=ignore_interrupt) as pool:
+    with ProcessPoolExecutor(1, context, initializer=follow_main) as pool:
         try:
             return pool.submit(work, item).result()
         except BrokenProcessPool:

@@ -35,6 +35,7 @@ from reference.data.lists import VideoList, described, label_name, read_list
 from reference.data.prepared import write_prepared
 from reference.data.published import DATA_SETS, DataSet, against_published, data_set, shown
 from reference.data.sources import holds_shards, read_shards, shards_of
+from reference.training.stopping import run_resumable
 from vov3d.cli.arguments import positive
 from vov3d.files import make_folder, replacing
 from vov3d.video import Section
@@ -57,14 +58,7 @@ class _Part:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepares a data set; returns the exit status."""
     args = _parser().parse_args(argv)
-    try:
-        return _prepare(args)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("prepare: stopped; the same command goes on", file=sys.stderr)
-        return 130
+    return run_resumable("prepare", lambda: _prepare(args))
 
 
 def _parser() -> argparse.ArgumentParser:

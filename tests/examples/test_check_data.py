@@ -1,6 +1,7 @@
 """The check of a data set: broken videos are found, named with their cause, and counted."""
 
 import csv
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.numbered_videos import folder_of_frames, keep_part, write_audio, write_video
-from reference import check_data
+from reference import check_data, prepare
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,45 @@ def test_a_broken_pool_can_end_its_processes() -> None:
     # It sends SIGTERM and waits: a process that ignored it could make the check wait for ever.
     items = [f"__import__('signal').getsignal({number:d})" for number in (signal.SIGTERM, signal.SIGINT)]
     assert list(check_data.in_processes(eval, items, 1)) == [signal.SIG_DFL, signal.SIG_IGN]
+
+
+def test_items_that_wait_are_not_begun_once_the_caller_stops(tmp_path: Path) -> None:
+    items = [f"__import__('time').sleep(0.01) or open({str(tmp_path / str(i))!r}, 'x').close()" for i in range(60)]
+    results = check_data.in_processes(eval, items, 1)
+    next(results)
+    results.close()
+    for process in multiprocessing.active_children():
+        process.join()
+    assert len(list(tmp_path.iterdir())) < len(items)
+
+
+def test_a_process_of_a_pool_ends_with_a_main_process_that_is_killed() -> None:
+    script = """if True:
+        import multiprocessing, os, signal
+        from concurrent.futures import ProcessPoolExecutor
+        from reference.training.stopping import follow_main
+        pool = ProcessPoolExecutor(2, multiprocessing.get_context(METHOD), initializer=follow_main)
+        pool.submit(os.getpid).result()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    examples = str(Path(check_data.__file__).parents[1])
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([examples, os.environ.get("PYTHONPATH", "")])}
+    for method in ("forkserver", "fork"):
+        command = [sys.executable, "-c", script.replace("METHOD", repr(method))]
+        # its output ends when the last process has closed it
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, timeout=120, check=False)
+        assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("tool", "status"), [(check_data, 130), (prepare, 128 + signal.SIGTERM)])
+def test_sigterm_ends_the_processes_too(tool, status: int, data: Path, monkeypatch, capsys) -> None:
+    def stopped(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(tool, "_read", stopped)
+    argv = ["folders", str(data), "--output", "nowhere"] if tool is prepare else [str(data)]
+    assert tool.main(argv) == status
+    assert "stopped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

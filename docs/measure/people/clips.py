@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from reference.training.stopping import ignore_interrupt
+from reference.training.stopping import follow_main
 
 from people.bodies import Pose, cycles, draw_body, draw_capsule, make_look, pose_of
 from people.rooms import expose, film_place
@@ -275,7 +275,7 @@ def write_set(path: Path, num_clips: int, seed: int) -> None:
     """
     labels = np.arange(num_clips) % len(CLASSES)
     clips = np.empty((num_clips, 16, 64, 64, 3), np.uint8)
-    with ProcessPoolExecutor(initializer=ignore_interrupt) as pool:
+    with ProcessPoolExecutor(initializer=follow_main) as pool:
         for i, clip in enumerate(pool.map(_numbered, [(seed, i) for i in range(num_clips)], chunksize=50)):
             clips[i] = clip
     path.parent.mkdir(parents=True, exist_ok=True)

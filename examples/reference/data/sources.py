@@ -32,7 +32,7 @@ from reference.data.layouts import (
 from reference.data.lists import VideoList, described, first_label, is_published, read_list, read_names
 from reference.data.targets import HEADS, Classes, check_labels, label_text, read_targets
 from reference.data.text import decoded
-from reference.training.stopping import ignore_interrupt
+from reference.training.stopping import follow_main
 from vov3d.files import replacing
 from vov3d.synthetic import moving_shapes
 from vov3d.video import VIDEO_ENDINGS, Section, median_duration
@@ -416,7 +416,7 @@ def make_shapes(path: Path, number: int, seed: int, num_frames: int, size: int) 
     with replacing(path) as draft:
         np.lib.format.open_memmap(draft, "w+", np.uint8, (number, num_frames, size, size, 3)).flush()
         jobs = [(draft, seed, start, min(start + 100, number)) for start in range(0, number, 100)]
-        with ProcessPoolExecutor(initializer=ignore_interrupt) as pool:
+        with ProcessPoolExecutor(initializer=follow_main) as pool:
             try:
                 list(pool.map(_make_some, jobs))
             except BaseException:

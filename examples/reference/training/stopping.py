@@ -1,5 +1,6 @@
 """Handles SIGINT and SIGTERM so that a run stops where it can be resumed."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from vov3d.cli import print_any_name
 
@@ -64,12 +66,21 @@ def ignore_signals(_: int = 0) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def ignore_interrupt() -> None:
-    """Makes a process of a pool ignore Ctrl-C, which the main process handles.
+def follow_main() -> None:
+    """Makes a process of a pool ignore Ctrl-C, which the main process handles, and end when that was killed.
 
-    Not SIGTERM: a broken pool ends its processes by it and waits for them, for ever if one ignores it.
+    Else it would wait for work for ever. It does not ignore SIGTERM: a broken pool ends its processes by it and waits
+    for them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main = multiprocessing.parent_process()
+    if main is not None:
+        threading.Thread(target=_end_after, args=(main,), daemon=True).start()
+
+
+def _end_after(main: Any) -> None:
+    main.join()
+    os._exit(1)
 
 
 def say_stopped(program: str, stopped: Stopped, how: str) -> int:
