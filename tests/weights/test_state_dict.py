@@ -404,6 +404,18 @@ TRAINED = {
     "lightning self.net.": lambda sd: lightning(sd, "self.net."),
     "averaged": averaged,
     "averaged beside": lambda sd: {"model": others(), "ema": {"module": sd, "updates": 9}},
+    "averaged beside, under a key of the user's": lambda sd: {
+        "model": others(),
+        "swa_state_dict": averaged(sd),
+        "ema_optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+    },
+    "averaged, wrapped under a key of the user's": lambda sd: {
+        "model_state_dict": others(),
+        "avg_model": {"state_dict": sd, "updates": 9},
+        "ema_teacher": others(),
+    },
+    "averaged alone, under a key of the user's": lambda sd: {"ema_model_state_dict": averaged(sd), "epoch": 3},
+    "averaged at two rates": lambda sd: {"model": sd, "ema_fast": others(), "ema_slow": others()},
     "averaged under a prefix": lambda sd: {"state_dict": trained_beside(sd, "ema_model.module.")},
     "averaged by a callback": lambda sd: {"state_dict": trained_beside(sd, "net_ema.") | under("teacher.", others())},
     "averaged by MMEngine": lambda sd: {

@@ -47,9 +47,9 @@ _MOST_WRAPPED = 4  # nested wrappers
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_forward_module)\.")
 # How a network's own names begin; anything before is the prefix of a larger model.
 _BEGINNINGS = ("stem.conv_s.", "s1.pathway0_stem.conv_xy.", "blocks.0.conv.conv_t.")
-# Prefixes of networks that are trained along with the one that is meant, and of its averages.
+# Prefixes and keys of networks that are trained along with the one that is meant, and of its averages.
 _OTHERS = re.compile(r"teacher|momentum|target|frozen|reference", re.IGNORECASE)
-_AVERAGES = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)[._]", re.IGNORECASE)
+_AVERAGES = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?)(?:[._]|$)", re.IGNORECASE)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTER = "num_batches_tracked"
 _SAFE_TYPES = {
@@ -346,7 +346,7 @@ def _unwrap(content: Any) -> tuple[Mapping[str, Described], list[str]]:
     """Returns the innermost mapping that holds tensors, and the keys that lead to it."""
     notes: list[str] = []
     for _ in range(_MOST_WRAPPED):
-        inner = [key for key in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+        inner = _wrappers_in(content) if isinstance(content, dict) else []
         if "state_dict" in inner and "message_hub" in content:
             inner = ["state_dict"]  # MMEngine's EMA hook puts the averages there, and what was trained in their place
         if not inner:
@@ -371,6 +371,26 @@ def _unwrap(content: Any) -> tuple[Mapping[str, Described], list[str]]:
             )
         raise FileError(f"holds {what}; expected tensors by name, or one of {', '.join(_WRAPPERS)}")
     return content, notes
+
+
+def _wrappers_in(content: Mapping[Any, Any]) -> list[str]:
+    """Returns the keys under which a mapping holds weights, the one that is meant first."""
+    known = [key for key in _WRAPPERS if isinstance(content.get(key), dict)]
+    averages = [
+        key
+        for key, value in content.items()
+        if isinstance(key, str) and _AVERAGES.search(key) and not _OTHERS.search(key) and _is_wrapped(value)
+    ]
+    named = len(averages) == 1 and not any(map(_AVERAGES.search, known))  # by a key of the user's, as in swa_model
+    return averages + known if named else known
+
+
+def _is_wrapped(content: Any) -> bool:
+    """Returns whether a value is a network's tensors by name, as they are or under one more key."""
+    parts = [content, *content.values()] if isinstance(content, dict) else []
+    keys = [key for part in parts if isinstance(part, dict) for key in part]
+    names = [_INSIDE.sub("", key) for key in keys if isinstance(key, str)]
+    return any(_begins(name, beginning) for name in names for beginning in _BEGINNINGS)
 
 
 def _too_many(count: int) -> str:
