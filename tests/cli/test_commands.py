@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from helpers.numbered_videos import write_video
 from helpers.reference_files import published_file
 
 import vov3d
-from vov3d.cli import main
+from vov3d.cli import main, weights
+from vov3d.files import naming
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +262,19 @@ def test_convert_does_not_overwrite_what_it_reads(capsys, tmp_path):
     assert code == 1
     assert "is the file that is read, which would be lost" in err
     assert source.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+def test_convert_names_a_full_disk(capsys, tmp_path, checkpoint, monkeypatch):
+    @contextmanager
+    def full(path):
+        with naming(path):
+            yield Path("/dev/full")
+
+    monkeypatch.setattr(weights, "replacing", full)
+    code, _, err = run(capsys, "convert", str(checkpoint), "--to", "slowfast", "-o", str(tmp_path / "x.pyth"))
+    assert code == 1
+    assert f"No space left on device: '{tmp_path / 'x.pyth'}'" in err
 
 
 @pytest.mark.parametrize("command", [["demo", "-o"], ["convert", "{source}", "--to", "slowfast", "-o"]])

@@ -214,6 +214,33 @@ def test_scores_are_kept_to_the_last_digit(tmp_path: Path) -> None:
     assert np.array_equal(read_scores(tmp_path)[0].astype(np.float32), given)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+@pytest.mark.parametrize("file", ["videos.csv", "views.csv"])
+def test_a_full_disk_is_named(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"No space left.*; the same command continues: '.*{file}'"):
+        Scores(tmp_path, 2, views=True)
+    (tmp_path / file).unlink()
+    scores = Scores(tmp_path, 2, views=True)
+    (tmp_path / file).unlink()
+    (tmp_path / file).symlink_to("/dev/full")
+    full = (tmp_path / file).open("a", encoding="utf-8")
+    setattr(scores, f"_{file.removesuffix('.csv')}", full)
+    with pytest.raises(OSError, match=rf"No space left.*; the same command continues: '.*{file}'"):
+        scores.add(Row(0, "x", 0, 1, 1), np.array([0.25, 0.75]), np.ones((1, 1, 2)))
+    assert scores.todo(1) == [0]
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r", "\r\n", "\u2028", '"'])
+def test_a_name_with_a_line_end_is_read_again(tmp_path: Path, sign: str) -> None:
+    for _ in range(2):
+        scores = Scores(tmp_path, 2, views=False)
+        for index in scores.todo(2):
+            scores.add(Row(index, f"a{sign}{index}.mp4", 0, 1, 1), np.array([0.25, 0.75]))
+        scores.close()
+    assert len(table(tmp_path / "videos.csv")) == 2
+
+
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """`vov3d convert` and `vov3d publish`: converts weights between formats, and uploads them to the Hub."""
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,10 @@ def _convert_back(args: argparse.Namespace) -> int:
     if output.is_dir():
         raise ValueError(f"{output}: is a folder; --to writes a file, such as {output / 'model.pyth'}")
     make_folder(output.parent)
+    content = io.BytesIO()  # where torch itself writes, an error does not say that the disk is full
+    torch.save({"model_state": tensors}, content)
     with replacing(output) as draft:
-        torch.save({"model_state": tensors}, draft)
+        draft.write_bytes(content.getbuffer())
     print(f"written   {output}: {len(tensors)} tensors, format {args.to}")
     return 0
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
@@ -11,8 +12,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from vov3d.files import alone_in, make_folder, replacing
+from vov3d.files import alone_in, make_folder, naming, replacing
 
+_AGAIN = "; the same command continues"
 _FIELDS = ("index", "path", "label", "prediction", "rank", "error", "note")
 
 
@@ -92,11 +94,10 @@ class Scores:
         """
         if self._views is not None and views is not None:
             places = np.ndindex(views.shape[:2])
-            csv.writer(self._views).writerows([row.index, *place, *_texts(views[place])] for place in places)
-            self._views.flush()  # before the video's line, which says that they are complete
-        cells = ["" if cell is None else str(cell).replace("\n", " ") for cell in astuple(row)]
-        csv.writer(self._videos).writerow([*cells, *(_texts(scores) if scores is not None else self._none)])
-        self._videos.flush()
+            # before the video's line, which says that they are complete
+            _append(self._views, [[row.index, *place, *_texts(views[place])] for place in places])
+        cells = ["" if cell is None else re.sub("[\r\n]", " ", str(cell)) for cell in astuple(row)]
+        _append(self._videos, [[*cells, *(_texts(scores) if scores is not None else self._none)]])
         self.rows[row.index] = row
 
     def close(self) -> None:
@@ -105,6 +106,13 @@ class Scores:
         if self._views is not None:
             self._views.close()
         self._alone.close()
+
+
+def _append(file: TextIO, lines: Sequence[Sequence[object]]) -> None:
+    """Writes lines so that the next run finds them, however this one ends."""
+    with naming(Path(file.name), _AGAIN):
+        csv.writer(file).writerows(lines)
+        file.flush()
 
 
 def read_scores(folder: Path) -> dict[int, np.ndarray]:
@@ -166,7 +174,8 @@ def _whole_lines(file: Path, header: Sequence[str]) -> list[bytes]:
     whole = content[: content.rfind(b"\n") + 1]
     if not whole:
         whole = ",".join(header).encode() + b"\r\n"
-        file.write_bytes(whole)
+        with naming(file, _AGAIN):
+            file.write_bytes(whole)
     elif len(whole) < len(content):
         os.truncate(file, len(whole))
     return whole.splitlines(keepends=True)[1:]
