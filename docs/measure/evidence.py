@@ -6,8 +6,9 @@
 
 Table 3 of the paper adds T-OSA and D(2+1)D one by one, Table 4 compares five bottlenecks within T-OSA, Table 5 takes
 more frames; `longer` trains three times as long, `longest` six times, `rates` tries higher learning rates, `why` undoes
-choices of T-OSA. A run takes two to five minutes on one core, one of `longer` three times that. Each leaves one JSON
-file in docs/results/evidence when it ends; a killed run continues after its last epoch, a finished one is not repeated.
+choices of T-OSA. A run takes two to five minutes on one core, one of `longer` three times that, one of `longest` six.
+Each leaves one JSON file in docs/results/evidence when it ends; a killed run continues after its last epoch, a finished
+one is not repeated.
 """
 
 import argparse

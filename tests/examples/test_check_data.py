@@ -99,7 +99,7 @@ def test_a_broken_pool_can_end_its_processes() -> None:
 
 
 def test_items_that_wait_are_not_begun_once_the_caller_stops(tmp_path: Path) -> None:
-    items = [f"__import__('time').sleep(0.01) or open({str(tmp_path / str(i))!r}, 'x').close()" for i in range(60)]
+    items = [f"__import__('time').sleep(0.05) or open({str(tmp_path / str(i))!r}, 'x').close()" for i in range(60)]
     results = check_data.in_processes(eval, items, 1)
     next(results)
     results.close()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -216,19 +217,21 @@ def test_scores_are_kept_to_the_last_digit(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
 @pytest.mark.parametrize("file", ["videos.csv", "views.csv"])
-def test_a_full_disk_is_named(tmp_path: Path, file: str) -> None:
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch, file: str) -> None:
     (tmp_path / file).symlink_to("/dev/full")
     with pytest.raises(OSError, match=rf"No space left.*; the same command continues: '.*{file}'"):
         Scores(tmp_path, 2, views=True)
     (tmp_path / file).unlink()
     scores = Scores(tmp_path, 2, views=True)
-    (tmp_path / file).unlink()
-    (tmp_path / file).symlink_to("/dev/full")
-    full = (tmp_path / file).open("a", encoding="utf-8")
-    setattr(scores, f"_{file.removesuffix('.csv')}", full)
-    with pytest.raises(OSError, match=rf"No space left.*; the same command continues: '.*{file}'"):
-        scores.add(Row(0, "x", 0, 1, 1), np.array([0.25, 0.75]), np.ones((1, 1, 2)))
+    full = Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115
+    with monkeypatch.context() as patch:
+        patch.setattr(scores, f"_{file.removesuffix('.csv')}", full)
+        with pytest.raises(OSError, match=r"No space left.*; the same command continues: '/dev/full'"):
+            scores.add(Row(0, "x", 0, 1, 1), np.array([0.25, 0.75]), np.ones((1, 1, 2)))
+    with suppress(OSError):  # it cannot write its rest either
+        full.close()
     assert scores.todo(1) == [0]
+    scores.close()
 
 
 @pytest.mark.parametrize("sign", ["\n", "\r", "\r\n", "\u2028", '"'])

@@ -44,9 +44,9 @@ def parts(found: Found, pictures: Path) -> dict[str, str]:
         "table4": accuracies(done("table4", found), "bottleneck within T-OSA", TABLE4, "tosa"),
         "why": accuracies(done("why", found), "what differs", WHY, "both"),
         "table5": more(done("table5", found), table3, "16 frames", "8 frames"),
-        "longer": more(longer, table3, "48,000 clips", "16,000 clips") + ("\n\n" + pairs(longer) if longer else ""),
+        "longer": more_clips(longer, table3, "48,000 clips", "16,000 clips"),
         "tempo_longer": tempo(longer, "tempo_longer.png") if longer else NOTHING,
-        "longest": more(longest, longer, "96,000 clips", "48,000 clips") + ("\n\n" + pairs(longest) if longest else ""),
+        "longest": more_clips(longest, longer, "96,000 clips", "48,000 clips"),
         "missing": missing(found),
         "runs": every(found),
     }
@@ -165,7 +165,7 @@ def kernels(rows: Rows) -> str:
 
 
 def more(rows: Rows, plain: Rows, title: str, plain_title: str) -> str:
-    """Returns the table of accuracies with more frames or epochs, beside those of Table 3."""
+    """Returns the table of accuracies with more frames or clips, beside those with fewer."""
     if not rows:
         return NOTHING
     lines = []
@@ -173,6 +173,11 @@ def more(rows: Rows, plain: Rows, title: str, plain_title: str) -> str:
         values, others = [top1(run) for run in runs], [top1(run) for run in plain[name]]
         lines.append([runs[0]["title"], pm(others), pm(values), difference(values, others)])
     return table(["top-1, %", plain_title, title, "difference (± standard error)"], lines)
+
+
+def more_clips(rows: Rows, plain: Rows, title: str, plain_title: str) -> str:
+    """Returns the tables of accuracies after more clips: beside those after fewer, and of pairs of classes."""
+    return more(rows, plain, title, plain_title) + ("\n\n" + pairs(rows) if rows else "")
 
 
 def missing(found: Found) -> str:
