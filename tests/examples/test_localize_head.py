@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import localized_segments
 import numpy as np
@@ -90,6 +91,22 @@ def arguments(data: Path, *more: str, **change: Path) -> list[str]:
 
 def table(text: str) -> list[float]:
     return [float(value) for value in text.splitlines()[-1].split()[1:]]
+
+
+def test_segments_rank_by_their_whole_scores():
+    """A sure head's scores differ in the sixth digit and behind it."""
+
+    class Sure:
+        mean, settings = torch.zeros(1), SimpleNamespace(labels=("a",))
+
+        def __call__(self, features, edges, there):
+            return features, torch.full((*features.shape[:2], 2), 0.4)
+
+    logits = np.array([[12.0], [14.0], [13.0], [15.0]], np.float32)
+    video = Video("v.mp4", np.arange(4) + 0.5, np.array([[0.0, 4.0]] * 4), logits)
+    found = find(Sure(), video, "v")
+    assert [int(one.start) for one in found] == [3, 1, 2, 0]
+    assert len({one.score for one in found}) == 4
 
 
 @pytest.mark.slow

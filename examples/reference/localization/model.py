@@ -152,7 +152,7 @@ def find(head: Head, video: Video, name: str) -> list[Found]:
     for index, label in enumerate(head.settings.labels):
         sure = scores[:, index] >= _LEAST
         for (start, end), score in thinned(spans[sure], scores[sure, index]):
-            found.append(Found(name, round(float(start), 3), round(float(end), 3), label, round(float(score), 5)))
+            found.append(Found(name, round(float(start), 3), round(float(end), 3), label, float(score)))
     found = [segment for segment in found if segment.start < segment.end]
     return sorted(found, key=lambda segment: -segment.score)[:_MOST]
 
