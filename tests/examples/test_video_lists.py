@@ -180,10 +180,9 @@ def test_names_with_spaces(tmp_path: Path, separator: str) -> None:
 
 @pytest.mark.parametrize("between", [",", ", ", "\t", " "])
 def test_cells_in_quotes(tmp_path: Path, between: str) -> None:
-    touch(tmp_path, "a.mp4", "b, c.mp4")
-    start = "a.mp4" if between == " " else '"a.mp4"'
-    (tmp_path / "l.csv").write_text(f'{start}{between}"left, then ""right"""\nb, c.mp4{between}"up"\n')
-    assert pairs(read_list(tmp_path / "l.csv"), tmp_path) == {"a.mp4": 'left, then "right"', "b, c.mp4": "up"}
+    touch(tmp_path, "a d.mp4", "b, c.mp4")
+    (tmp_path / "l.csv").write_text(f'"a d.mp4"{between}"left, then ""right"""\nb, c.mp4{between}"up"\n')
+    assert pairs(read_list(tmp_path / "l.csv"), tmp_path) == {"a d.mp4": 'left, then "right"', "b, c.mp4": "up"}
 
 
 def test_cells_in_quotes_behind_a_space_in_every_table(tmp_path: Path) -> None:

@@ -406,6 +406,8 @@ def _by_sign(line: str, sign: str) -> tuple[str, str] | None:
 
 def split_by_space(line: str) -> tuple[str, str] | None:
     """Splits a line behind the ending of a video file, as names may hold spaces, or else at the last space."""
+    if quoted := re.fullmatch(r'("(?:[^"]|"")+")\s+(.+)', line):
+        return _unquoted(quoted[1]), _unquoted(quoted[2])
     small, place = line.lower(), None
     if len(small) == len(line):
         for gap in re.finditer(r"\s+", line):
