@@ -677,8 +677,10 @@ def test_damaged_files_are_refused(end, part, files, tmp_path):
 def test_missing_files_are_named(tmp_path, files):
     with pytest.raises(FileNotFoundError, match=r"a\.onnx: no such file"):
         vov3d.load_exported(tmp_path / "a.onnx")
+    with pytest.raises(FileNotFoundError, match=r"a\.xml: no such file$"):
+        vov3d.load_exported(tmp_path / "a.xml")
     (tmp_path / "a.xml").write_bytes(files[".xml"].read_bytes())
-    with pytest.raises(FileNotFoundError, match=r"a\.bin: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"a\.bin: no such file; a\.xml needs it"):
         vov3d.load_exported(tmp_path / "a.xml")
     with pytest.raises(ValueError, match="exported files end in"):
         vov3d.load_exported("a.bin")

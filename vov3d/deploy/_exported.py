@@ -220,9 +220,11 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel | ExportedStrea
     path = Path(path)
     form = format_of(path)
     require(path, form.reads, form.extra)
-    for ending in form.files:
-        if not path.with_suffix(ending).is_file():
-            raise FileNotFoundError(f"{path.with_suffix(ending)}: no such file")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    for beside in map(path.with_suffix, form.files):
+        if not beside.is_file():
+            raise FileNotFoundError(f"{beside}: no such file; {path.name} needs it, and export writes them together")
     try:
         strings, run = form.backend.read(path)
         metadata = Metadata.from_strings(strings)
