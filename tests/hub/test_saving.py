@@ -146,6 +146,35 @@ def test_models_that_cannot_be_saved(tmp_path):
     assert target.read_text() == "mine"
 
 
+def test_networks_wrapped_for_several_processes_say_how_to_unwrap_them(tmp_path):
+    from torch.distributed import checkpoint, fsdp  # slow to import
+
+    def tiny():
+        return create_model("vov3d_m", stem_chs=4, mid_chs=(4,), out_chs=(4,), depths=(1,), output_stride=4).eval()
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        part, whole = tiny(), fsdp.fully_shard(tiny())
+        fsdp.fully_shard(part.stages[0].blocks[0])
+        wrapped = {
+            r"DistributedDataParallel; give .*\.module": torch.nn.parallel.DistributedDataParallel(tiny()).eval(),
+            "the model is wrapped in FSDPModule; .*: gather them with .*get_model_state_dict": whole,
+            r"stages\.0\.blocks\.0 is wrapped in FSDPModule": part,
+        }
+        for message, model in wrapped.items():
+            for call in (vov3d.fold_batchnorm, vov3d.optimize_for_inference, lambda m: save_pretrained(m, tmp_path)):
+                with pytest.raises(ValueError, match=message):
+                    call(model)
+        torch.save(part.state_dict(), tmp_path / "spread.pth")
+        with pytest.raises(WeightsError, match="tensors that are spread over processes .*; save them gathered"):
+            create_model("vov3d_m", checkpoint_path=tmp_path / "spread.pth")
+        checkpoint.save(part.state_dict(), checkpoint_id=tmp_path / "parts")
+        with pytest.raises(WeightsError, match=r"parts: is a checkpoint of torch\.distributed; .* dcp_to_torch_save"):
+            create_model("vov3d_m", checkpoint_path=tmp_path / "parts")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_home_folders_and_marks_of_editors(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_pretrained(nano(), "~/mine")

@@ -84,8 +84,8 @@ def optimize_for_inference(
         are those of the model, tensors in lists and dictionaries too. Device and precision cannot be changed later.
 
     Raises:
-        ValueError: If the model is in train mode or optimized already, a part that would be replaced has hooks, or the
-            backend is unknown or does not support the model or the settings.
+        ValueError: If the model is in train mode, optimized already or wrapped for several processes, a part that
+            would be replaced has hooks, or the backend is unknown or does not support the model or the settings.
         ImportError: If the backend is not installed; names the extra.
         ExportError: If the backend's outputs differ from the model's by more than the bound of `export`.
     """

@@ -20,6 +20,7 @@ from vov3d.layers import ClassifierHead3d
 from vov3d.models import create_model
 from vov3d.models.family import family_of
 from vov3d.models.saved import check_saved
+from vov3d.surgery.placing import check_not_wrapped
 from vov3d.weights.state_dict import digest
 from vov3d.weights.tasks import task_of
 
@@ -128,6 +129,7 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
     Raises:
         ValueError: As `save_pretrained`.
     """
+    check_not_wrapped(model)
     architecture = vars(model).get("pretrained_cfg", {}).get("architecture")
     family = family_of(model)
     if family is None or not architecture:

@@ -18,7 +18,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 from vov3d.layers.conv import as_given
 from vov3d.surgery.hooks import check_no_hooks
 from vov3d.surgery.kinds import is_batch_norm, is_exactly, is_only
-from vov3d.surgery.placing import held_elsewhere
+from vov3d.surgery.placing import check_not_wrapped, held_elsewhere
 from vov3d.surgery.reach import Reach
 from vov3d.surgery.statistics import FrozenBatchNorm
 from vov3d.surgery.tracing import copied, trace, trace_other_calls
@@ -138,10 +138,12 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         A copy in eval mode that gives the outputs of `model.eval()`, within rounding.
 
     Raises:
-        ValueError: If a layer that would be folded has hooks, or the model is a TorchScript module.
+        ValueError: If a layer that would be folded has hooks, or the model is a TorchScript module or wrapped for
+            several processes.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("a TorchScript module cannot be rewritten; give the module that it was made from")
+    check_not_wrapped(model)
     model = fold(copied(model).eval())
     _report_unfolded(model)
     return model

@@ -1,24 +1,44 @@
 """Replaces modules by others, all or none."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 _REGISTERED = {"_modules", "_parameters", "_buffers"}
 _SIMPLE = {bool, int, float, str, type(None)}
-_SYNCHRONIZED = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+_GATHERED = (
+    "its tensors are spread over processes: gather them with torch.distributed.checkpoint.state_dict"
+    ".get_model_state_dict, full_state_dict=True, and load them into a model that is not wrapped"
+)
+_CURES = {
+    "DistributedDataParallel": "give the network inside it, .module",
+    "FullyShardedDataParallel": _GATHERED,
+    "FSDPModule": _GATHERED,
+}
+
+
+def _wrapped(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yields modules wrapped for several processes, by name, and by what."""
+    for name, module in model.named_modules():
+        for kind in type(module).__mro__:
+            if kind.__name__ in _CURES:
+                yield name or "the model", kind.__name__
 
 
 def check_takes_new_parameters(model: nn.Module) -> None:
     """Raises ValueError for a model wrapped for several processes, which would not synchronize new parameters."""
-    for name, module in model.named_modules():
-        kinds = {kind.__name__ for kind in type(module).__mro__} & _SYNCHRONIZED
-        if kinds:
-            raise ValueError(
-                f"{name or 'the model'} is wrapped in {kinds.pop()}, which would leave new parameters out when it"
-                " synchronizes processes: change the network first, then wrap it"
-            )
+    for name, kind in _wrapped(model):
+        raise ValueError(
+            f"{name} is wrapped in {kind}, which would leave new parameters out when it synchronizes processes: change"
+            " the network first, then wrap it"
+        )
+
+
+def check_not_wrapped(model: nn.Module) -> None:
+    """Raises ValueError for a model wrapped for several processes, of which one alone makes no copy."""
+    for name, kind in _wrapped(model):
+        raise ValueError(f"{name} is wrapped in {kind}; {_CURES[kind]}")
 
 
 def put(model: nn.Module, new: Mapping[str, nn.Module]) -> None:

@@ -182,6 +182,11 @@ def open_weights(path: str | Path) -> FileTensors:
     """
     path = Path(path)
     if path.is_dir():
+        if (path / ".metadata").is_file():
+            raise WeightsError(
+                f"{path}: is a checkpoint of torch.distributed; make a file of it, dcp_to_torch_save(folder, file) of"
+                " torch.distributed.checkpoint.format_utils"
+            )
         raise WeightsError(f"{path}: is a folder; load a saved model's folder with create_model('local-dir:{path}')")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
@@ -327,6 +332,11 @@ def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _refusal(name: str) -> str:
+    if name.startswith("torch.distributed."):
+        return (
+            f"holds tensors that are spread over processes ({shown(name)}); save them gathered, by"
+            " torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True"
+        )
     return (
         f"holds more than tensors ({shown(name)}), and was refused without running any of it; if you trust it,"
         " save it again with torch.save(model.state_dict(), ...) or as safetensors"
