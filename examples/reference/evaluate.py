@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from reference.data.lists import LAYOUTS
+from reference.data.sources import check_outside
 from reference.evaluation.metrics import Broken, Figure, Pair, Summary, confused, confusion, differing_pairs, summarize
 from reference.evaluation.models import PROTOCOLS, Model, best_device, load_model
 from reference.evaluation.pictures import (
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(args: argparse.Namespace) -> int:
     strides = _checked(args)
+    check_outside(Path(args.out), args.data)
     models = _models(args)
     _check_tasks(args, models)
     plan = Plan(

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from reference.data.annotations import LABEL
 from reference.data.lists import LAYOUTS, VideoList, described, read_list
+from reference.data.sources import check_outside
 from reference.training.stopping import run_resumable
 from vov3d.cli.arguments import positive
 from vov3d.files import make_folder, replacing
@@ -101,6 +102,7 @@ def _make(args: argparse.Namespace) -> int:
     )
     print(*described(videos), sep="\n", file=sys.stderr)
     entries = entries_of(videos, args.data)
+    check_outside(args.output, args.data)
     make_folder(args.output)
     part = args.split or "all"
     shards = plan(entries, args.output, part, args.shard_mb * _MB, args.seed)

@@ -30,6 +30,7 @@ try:
     from tqdm import tqdm
 
     from reference.data.clips import Batch, load, open_clips, plan_epoch, to_network
+    from reference.data.sources import check_outside
     from reference.data.splitting import read_sources
     from reference.data.targets import task_of_data
     from reference.evaluation.measures import LEADING, columns_of, epoch_measures, losses_of
@@ -202,6 +203,7 @@ class Trainer:
         """Refuses to write over a run."""
         if self._checkpoints() and not resume:
             raise ValueError(f"{self.output} holds a run: continue it with --resume auto, or give another --output")
+        check_outside(self.output, self.recipe.data.path, self.recipe.data.val)
         make_folder(self.output)
 
     def _check_settings(self) -> None:

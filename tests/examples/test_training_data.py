@@ -14,6 +14,7 @@ import torch
 import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import evaluate, make_shards, train
 from reference.data import sources
 from reference.data.clips import MemoryClips, VideoClips, load, open_clips, plan_epoch, short_sides, to_network
 from reference.data.sources import Source, read_source
@@ -45,6 +46,27 @@ def recipe(**keys):
 def videos(tmp_path):
     write_videos(tmp_path / "videos", 3, seed=0, num_frames=9, size=32, classes=CLASSES[:2])
     return tmp_path / "videos"
+
+
+def test_results_in_class_folders_are_refused(tmp_path, monkeypatch, capsys):
+    for part in ("train", "val"):
+        for name in ("left", "right"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            (tmp_path / "data" / part / name / "a.mp4").touch()
+    monkeypatch.chdir(tmp_path / "data")
+    before = sorted(tmp_path.rglob("*"))
+    for data in (".", str(tmp_path / "data")):
+        for call in (
+            lambda: train.main(["--recipe", "finetune", "--data", data, "--output", "runs/mine"]),  # noqa: B023
+            lambda: evaluate.main(["--data", data, "--split", "val", "--model", "vov3d_n"]),  # noqa: B023
+            lambda: make_shards.main([data, "--split", "val", "--output", "shards"]),  # noqa: B023
+        ):
+            assert call() == 1
+            assert f": lies in {data}, where every folder is a class; name another" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    sources.check_outside(tmp_path / "runs", ".", "shapes")
+    (tmp_path / "data/val.csv").write_text("val/left/a.mp4 0\nval/right/a.mp4 1\n")  # it says what the videos are
+    sources.check_outside(tmp_path / "data/runs", ".")
 
 
 # --- epochs ----------------------------------------------------------------------------------------------------------

@@ -224,6 +224,8 @@ def test_clips_that_do_not_fit():
         model(clip(1, 4, 3, 32, 32))
     with pytest.raises(ValueError, match=r"floating-point numbers, .* got torch\.uint8; .*eval_transform"):
         model(clip(1, 3, 4, 32, 32).to(torch.uint8))
+    with pytest.raises(ValueError, match=r"at least one frame, got sizes \(1, 3, 0, 32, 32\)"):
+        model(clip(1, 3, 0, 32, 32))
     with pytest.raises(TypeError, match=r"as a torch\.Tensor, got ndarray"):
         model(clip(1, 3, 4, 32, 32).numpy())
 

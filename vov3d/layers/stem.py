@@ -24,12 +24,14 @@ def check_numbers(x: torch.Tensor) -> None:
 
 
 def check_clip(x: torch.Tensor, in_chans: int, min_size: int) -> None:
-    """Raises ValueError unless `x` is a clip of `in_chans` channels and at least `min_size` pixels high and wide."""
+    """Raises ValueError unless `x` is a clip of `in_chans` channels, its frames at least `min_size` pixels a side."""
     check_numbers(x)
     if x.ndim != 5:
         raise ValueError(f"expected a clip (B, C, T, H, W), got {x.ndim} dimensions of sizes {tuple(x.shape)}")
     if x.shape[1] != in_chans:
         raise ValueError(f"expected {in_chans} channels in (B, C, T, H, W), got {x.shape[1]} in {tuple(x.shape)}")
+    if x.shape[2] < 1:
+        raise ValueError(f"expected a clip (B, C, T, H, W) with at least one frame, got sizes {tuple(x.shape)}")
     if x.shape[3] < min_size or x.shape[4] < min_size:
         raise ValueError(
             f"the strides need clips of at least {min_size}x{min_size} pixels, got {x.shape[3]}x{x.shape[4]};"
@@ -92,7 +94,7 @@ class Stem3d(nn.Module):
         """Halves height and width.
 
         Raises:
-            ValueError: If the clip has another number of dimensions or channels, or is too small.
+            ValueError: If the clip has another number of dimensions or channels, no frames, or is too small.
         """
         check_clip(x, self.in_chans, self.min_size)
         return self.act(self.bn(self.conv_t(self.pad(self.conv_s(x)))))

@@ -237,6 +237,30 @@ def _read(
     return (replace(source, heads=HEADS) if videos.kind == PAIR else source), several
 
 
+def check_outside(output: Path, *data: str) -> None:
+    """Refuses a folder for results in class folders: the next run would read it as one of them.
+
+    Args:
+        output: The folder.
+        data: What is read; nothing else than class folders matters.
+
+    Raises:
+        ValueError: If it lies in one of them.
+    """
+    folders = [Path(path) for path in data if os.path.isdir(path) and path.partition(":")[0] != SHAPES]
+    for folder in folders:
+        inside = Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder))
+        if inside and not _holds_lists(folder) and not holds_shards(str(folder)):
+            raise ValueError(f"{output}: lies in {folder}, where every folder is a class; name another for the results")
+
+
+def _holds_lists(folder: Path) -> bool:
+    try:
+        return list_in(folder, None) is not None or published_lists(folder, None, 1) is not None
+    except SplitError:  # several
+        return True
+
+
 def labels_of(videos: VideoList) -> np.ndarray:
     """Returns labels as `Source` has them."""
     if videos.kind != LABELS:
