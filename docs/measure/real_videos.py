@@ -89,6 +89,14 @@ class Kind:
 
 NANO = MUON | {"mix.cutmix": "1.0", "mix.share": "0.5"}
 """Keys of `finetune_nano` that differ from those of `finetune`."""
+WIDE = {
+    "model.args.stem_chs": "24",
+    "model.args.mid_chs": "[48, 96, 192]",
+    "model.args.out_chs": "[32, 64, 128]",
+    "model.args.head_chs": "256",
+    "model.args.hidden_chs": "512",
+}
+"""Keys of `vov3d_n` at twice its widths, which has 0.85 M parameters with two classes."""
 KINDS = {
     "mixed": Kind("from `vov3d_n`", NANO),
     "mixed_scratch": Kind("from scratch", NANO | {"model.pretrained": "false"}),
@@ -112,6 +120,12 @@ KINDS = {
         "`finetune_nano` at 112 x 112 pixels", NANO | {"clip.size": "112"}, seeds=(0,), sets=("fights",)
     ),
     "mixed_long": Kind("`finetune_nano` with 16 frames", NANO | {"clip.frames": "16"}, seeds=(0,), sets=("fights",)),
+    "wide_scratch": Kind(
+        "`finetune_nano`, from scratch and twice as wide",
+        NANO | WIDE | {"model.pretrained": "false"},
+        seeds=(0,),
+        sets=("fights", "ucf101_3"),
+    ),
     "muon": Kind("`finetune_nano` without CutMix", MUON, seeds=(0,), sets=("fights", "ucf101_3")),
     "muon_fast": Kind(
         "the same at a rate of 0.02", MUON | {"optimizer.lr": "2e-2"}, seeds=(0,), sets=("fights", "ucf101_3")

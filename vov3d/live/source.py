@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError("live video needs PyAV: pip install 'vov3d[video]'") from error
 
-from vov3d.video.decoders.opening import check_pixels, check_size, open_container
+from vov3d.video.decoders.opening import ANY_METADATA, check_pixels, check_size, open_container
 from vov3d.video.decoders.pyav import display_matrix, upright
 
 __all__ = ["Captured", "LiveSource"]
@@ -255,7 +255,8 @@ class LiveSource:
             if stream is None:
                 raise ValueError("it holds no video")
             check_size(container, stream, self.name)
-            self._recorded = self.file or (is_address(self.source) and (container.size > 0 or bool(container.duration)))
+            sized = (container.size or 0) > 0 or bool(container.duration)
+            self._recorded = self.file or (is_address(self.source) and sized)
             rate, first, seconds = stream.average_rate or stream.guessed_rate or 25, None, 0.0
             for number, frame in enumerate(self._frames(container, stream)):
                 if not self._recorded:
@@ -300,7 +301,7 @@ class LiveSource:
             return av.open(name.format(self.source), format=form, timeout=limits)
         # TCP loses nothing; servers that have none are read by UDP.
         options = {"rtsp_flags": "prefer_tcp"} if self.source.lower().startswith("rtsp") else {}
-        return av.open(self.source, container_options=options, timeout=limits)
+        return av.open(self.source, container_options=options, timeout=limits, **ANY_METADATA)
 
 
 def _upright_rgb(frame: Any) -> np.ndarray:

@@ -35,6 +35,10 @@ _PATTERN = set("%*?[]{}\\")  # FFmpeg may take a name with one of these for many
 _SECONDS = 10.0  # for opening
 _HEAD = 4096  # bytes at the start of a file that identify its kind
 
+# Titles and comments in any encoding are no reason not to open a video: PyAV 19 takes them all, those before if told.
+ANY_METADATA: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Arguments of `av.open` for files whose metadata may be in any encoding."""
+
 
 def open_container(media: Media) -> InputContainer:
     """Opens a file that contains its pictures; no other file and no network address is opened.
@@ -103,15 +107,15 @@ def _opened(media: Media) -> InputContainer:
         return av.open(
             media.path,
             container_options={**_OPTIONS, "protocol_whitelist": "file"},
-            metadata_errors="ignore",
             timeout=(_SECONDS, None),
+            **ANY_METADATA,
         )
     return av.open(
         content_of(media),
         "r",
         container_options={**_OPTIONS, "protocol_whitelist": "none"},
-        metadata_errors="ignore",
         timeout=(_SECONDS, None),
+        **ANY_METADATA,
     )
 
 
