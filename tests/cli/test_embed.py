@@ -633,7 +633,7 @@ def test_windows_of_a_video_given_twice_are_there_once(capsys, clips: Path, tmp_
         (["--seconds", "2"], "--seconds is for windows over long videos: give --every too"),
         (["--across-cuts"], "--across-cuts is for windows over long videos: give --every too"),
         (["--every", "1", "--views", "2x1"], "--views 2x1 has 2 clips, and with --every each window is one"),
-        (["--every", "1ms", "--seconds", "1"], "every 0.001 s is less than one frame of this video"),
+        (["--every", "1ms", "--seconds", "1"], "b.mp4: a window every 0.001 s is more than the 30 frames"),
         (["--every", "1", "--seconds", "1", "--model", "x3d_xs", "--random-weights"], "seconds=1 would have no effect"),
     ],
 )
@@ -642,6 +642,16 @@ def test_settings_of_windows_that_do_not_fit(capsys, clips: Path, tmp_path: Path
     assert (code, text) == (1, "")
     assert message in err[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
+def test_a_video_with_fewer_frames_than_windows_is_left_out(capsys, clips: Path, tmp_path: Path) -> None:
+    slow, out = write_video(clips / "slow.mp4", num_frames=5, fps=2), tmp_path / "v.npz"
+    words = [str(slow), str(clips / "b.mp4"), "-o", str(out), *EVERY]
+    assert run(capsys, *words)[0] == 1
+    code, _, err = run(capsys, *words, "--broken", "leave-out")
+    told = f"left out  {slow}: a window every 0.1 s is more than the 2 frames a second of this video; give 0.5 s or"
+    assert (code, err) == (0, [f"{told} more (--every, every=)"])
+    assert set(rows(out)["paths"]) == {str(clips / "b.mp4")}
 
 
 def test_windows_of_a_model_that_states_no_length_need_one(capsys, clips: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_what_does_not_fit(tmp_path: Path):
     classifier = VideoClassifier(StandIn())
     with pytest.raises(ValueError, match="every is 0"):
         classifier.scores_over(video, 0)
-    with pytest.raises(ValueError, match=r"every 0.01 s is less than one frame of this video, 0.0333 s"):
+    with pytest.raises(VideoError, match="a.mp4: a window every 0.01 s is more than the 30 frames .* 0.034 s"):
         classifier.scores_over(video, 0.01)
     with pytest.raises(ValueError, match="seconds=1 would have no effect"):
         classifier.scores_over(video, 0.5, seconds=1)
@@ -130,3 +130,11 @@ def test_what_does_not_fit(tmp_path: Path):
         classifier.embeddings_over(video, 0.5)
     with pytest.raises(VideoError, match="no such file"):
         classifier.scores_over(tmp_path / "none.mp4", 0.5)
+
+
+@pytest.mark.parametrize("across_cuts", [False, True])
+def test_frames_that_cannot_be_resized_name_their_video(tmp_path: Path, across_cuts):
+    video = write_pictures(tmp_path / "strip.mov", [np.zeros((16, 2048, 3), np.uint8)] * 4)
+    windows = VideoClassifier(StandIn()).scores_over(video, 0.5, across_cuts=across_cuts)
+    with pytest.raises(VideoError, match=r"strip.mov: .* 64"):
+        list(windows)

@@ -19,7 +19,7 @@ from vov3d.models import create_model
 from vov3d.models.names import model_name
 from vov3d.video._averaging import ViewAverage, views_at_once
 from vov3d.video._loading import Loaded, Loader, Opened, prefetched
-from vov3d.video.decoders.base import printable, stack_pictures
+from vov3d.video.decoders.base import VideoError, printable, stack_pictures
 from vov3d.video.predictions import Prediction, Predictions, check_threshold, check_topk, html_strip, predictions_of
 from vov3d.video.reader import VideoReader, check_backend, missing_text
 from vov3d.video.sampling import Views, parse_views
@@ -27,7 +27,7 @@ from vov3d.video.settings import checked_cfg, checked_names
 from vov3d.video.shots import split_shots
 from vov3d.video.sources import Source, is_file, is_frames, source_name
 from vov3d.video.transforms import eval_transform
-from vov3d.video.window import ShotWindows, SlidingWindow, steady_frames, steady_rate
+from vov3d.video.window import ShotClip, ShotWindows, SlidingWindow, steady_frames, steady_rate
 from vov3d.weights.tasks import Task, task_of
 
 __all__ = ["Prediction", "Predictions", "Result", "Source", "VideoClassifier", "Window"]
@@ -406,7 +406,7 @@ class VideoClassifier:
 
         Raises:
             ValueError: for settings that do not fit or would have no effect, such as several clips in `views`.
-            VideoError: for a source that gives no frames.
+            VideoError: for a source without frames, with fewer than windows, or with frames that cannot be resized.
         """
         return self._over(view_scores, source, every, seconds, across_cuts, fps)
 
@@ -432,7 +432,7 @@ class VideoClassifier:
 
         Raises:
             ValueError: as `scores_over`, and for a model that gives no vector before its classifier.
-            VideoError: for a source that gives no frames.
+            VideoError: as `scores_over`.
         """
         _check_has_features(self.model)
         return self._over(_features, source, every, seconds, across_cuts, fps)
@@ -448,6 +448,11 @@ class VideoClassifier:
         reader = VideoReader(source, self._loader.backend if is_file(source) else None, fps)
         try:
             rate, count = steady_rate(reader)
+            if every * rate < 1:  # other videos may have enough frames, so a batch may leave this one out
+                raise VideoError(
+                    f"{printable(reader.path)}: a window every {every:g} s is more than the {rate:.3g} frames a second "
+                    f"of this video; give {math.ceil(1000 / rate) / 1000:g} s or more (--every, every=)"
+                )
             plan = ShotWindows(self._cfg, self._transform, every, rate, seconds)
         except BaseException:
             reader.close()
@@ -458,10 +463,8 @@ class VideoClassifier:
     def _windows(
         self, call: Call, reader: VideoReader, plan: ShotWindows, rate: float, count: int, across_cuts: bool
     ) -> Iterator[Window]:
-        frames = steady_frames(reader)
-        clips = plan.clips(((False, frame) for frame in frames) if across_cuts else split_shots(frames))
         at_once = max(self.views_at_once() // self.views.num_crops, 1)
-        with reader, closing(prefetched(clips, at_once + _AHEAD)) as coming:
+        with reader, closing(prefetched(_shot_clips(reader, plan, across_cuts), at_once + _AHEAD)) as coming:
             while some := list(islice(coming, at_once)):
                 crops = [crop for clip in some for crop in clip.crops]
                 rows = self._of_crops(call, crops).unflatten(0, (len(some), -1)).mean(1).float()
@@ -552,6 +555,15 @@ class VideoClassifier:
         parameter = self._parameter()
         view = 3 * self._cfg["num_frames"] * self._transform.size**2 * parameter.element_size()
         return views_at_once(view, parameter.device)
+
+
+def _shot_clips(reader: VideoReader, plan: ShotWindows, across_cuts: bool) -> Iterator[ShotClip]:
+    """Yields the clips of a video."""
+    frames = steady_frames(reader)
+    try:
+        yield from plan.clips(((False, frame) for frame in frames) if across_cuts else split_shots(frames))
+    except ValueError as error:  # frames that cannot be resized
+        raise VideoError(f"{printable(reader.path)}: {error}") from error
 
 
 def _finite(values: torch.Tensor, source: Source) -> torch.Tensor | ValueError:

@@ -96,17 +96,15 @@ class ShotWindows:
         Args:
             cfg: a model's `pretrained_cfg`.
             transform: what cuts frames.
-            every: seconds between two windows.
+            every: seconds between two windows, at least one frame.
             fps: frames per second.
             seconds: length of a window, for models that take their frames from equal segments.
 
         Raises:
-            ValueError: for settings that do not fit the model or the video.
+            ValueError: for settings that do not fit the model.
         """
         self._cfg, self._transform, self._fps = cfg, transform, fps
         self._hop = every * fps
-        if self._hop < 1:
-            raise ValueError(f"every {every:g} s is less than one frame of this video, {1 / fps:.3g} s")
         self.length, self._offsets = _plan(cfg, fps, seconds)
 
     def clips(self, frames: Iterable[tuple[bool, torch.Tensor]]) -> Iterator[ShotClip]:
