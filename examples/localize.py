@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -35,6 +36,7 @@ from vov3d.live import StreamClassifier
 from vov3d.models.names import model_name
 from vov3d.video import VideoClassifier, VideoReader
 from vov3d.video.picture import check_picture_name
+from vov3d.video.reader import missing_text
 from vov3d.video.shots import split_shots
 from vov3d.video.window import steady_frames, steady_rate
 
@@ -156,6 +158,8 @@ def stream_over(
                 first, behind = max(number + 1 - length, 0) * hop, (number + 1) * hop
                 spans.append(((shot + first) / rate, min(shot + behind, end) / rate))
             shots += [shot / rate] * len(scores)
+        if reader.missing:
+            warnings.warn(missing_text(reader.path, reader.missing, count), RuntimeWarning, stacklevel=2)
     windows, ends = np.concatenate(rows), np.array(spans)
     seen = np.maximum((ends[:, 1] - ends[:, 0]) * rate / hop / length, 1e-3)  # what saw few frames counts less
     shown = _pictures(video, fps) if pictures else []

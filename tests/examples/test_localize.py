@@ -139,7 +139,7 @@ def test_files_written_for_a_video_of_known_shots(tmp_path: Path, capsys):
         (["--picture", "a.txt"], "a picture's name must end in .png"),
         pytest.param(
             ["--every", "0.01", "--seconds", "1"],
-            "every 0.01 s is less than one frame of this video",
+            "a.mp4: a window every 0.01 s is more than the 30 frames a second of this video",
             marks=pytest.mark.slow,
         ),
         (["--fps", "25", "--seconds", "1"], "fps is for frames in an array or a folder; a file has its own rate"),
@@ -261,6 +261,14 @@ def test_a_stream_keeps_the_rate_of_the_models_clips(rate, taken):
     found = localize.stream_over(classifier, frames, across_cuts=True, fps=rate)
     assert found.step == pytest.approx(1 / 6)
     np.testing.assert_allclose(found.windows, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_stream_says_how_many_frames_are_missing(tmp_path):
+    path = write_video(tmp_path / "cut.mp4", num_frames=30, gop=10, muxer={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    classifier = vov3d.StreamClassifier(vov3d.create_model("vov3d_n.shapes_stream", pretrained=True))
+    with pytest.warns(RuntimeWarning, match=r"cut.mp4: \d+ of the 30 frames asked for are missing or damaged"):
+        localize.stream_over(classifier, path)
 
 
 @pytest.mark.slow
