@@ -126,6 +126,12 @@ def test_numbers_names_and_heads_are_read_as_they_are_meant(videos):
         ("a.mp4,x\nb.mp4,2\n", "multilabel", {}, "expected all names or all numbers"),
         ("a.mp4,x;y\nb.mp4,q\n", "multilabel", {"classes": ("x", "y")}, r"list.csv:2: found label 'q'"),
         ("a.mp4,x;y\nb.mp4,y|z\n", "multilabel", {}, "apart by ';' and by '|'"),
+        ("a.mp4,x\nb.mp4,[]\n", "multilabel", {}, r"list.csv:2: found '\[\]', a list as Python or JSON writes it"),
+        ("a.mp4,\"['x', 'y']\"\n", "multilabel", {}, r"list.csv:1: .* apart by ';'"),
+        ('a.mp4,"[""x"", ""y""]"\n', "multilabel", {}, r"list.csv:1: .* apart by ';'"),
+        ("a.mp4,['x', 'y']\n", "multilabel", {}, r"list.csv:1: .* apart by ';'"),
+        ("a.mp4,[0 1 1]\nb.mp4,[1 0 0]\n", "multilabel", {}, r"list.csv:1: .* apart by ';'"),
+        ("a.mp4,[0, 1]\nb.mp4,[1]\n", "multilabel", {}, r"list.csv:1: .* apart by ';'"),
         ("a.mp4,0,1,1\nb.mp4,1,0,0\n", "multilabel", {}, r"list.csv:1: found '0,1,1' in a list of 0 and 1: a column"),
         ("path,labels\na.mp4,0,1,1\nb.mp4,1,0,0\n", "multilabel", {}, r"list.csv:2: found '0,1,1' in a list of 0"),
         ("path,x,y,z\na.mp4,0,1,1\nb.mp4,1,,0\n", "multilabel", {}, r"list.csv:3: found '1,,0' in a list of 0 and 1"),
@@ -153,6 +159,11 @@ def test_numbers_names_and_heads_are_read_as_they_are_meant(videos):
 def test_wrong_lists_are_told_with_file_and_line(videos, text, task, options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         videos(text, task, **options)
+
+
+def test_names_in_brackets_are_names(videos):
+    found = videos("a.mp4,[something] falling [fast];(slow)\nb.mp4,(2 hands)\n", "multilabel")
+    assert found.classes == ("(2 hands)", "(slow)", "[something] falling [fast]")
 
 
 def test_a_partial_set_is_counted(videos):

@@ -267,8 +267,18 @@ def _named_by_columns(lines: Sequence[_Line], heading: tuple[str, ...]) -> tuple
     return [_Line(line.where, line.path, row) for line, row in zip(lines, rows, strict=True)], columns
 
 
+# A list as table programs write it into a cell; a name may have brackets, too, but no quotes or numbers alone in them.
+_LITERAL = re.compile(r"""\[\s*\]|\[[\d.,\s-]+\]|[\[({]\s*['"].*[\])}]""")
+
+
 def _split(lines: Sequence[_Line]) -> list[list[str]]:
     """Returns the labels of each line, separated by `;` or `|`, and by columns."""
+    for line in lines:
+        if text := next(filter(_LITERAL.fullmatch, (",".join(line.cells), *line.cells)), ""):
+            raise ValueError(
+                f"{line.where}: found {short(text)!r}, a list as Python or JSON writes it, which would be read as one "
+                "name; expected them apart by ';', as left;turning, and an empty cell for none"
+            )
     signs = {sign for line in lines for cell in line.cells for sign in ";|" if sign in cell}
     if len(signs) > 1:
         where = next(line.where for line in lines if any("|" in cell for cell in line.cells))
