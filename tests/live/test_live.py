@@ -179,6 +179,21 @@ def test_a_stream_that_drops_stalls_changes_size_ends_and_comes_back():
     assert not [t for t in threading.enumerate() if t.name == "vov3d-live"]
 
 
+def test_titles_of_a_stream_may_be_in_any_encoding(clip, tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(clip)) as given, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        container.metadata["title"] = "Sommer caf__"
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    data = path.read_bytes()
+    assert data.count(b"caf__") == 1
+    with LiveSource(camera(lambda v: v.sendall(data.replace(b"caf__", b"caf\xe9\xff"))), retries=1) as source:
+        assert next(iter(source)).picture.ndim == 3
+
+
 def test_a_stream_that_is_closed_was_not_opened_again():
     with LiveSource(camera(lambda v: v.sendall(mpegts((64, 48)))), pause=5) as source:
         next(iter(source))
