@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -9,7 +10,9 @@ import re
 import textwrap
 from types import FunctionType
 
+import numpy as np
 import pytest
+from helpers.numbered_videos import write_video
 from torch import nn
 
 import vov3d
@@ -138,6 +141,16 @@ def test_names_what_it_raises(path):
 )
 def test_layers_tell_their_shapes(path):
     assert re.search(r"^\s+Shape:\n.*`\(B, ", CLASSES[path].__doc__, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [p for p, c in CLASSES.items() if ">>> " in (c.__doc__ or "")])
+def test_examples_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "clip.mp4", num_frames=20)
+    camera = np.zeros((2, 64, 64, 3), np.uint8)
+    names = {"model": vov3d.create_model("vov3d_n"), "camera": camera, CLASSES[path].__name__: CLASSES[path]}
+    for example in doctest.DocTestParser().get_examples(CLASSES[path].__doc__):
+        exec(example.source, names)
 
 
 @pytest.mark.parametrize("name", ["TOSA", "D2plus1D", "SqueezeExcite3d", "VoV3D", "X3D", "factorize"])

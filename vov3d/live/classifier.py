@@ -36,9 +36,9 @@ class StreamClassifier:
         frames: frames seen since the last reset.
 
     Examples:
-        >>> classifier = StreamClassifier(vov3d.create_model("vov3d_m.k400_f16", pretrained=True))  # doctest: +SKIP
+        >>> classifier = StreamClassifier(model, topk=1)  # doctest: +SKIP
         >>> for frame in camera:  # doctest: +SKIP
-        ...     print(classifier(frame, topk=1))
+        ...     print(classifier(frame))
     """
 
     def __init__(

@@ -97,7 +97,8 @@ def create_model(
         The model in train mode; with `features_only` a module that returns a list of feature maps.
 
     Raises:
-        ValueError: If the name, a tag or an argument is not known or allowed.
+        ValueError: If the name or a tag is not known, or an argument has a value that is not allowed.
+        TypeError: If the model has no argument of that name.
         FileNotFoundError: If the checkpoint or the folder does not exist.
         vov3d.WeightsError: If weights cannot be found, read or fitted; nothing is loaded.
     """
