@@ -130,8 +130,8 @@ def test_models_that_cannot_be_saved(tmp_path):
     target = tmp_path / "model"
     with pytest.raises(ValueError, match="got 2 label_names for a model of 5 classes"):
         save_pretrained(nano(), target, label_names=["a", "b"])
-    for names in ("abcde", dict(enumerate("abcde"))):  # both would be iterated
-        with pytest.raises(ValueError, match=r"label_names is a (str|dict): give a list of names in index order"):
+    for names in ("abcde", dict(enumerate("abcde")), set("abcde")):  # all would be iterated, a set in any order
+        with pytest.raises(ValueError, match=r"label_names is a (str|dict|set): give a list of names in index order"):
             save_pretrained(nano(), target, label_names=names)
     with pytest.raises(ValueError, match="cannot save a VoV3D: only whole models .* again; pass your widths"):
         save_pretrained(vov3d.VoV3D(**NANO), target)

@@ -95,7 +95,7 @@ def test_a_file_gives_every_frame_to_a_slow_reader(clip):
             time.sleep(0.002)
     assert seconds == [round(i / 10, 3) for i in range(24)]
     assert source.dropped == 0
-    with LiveSource(str(clip), fps=5) as source:
+    with LiveSource(clip, fps=5) as source:  # a Path
         assert [round(frame.seconds, 3) for frame in source] == [round(i / 5, 3) for i in range(12)]
 
 
@@ -231,10 +231,12 @@ def test_closing_does_not_wait_for_a_silent_stream():
         ("0", {"realtime": True}, "is live already"),
         ("0", {"size": (4, 4)}, "other sources do not take one"),
         ("0", {"fps": 0}, "fps 0"),
+        ("0", {"fps": "5"}, "fps '5'"),
         ("0", {"stall": 0}, "stall 0"),
         ("0", {"retries": -1}, "retries is -1"),
         ("-", {"size": (10**6, 10**6)}, "more than the limit"),
         (os.curdir, {}, "is a folder"),
+        (0, {"realtime": True}, "0 is live already"),  # a camera, as in OpenCV
     ],
 )
 def test_settings_that_do_not_fit(source, kwargs, match):

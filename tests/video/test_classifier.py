@@ -18,6 +18,7 @@ from torch import nn
 import vov3d
 from vov3d.video import (
     Prediction,
+    Section,
     VideoClassifier,
     VideoError,
     VideoReader,
@@ -223,6 +224,11 @@ def test_broken_file_is_named(tmp_path: Path, model: StandIn) -> None:
         ({"class_names": "abcdefg"}, "must be 7 names"),
         ({"class_names": dict(enumerate("abcdefg"))}, "must be 7 names, one a class of the model; got a dict"),
         ({"class_names": range(7)}, "class_names must be texts, in index order, got 0"),
+        ({"class_names": set("abcdefg")}, "must be 7 names.*got a set, not a list of them in index order"),
+        ({"views": (2, 3)}, r"views \(2, 3\) cannot be read: give CLIPSxCROPS"),
+        ({"batch_size": 1.5}, "batch_size is 1.5: .* a whole number"),
+        ({"num_frames": 4.5}, "num_frames is 4.5: .* a whole number"),
+        ({"stride": "2"}, "stride '2' must be positive"),
     ],
 )
 def test_bad_settings_are_refused(model: StandIn, settings: dict, cause: str) -> None:
@@ -288,8 +294,20 @@ def test_unfit_frames_are_refused(model: StandIn, source, cause: str) -> None:
 def test_settings_without_effect_or_sense_are_refused(path: Path, model: StandIn) -> None:
     with pytest.raises(ValueError, match=r"a\.mp4: fps is for frames in an array"):
         VideoClassifier(model)(path, fps=25)
-    with pytest.raises(ValueError, match="topk is 0"):
-        VideoClassifier(model)(path, topk=0)
+    for topk in (0, 1.5, "3"):
+        with pytest.raises(ValueError, match=f"topk is {topk!r}"):
+            VideoClassifier(model)(path, topk=topk)
+    with pytest.raises(ValueError, match="fps '30' must be positive"):
+        VideoClassifier(model)(frames_of(path), fps="30")
+
+
+@pytest.mark.parametrize("call", ["stream", "results", "embeddings"])
+@pytest.mark.parametrize(
+    "kind", [str, Path, Section, lambda path: path.read_bytes()], ids=["str", "Path", "part", "bytes"]
+)
+def test_one_video_in_place_of_several_is_refused(path: Path, model: StandIn, call: str, kind) -> None:
+    with pytest.raises(ValueError, match=r"expected several videos, got one, .*; give a list of them"):
+        getattr(VideoClassifier(model), call)(kind(path))
 
 
 # --- notebooks -------------------------------------------------------------------------------------------------------

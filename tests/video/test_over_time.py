@@ -114,8 +114,9 @@ def test_scores_are_those_of_the_task(tmp_path: Path):
 def test_what_does_not_fit(tmp_path: Path):
     video = write_video(tmp_path / "a.mp4", num_frames=20)
     classifier = VideoClassifier(StandIn())
-    with pytest.raises(ValueError, match="every is 0"):
-        classifier.scores_over(video, 0)
+    for every in (0, "0.5s"):
+        with pytest.raises(ValueError, match=f"every is {every!r}: give the seconds"):
+            classifier.scores_over(video, every)
     with pytest.raises(VideoError, match="a.mp4: a window every 0.01 s is more than the 30 frames .* 0.034 s"):
         classifier.scores_over(video, 0.01)
     with pytest.raises(ValueError, match="seconds=1 would have no effect"):

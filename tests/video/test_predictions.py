@@ -41,9 +41,11 @@ def test_equal_scores_come_in_the_order_of_the_classes_however_many_are_named(to
 
 def test_each_label_may_have_a_threshold():
     bound = check_threshold(MANY, [0.9, 0.1, 0.5], 3)
+    for array in (np.array([0.9, 0.1, 0.5]), torch.tensor([0.9, 0.1, 0.5])):  # as a search over scores gives them
+        assert check_threshold(MANY, array, 3).equal(bound)
     said = predictions_of(MANY, torch.tensor([0.8, 0.2, 0.6]), ["a", "b", "c"], None, bound)
     assert [p.label for p in said] == ["c", "b"]
-    for wrong in (1.5, -0.1, [0.5, 0.5], float("nan")):
+    for wrong in (1.5, -0.1, [0.5, 0.5], float("nan"), "0.5", np.array([0.5, 2.0, 0.5])):
         with pytest.raises(ValueError, match="from 0 to 1, or one for each of the 3 labels"):
             check_threshold(MANY, wrong, 3)
     with pytest.raises(ValueError, match="no effect on task 'single'"):

@@ -171,6 +171,8 @@ def test_a_window_over_segments_takes_its_length(model: StandIn) -> None:
     assert labels[1][1][0].score == pytest.approx(VideoClassifier(segments)(frames[10:30])[0].score, abs=1e-6)
     with pytest.raises(ValueError, match="say how long the window is"):
         VideoClassifier(segments).window(frames, hop=10)
+    with pytest.raises(ValueError, match="hop is 1.5: it must be a whole number of frames"):  # labels at every third
+        VideoClassifier(segments).window(frames, hop=1.5, seconds=2)
     with pytest.raises(ValueError, match="seconds=2 would have no effect.*0.266667 seconds by its stride of 2"):
         VideoClassifier(model).window(frames, hop=10, seconds=2)
 

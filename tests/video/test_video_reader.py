@@ -220,6 +220,8 @@ def test_the_median_length_leaves_out_what_does_not_open(tmp_path: Path) -> None
     assert median_duration([tmp_path / "broken.mp4", *videos, tmp_path / "none.mp4"]) == 2
     assert median_duration(iter(videos[:2])) == 1.5
     assert median_duration([tmp_path / "broken.mp4"]) is None
+    with pytest.raises(ValueError, match=r"expected several videos, got one, .*a\.mp4; give a list"):
+        median_duration(str(videos[0]))  # its letters would be names that do not open, but "." is a folder
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])

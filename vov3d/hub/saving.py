@@ -15,7 +15,7 @@ from torch import nn
 from vov3d.files import alone_in, make_folder, replacing
 from vov3d.hub._structure import recipe_of
 from vov3d.hub.transformers_files import LOADER, LOADER_SOURCE, PROCESSOR, model_fields, processor_fields
-from vov3d.labels import check_names, class_names, load_labels
+from vov3d.labels import check_names, class_names, in_order, load_labels
 from vov3d.layers import ClassifierHead3d
 from vov3d.models import create_model
 from vov3d.models.family import family_of
@@ -145,12 +145,12 @@ def describe(model: Any, label_names: Sequence[str] | None = None) -> dict[str, 
             f"cannot save a {type(model).__name__}: only whole models made by create_model can be built again; {cure}"
         )
     args = _arguments(model, architecture)
-    if isinstance(label_names, str | Mapping):
+    names: Any = class_names(model) if label_names is None else in_order(label_names)
+    if names is None and label_names is not None:
         raise ValueError(
             f"label_names is a {type(label_names).__name__}: give a list of names in index order, which"
             " vov3d.labels.read_label_names reads from a file"
         )
-    names = list(label_names) if label_names is not None else class_names(model)
     if names is not None and len(names) != model.num_classes:
         raise ValueError(f"got {len(names)} label_names for a model of {model.num_classes} classes")
     check_names(names or [])

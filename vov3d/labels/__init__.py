@@ -3,7 +3,7 @@
 import codecs
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +28,7 @@ def load_labels(label_set: str) -> tuple[str, ...]:
     """Returns the names of a label set in index order.
 
     Args:
-        label_set: `"k400"`, `"ssv1"` or `"ssv2"`.
+        label_set: One of `LABEL_SETS`: `"k400"`, `"ssv1"`, `"ssv2"`, or `"shapes"` for the moving shapes.
 
     Raises:
         ValueError: If there is no such set.
@@ -77,6 +77,11 @@ def check_text(text: object, longest: int = 500) -> str | None:
     if any(category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _TURNING for letter in text):
         return "holds line breaks or control characters"
     return None
+
+
+def in_order(names: Iterable[object]) -> list[object] | None:
+    """Returns class names as a list; None for what gives them in no order, or is one text."""
+    return None if isinstance(names, str | Mapping | set | frozenset) else list(names)
 
 
 def check_names(names: Sequence[object]) -> None:

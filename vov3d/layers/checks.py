@@ -1,13 +1,23 @@
-"""Checks of the arguments that several layers share."""
+"""Checks of arguments that layers and the functions above them share."""
 
 from numbers import Integral, Real
 from typing import Any
 
 
+def is_count(value: Any) -> bool:
+    """Returns whether a value is a whole number of at least 1; comparing alone would take 1.5, and fail on text."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+
+
+def is_positive(value: Any) -> bool:
+    """Returns whether a value is a positive, finite number, also one of PyAV or a tensor; texts are none."""
+    return hasattr(value, "__float__") and 0 < float(value) < float("inf")
+
+
 def check_counts(**counts: Any) -> None:
     """Raises ValueError unless every value is a whole number of at least 1, such as channels or blocks."""
     for name, value in counts.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        if not is_count(value):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
@@ -19,7 +29,7 @@ def check_rate(name: str, value: Any) -> None:
 
 def check_positive(name: str, value: Any, instead: str) -> None:
     """Raises ValueError unless the value is a positive, finite number; `instead` says what to do."""
-    if not isinstance(value, Real) or not 0 < float(value) < float("inf"):
+    if not isinstance(value, Real) or not is_positive(value):
         raise ValueError(f"{name} must be a positive number, got {value!r}; {instead}")
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from vov3d.layers.checks import is_positive
 from vov3d.video import VideoError
 from vov3d.video.decoders.base import printable
 from vov3d.video.decoders.index import FFmpegError, shown_stream
@@ -57,8 +58,8 @@ class LiveSource:
     loss, or with `realtime` like a camera. Frames are upright by their display matrix.
 
     Args:
-        source: `"0"` (a camera by its number), an address (`rtsp://`, `http://`, `tcp://` ...), a file, or `"-"` for
-            raw RGB frames on standard input.
+        source: `0` or `"0"` (a camera by its number), an address (`rtsp://`, `http://`, `tcp://` ...), a file, or `"-"`
+            for raw RGB frames on standard input.
         fps: frames per second to take; all if None.
         realtime: reads a file or a recording at its own speed.
         size: rows and columns of the raw frames of `"-"`.
@@ -79,7 +80,7 @@ class LiveSource:
 
     def __init__(
         self,
-        source: str,
+        source: str | int | os.PathLike[str],
         fps: float | None = None,
         realtime: bool = False,
         size: tuple[int, int] | None = None,
@@ -88,10 +89,11 @@ class LiveSource:
         pause: float = 0.5,
         tell: Callable[[str], object] = lambda text: None,
     ) -> None:
-        if fps is not None and not 0 < fps < float("inf"):
-            raise ValueError(f"fps {fps} must be positive and finite")
-        if not 0 < stall < float("inf"):
-            raise ValueError(f"stall {stall} must be positive and finite")
+        source = str(source)  # cameras are numbers in OpenCV
+        if fps is not None and not is_positive(fps):
+            raise ValueError(f"fps {fps!r} must be positive and finite")
+        if not is_positive(stall):
+            raise ValueError(f"stall {stall!r} must be positive and finite")
         if retries < 0:
             raise ValueError(f"retries is {retries}: it must be at least 0")
         if (source == "-") != (size is not None):

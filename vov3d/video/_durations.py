@@ -5,7 +5,7 @@ from statistics import median
 
 from vov3d.video.decoders.base import VideoError
 from vov3d.video.reader import VideoReader
-from vov3d.video.sources import Source
+from vov3d.video.sources import Source, check_several
 
 
 def median_duration(sources: Iterable[Source]) -> float | None:
@@ -19,7 +19,11 @@ def median_duration(sources: Iterable[Source]) -> float | None:
 
     Returns:
         The length in seconds, or None if none opens.
+
+    Raises:
+        ValueError: If `sources` is one video, or one of them is nothing that `VideoReader` takes.
     """
+    check_several(sources)
     found = []
     for source in sources:
         try:

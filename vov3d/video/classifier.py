@@ -1,6 +1,5 @@
 """Classifies videos: from a file or frames to the labels of the actions in it."""
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vov3d.layers.checks import is_count, is_positive
 from vov3d.models import create_model
 from vov3d.models.names import model_name
 from vov3d.video._averaging import ViewAverage, views_at_once
@@ -25,7 +25,7 @@ from vov3d.video.reader import VideoReader, check_backend, missing_text
 from vov3d.video.sampling import Views, parse_views
 from vov3d.video.settings import checked_cfg, checked_names
 from vov3d.video.shots import split_shots
-from vov3d.video.sources import Source, is_file, is_frames, source_name
+from vov3d.video.sources import Source, check_several, is_file, is_frames, source_name
 from vov3d.video.transforms import eval_transform
 from vov3d.video.window import ShotClip, ShotWindows, SlidingWindow, steady_frames, steady_rate
 from vov3d.weights.tasks import Task, task_of
@@ -152,8 +152,10 @@ class VideoClassifier:
             ImportError: for a backend that cannot be used.
         """
         self.views = parse_views(views)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1, or None for what fits in memory")
+        if batch_size is not None and not is_count(batch_size):
+            raise ValueError(
+                f"batch_size is {batch_size!r}: it must be at least 1, a whole number, or None for what fits in memory"
+            )
         check_backend(backend)
         self.batch_size = batch_size
         self.progress = progress
@@ -268,7 +270,8 @@ class VideoClassifier:
             An iterator over pairs of source and predictions (or error), in the order of the sources.
 
         Raises:
-            ValueError: for `topk` below 1 or an unknown value of `errors`; and as a call, at a source's turn.
+            ValueError: for one video in place of several, `topk` below 1 or an unknown value of `errors`; and as a
+                call, at a source's turn.
             VideoError: for a source that gives no frames, at its turn.
         """
         results = self.results(sources, topk, fps, errors)
@@ -293,9 +296,11 @@ class VideoClassifier:
             An iterator over results, in the order of the sources.
 
         Raises:
-            ValueError: for `topk` below 1 or an unknown value of `errors`; and as a call, at a source's turn.
+            ValueError: for one video in place of several, `topk` below 1 or an unknown value of `errors`; and as a
+                call, at a source's turn.
             VideoError: for a source that gives no frames, at its turn.
         """
+        check_several(sources)
         check_topk(topk)
         _check_errors(errors)
         return self._results(sources, topk, fps, errors)
@@ -336,10 +341,11 @@ class VideoClassifier:
             An iterator over pairs of source and vector (or error), in the order of the sources.
 
         Raises:
-            ValueError: for an unknown value of `errors`, or a model without a vector before its classifier, such as
-                an exported file; and as a call, at a source's turn.
+            ValueError: for one video in place of several, an unknown value of `errors`, or a model without a vector
+                before its classifier, such as an exported file; and as a call, at a source's turn.
             VideoError: for a source that gives no frames, at its turn.
         """
+        check_several(sources)
         _check_errors(errors)
         _check_has_features(self.model)
         found = self._averaged(_features, sources, fps, errors)
@@ -441,8 +447,8 @@ class VideoClassifier:
         self, call: Call, source: Source, every: float, seconds: float | None, across_cuts: bool, fps: float | None
     ) -> Iterator[Window]:
         """Returns an iterator over the results of `call` for windows at regular times; settings are checked at once."""
-        if not 0 < every < math.inf:
-            raise ValueError(f"every is {every}: give the seconds between two windows, above 0")
+        if not is_positive(every):
+            raise ValueError(f"every is {every!r}: give the seconds between two windows as a number above 0")
         if self.views.num_clips != 1:
             raise ValueError(f"a window is one clip, but views has {self.views.num_clips}: use views='1x1' or '1x3'")
         reader = VideoReader(source, self._loader.backend if is_file(source) else None, fps)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import product
+from numbers import Real
 from typing import Any
 
 import torch
 
+from vov3d.layers.checks import is_count
 from vov3d.weights.tasks import Task, head_names
 
 __all__ = ["Combination", "Prediction", "Predictions", "Value"]
@@ -127,9 +129,9 @@ def line(prediction: Prediction) -> str:
 
 
 def check_topk(topk: int | None) -> None:
-    """Raises ValueError for a number of classes below 1."""
-    if topk is not None and topk < 1:
-        raise ValueError(f"topk is {topk}: it must be at least 1")
+    """Raises ValueError for anything but a whole number of classes of at least 1, or None."""
+    if topk is not None and not is_count(topk):
+        raise ValueError(f"topk is {topk!r}: it must be a whole number of at least 1")
 
 
 def check_threshold(task: Task, threshold: float | Sequence[float] | None, labels: int) -> torch.Tensor | None:
@@ -150,8 +152,10 @@ def check_threshold(task: Task, threshold: float | Sequence[float] | None, label
                 f"threshold={threshold} has no effect on task {task.name!r}, it is for 'multilabel'; leave it out"
             )
         return None
-    found = [THRESHOLD if threshold is None else threshold] if not isinstance(threshold, Sequence) else list(threshold)
-    if len(found) not in (1, labels) or not all(0 <= one <= 1 for one in found):
+    given: Any = THRESHOLD if threshold is None else threshold
+    given = given.tolist() if hasattr(given, "tolist") else given  # of an array: those of a curve, or one number
+    found = list(given) if isinstance(given, Sequence) else [given]
+    if len(found) not in (1, labels) or not all(isinstance(one, Real) and 0 <= float(one) <= 1 for one in found):
         raise ValueError(f"threshold is {threshold}: give one from 0 to 1, or one for each of the {labels} labels")
     return torch.tensor(found, dtype=torch.float32).expand(labels)
 

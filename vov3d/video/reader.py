@@ -1,7 +1,6 @@
 """Random, frame-exact access to a video: a file, an address, a folder of pictures, or an array."""
 
 import contextlib
-import math
 import operator
 import os
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vov3d.layers.checks import is_positive
 from vov3d.video.decoders.base import FrameSource, VideoError, named, printable, stack_pictures
 from vov3d.video.decoders.index import FFmpegError as FFmpegError  # tells at import that PyAV is missing
 from vov3d.video.sources import (
@@ -362,8 +362,8 @@ def _check_settings(source: Source, backend: str | None, fps: float | None) -> N
     file, name = is_file(source), printable(source_name(source))
     if fps is not None and file:
         raise ValueError(f"{name}: fps is for frames in an array or a folder; a file has its own rate")
-    if fps is not None and not 0 < fps < math.inf:
-        raise ValueError(f"fps {fps} must be positive and finite")
+    if fps is not None and not is_positive(fps):
+        raise ValueError(f"fps {fps!r} must be positive and finite")
     if backend is not None and not file:
         raise ValueError(f"{name}: backend is for video files; frames are decoded already or by Pillow")
 

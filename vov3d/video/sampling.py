@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vov3d.layers.checks import is_count, is_positive
+
 __all__ = [
     "Views",
     "clip_indices",
@@ -57,7 +59,7 @@ def parse_views(text: str) -> Views:
     Raises:
         ValueError: for anything but at least one clip and 1 or 3 crops.
     """
-    match = re.fullmatch(r"([1-9][0-9]{0,5})x([13])", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([13])", text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(
             f"views {text!r} cannot be read: give CLIPSxCROPS such as 1x1, 2x3 or 10x3, with at least one clip "
@@ -309,17 +311,17 @@ def _apart(start: float, clip_len: int, stride: float) -> list[float]:
 
 def _check_counts(num_frames: int, clip_len: int) -> None:
     """Raises an error for an empty video or an empty clip."""
-    if num_frames < 1:
-        raise ValueError(f"a video of {num_frames} frames has nothing to sample: it needs at least one")
-    if clip_len < 1:
-        raise ValueError(f"a clip of {clip_len} frames is empty: it needs at least one")
+    if not is_count(num_frames):
+        raise ValueError(f"a video of {num_frames!r} frames has nothing to sample: it needs at least one")
+    if not is_count(clip_len):
+        raise ValueError(f"a clip of {clip_len!r} frames is empty: it needs at least one, and a whole number")
 
 
 def _dense_span(num_frames: int, fps: float, clip_len: int, stride: float) -> float:
     """Returns the length of a dense clip in frames of this video."""
     _check_counts(num_frames, clip_len)
-    if not 0 < fps < math.inf or not 0 < stride < math.inf:
-        raise ValueError(f"fps {fps} and stride {stride} must both be positive and finite")
+    if not is_positive(fps) or not is_positive(stride):
+        raise ValueError(f"fps {fps!r} and stride {stride!r} must both be positive and finite")
     return stride * clip_len * fps / _REFERENCE_FPS
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 from vov3d.labels import class_names as names_of_model
+from vov3d.labels import in_order
+from vov3d.layers.checks import is_count, is_positive
 
 _CFG_KEYS = ("num_frames", "sampling", "input_size", "mean", "std", "interpolation")
 
@@ -22,17 +24,17 @@ def checked_cfg(model: nn.Module, stride: float | None, num_frames: int | None) 
         raise ValueError(f"{type(model).__name__}.pretrained_cfg lacks {', '.join(lacking)}: {cure}")
     change: dict[str, Any] = {}
     if num_frames is not None:
-        if num_frames < 1:
-            raise ValueError(f"num_frames is {num_frames}: a clip needs at least one")
+        if not is_count(num_frames):
+            raise ValueError(f"num_frames is {num_frames!r}: a clip needs at least one, and a whole number")
         change["num_frames"] = num_frames
     if stride is not None:
+        if not is_positive(stride):
+            raise ValueError(f"stride {stride!r} must be positive and finite")
         if cfg["sampling"] == "segment":
             raise ValueError(
                 f"stride={stride:g} would have no effect: this model takes its {cfg['num_frames']} frames from equal "
                 "segments of the whole video (sampling 'segment'); leave it out, or use a model with dense sampling"
             )
-        if not 0 < stride < float("inf"):
-            raise ValueError(f"stride {stride} must be positive and finite")
         change["frame_stride"] = stride
     return {**cfg, **change}
 
@@ -46,9 +48,10 @@ def checked_names(model: nn.Module, names: Sequence[str] | None) -> list[str]:
         names = names_of_model(model)
     if names is None:
         return [f"class {index}" for index in range(num_classes)]
-    if isinstance(names, str | Mapping) or len(names) != num_classes:
-        given = len(names) if not isinstance(names, Mapping) else f"a {type(names).__name__}"
+    listed: Any = in_order(names)
+    if listed is None or len(listed) != num_classes:
+        given = f"a {type(names).__name__}, not a list of them in index order" if listed is None else len(listed)
         raise ValueError(f"class_names must be {num_classes} names, one a class of the model; got {given}")
-    if strange := [name for name in names if not isinstance(name, str)]:
+    if strange := [name for name in listed if not isinstance(name, str)]:
         raise ValueError(f"class_names must be texts, in index order, got {strange[0]!r:.50}")
-    return list(names)
+    return listed

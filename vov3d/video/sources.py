@@ -95,6 +95,12 @@ def is_folder(source: object) -> bool:
         return False
 
 
+def check_several(sources: object) -> None:
+    """Raises ValueError for one video in place of several: the letters of a name would count as names of videos."""
+    if isinstance(sources, (str, bytes, os.PathLike, Section)):
+        raise ValueError(f"expected several videos, got one, {source_name(sources)}; give a list of them")
+
+
 def is_file(source: object) -> bool:
     """Returns whether a source is a video file: on disk, in memory or at an address."""
     source = source.video if isinstance(source, Section) else source

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vov3d.layers.checks import is_count, is_positive
 from vov3d.video.reader import VideoReader
 from vov3d.video.sampling import dense_indices, segment_indices
 from vov3d.video.transforms import EvalTransform
@@ -30,10 +31,10 @@ class SlidingWindow:
         Raises:
             ValueError: for settings that do not fit the model.
         """
-        if hop < 1:
-            raise ValueError(f"hop is {hop}: it must be at least 1 frame")
-        if not 0 < fps < math.inf:
-            raise ValueError(f"fps {fps} must be positive and finite")
+        if not is_count(hop):
+            raise ValueError(f"hop is {hop!r}: it must be a whole number of frames, at least 1")
+        if not is_positive(fps):
+            raise ValueError(f"fps {fps!r} must be positive and finite")
         self._transform, self._hop = transform, hop
         self.length, self._offsets = _plan(cfg, fps, seconds)
         # frame i has offset o in a window if i - o, where that window starts, is a multiple of the hop
@@ -178,9 +179,9 @@ def _plan(cfg: Mapping[str, Any], fps: float, seconds: float | None) -> tuple[in
     clip_len = cfg["num_frames"]
     if cfg["sampling"] == "segment":
         seconds = cfg.get("clip_seconds") if seconds is None else seconds
-        if seconds is None or not 0 < seconds < math.inf:
+        if not is_positive(seconds):
             raise ValueError(
-                f"seconds is {seconds}: this model takes its frames from equal segments of a whole video, so say how "
+                f"seconds is {seconds!r}: this model takes its frames from equal segments of a whole video, so say how "
                 "long the window is, with --seconds or seconds=, best as long as the videos that it was trained on"
             )
         length = max(round(seconds * fps), 1)
@@ -188,7 +189,7 @@ def _plan(cfg: Mapping[str, Any], fps: float, seconds: float | None) -> tuple[in
     stride = cfg["frame_stride"]
     if seconds is not None:
         raise ValueError(
-            f"seconds={seconds:g} would have no effect: this model's window lasts "
+            f"seconds={seconds} would have no effect: this model's window lasts "
             f"{stride * clip_len / 30:g} seconds by its stride of {stride:g}; set stride= instead"
         )
     length = max(math.ceil(stride * clip_len * fps / 30), 1)
