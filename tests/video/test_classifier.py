@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,15 @@ def test_fps_of_an_array_counts(path: Path, model: StandIn) -> None:
     scores = VideoClassifier(model).scores(frames, fps=60)
     torch.testing.assert_close(scores, expected(model, frames, 1, 1, fps=60))
     assert not torch.equal(scores, VideoClassifier(model).scores(frames))
+    for rate in (Fraction(60), np.float32(60), torch.tensor(60.0), Rate()):
+        assert torch.equal(VideoClassifier(model).scores(frames, fps=rate), scores)
+
+
+class Rate:
+    """A number such as those in which PyAV gives rates, which Python's own kinds of numbers do not include."""
+
+    def __float__(self) -> float:
+        return 60.0
 
 
 def test_lists_give_lists(path: Path, model: StandIn) -> None:

@@ -1,5 +1,6 @@
 """Classifies videos: from a file or frames to the labels of the actions in it."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
