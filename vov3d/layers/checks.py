@@ -6,7 +6,7 @@ from typing import Any
 
 def is_count(value: Any) -> bool:
     """Returns whether a value is a whole number of at least 1; comparing alone would take 1.5, and fail on text."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def is_positive(value: Any) -> bool:

@@ -179,7 +179,7 @@ def _plan(cfg: Mapping[str, Any], fps: float, seconds: float | None) -> tuple[in
     clip_len = cfg["num_frames"]
     if cfg["sampling"] == "segment":
         seconds = cfg.get("clip_seconds") if seconds is None else seconds
-        if not is_positive(seconds):
+        if seconds is None or not is_positive(seconds):
             raise ValueError(
                 f"seconds is {seconds!r}: this model takes its frames from equal segments of a whole video, so say how "
                 "long the window is, with --seconds or seconds=, best as long as the videos that it was trained on"
