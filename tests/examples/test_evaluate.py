@@ -219,8 +219,9 @@ def test_scores_are_kept_to_the_last_digit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["videos.csv", "views.csv"])
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch, file: str) -> None:
     (tmp_path / file).symlink_to("/dev/full")
-    with pytest.raises(OSError, match=rf"No space left.*; the same command continues: '.*{file}'"):
+    with pytest.raises(OSError, match=rf"No space left.*; the same command continues: '.*{file}'") as told:
         Scores(tmp_path, 2, views=True)
+    assert told.tb, "its frames keep what was opened"
     (tmp_path / file).unlink()
     scores = Scores(tmp_path, 2, views=True)
     full = Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115

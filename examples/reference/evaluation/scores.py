@@ -64,21 +64,23 @@ class Scores:
         Raises:
             ValueError: If another process has opened it.
         """
-        self._alone = ExitStack()
-        self._alone.enter_context(alone_in(folder, wait=False))
         names = [f"score_{index}" for index in range(num_classes)]
         self._none = [""] * num_classes
-        lines = _whole_lines(folder / "videos.csv", [*_FIELDS, *names])
-        rows = _rows(lines)
-        self.rows = {row.index: row for row in rows if not row.error}
-        _keep(folder / "videos.csv", lines, [line for line, row in zip(lines, rows, strict=True) if not row.error])
-        self._videos = (folder / "videos.csv").open("a", newline="", encoding="utf-8")
         self._views: TextIO | None = None
-        if views:
-            lines = _whole_lines(folder / "views.csv", ["index", "clip", "crop", *names])
-            # of an unfinished video
-            _keep(folder / "views.csv", lines, [line for line in lines if int(line.split(b",", 1)[0]) in self.rows])
-            self._views = (folder / "views.csv").open("a", newline="", encoding="utf-8")
+        with ExitStack() as opened:  # another call can open the folder if this one fails
+            opened.enter_context(alone_in(folder, wait=False))
+            lines = _whole_lines(folder / "videos.csv", [*_FIELDS, *names])
+            rows = _rows(lines)
+            self.rows = {row.index: row for row in rows if not row.error}
+            _keep(folder / "videos.csv", lines, [line for line, row in zip(lines, rows, strict=True) if not row.error])
+            self._videos = opened.enter_context(_appended(folder / "videos.csv"))
+            if views:
+                lines = _whole_lines(folder / "views.csv", ["index", "clip", "crop", *names])
+                # of an unfinished video
+                whole = [line for line in lines if int(line.split(b",", 1)[0]) in self.rows]
+                _keep(folder / "views.csv", lines, whole)
+                self._views = opened.enter_context(_appended(folder / "views.csv"))
+            self._opened = opened.pop_all()
 
     def todo(self, count: int) -> list[int]:
         """Returns the indices below `count` that have no scores."""
@@ -102,10 +104,11 @@ class Scores:
 
     def close(self) -> None:
         """Closes the files."""
-        self._videos.close()
-        if self._views is not None:
-            self._views.close()
-        self._alone.close()
+        self._opened.close()
+
+
+def _appended(path: Path) -> TextIO:
+    return path.open("a", newline="", encoding="utf-8")
 
 
 def _append(file: TextIO, lines: Sequence[Sequence[object]]) -> None:
