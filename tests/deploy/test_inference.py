@@ -384,8 +384,28 @@ def test_a_compiled_model_is_refused():
 
 
 def test_other_types_are_refused():
-    with pytest.raises(ValueError, match="dtype must be a floating type"):
-        optimize_for_inference(small(), dtype=torch.int8)
+    for dtype in (torch.int8, "bf16"):  # export takes names
+        with pytest.raises(ValueError, match="dtype must be a floating type such as torch.float32 .*, got"):
+            optimize_for_inference(small(), dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        vov3d.optimize_for_inference,
+        vov3d.factorize,
+        vov3d.fold_batchnorm,
+        vov3d.freeze_batchnorm,
+        lambda model: vov3d.replace_blocks(model, {"stem": torch.nn.Identity}),
+        lambda model: vov3d.recalibrate(model, []),
+        lambda model: vov3d.save_pretrained(model, "folder"),
+    ],
+)
+def test_the_name_of_a_model_or_its_tensors_are_no_network(call):
+    with pytest.raises(ValueError, match=r"expected a network \(nn.Module\), got 'vov3d_n'; vov3d.create_model builds"):
+        call("vov3d_n")
+    with pytest.raises(ValueError, match="got a OrderedDict; "):
+        call(small().state_dict())
 
 
 def test_an_optimized_model_is_not_saved_as_weights(tmp_path):

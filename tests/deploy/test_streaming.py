@@ -217,6 +217,12 @@ def test_a_state_of_other_streams_is_refused():
         stream(frame[0], None)
     with pytest.raises(ValueError, match=r"bool of shape \(2,\), got int64 of shape \(3,\)"):
         stream.reset(stream.initial_state(2, 16, 16), torch.arange(3))
+    with pytest.raises(ValueError, match=r"a tensor, bool of shape \(2,\), got a list"):
+        stream.reset(stream.initial_state(2, 16, 16), [True, False])
+    with pytest.raises(ValueError, match="height must be a whole number of at least 1, got -16"):
+        stream.initial_state(2, -16, 16)
+    with pytest.raises(TypeError, match=r"expected a clip as a torch.Tensor, got ndarray"):
+        stream(frame.numpy(), None)
 
 
 @pytest.mark.parametrize("kept", ["window", "causal", "part"])

@@ -315,7 +315,8 @@ def test_skipped_convolutions_are_listed_with_the_reason():
         (dict(conv="3d"), "conv='3d' is not known"),
         (dict(rank=0), "rank must be at least 1, got 0"),
         (dict(rank=1.5), r"rank must be at least 1, got 1\.5; give a whole number"),
-        (dict(filter="nothing"), "nothing in X3D can be split: it has no 3D convolutions that fit"),
+        (dict(filter="none*"), r"nothing in X3D can be split: it has no 3D convolutions that fit filter='none\*'"),
+        (dict(filter=lambda name, conv: False), "it has no 3D convolutions that fit the filter"),
     ],
 )
 def test_bad_arguments_change_nothing(kwargs, message):

@@ -52,6 +52,9 @@ def test_without_clips_or_norms_nothing_changes():
     with pytest.raises(RuntimeError):
         recalibrate(model, [torch.randn(1, 2, 2, 2, 2), torch.randn(1, 3, 2, 2, 2)])
     assert model[0].running_mean.eq(7).all()
+    with pytest.raises(ValueError, match="are not finite, and those of the model are unchanged"):
+        recalibrate(model, [torch.randn(1, 2, 2, 2, 2), torch.full((1, 2, 2, 2, 2), torch.nan)])
+    assert model[0].running_mean.eq(7).all()
     with pytest.raises(ValueError, match="has no batch norm"):
         recalibrate(nn.Sequential(nn.Conv3d(1, 1, 1)), [])
 

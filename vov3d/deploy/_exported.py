@@ -10,6 +10,7 @@ from torch import nn
 from vov3d.deploy._metadata import Metadata
 from vov3d.deploy._streaming import State, StreamingNetwork, check_part
 from vov3d.deploy.formats import Run, format_of, require
+from vov3d.layers.checks import check_counts
 from vov3d.layers.stem import check_clip, check_numbers
 from vov3d.weights.tasks import SCORES, checked_heads, make_task
 
@@ -163,9 +164,10 @@ class ExportedStream(nn.Module):
             width: Of a frame, in pixels.
 
         Raises:
-            ValueError: If the file is for another size.
+            ValueError: If `batch` is not a whole number of at least 1, or the file is for another size.
         """
-        size = (height or self._size[0], width or self._size[1])
+        check_counts(batch=batch)
+        size = tuple(own if given is None else given for given, own in zip((height, width), self._size, strict=True))
         if size != self._size:
             raise ValueError(f"this file takes frames of {self._size[0]}x{self._size[1]} only, got {size[0]}x{size[1]}")
         return {

@@ -36,7 +36,7 @@ from vov3d.models.family import family_of
 from vov3d.surgery.folding import fold_batchnorm, pairs
 from vov3d.surgery.hooks import check_no_hooks, has_hooks
 from vov3d.surgery.kinds import has_own_forward, is_exactly, is_only
-from vov3d.surgery.placing import held_elsewhere
+from vov3d.surgery.placing import check_is_module, held_elsewhere
 from vov3d.surgery.tracing import with_own_state
 
 PIECE_BYTES = 2 * 4 * 16 * 224 * 224
@@ -99,11 +99,12 @@ def optimize_for_inference(
         raise ValueError(
             f"the model is compiled: give its {type(compiled).__name__}, model._orig_mod, and compile=True"
         )
+    check_is_module(model)
     training = [name or "the model" for name, module in model.named_modules() if module.training]
     if training:
         raise ValueError(f"{training[0]} is in train mode; call eval() on the model before optimizing it")
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating type such as torch.float32 or torch.bfloat16, got {dtype}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating type such as torch.float32 or torch.bfloat16, got {dtype!r}")
     tensors = [*model.parameters(), *model.buffers()] or [torch.empty(0)]
     floats = [t for t in tensors if t.is_floating_point()]
     device = (floats or tensors)[0].device if device is None else torch.device(device)

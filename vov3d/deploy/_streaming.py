@@ -24,8 +24,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vov3d.deploy._fused import Aggregation, does_nothing, in_place, is_mergeable, linear
 from vov3d.layers import TOSA, ClassifierHead3d, ConvNormAct3d, D2plus1D, SqueezeExcite3d, Stem3d
 from vov3d.layers.causal import CausalPad3d, CausalSqueezeExcite3d
+from vov3d.layers.checks import check_counts
 from vov3d.layers.conv import in_float32, is_followed, is_wrong_in_bf16
-from vov3d.layers.stem import check_clip
+from vov3d.layers.stem import check_clip, check_numbers
 from vov3d.models.family import family_of
 from vov3d.models.network import Stage, VideoNetwork
 from vov3d.surgery.folding import fold_batchnorm
@@ -431,10 +432,9 @@ class StreamingNetwork(nn.Module):
             dtype: Floating type of all but `frames`; the network's if None.
 
         Raises:
-            ValueError: If `batch` is below 1, or frames are too small.
+            ValueError: If `batch` or a size is not a whole number of at least 1, or frames are too small.
         """
-        if batch < 1:
-            raise ValueError(f"a state needs 1 stream or more, got {batch}")
+        check_counts(batch=batch, height=height, width=width)
         own = self._example
         _, state = self(own.new_zeros(1, self.in_chans, height, width))
         made: State = {}
@@ -455,11 +455,12 @@ class StreamingNetwork(nn.Module):
             ValueError: If the mask has another form.
         """
         batch = len(state["frames"])
-        if mask.dtype != torch.bool or mask.shape != (batch,):
-            raise ValueError(
-                f"the mask of a state of {batch} streams is bool of shape ({batch},), got"
-                f" {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
-            )
+        given: Any = mask  # which may be a list
+        if not isinstance(given, torch.Tensor) or mask.dtype != torch.bool or mask.shape != (batch,):
+            got = f"a {type(given).__name__}"
+            if isinstance(given, torch.Tensor):
+                got = f"{str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}"
+            raise ValueError(f"the mask of a state of {batch} streams is a tensor, bool of shape ({batch},), got {got}")
         return {k: v.masked_fill(mask.to(v.device).view(-1, *[1] * (v.ndim - 1)), 0) for k, v in state.items()}
 
     @torch.no_grad()
@@ -477,7 +478,9 @@ class StreamingNetwork(nn.Module):
 
         Raises:
             ValueError: If frames have other dimensions or channels, are too small, or do not fit the state.
+            TypeError: If they are not a tensor.
         """
+        check_numbers(frames)
         one = frames.ndim == 4
         clip = frames.unsqueeze(2) if one else frames
         self._check(clip, state)

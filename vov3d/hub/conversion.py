@@ -122,9 +122,11 @@ def convert_state_dict(model: nn.Module | Mapping[str, torch.Tensor], to: str) -
         The tensors; `torch.save({"model_state": tensors}, file)` makes a file that both codebases load.
 
     Raises:
-        ValueError: If the format has no names for the network.
+        ValueError: If the format has no names for the network, or the model is neither a network nor tensors by name.
         vov3d.WeightsError: If the tensors are not those of a network of this package.
     """
+    if not isinstance(model, nn.Module | Mapping):
+        raise ValueError(f"expected a network or its state dict, got {model!r:.80}; for a file use vov3d.convert")
     given = model.state_dict() if isinstance(model, nn.Module) else dict(model)
     found = _identified(given, type(model).__name__)
     family = next(family for family in families() if found.base in family.variants)

@@ -158,7 +158,10 @@ def factorize(
     _check(model, init, order, rank, conv)
     chosen, left = _candidates(model, filter, conv)
     if not chosen:
-        reasons = "; ".join(f"{name}: {why}" for name, why in left.items()) or "it has no 3D convolutions that fit"
+        chosen_by = "" if filter is None else f" filter={filter!r}" if isinstance(filter, str) else " the filter"
+        reasons = "; ".join(f"{name}: {why}" for name, why in left.items()) or (
+            f"it has no 3D convolutions that fit{chosen_by}"
+        )
         raise ValueError(f"nothing in {type(model).__name__} can be split: {reasons}")
     for name, module in chosen.items():
         check_no_hooks(name, module)

@@ -18,8 +18,16 @@ _CURES = {
 }
 
 
+def check_is_module(model: object) -> None:
+    """Raises ValueError for anything but a network, such as its name or its state dict."""
+    if not isinstance(model, nn.Module):
+        got = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise ValueError(f"expected a network (nn.Module), got {got}; vov3d.create_model builds one from a name")
+
+
 def _wrapped(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yields modules wrapped for several processes, by name, and by what."""
+    check_is_module(model)
     for name, module in model.named_modules():
         for kind in type(module).__mro__:
             if kind.__name__ in _CURES:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
 from vov3d.surgery.kinds import is_batch_norm
+from vov3d.surgery.placing import check_is_module
 
 
 def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
@@ -31,8 +32,10 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
 
     Raises:
         ValueError: If the model has no batch norm with running statistics, or has not initialised them yet, there are
-            no clips, or they come with labels. The statistics are then unchanged.
+            no clips, they come with labels, or they give statistics that are not finite. The statistics are then
+            unchanged.
     """
+    check_is_module(model)
     norms: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     norms = [m for m in norms if not isinstance(m, _StaysFrozen)]
     if any(is_lazy(norm.running_mean) for norm in norms):
@@ -56,7 +59,8 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
                 _check_clip(clip)
                 model(clip)
                 count += 1
-        done = count > 0
+        broken = not all(norm.running_mean.isfinite().all() and norm.running_var.isfinite().all() for norm in norms)
+        done = count > 0 and not broken
     finally:
         for norm, momentum, buffers in zip(norms, momenta, before, strict=True):
             norm.momentum = momentum
@@ -67,6 +71,11 @@ def recalibrate(model: nn.Module, clips: Iterable[torch.Tensor]) -> int:
             module.training = training
     if not count:
         raise ValueError("there were no clips to estimate statistics from")
+    if broken:
+        raise ValueError(
+            "the statistics of these clips are not finite, and those of the model are unchanged: look for NaN and "
+            "infinity in the clips and the weights"
+        )
     return count
 
 
@@ -178,6 +187,7 @@ def freeze_batchnorm(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: If a norm has no running statistics, or has not initialised them yet; nothing is frozen.
     """
+    check_is_module(model)
     norms: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
     norms = [(name or "the model", m) for name, m in norms if not isinstance(m, _StaysFrozen)]
     without = [name for name, norm in norms if norm.running_mean is None]
