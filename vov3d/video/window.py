@@ -188,8 +188,9 @@ def _plan(cfg: Mapping[str, Any], fps: float, seconds: float | None) -> tuple[in
         return length, segment_indices(length, clip_len)
     stride = cfg["frame_stride"]
     if seconds is not None:
+        given = f"{seconds:g}" if is_positive(seconds) else repr(seconds)
         raise ValueError(
-            f"seconds={seconds} would have no effect: this model's window lasts "
+            f"seconds={given} would have no effect: this model's window lasts "
             f"{stride * clip_len / 30:g} seconds by its stride of {stride:g}; set stride= instead"
         )
     length = max(math.ceil(stride * clip_len * fps / 30), 1)
