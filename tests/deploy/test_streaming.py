@@ -316,6 +316,10 @@ def test_an_exported_stream_takes_and_returns_the_state(ending, causal, tmp_path
             ours, theirs = stream.reset(ours, mask), exported.reset(theirs, mask)
     with pytest.raises(ValueError, match="32x32 only"):
         exported.initial_state(1, 64, 64)
+    with pytest.raises(ValueError, match="batch must be a whole number of at least 1, got 0"):
+        exported.initial_state(0)
+    with pytest.raises(ValueError, match="32x32 only, got 0x32"):
+        exported.initial_state(1, 0)
     with pytest.raises(ValueError, match="one frame"):
         exported(torch.randn(1, 3, 2, 32, 32))
     with pytest.raises(ValueError, match=r"floating-point numbers, .* got torch\.uint8"):
